@@ -1,0 +1,45 @@
+"""The runtime of facegraph: nodes as processes, joined by typed messages.
+
+Everything that a node or a consumer may use is here; see graph/README.md.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from graph.errors import ConfigError, EndOfStream, GraphError, NodeError, WireError
+from graph.messages import POSE, STATES, Detections, Faces, Frame, Header, Hop, Mark, Message, array
+from graph.node import Input, Node, Output, setting
+
+if TYPE_CHECKING:
+    from graph.attach import attach
+
+__all__ = [
+    "POSE",
+    "STATES",
+    "ConfigError",
+    "Detections",
+    "EndOfStream",
+    "Faces",
+    "Frame",
+    "GraphError",
+    "Header",
+    "Hop",
+    "Input",
+    "Mark",
+    "Message",
+    "Node",
+    "NodeError",
+    "Output",
+    "WireError",
+    "array",
+    "attach",
+    "setting",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `attach` when it is first used: a node's process has no need of it."""
+    if name == "attach":
+        from graph.attach import attach
+
+        return attach
+    raise AttributeError(f"module 'graph' has no attribute {name!r}")

@@ -1,0 +1,30 @@
+"""The errors that the runtime raises.
+
+GraphError
+├── ConfigError   wrong configuration or arguments; nothing has started (exit code 2)
+├── NodeError     a node failed; the original exception is its cause (exit code 1)
+└── WireError     a message from outside breaks the protocol; it is counted and dropped
+
+EndOfStream is not an error: a source raises it when it has nothing more to say, and any
+other node raises it to ask the whole graph to finish (a window that was closed).
+"""
+
+
+class GraphError(Exception):
+    """Base of all errors of the runtime."""
+
+
+class ConfigError(GraphError):
+    """The configuration is wrong: the text names the place, what was found and what would be valid."""
+
+
+class NodeError(GraphError):
+    """A node failed while it opened, processed a frame or closed."""
+
+
+class WireError(GraphError):
+    """A message breaks the wire protocol (see graph/README.md)."""
+
+
+class EndOfStream(Exception):
+    """The stream is over."""

@@ -1,0 +1,217 @@
+"""What travels along the edges of a graph.
+
+Units and frames, said once: pixel coordinates are (x, y) float32, x to the right and y down, and (0.0, 0.0)
+is the centre of the top left pixel; boxes are (x0, y0, x1, y1) in the same coordinates. Angles are degrees.
+Times named `*_ns` are CLOCK_MONOTONIC nanoseconds of the host that took them; `pts` is seconds on the
+stream's own time axis. Empty is a value: a frame without a face gives `Faces()` with zero rows.
+
+Your own message type is a frozen dataclass, written like the ones below:
+
+    @dataclass(frozen=True, kw_only=True, eq=False)
+    class Gaze(Message):
+        direction: NDArray[np.float32] = array(np.float32, "F", 3)  # unit vector per face
+"""
+
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from graph.errors import WireError
+
+Dimension = int | str
+"""A fixed length, or the name of a free one; equal names within one message mean equal lengths."""
+
+
+class Hop(NamedTuple):
+    """One node on the way of a frame: received, process started, process ended (CLOCK_MONOTONIC ns)."""
+
+    node: str
+    received_ns: int
+    start_ns: int
+    end_ns: int
+
+
+class Header(NamedTuple):
+    """What every message bears; the runtime fills it in.
+
+    `seq` counts the frames of a stream and never goes back. `epoch` grows when the stream starts afresh
+    (a camera that reconnected): nodes with memory forget it then.
+    """
+
+    stream: str = ""
+    seq: int = -1
+    epoch: int = 0
+    pts: float = 0.0
+    t_capture_ns: int = 0
+    hops: tuple[Hop, ...] = ()
+
+    def numbered(self, stream: str, seq: int, now_ns: int) -> "Header":
+        """Return the header of a source's message: what the source left open is filled in.
+
+        A source sets `pts`, `t_capture_ns` and `epoch` where it knows them: `Frame(header=Header(pts=1.5), ...)`.
+        """
+        return self._replace(stream=stream, seq=seq, t_capture_ns=self.t_capture_ns or now_ns)
+
+
+class ArraySpec(NamedTuple):
+    """The dtype and shape that an array field promises."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[Dimension, ...]
+
+    def check(self, name: str, value: Any, lengths: dict[str, int]) -> None:
+        """Raise ValueError unless `value` keeps the promise; `lengths` collects the free dimensions."""
+        if not isinstance(value, np.ndarray) or value.dtype != self.dtype or value.ndim != len(self.shape):
+            raise ValueError(f"{name} is {describe(value)}, expected {self}")
+        for expected, found in zip(self.shape, value.shape, strict=True):
+            if isinstance(expected, str):
+                expected = lengths.setdefault(expected, found)
+            if expected != found:
+                raise ValueError(f"{name} is {describe(value)}, expected {self} with {lengths}")
+
+    def __str__(self) -> str:
+        return f"{self.dtype}({', '.join(map(str, self.shape))})"
+
+
+def describe(value: Any) -> str:
+    """Return dtype and shape of an array, or the type of anything else."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{value.shape}"
+    return type(value).__name__
+
+
+def array(dtype: DTypeLike, *shape: Dimension) -> Any:
+    """Declare an array field. Where only the first dimension is free, the default is zero rows."""
+    spec = ArraySpec(np.dtype(dtype), shape)
+    if shape and isinstance(shape[0], str) and all(isinstance(length, int) for length in shape[1:]):
+        zero_rows = (0, *(int(length) for length in shape[1:]))
+        return field(default_factory=lambda: np.zeros(zero_rows, spec.dtype), metadata={"array": spec})
+    return field(metadata={"array": spec})
+
+
+_array_specs: dict[type, dict[str, ArraySpec]] = {}
+_body_fields: dict[type, dict[str, Field[Any]]] = {}
+
+
+def array_specs(type_: type["Message"]) -> dict[str, ArraySpec]:
+    """Return the declared array fields of a message type by name."""
+    if type_ not in _array_specs:
+        _array_specs[type_] = {f.name: f.metadata["array"] for f in fields(type_) if "array" in f.metadata}
+    return _array_specs[type_]
+
+
+def body_fields(type_: type["Message"]) -> dict[str, Field[Any]]:
+    """Return the fields of a message type by name, without the header."""
+    if type_ not in _body_fields:
+        _body_fields[type_] = {f.name: f for f in fields(type_) if f.name != "header"}
+    return _body_fields[type_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Message:
+    """Base of all messages. Fields are arrays, or values that msgpack knows (str, int, float, bool, list, dict)."""
+
+    header: Header = field(default=Header(), repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the declared arrays."""
+        check_arrays(type(self), self.__dict__)
+
+    @property
+    def seq(self) -> int:
+        """Number of the frame within its stream."""
+        return self.header.seq
+
+    @property
+    def epoch(self) -> int:
+        """Grows when the stream starts afresh."""
+        return self.header.epoch
+
+    @property
+    def pts(self) -> float:
+        """Seconds on the stream's time axis."""
+        return self.header.pts
+
+    def with_header(self, header: Header) -> Self:
+        """Return the same content under another header; arrays are shared, not copied."""
+        return self.restore(header, {name: self.__dict__[name] for name in body_fields(type(self))})
+
+    @classmethod
+    def restore(cls, header: Header, values: dict[str, Any]) -> Self:
+        """Build a message from all its fields without checking them (see check_arrays)."""
+        message = object.__new__(cls)
+        message.__dict__.update(values)
+        message.__dict__["header"] = header
+        return message
+
+
+def check_arrays(type_: type[Message], values: dict[str, Any]) -> None:
+    """Raise ValueError unless the arrays in `values` are what the type declares."""
+    lengths: dict[str, int] = {}
+    for name, spec in array_specs(type_).items():
+        spec.check(f"{type_.__name__}.{name}", values[name], lengths)
+
+
+def from_fields(type_: type[Message], header: Header, values: dict[str, Any]) -> Message:
+    """Build a message from what came over the wire. Unknown fields are ignored: a newer sender may have more.
+
+    Raises WireError if a field without default is missing or an array is not what the type declares.
+    """
+    known = body_fields(type_)
+    if values.keys() != known.keys():
+        try:
+            return type_(header=header, **{name: value for name, value in values.items() if name in known})
+        except (TypeError, ValueError) as exc:
+            raise WireError(f"{type_.__name__}: {exc}") from exc
+    try:
+        check_arrays(type_, values)
+    except ValueError as exc:
+        raise WireError(str(exc)) from exc
+    return type_.restore(header, values)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frame(Message):
+    """One picture."""
+
+    image: NDArray[np.uint8] = array(np.uint8, "H", "W", 3)  # BGR
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections(Message):
+    """What a face detector found, best score first."""
+
+    boxes: NDArray[np.float32] = array(np.float32, "F", 4)  # x0, y0, x1, y1
+    scores: NDArray[np.float32] = array(np.float32, "F")  # 0..1
+    points: NDArray[np.float32] = array(np.float32, "F", 5, 2)  # eyes, nose tip, mouth corners; image left first
+
+
+POSE = ("pitch", "yaw", "roll")
+"""Head pose, degrees, zero for a frontal face. Pitch > 0 looks down, yaw > 0 turns towards the image's left,
+roll > 0 tilts clockwise in the image."""
+
+STATES = ("left_eye_closed", "right_eye_closed", "mouth_closed", "mouth_wide_open")
+"""Order of `Faces.states`, probabilities 0..1; left and right are the image's."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Faces(Message):
+    """The faces in one frame, one row per tracked face."""
+
+    ids: NDArray[np.int64] = array(np.int64, "F")  # track id, kept while the same face stays in view
+    boxes: NDArray[np.float32] = array(np.float32, "F", 4)  # x0, y0, x1, y1, tight around the landmarks
+    scores: NDArray[np.float32] = array(np.float32, "F")  # probability that this is a face, 0..1
+    landmarks: NDArray[np.float32] = array(np.float32, "F", 68, 2)  # iBUG 68 order
+    spread: NDArray[np.float32] = array(np.float32, "F", 68)  # uncertainty (standard deviation) per point, pixels
+    pose: NDArray[np.float32] = array(np.float32, "F", 3)  # degrees, order of POSE
+    states: NDArray[np.float32] = array(np.float32, "F", 4)  # probabilities, order of STATES
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mark(Message):
+    """Stands for "nothing to say about this frame", so that a join downstream never waits for ever."""

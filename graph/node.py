@@ -1,0 +1,129 @@
+"""What a node is: ports and settings as class attributes, three moments `open`, `process`, `close`.
+
+An unannotated attribute is a port, an annotated one a setting:
+
+    class Smooth(Node):
+        frame = Input(Frame)
+        raw = Input(Faces)
+        faces = Output(Faces)
+
+        slack: float = setting(1.5, minimum=0.0, changeable=True)  # pixels at a 100-px face
+
+        def process(self, frame: Frame, raw: Faces) -> Faces: ...
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, dataclass_transform
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from graph.messages import Message
+
+
+class Input:
+    """An input port: `process` gets an argument of the same name.
+
+    `optional`: process is also called when there is nothing for this frame, with None in this place.
+    """
+
+    def __init__(self, type_: type[Message], *, optional: bool = False) -> None:
+        self.type = type_
+        self.optional = optional
+
+
+class Output:
+    """An output port."""
+
+    def __init__(self, type_: type[Message]) -> None:
+        self.type = type_
+
+
+def setting(
+    default: Any, *, minimum: float | None = None, maximum: float | None = None, changeable: bool = False
+) -> Any:
+    """Declare a setting with its range (inclusive); `changeable` ones may be set while the graph runs."""
+    return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "changeable": changeable})
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(setting,))
+class Node:
+    """Base of all nodes: one file, one plain class, an ordinary Python object.
+
+    `process` takes one argument per input and returns a message, a dict of messages by output name, or None
+    ("nothing to say"). A node without inputs is a source: its `process` is a generator of the same, and it ends
+    by raising EndOfStream (or by returning). Any other node raises EndOfStream to ask the whole graph to finish.
+    Arrays that come in are read-only; copy before drawing.
+    """
+
+    inputs: ClassVar[dict[str, Input]] = {}
+    outputs: ClassVar[dict[str, Output]] = {}
+
+    process: Callable[..., Any]  # declared as a value, as torch.nn.Module does for forward (mypy issue 8795)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in cls.__dict__.get("__annotations__", {}):
+            if isinstance(cls.__dict__.get(name), Input | Output):
+                raise TypeError(f"{cls.__name__}.{name}: write a port without annotation: {name} = Input(...)")
+        ports = {name: value for name, value in vars(cls).items() if isinstance(value, Input | Output)}
+        cls.inputs = {name: port for name, port in ports.items() if isinstance(port, Input)}
+        cls.outputs = {name: port for name, port in ports.items() if isinstance(port, Output)}
+        dataclass(kw_only=True, eq=False)(cls)
+        _check_process(cls)
+
+    def open(self) -> None:
+        """Load models, open devices and files. Runs in the node's own process, before anything plays."""
+
+    def close(self) -> None:
+        """Give back what open took. Always called if open was."""
+
+    def live(self) -> bool:
+        """Say whether this source delivers in real time (a camera) and must never be waited for."""
+        return False
+
+    def changed(self, name: str) -> None:
+        """Take notice that the changeable setting `name` has a new value (between two calls of process)."""
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> NDArray[Any]:
+        """Return a new array for an output, uninitialised and writable.
+
+        In a running graph it lies in shared memory already: fill it, put it into a message, and it is
+        published without a copy (and is read-only from then on).
+        """
+        allocate: Callable[..., NDArray[Any]] = self.__dict__.get("_allocate", np.empty)  # set by the worker
+        return allocate(shape, np.dtype(dtype))
+
+
+def _check_process(cls: type[Node]) -> None:
+    process = cls.__dict__.get("process")
+    if process is None:
+        raise TypeError(f"{cls.__name__} has no process()")
+    arguments = list(inspect.signature(process).parameters)[1:]
+    if arguments != list(cls.inputs):
+        raise TypeError(f"{cls.__name__}.process() takes {arguments}, but its inputs are {list(cls.inputs)}")
+    if not cls.inputs and not inspect.isgeneratorfunction(process):
+        raise TypeError(f"{cls.__name__} has no inputs, so it is a source: its process() must yield messages")
+
+
+def as_outputs(node: type[Node], result: Any) -> dict[str, Message | None]:
+    """Turn what `process` returned into one message or None per output.
+
+    Raises TypeError for anything else, naming what was found and what the node declares.
+    """
+    found: dict[str, Any] = {}
+    if isinstance(result, Message) and len(node.outputs) == 1:
+        found = {next(iter(node.outputs)): result}
+    elif isinstance(result, dict):
+        found = result
+    elif result is not None:
+        raise TypeError(f"{node.__name__}.process() gave {type(result).__name__}; outputs: {list(node.outputs)}")
+    for name, message in found.items():
+        if name not in node.outputs:
+            raise TypeError(f"{node.__name__}.process() gave output {name!r}; outputs: {list(node.outputs)}")
+        if message is not None and not isinstance(message, node.outputs[name].type):
+            expected = node.outputs[name].type.__name__
+            raise TypeError(f"{node.__name__}.{name} is a {type(message).__name__}, expected {expected}")
+    return {name: found.get(name) for name in node.outputs}
