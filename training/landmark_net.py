@@ -1,0 +1,108 @@
+"""Landmark networks: a small trunk to stride 16 with a head that votes per cell, and Slim.
+
+Shapes: B batch, N 68 points, C channels, H W map height and width, K = H * W cells.
+"""
+
+import torch
+from torch import Tensor, nn
+
+POINTS = 68
+EYE_LEFT, EYE_RIGHT, MOUTH = range(36, 42), range(42, 48), range(48, 68)
+
+
+def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Return convolution, batch norm and ReLU, which export folds into one node."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Separable(nn.Module):
+    """Depthwise then pointwise convolution, each with batch norm and ReLU; optionally a shortcut around both."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, kernel: int = 3, shortcut: bool = True) -> None:
+        super().__init__()
+        self.depthwise = convolution(inputs, inputs, kernel, stride, groups=inputs)
+        self.pointwise = convolution(inputs, outputs, kernel=1)
+        self.shortcut = shortcut and stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        out = self.pointwise(self.depthwise(x))
+        return x + out if self.shortcut else out
+
+
+class VoteNet(nn.Module):
+    """Landmarks as votes: every cell of a stride-16 map has a probability and an offset for each point.
+
+    A point is the mean of the votes (cell centre + offset) under the softmax of its scores, so the decode is
+    differentiable and needs no top-k; the spread of the votes is the point's uncertainty. Eye and mouth states
+    are read from features pooled under the same probabilities, presence from the whole map.
+    """
+
+    def __init__(self, size: int = 160, widths: tuple[int, int, int, int] = (16, 32, 64, 128)) -> None:
+        super().__init__()
+        stem, low, middle, high = widths
+        self.stride = 16
+        self.trunk = nn.Sequential(
+            convolution(3, stem, stride=2),
+            Separable(stem, low, stride=2),
+            Separable(low, low),
+            Separable(low, middle, stride=2),
+            *(Separable(middle, middle) for _ in range(3)),
+            Separable(middle, high, stride=2),
+            *(Separable(high, high) for _ in range(4)),
+        )
+        self.head = nn.Conv2d(high, POINTS * 3, 1)
+        self.state_features = convolution(high, 32, kernel=1)
+        self.states = nn.ModuleList([nn.Linear(32, 1), nn.Linear(32, 1), nn.Linear(32, 2)])
+        self.presence = nn.Sequential(Separable(high, high, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(high, 1))
+        self.register_buffer("centres_K2", cell_centres(size // self.stride, self.stride), persistent=False)
+        pools = torch.zeros(3, POINTS)
+        for row, points in zip(pools, (EYE_LEFT, EYE_RIGHT, MOUTH), strict=True):
+            row[list(points)] = 1 / len(points)
+        self.register_buffer("pools_3N", pools, persistent=False)
+
+    def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
+        features_BCHW = self.trunk(image_B3HW)
+        head_BPK = self.head(features_BCHW).flatten(2)
+        scores_BNK, x_BNK, y_BNK = head_BPK.split(POINTS, dim=1)
+        p_BNK = scores_BNK.softmax(-1)
+        x_BNK = x_BNK * self.stride + self.centres_K2[:, 0]
+        y_BNK = y_BNK * self.stride + self.centres_K2[:, 1]
+        x_BN1 = (p_BNK * x_BNK).sum(-1, keepdim=True)
+        y_BN1 = (p_BNK * y_BNK).sum(-1, keepdim=True)
+        variance_BN = (p_BNK * ((x_BNK - x_BN1) ** 2 + (y_BNK - y_BN1) ** 2)).sum(-1)
+        pooled_B3C = (self.pools_3N @ p_BNK) @ self.state_features(features_BCHW).flatten(2).transpose(1, 2)
+        states = [linear(pooled_B3C[:, i]) for i, linear in enumerate(self.states)]
+        return {
+            "landmarks": torch.cat((x_BN1, y_BN1), -1),
+            "spread": (variance_BN + 1e-6).sqrt(),
+            "states": torch.cat(states, 1),
+            "presence": self.presence(features_BCHW)[:, 0],
+            "scores": scores_BNK,
+        }
+
+
+def cell_centres(cells: int, stride: int) -> Tensor:
+    """Return (cells ** 2, 2) x, y of the cell centres in pixels; the centre of pixel (0, 0) is (0.0, 0.0)."""
+    line = (torch.arange(cells) + 0.5) * stride - 0.5
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return torch.stack((x.flatten(), y.flatten()), 1)
+
+
+def macs(network: nn.Module, image: Tensor) -> int:
+    """Count the multiply-adds of the convolutions and linear layers for one image."""
+    total = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal total
+        total += module.weight[0].numel() * output[0].numel()
+
+    handles = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    network(image)
+    for handle in handles:
+        handle.remove()
+    return total

@@ -1,0 +1,101 @@
+"""Settings of a training run: one YAML file, checked whole, with `--set place=value` on top."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class SettingsError(ValueError):
+    """A setting, a file or a folder that the user can put right; shown without a traceback."""
+
+
+class Strict(BaseModel):
+    """Base of all settings: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSettings(Strict):
+    """Settings of the loop; `data` and the rest of a task's own settings lie under `settings`."""
+
+    name: str
+    """Folder under runs/ for checkpoints and logs."""
+    task: str
+    """Class to train, as package.module:Class."""
+    settings: dict[str, Any] = {}
+    """Settings of that class."""
+    seed: int = 1
+    steps: int = Field(gt=0)
+    batch: int = Field(32, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
+    """Peak of the schedule: linear warm-up, then cosine to a thousandth."""
+    warm_up: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps that warm up."""
+    weight_decay: float = Field(1e-2, ge=0)
+    """Decoupled; on convolution and linear kernels only, never on norms and biases."""
+    clip: float = Field(5.0, gt=0)
+    """Largest norm of the gradient."""
+    ema: float = Field(0.999, ge=0, lt=1)
+    """Decay per step of the averaged weights, which are the ones validated and released."""
+    validate_every: int = Field(1000, gt=0)
+    log_every: int = Field(100, gt=0)
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    amp: bool = True
+    """bfloat16 autocast on a GPU; slower than float32 on the CPUs measured, so never used there."""
+    threads: int = Field(0, ge=0)
+    """torch threads; 0 leaves torch's choice."""
+    workers: int = Field(0, ge=0)
+    """Processes that prepare batches; 0 prepares them in the loop."""
+
+
+def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
+    """Read a training config. Raises SettingsError naming file, place, what was found and what would be valid."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as exc:
+        raise SettingsError(f"{path}: {exc.strerror}") from exc
+    except yaml.YAMLError as exc:
+        raise SettingsError(f"{path}: not valid YAML: {exc}") from exc
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: expected a mapping of settings, found {type(content).__name__}")
+    for override in overrides:
+        _assign(content, override)
+    return checked(RunSettings, content, str(path))
+
+
+def checked(kind: type[Strict], content: dict[str, Any], place: str) -> Any:
+    """Validate `content` as `kind`; every fault is one line, unknown keys come with the nearest known one."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as exc:
+        lines = [f"{place}: {_explain(kind, error)}" for error in exc.errors()]
+        raise SettingsError("\n".join(lines)) from exc
+
+
+def _explain(kind: type[BaseModel], error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg'].lower()}, found {error['input']!r}"
+    for part in error["loc"][:-1]:
+        inner = kind.model_fields[part].annotation if part in kind.model_fields else None
+        kind = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else kind
+    near = difflib.get_close_matches(str(error["loc"][-1]), kind.model_fields, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(kind.model_fields)}"
+    return f"no setting '{where}'; {hint}"
+
+
+def _assign(content: dict[str, Any], override: str) -> None:
+    place, equals, value = override.partition("=")
+    if not equals:
+        raise SettingsError(f"--set {override}: expected place=value, as in --set steps=100")
+    *parents, last = place.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise SettingsError(f"--set {override}: '{parent}' is a single value and has no settings below it")
+    content[last] = yaml.safe_load(value)
