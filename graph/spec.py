@@ -1,0 +1,165 @@
+"""A graph that was checked: plain data, and the way from a node's type to its instance.
+
+`graph.config` makes these from a YAML file. Imported in every node's process, so it imports next to nothing.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from graph.errors import ConfigError
+from graph.node import Node
+
+Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
+Join = Literal["seq", "hold"]
+Restart = Literal["never", "on_failure", "always"]
+
+
+@dataclass(frozen=True)
+class EdgeSpec:
+    """One edge, from an output to an input."""
+
+    source: str  # "camera.frame", or "other_graph/smooth.faces" in a graph that is attached to another one
+    target: str  # "landmarks.frame"
+    policy: Policy = "block"
+    queue: int = 4  # messages that may wait in the sender
+    join: Join = "seq"
+
+    @property
+    def name(self) -> str:
+        """The edge as the configuration writes it."""
+        return f"{self.source} -> {self.target}"
+
+    @property
+    def source_graph(self) -> str | None:
+        """The running graph that this edge reads from, None for a node of the same graph."""
+        return self.source.split("/")[0] if "/" in self.source else None
+
+    @property
+    def source_node(self) -> str:
+        """The node that sends."""
+        return self.source.split("/")[-1].split(".")[0]
+
+    @property
+    def source_port(self) -> str:
+        """The output that sends."""
+        return self.source.split(".")[-1]
+
+    @property
+    def target_node(self) -> str:
+        """The node that receives."""
+        return self.target.split(".")[0]
+
+    @property
+    def target_port(self) -> str:
+        """The input that receives."""
+        return self.target.split(".")[-1]
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node: its class and what differs from the class's defaults."""
+
+    name: str
+    type: str  # "nodes.smooth:Smooth"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    restart: Restart = "never"
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """A whole graph. With `attach` it holds extra nodes for the running graph of that name."""
+
+    name: str
+    attach: str | None
+    nodes: Mapping[str, NodeSpec]
+    edges: tuple[EdgeSpec, ...]
+    path: str  # the file it was read from
+
+    def edges_into(self, node: str) -> tuple[EdgeSpec, ...]:
+        """Return the edges that end at `node`."""
+        return tuple(edge for edge in self.edges if edge.target_node == node)
+
+    def edges_from(self, node: str) -> tuple[EdgeSpec, ...]:
+        """Return the edges within this graph that start at `node`."""
+        return tuple(edge for edge in self.edges if edge.source_graph is None and edge.source_node == node)
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the nodes that nothing flows into."""
+        return tuple(name for name in self.nodes if not self.edges_into(name))
+
+    def sinks(self) -> tuple[str, ...]:
+        """Return the nodes that nobody in this graph reads."""
+        return tuple(name for name in self.nodes if not self.edges_from(name))
+
+
+def build(spec: NodeSpec) -> Node:
+    """Return the node with its settings, not opened yet. The settings were checked before."""
+    return load_class(spec.type)(**spec.settings)
+
+
+def load_class(type_: str) -> type[Node]:
+    """Import "module:Class" and return the class.
+
+    Raises ConfigError if there is no such module or class, or if the module cannot be imported.
+    """
+    module_name, _, class_name = type_.partition(":")
+    if not module_name or not class_name.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
+        raise ConfigError(f"type {type_!r} is not of the form module:Class, like nodes.smooth:Smooth")
+    module = _import(module_name)
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type) or not issubclass(found, Node) or found is Node:
+        there = sorted(node_classes(module))
+        what = "is not a node" if found is not None else "does not exist"
+        listed = f"it has {', '.join(there)}" if there else "it has no nodes"
+        raise ConfigError(f"{class_name} {what} in {module_name}; {did_you_mean(class_name, there) or listed}")
+    return found
+
+
+def node_classes(module: Any) -> dict[str, type[Node]]:
+    """Return the node classes that a module defines, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Node) and value.__module__ == module.__name__
+    }
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Return "did you mean 'x'?" for the nearest of `words`, or nothing if none is near."""
+    near = get_close_matches(word, list(words), n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and f"{name}.".startswith(f"{exc.name}."):
+            raise ConfigError(_no_module(name, exc.name)) from exc
+        raise ConfigError(f"module {name} needs {exc.name}, which is not installed") from exc
+    except Exception as exc:
+        raise ConfigError(f"module {name} cannot be imported: {_where(exc)}{type(exc).__name__}: {exc}") from exc
+
+
+def _no_module(name: str, missing: str) -> str:
+    package = sys.modules.get(missing.rpartition(".")[0])
+    folders = [Path(folder) for folder in getattr(package, "__path__", [])]
+    stems = {path.stem for folder in folders for path in folder.glob("*.py") if not path.name.startswith("_")}
+    there = sorted(f"{missing.rpartition('.')[0]}.{stem}" for stem in stems)
+    listed = f"modules there: {', '.join(there)}" if there else "is it installed, or on PYTHONPATH?"
+    return f"no module {missing}; {did_you_mean(name, there) or listed}"
+
+
+def _where(exc: BaseException) -> str:
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_code.co_filename.startswith("<"):
+        return ""
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}: "
