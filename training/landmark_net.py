@@ -66,6 +66,7 @@ class VoteNet(nn.Module):
         self.register_buffer("pools_3N", pools, persistent=False)
 
     def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
+        """Return landmarks (B, N, 2) and spread (B, N) in crop pixels, states (B, 4) and presence (B,) as logits, scores."""
         features_BCHW = self.trunk(image_B3HW)
         head_BPK = self.head(features_BCHW).flatten(2)
         scores_BNK, x_BNK, y_BNK = head_BPK.split(POINTS, dim=1)
@@ -84,6 +85,34 @@ class VoteNet(nn.Module):
             "presence": self.presence(features_BCHW)[:, 0],
             "scores": scores_BNK,
         }
+
+
+class Slim(nn.Module):
+    """The plain network of this size: 13 separable layers, means of three stages, one linear layer.
+
+    24.7 M MAC at 160 px. Points are learnt from channel means alone, which is what `VoteNet` is measured against.
+    """
+
+    def __init__(self, size: int = 160) -> None:
+        super().__init__()
+        self.size = size
+        plan = ((16, 32, 1), (32, 32, 2), (32, 32, 1), (32, 64, 2), *((64, 64, 1),) * 3, (64, 128, 2), *((128, 128, 1),) * 2,
+                (128, 256, 2), (256, 256, 1))
+        layers = [Separable(inputs, outputs, stride, shortcut=False) for inputs, outputs, stride in plan]
+        self.stages = nn.ModuleList([
+            nn.Sequential(convolution(3, 16, stride=2), *layers[:7]), nn.Sequential(*layers[7:10]), nn.Sequential(*layers[10:]),
+        ])
+        self.head = nn.Linear(64 + 128 + 256, POINTS * 2 + 4 + 1)
+
+    def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
+        """Return landmarks (B, N, 2) in crop pixels, states (B, 4) and presence (B,) as logits."""
+        x, means = image_B3HW, []
+        for stage in self.stages:
+            x = stage(x)
+            means.append(x.mean((2, 3)))
+        out = self.head(torch.cat(means, 1))
+        points, states, presence = out.split((POINTS * 2, 4, 1), dim=1)
+        return {"landmarks": (points.unflatten(1, (POINTS, 2)) + 0.5) * self.size, "states": states, "presence": presence[:, 0]}
 
 
 def cell_centres(cells: int, stride: int) -> Tensor:

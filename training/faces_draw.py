@@ -1,0 +1,243 @@
+"""Training pictures for the face detector: windows of scenes at many scales, faces put in, turned, spoilt by light.
+
+Everything draws from the generator it is given. Images are (H, W, 3) uint8 BGR; boxes x0, y0, x1, y1; coordinates as in
+`nodes._geometry`. Faces carry a `kind`: FACE to be found, IGNORED to be neither found nor missed.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes._geometry import BORDER, Image
+from training.augment import blur, noise, relight
+from training.faces_data import Cutouts, Floats, Ovals, Picture
+from training.faces_loss import FACE, IGNORED
+
+SMALLEST = 6.0
+"""Lower faces, in pixels of height, are ignored: fewer pixels than a face needs to be told from others."""
+MOST_HIDDEN = 0.5
+"""A face of which more than this share lies outside the picture is ignored."""
+SWAP = [1, 0, 2, 4, 3]
+"""The five points in the mirrored picture."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A training picture: image, boxes (F, 4), five points (F, 5, 2) that are NaN where unknown, kinds (F,)."""
+
+    image: Image
+    boxes: Floats
+    points: Floats
+    kinds: NDArray[np.int64]
+
+
+def draw_scene(rng: np.random.Generator, pictures: list[Picture], cutouts: Cutouts | None, size: int) -> Scene:
+    """Draw one picture of `size` x `size`: one window or a mosaic of four, faces put in, mirror, turn, light."""
+    if rng.random() < 0.3:
+        scene = mosaic(rng, [pictures[i] for i in rng.integers(len(pictures), size=4)], size)
+    else:
+        scene = window(rng, pictures[rng.integers(len(pictures))], size, size)
+    if cutouts is not None:
+        for _ in range(rng.choice(4, p=(0.45, 0.3, 0.15, 0.1))):
+            scene = put_face(rng, scene, cutouts)
+    if rng.random() < 0.5:
+        scene = mirror(scene)
+    scene = turn(scene, _draw_turn(rng))
+    return settle(Scene(_spoil(rng, scene.image), scene.boxes, scene.points, scene.kinds))
+
+
+def window(rng: np.random.Generator, picture: Picture, width: int, height: int, shrink: float = 1.0) -> Scene:
+    """Cut a window from a picture at a random scale.
+
+    Half of the windows show the picture at about the scale it has when fitted to a small input; the others are made
+    so that one of its faces gets a height between 8 px and most of the window, each size as likely as its double.
+    """
+    image = picture.image()
+    scale = np.exp(rng.uniform(np.log(0.4), np.log(1.1))) * 400 / max(image.shape[:2])
+    middle = np.array(image.shape[1::-1]) * rng.uniform(0.2, 0.8, 2)
+    known = np.flatnonzero(~picture.ignored)
+    if len(known):
+        box = picture.boxes[rng.choice(known)]
+        if rng.random() < 0.5:
+            wanted = np.exp(rng.uniform(np.log(8), np.log(0.8 * height)))
+            scale = np.clip(wanted / (box[3] - box[1]), 0.3, 2.0)
+        span = np.array([width, height]) / (scale * shrink)
+        middle = (box[:2] + box[2:]) / 2 + rng.uniform(-0.4, 0.4, 2) * span
+    scale *= shrink
+    stretch = np.exp(rng.normal(0, 0.04))
+    w, h = max(4, round(width / scale * stretch)), max(4, round(height / scale / stretch))
+    x, y = _keep_inside(middle, (w, h), image.shape)
+    area = scale < 1 and rng.random() < 0.7
+    out = cv2.resize(cut(image, x, y, w, h), (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    factor = np.array([width / w, height / h] * 2, np.float32)
+    boxes = (picture.boxes - np.array([x, y] * 2, np.float32) + 0.5) * factor - 0.5
+    kinds = np.where(picture.ignored, IGNORED, FACE)
+    return _within(Scene(out, boxes, np.full((len(boxes), 5, 2), np.nan, np.float32), kinds))
+
+
+def _keep_inside(middle: NDArray[np.float64], sides: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the window's corner: inside the picture where it fits, else around it with the rest at random."""
+    corner = []
+    for at, side, whole in zip(middle, sides, shape[1::-1], strict=True):
+        low, high = sorted((0, whole - side))
+        corner.append(int(np.clip(at - side / 2, low, high)))
+    return corner[0], corner[1]
+
+
+def cut(image: Image, x: int, y: int, w: int, h: int) -> Image:
+    """Return the (h, w) window at x, y; pixels beyond the picture are `BORDER`."""
+    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, image.shape[1]), min(y + h, image.shape[0])
+    inside = image[y0:y1, x0:x1]
+    if inside.shape[:2] == (h, w):
+        return inside
+    out = np.full((h, w, 3), BORDER, np.uint8)
+    out[y0 - y : y1 - y, x0 - x : x1 - x] = inside
+    return out
+
+
+def mosaic(rng: np.random.Generator, pictures: list[Picture], size: int) -> Scene:
+    """Lay windows of four pictures around a random point."""
+    x, y = (int(v) for v in rng.uniform(0.35, 0.65, 2) * size)
+    corners = ((0, 0, x, y), (x, 0, size - x, y), (0, y, x, size - y), (x, y, size - x, size - y))
+    out = np.empty((size, size, 3), np.uint8)
+    parts = []
+    for picture, (left, top, w, h) in zip(pictures, corners, strict=True):
+        part = window(rng, picture, w, h, shrink=0.7)
+        part = settle(part)
+        out[top : top + h, left : left + w] = part.image
+        parts.append((part.boxes + np.array([left, top] * 2, np.float32), part.points, part.kinds))
+    return Scene(out, *(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def put_face(rng: np.random.Generator, scene: Scene, cutouts: Cutouts) -> Scene:
+    """Put one face with known points into the scene, turned and at any size, where it hides no other face."""
+    size = scene.image.shape[0]
+    face = int(rng.choice(len(cutouts.chances), p=cutouts.chances))
+    oval = Ovals(*(values[face : face + 1] for values in (cutouts.ovals.centres, cutouts.ovals.halves, cutouts.ovals.angles)))
+    scale = np.exp(rng.uniform(np.log(8), np.log(0.6 * size))) / (2 * oval.halves[0, 1])
+    angle = _draw_roll(rng)
+    reach = oval.halves[0].max() * scale * 1.4
+    taken = scene.boxes
+    for _ in range(5):
+        middle = rng.uniform(0.5 * reach, size - 0.5 * reach, 2)
+        around = np.concatenate((middle - reach, middle + reach))
+        if not _meet(around, taken):
+            break
+    else:
+        return scene
+    image, matrix = _paste(rng, scene.image, cutouts.crops.images[face], oval, scale, angle, middle)
+    half = (oval.boxes(angle)[0, 2:] - oval.centres[0]) * scale
+    return Scene(
+        image,
+        np.concatenate((scene.boxes, np.concatenate((middle - half, middle + half))[None].astype(np.float32))),
+        np.concatenate((scene.points, (cutouts.points[face] @ matrix[:, :2].T + matrix[:, 2])[None].astype(np.float32))),
+        np.append(scene.kinds, FACE),
+    )
+
+
+def _paste(rng: np.random.Generator, image: Image, crop: Image, oval: Ovals, scale: float, angle: float,
+           middle: NDArray[np.float64]) -> tuple[Image, Floats]:
+    """Blend the head of a crop into the image within a soft oval; also return the map from crop to image pixels."""
+    linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.column_stack((linear, middle - linear @ oval.centres[0])).astype(np.float32)
+    reach = float(oval.halves[0].max() * scale * 1.6)
+    x0, y0 = (max(0, int(v - reach)) for v in middle)
+    x1, y1 = (min(image.shape[0], int(v + reach) + 2) for v in middle)
+    shrink, source = 1.0, crop
+    while scale / shrink < 0.6 and shrink > 0.1:  # the warp is bilinear: average first where it would skip pixels
+        source, shrink = cv2.resize(source, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), shrink / 2
+    back = np.array([[1 / shrink, 0, 0.5 / shrink - 0.5], [0, 1 / shrink, 0.5 / shrink - 0.5], [0, 0, 1]])
+    onto = matrix @ back - np.array([[0, 0, x0], [0, 0, y0]])
+    patch = cv2.warpAffine(source, onto, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if rng.random() < 0.5:
+        patch = relight(rng, patch)
+    head = np.float32(oval.angles[0] + angle)
+    y, x = np.mgrid[y0:y1, x0:x1].astype(np.float32)
+    along = (x - middle[0]) * np.cos(head) + (y - middle[1]) * np.sin(head)
+    down = (y - middle[1]) * np.cos(head) - (x - middle[0]) * np.sin(head)
+    half = oval.halves[0] * scale * rng.uniform(1.15, 1.5)
+    distance = np.sqrt((along / half[0]) ** 2 + (down / half[1]) ** 2)
+    soft = np.clip((1.08 - distance) / 0.16, 0, 1).astype(np.float32)[..., None]
+    out = image.copy()
+    out[y0:y1, x0:x1] = image[y0:y1, x0:x1] * (1 - soft) + patch * soft
+    return out, matrix
+
+
+def _draw_roll(rng: np.random.Generator) -> float:
+    """Most heads lean a little, some far, a few in any direction."""
+    kind = rng.random()
+    if kind < 0.6:
+        return float(np.radians(rng.normal(0, 12)))
+    return float(rng.uniform(-1, 1) * (np.pi / 3 if kind < 0.85 else np.pi))
+
+
+def _draw_turn(rng: np.random.Generator) -> float:
+    """Whole pictures stay upright but for one in seven: a tilted camera, or one lying on its side."""
+    kind = rng.random()
+    if kind < 0.86:
+        return 0.0
+    return float(np.radians(rng.normal(0, 15))) if kind < 0.96 else float(rng.choice((-0.5, 0.5, 1.0)) * np.pi)
+
+
+def mirror(scene: Scene) -> Scene:
+    """Mirror the scene left to right; paired points change places."""
+    last = scene.image.shape[1] - 1
+    boxes = scene.boxes.copy()
+    boxes[:, [0, 2]] = last - scene.boxes[:, [2, 0]]
+    points = scene.points[:, SWAP]
+    points[..., 0] = last - points[..., 0]
+    return Scene(cv2.flip(scene.image, 1), boxes, points, scene.kinds)
+
+
+def turn(scene: Scene, angle: float) -> Scene:
+    """Turn the scene about its centre by `angle` radians, clockwise as seen; boxes become those of the turned ovals."""
+    if not angle:
+        return scene
+    size = scene.image.shape[0]
+    middle = (size - 1) / 2
+    linear = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shift = middle - linear @ (middle, middle)
+    image = cv2.warpAffine(scene.image, np.column_stack((linear, shift)), (size, size), borderValue=(BORDER,) * 3)
+    centres = (scene.boxes[:, :2] + scene.boxes[:, 2:]) / 2
+    ovals = Ovals(centres @ linear.T + shift, (scene.boxes[:, 2:] - scene.boxes[:, :2]) / 2, np.zeros(len(centres)))
+    return Scene(image, ovals.boxes(angle), (scene.points @ linear.T + shift).astype(np.float32), scene.kinds)
+
+
+def settle(scene: Scene) -> Scene:
+    """Clip boxes to the picture, drop faces outside it, and ignore those too small or mostly outside."""
+    height, width = scene.image.shape[:2]
+    limits = np.array([width - 0.5, height - 0.5] * 2, np.float32)
+    boxes = scene.boxes.clip(-0.5, limits)
+    sides, whole = boxes[:, 2:] - boxes[:, :2], scene.boxes[:, 2:] - scene.boxes[:, :2]
+    seen = sides.prod(1) / np.maximum(whole.prod(1), 1e-6)
+    poor = (sides[:, 1] < SMALLEST) | (sides[:, 0] < SMALLEST / 2) | (seen < 1 - MOST_HIDDEN)
+    kinds = np.where(poor, IGNORED, scene.kinds)
+    kept = sides.min(1) > 0
+    return Scene(scene.image, boxes[kept], scene.points[kept], kinds[kept])
+
+
+def _within(scene: Scene) -> Scene:
+    """Drop the faces that lie wholly outside."""
+    height, width = scene.image.shape[:2]
+    kept = (scene.boxes[:, :2] < (width, height)).all(1) & (scene.boxes[:, 2:] > 0).all(1)
+    return Scene(scene.image, scene.boxes[kept], scene.points[kept], scene.kinds[kept])
+
+
+def _meet(box: NDArray[np.float64], others: Floats) -> bool:
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    return bool((sides > 0).all(1).any())
+
+
+def _spoil(rng: np.random.Generator, image: Image) -> Image:
+    """Apply light, blur, noise and compression, each at times."""
+    image = relight(rng, image)
+    if rng.random() < 0.1:
+        image = blur(rng, image)
+    if rng.random() < 0.1:
+        image = noise(rng, image)
+    if rng.random() < 0.1:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 85))]
+        image = cv2.imdecode(cv2.imencode(".jpg", image, quality)[1], cv2.IMREAD_COLOR)
+    return image

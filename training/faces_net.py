@@ -1,0 +1,74 @@
+"""The face detector's network: a trunk to stride 32, a top-down path, and one head per stride.
+
+Shapes: B batch, H W height and width of the input, A cells of all strides together.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nodes._boxes import CHANNELS, STRIDES
+from training.landmark_net import Separable, convolution
+
+
+class FaceNet(nn.Module):
+    """Anchor-free face detector; sides of the input are multiples of 32, at training and at run time.
+
+    Gives one map (B, 15, H / stride, W / stride) per stride, as `nodes._boxes` describes them. The stem's second
+    convolution is dense because at stride 4 that costs less time per multiply-add than depthwise layers do.
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int] = (16, 32, 64, 128), neck: int = 64) -> None:
+        super().__init__()
+        stem, low, middle, high = widths
+        self.stem = nn.Sequential(
+            convolution(3, stem, stride=2),
+            convolution(stem, low, stride=2),
+            Separable(low, low),
+        )
+        self.stride8 = nn.Sequential(Separable(low, middle, stride=2), *(Separable(middle, middle) for _ in range(3)))
+        self.stride16 = nn.Sequential(Separable(middle, high, stride=2), *(Separable(high, high) for _ in range(2)))
+        self.stride32 = nn.Sequential(
+            Separable(high, high, stride=2), *(Separable(high, high, kernel=5) for _ in range(2))
+        )
+        self.side32 = convolution(high, neck, kernel=1)
+        self.side16 = convolution(high, neck, kernel=1)
+        self.side8 = convolution(middle, neck, kernel=1) if middle != neck else nn.Identity()
+        self.merge16 = Separable(neck, neck)
+        self.merge8 = Separable(neck, neck)
+        self.heads = nn.ModuleList(nn.Sequential(Separable(neck, neck), nn.Conv2d(neck, CHANNELS, 1)) for _ in STRIDES)
+        for head in self.heads:
+            nn.init.normal_(head[-1].weight, std=0.01)
+            nn.init.zeros_(head[-1].bias)
+            with torch.no_grad():
+                head[-1].bias[0] = -math.log(99)  # faces are rare: start at a score of 0.01 (Lin et al. 2017, 4.1)
+                head[-1].bias[3:5] = math.log(2.5)  # a face of 2.5 strides, the middle of what a stride serves
+
+    def forward(self, image_B3HW: Tensor) -> list[Tensor]:
+        at8 = self.stride8(self.stem(image_B3HW))
+        at16 = self.stride16(at8)
+        at32 = self.side32(self.stride32(at16))
+        at16 = self.merge16(self.side16(at16) + F.interpolate(at32, scale_factor=2.0))
+        at8 = self.merge8(self.side8(at8) + F.interpolate(at16, scale_factor=2.0))
+        return [head(level) for head, level in zip(self.heads, (at8, at16, at32), strict=True)]
+
+
+def cells(maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return outputs (B, A, 15), cell centres in pixels (A, 2) and strides (A,) of all maps laid end to end."""
+    outputs = torch.cat([level.flatten(2) for level in maps], 2).transpose(1, 2)
+    centres, strides = [], []
+    for level, stride in zip(maps, STRIDES, strict=True):
+        height, width = level.shape[2:]
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        centres.append((torch.stack((x.flatten(), y.flatten()), 1) + 0.5) * stride - 0.5)
+        strides.append(torch.full((height * width,), float(stride)))
+    return outputs, torch.cat(centres).to(outputs.device), torch.cat(strides).to(outputs.device)
+
+
+def boxes_of(outputs: Tensor, centres_A2: Tensor, strides_A: Tensor) -> Tensor:
+    """Return boxes (B, A, 4) in input pixels of outputs (B, A, 15), as `nodes._boxes.decode` reads them."""
+    centre = centres_A2 + outputs[..., 1:3] * strides_A[:, None]
+    half = outputs[..., 3:5].clamp(max=8.0).exp() * strides_A[:, None] / 2
+    return torch.cat((centre - half, centre + half), -1)

@@ -1,0 +1,143 @@
+"""The face detector as a task of `training.train`: its data, its batches, its loss and its validation."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nodes import _boxes
+from nodes._geometry import MEAN, SCALE, to_input
+from training.faces_data import Cutouts, Picture, read_backgrounds, read_wider, split
+from training.faces_draw import Scene, draw_scene
+from training.faces_loss import detection_loss
+from training.faces_metric import Detected, curve
+from training.faces_net import FaceNet, boxes_of, cells
+from training.landmark_data import cache_crops, read_folder
+from training.settings import Strict
+from training.task import Batch
+
+logger = logging.getLogger("training")
+
+SIZES = (16, 32, 8)
+"""Least heights, in pixels of the input, of the faces that an average precision is given for; the first decides."""
+
+
+class FaceSettings(Strict):
+    """Settings of the face detector's training."""
+
+    data: Path
+    """Folder that holds the data sets; `wider` and `points` are relative to it."""
+    wider: str = "WIDER"
+    """WIDER FACE: its folders WIDER_train and wider_face_split."""
+    points: dict[str, str] = {}
+    """Sets of pictures with 68 points, put into the scenes: name to folder."""
+    backgrounds: str = ""
+    """Folder of pictures without faces; empty: none."""
+    background_share: float = 0.05
+    """Share of the scenes that are backgrounds."""
+    not_backgrounds: list[str] = []
+    """Names of pictures in `backgrounds` that show faces after all."""
+    hold_out: float = 0.1
+    """Share of the WIDER pictures kept for validation."""
+    hold_out_by: str = "name"
+    """'name' holds out single pictures, 'event' whole events."""
+    size: int = 256
+    """Side of the training pictures, a multiple of 32."""
+    validation_size: tuple[int, int] = (320, 240)
+    """Width and height that held-out pictures are fitted to."""
+    cache: Path = Path(".cache")
+    bfloat16: bool = True
+    """Run the convolutions in bfloat16, on CPUs too: with their instructions for it, 1.6 times as fast."""
+    point_weight: float = 0.5
+    box_weight: float = 2.0
+
+
+class FaceTask:
+    """Find faces: a box, a score and five points each."""
+
+    Settings = FaceSettings
+    higher_is_better = True
+
+    def __init__(self, settings: FaceSettings) -> None:
+        self.settings = settings
+        root = settings.data / settings.wider
+        pictures, faults = read_wider(root / "wider_face_split/wider_face_train_bbx_gt.txt", root / "WIDER_train/images")
+        self.training, self.held_out = split(pictures, settings.hold_out, settings.hold_out_by)
+        self.backgrounds: list[Picture] = []
+        if settings.backgrounds:
+            self.backgrounds = read_backgrounds(settings.data / settings.backgrounds, set(settings.not_backgrounds))
+        samples = []
+        for name, folder in settings.points.items():
+            more, missing = read_folder(settings.data / folder, name)
+            samples += more
+            faults += missing
+        self.cutouts = None
+        if samples:
+            crops, unusable = cache_crops(samples, settings.cache)
+            self.cutouts = Cutouts(crops)
+            faults += unusable
+        for fault in faults:
+            logger.warning("%s", fault)
+        logger.info("faces: %d pictures to train with, %d held out, %d backgrounds, %d faces with points, %d faults",
+                    len(self.training), len(self.held_out), len(self.backgrounds), len(samples), len(faults))
+
+    def network(self) -> nn.Module:
+        """Return a fresh detector."""
+        return FaceNet()
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        """Draw scenes; images are uint8, boxes, points and kinds padded to the most faces of a scene."""
+        scenes = []
+        for _ in range(size):
+            empty = self.backgrounds and rng.random() < self.settings.background_share
+            pictures = self.backgrounds if empty else self.training
+            scenes.append(draw_scene(rng, pictures, self.cutouts, self.settings.size))
+        return collate(scenes)
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum and the parts `score`, `box` and `points`."""
+        image = (batch["image"].float() - MEAN) * SCALE
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+            maps = network(image)
+        outputs, centres, strides = cells([level.float() for level in maps])
+        parts = detection_loss(outputs, boxes_of(outputs, centres, strides), centres, strides, batch)
+        total = parts["score"] + self.settings.box_weight * parts["box"] + self.settings.point_weight * parts["points"]
+        return total, parts
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Return the average precision of held-out faces of at least 16, 32 and 8 px in the input."""
+        found = [detect(network, picture, self.settings.validation_size) for picture in self.held_out]
+        return {f"ap{size}": curve(found, size).average for size in SIZES}
+
+
+def collate(scenes: list[Scene]) -> Batch:
+    """Stack scenes into tensors, faces padded with kind 0."""
+    most = max(1, *(len(scene.kinds) for scene in scenes))
+    boxes = np.zeros((len(scenes), most, 4), np.float32)
+    points = np.full((len(scenes), most, 5, 2), np.nan, np.float32)
+    kinds = np.zeros((len(scenes), most), np.int64)
+    for i, scene in enumerate(scenes):
+        faces = len(scene.kinds)
+        boxes[i, :faces], points[i, :faces], kinds[i, :faces] = scene.boxes, scene.points, scene.kinds
+    image = np.stack([scene.image for scene in scenes])
+    return {
+        "image": torch.from_numpy(image).permute(0, 3, 1, 2),
+        "boxes": torch.from_numpy(boxes),
+        "points": torch.from_numpy(points),
+        "kinds": torch.from_numpy(kinds),
+    }
+
+
+@torch.no_grad()
+def detect(network: nn.Module, picture: Picture, size: tuple[int, int], threshold: float = 0.02) -> Detected:
+    """Run the network on one picture fitted to `size`, with the run time's own letterbox, decode and suppression."""
+    fitted, scale, offset = _boxes.letterbox(picture.image(), size)
+    device = next(network.parameters()).device
+    image = torch.from_numpy(to_input(fitted[None])).to(device, memory_format=torch.channels_last)
+    maps = [level[0].float().cpu().numpy() for level in network(image)]
+    boxes, scores, _ = _boxes.decode(maps, threshold=threshold)
+    kept = _boxes.nms(boxes, scores)
+    truth = picture.boxes * np.float32(scale) + np.float32(offset)
+    return Detected(boxes[kept], scores[kept], truth, truth[:, 3] - truth[:, 1], picture.ignored)

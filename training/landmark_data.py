@@ -1,0 +1,232 @@
+"""Pictures with 68 points: readers that list faults, splits by person, attributes, and the crop cache."""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes._geometry import apply, crop, crop_matrix, landmark_box
+from training.settings import SettingsError
+
+logger = logging.getLogger("training")
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
+CACHE_SIDE, CACHE_MARGIN = 256, 2.2
+"""Cached crops: 2.2 face sides leave room for a half-turned crop of 1.4; 116 px of face feed inputs up to 160."""
+CACHE_VERSION = 1
+STATES = ("left eye closed", "right eye closed", "mouth closed", "mouth wide open")
+"""Left and right as seen in the image."""
+
+_FLIPS = (*((i, 16 - i) for i in range(8)), *((17 + i, 26 - i) for i in range(5)), (31, 35), (32, 34), (36, 45), (37, 44),
+          (38, 43), (39, 42), (40, 47), (41, 46), (48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63),
+          (65, 67))
+MIRROR = np.arange(68)
+"""Index of the point that takes each point's place in the mirrored picture: 29 pairs, ten points on the axis."""
+for _a, _b in _FLIPS:
+    MIRROR[[_a, _b]] = _b, _a
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled face: picture, (68, 2) float32 points (0-based), data set and person."""
+
+    path: Path
+    points: NDArray[np.float32]
+    source: str
+    person: str
+
+
+def read_points(path: Path) -> NDArray[np.float32]:
+    """Read a .pts file of 68 points and shift it from counting pixels at 1 to 0. Raises ValueError saying what is wrong."""
+    text = path.read_text(errors="replace")
+    inside = re.search(r"\{([^}]*)\}", text)
+    if inside is None:
+        raise ValueError("no { ... } block")
+    try:
+        numbers = np.array(inside.group(1).split(), np.float32)
+    except ValueError as exc:
+        raise ValueError(f"not a number among the points ({exc})") from exc
+    if numbers.size != 136:
+        raise ValueError(f"{numbers.size / 2:g} points, expected 68")
+    if not np.isfinite(numbers).all():
+        raise ValueError("a coordinate is not finite")
+    return numbers.reshape(68, 2) - 1
+
+
+def read_folder(root: Path, source: str, person: Callable[[str], str] = str) -> tuple[list[Sample], list[str]]:
+    """Read every picture with a .pts partner below `root`; return the faces and one line per fault.
+
+    `person` maps a file's stem to the identity that must not be split between training and validation.
+    """
+    if not root.is_dir():
+        raise SettingsError(f"{root}: no such folder, needed for the data set {source}")
+    samples, faults = [], []
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    pictures = {p.with_suffix(""): p for p in files if p.suffix.lower() in PICTURES}
+    labels = {p.with_suffix(""): p for p in files if p.suffix.lower() == ".pts"}
+    faults += [f"{labels[stem]}: no picture beside it" for stem in labels.keys() - pictures.keys()]
+    faults += [f"{pictures[stem]}: no .pts beside it" for stem in pictures.keys() - labels.keys()]
+    for stem in sorted(pictures.keys() & labels.keys()):
+        try:
+            points = read_points(labels[stem])
+        except ValueError as exc:
+            faults.append(f"{labels[stem]}: {exc}")
+            continue
+        samples.append(Sample(pictures[stem], points, source, f"{source}/{person(stem.name)}"))
+    return samples, sorted(faults)
+
+
+def held_out(person: str, share: float) -> bool:
+    """Say whether a person belongs to the held-out share; the same on every machine."""
+    return int.from_bytes(hashlib.sha256(person.encode()).digest()[:4]) < share * 2**32
+
+
+def states(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (..., 4) the `STATES` of faces (..., 68, 2) as 0 or 1, independent of size and position.
+
+    An eye is closed when its mean lid distance is under 0.12 of its width; the mouth is closed when the mean
+    distance of the inner lips is under 0.02, wide open over 0.12, of the height of the face's upright box.
+    Thresholds: chosen on HELEN and LFPW, where 3-4 % of the eyes and 40-45 % of the mouths fall under them.
+    """
+    points = np.asarray(points, np.float32)
+
+    def gap(i: int, j: int) -> NDArray[np.float32]:
+        return np.linalg.norm(points[..., i, :] - points[..., j, :], axis=-1)
+
+    left = (gap(37, 41) + gap(38, 40)) / np.maximum(2 * gap(36, 39), 1e-6)
+    right = (gap(43, 47) + gap(44, 46)) / np.maximum(2 * gap(42, 45), 1e-6)
+    brow = (points[..., 21, :] + points[..., 22, :]) / 2
+    height = np.maximum(np.linalg.norm(points[..., 8, :] - brow, axis=-1), 1e-6)
+    lips = (gap(61, 67) + gap(62, 66) + gap(63, 65)) / 3 / height
+    return np.stack((left < 0.12, right < 0.12, lips < 0.02, lips > 0.12), -1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Cached faces: (F, 256, 256, 3) uint8 BGR, points (F, 68, 2) in crop pixels, and the set each comes from."""
+
+    images: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    sources: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+def cache_crops(samples: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
+    """Return the crops of `samples`, from a memory-mapped file in `folder` that is made on first use, and faults."""
+    key = hashlib.sha256(repr((CACHE_VERSION, CACHE_SIDE, CACHE_MARGIN)).encode())
+    for sample in samples:
+        key.update(f"{sample.path} {sample.path.stat().st_mtime_ns}".encode())
+        key.update(sample.points.tobytes())
+    base = folder / f"faces-{key.hexdigest()[:16]}"
+    index = base.with_suffix(".npz")
+    if not index.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_cache(samples, base)
+    found = np.load(index)
+    images = np.memmap(base.with_suffix(".u8"), np.uint8, "r").reshape(-1, CACHE_SIDE, CACHE_SIDE, 3)
+    return Crops(images, found["points"], found["sources"]), [str(text) for text in found["faults"]]
+
+
+def _write_cache(samples: list[Sample], base: Path) -> None:
+    points, sources, faults = [], [], []
+    part = base.with_suffix(".part")
+    with part.open("wb") as file:
+        for sample in samples:
+            image = cv2.imread(str(sample.path), cv2.IMREAD_COLOR)
+            fault = "picture cannot be read" if image is None else outside(sample.points, image.shape)
+            if fault:
+                faults.append(f"{sample.path}: {fault}")
+                continue
+            cut, mapped = cut_face(image, sample.points)
+            file.write(cut.tobytes())
+            points.append(mapped)
+            sources.append(sample.source)
+    if not points:
+        part.unlink()
+        raise SettingsError(f"no usable face among {len(samples)}; first fault: {(faults or ['none'])[0]}")
+    part.replace(base.with_suffix(".u8"))
+    np.savez(base.with_suffix(".npz"), points=np.stack(points), sources=np.array(sources), faults=np.array(faults, str))
+    logger.info("cached %d faces in %s", len(points), base.with_suffix(".u8"))
+
+
+def outside(points: NDArray[np.float32], shape: Iterable[int]) -> str:
+    """Return what is wrong when the face does not lie in the picture, else ''."""
+    height, width, *_ = shape
+    low, high = points.min(0), points.max(0)
+    if (high - low).max() < 8:
+        return f"face of {(high - low).max():.1f} px, at least 8 expected"
+    middle = (low + high) / 2
+    if not (0 <= middle[0] < width and 0 <= middle[1] < height):
+        return f"face centre {middle.round().tolist()} lies outside the {width} x {height} picture"
+    return ""
+
+
+def cut_face(image: NDArray[np.uint8], points: NDArray[np.float32], side: int = CACHE_SIDE,
+             margin: float = CACHE_MARGIN) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the square crop about one face's true box, and its points in it."""
+    box = landmark_box(points[None])
+    shrink = min(1.0, side / (margin * float((box[0, 2:] - box[0, :2]).max())))
+    if shrink < 0.5:  # the crop is bilinear: average first where it would skip pixels
+        before = image.shape
+        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        factor = np.array([image.shape[1] / before[1], image.shape[0] / before[0]], np.float32)
+        points = (points + 0.5) * factor - 0.5
+        box = landmark_box(points[None])
+    matrix = crop_matrix(box, side, margin)
+    return crop(image, matrix, side)[0], apply(matrix, points[None])[0]
+
+
+def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: Path, count: int) -> NDArray[np.uint8]:
+    """Return (count, 256, 256, 3) crops without faces from pictures with known face boxes (F, 4); made on first use."""
+    key = hashlib.sha256(repr((CACHE_VERSION, count)).encode())
+    for path, boxes in pictures:
+        key.update(str(path).encode() + boxes.tobytes())
+    file = folder / f"backgrounds-{key.hexdigest()[:16]}.npy"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(0)
+        cuts = []
+        for index in rng.permutation(np.resize(np.arange(len(pictures)), count * 2)):
+            path, boxes = pictures[index]
+            cut = _cut_background(cv2.imread(str(path)), boxes, rng)
+            cuts += [] if cut is None else [cut]
+            if len(cuts) == count:
+                break
+        np.save(file, np.stack(cuts))
+        logger.info("cached %d backgrounds in %s", len(cuts), file)
+    return np.load(file, mmap_mode="r")
+
+
+def _cut_background(image: NDArray[np.uint8] | None, boxes: NDArray[np.float32],
+                    rng: np.random.Generator) -> NDArray[np.uint8] | None:
+    if image is None:
+        return None
+    height, width = image.shape[:2]
+    for _ in range(10):
+        side = min(height, width) * rng.uniform(0.15, 1.0)
+        x, y = rng.uniform(0, width - side), rng.uniform(0, height - side)
+        overlap = (np.minimum(boxes[:, 2:], [x + side, y + side]) - np.maximum(boxes[:, :2], [x, y])).clip(0).prod(1)
+        if not (overlap > 0).any():
+            return crop(image, crop_matrix(np.array([[x, y, x + side, y + side]]), CACHE_SIDE, margin=1.0), CACHE_SIDE)[0]
+    return None
+
+
+def read_wider(root: Path) -> list[tuple[Path, NDArray[np.float32]]]:
+    """Return the WIDER FACE training pictures with their boxes (F, 4) x0, y0, x1, y1, from the official text file."""
+    lines = (root / "wider_face_split" / "wider_face_train_bbx_gt.txt").read_text().split("\n")
+    found, i = [], 0
+    while i < len(lines) and lines[i]:
+        count = max(int(lines[i + 1]), 1)  # pictures without a face carry one row of zeros
+        rows = np.array([row.split()[:4] for row in lines[i + 2 : i + 2 + count]], np.float32)
+        boxes = np.concatenate((rows[:, :2], rows[:, :2] + rows[:, 2:]), 1)
+        found.append((root / "WIDER_train" / "images" / lines[i], boxes))
+        i += 2 + count
+    return [(path, boxes) for path, boxes in found if path.exists()]

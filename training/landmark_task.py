@@ -1,0 +1,280 @@
+"""The landmark task: which data, how batches are drawn, what is minimised, what is measured.
+
+Shapes: B batch, N 68 points, K cells of the vote map.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from nodes._geometry import MARGIN, to_input
+from training import augment, landmark_data, landmark_net, metrics
+from training.landmark_data import Crops, Sample
+from training.settings import SettingsError, Strict
+from training.task import Batch
+
+logger = logging.getLogger("training")
+
+
+class Source(Strict):
+    """One data set: a folder of pictures with .pts, below `data`."""
+
+    folder: str
+    weight: float = Field(1.0, ge=0)
+    """How often one of its faces is drawn, against a weight of 1; 0 keeps the set out of training."""
+    held_out: float = Field(0.0, ge=0, le=1)
+    """Share of its people kept for validation."""
+    person: str = r".*"
+    """Pattern whose match at the start of a file's name is the person; the default takes every file as its own."""
+    jaw_weight: float = 1.0
+    """Weight of the jaw line, below 1 where labels follow the 3-D contour and not the visible one."""
+    states: bool = True
+    """Whether eye and mouth states are learnt from these labels."""
+
+
+class LandmarkSettings(Strict):
+    """Settings of the landmark task."""
+
+    data: Path = Path("data")
+    cache: Path = Path(".cache")
+    sources: dict[str, Source]
+    backgrounds: str | None = None
+    """Folder of pictures without faces, below `data`."""
+    wider: str | None = None
+    """Folder of WIDER FACE, below `data`: crops between its faces teach what is no face."""
+    negatives: float = Field(0.12, ge=0, lt=1)
+    """Share of a batch that shows no face or has lost it."""
+    rare: float = Field(2.0, ge=1)
+    """How much more often closed eyes, wide open mouths and half profiles are drawn, each."""
+    network: str = "vote"
+    """vote or slim."""
+    size: int = Field(160, ge=32, multiple_of=32)
+    coordinate_weight: float = 0.3
+    spread_weight: float = 0.05
+    states_weight: float = 0.2
+    presence_weight: float = 0.3
+
+
+class LandmarkTask:
+    """Learns 68 points, their uncertainty, eye and mouth states, and whether there is a face at all."""
+
+    Settings = LandmarkSettings
+    higher_is_better = False
+
+    def __init__(self, settings: LandmarkSettings) -> None:
+        self.settings = settings
+        training, validation = read_sources(settings)
+        self.crops, faults = landmark_data.cache_crops(training, settings.cache)
+        self.validation = Validation(validation, settings)
+        self.faults = faults
+        for fault in faults[:10]:
+            logger.warning("%s", fault)
+        self.backgrounds = read_backgrounds(settings, held_out=False)
+        self.states = landmark_data.states(self.crops.points)
+        self.chances = self._chances()
+        sources = [settings.sources[name] for name in self.crops.sources]
+        self.jaw_weights = np.array([source.jaw_weight for source in sources], np.float32)
+        self.states_known = np.array([source.states for source in sources])
+
+    def _chances(self) -> np.ndarray:
+        weights = np.array([self.settings.sources[name].weight for name in self.crops.sources])
+        known = np.array([self.settings.sources[name].states for name in self.crops.sources])
+        closed, wide_open = self.states[:, :2].any(1) & known, self.states[:, 3].astype(bool) & known
+        for rare in (closed, wide_open, half_profile(self.crops.points)):
+            weights = np.where(rare, weights * self.settings.rare, weights)
+        return weights / weights.sum()
+
+    def network(self) -> nn.Module:
+        """Return the network that the settings name."""
+        kinds = {"vote": landmark_net.VoteNet, "slim": landmark_net.Slim}
+        if self.settings.network not in kinds:
+            raise SettingsError(f"settings.network: {self.settings.network!r} is unknown; known: {', '.join(kinds)}")
+        return kinds[self.settings.network](self.settings.size)
+
+    def batch(self, rng: np.random.Generator, size: int) -> Batch:
+        """Draw and augment faces, and some crops without one, for which only presence is learnt."""
+        side = self.settings.size
+        images = np.empty((size, side, side, 3), np.uint8)
+        points = np.zeros((size, landmark_net.POINTS, 2), np.float32)
+        present = rng.random(size) >= self.settings.negatives
+        indices = rng.choice(len(self.crops), size, p=self.chances)
+        for i, (index, face) in enumerate(zip(indices, present, strict=True)):
+            images[i], points[i] = self._face(rng, index) if face else (self._no_face(rng, index), 0)
+        weights = np.ones((size, landmark_net.POINTS), np.float32)
+        weights[:, metrics.REGIONS["jaw"]] = self.jaw_weights[indices, None]
+        return {
+            "image": torch.from_numpy(to_input(images)),
+            "points": torch.from_numpy(points),
+            "weights": torch.from_numpy(weights * present[:, None]),
+            "states": torch.from_numpy(self._states(points, indices, present)),
+            "states_weight": torch.from_numpy((self.states_known[indices] & present).astype(np.float32)),
+            "presence": torch.from_numpy(present.astype(np.float32)),
+        }
+
+    def _face(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray]:
+        view = augment.draw_view(rng, self.crops.points[index], self.settings.size)
+        image = augment.look(rng, self.crops.images[index], view.matrix, self.settings.size)
+        return augment.degrade(rng, image, self._other(rng)), view.points(self.crops.points[index])
+
+    def _no_face(self, rng: np.random.Generator, index: int) -> np.ndarray:
+        if len(self.backgrounds) and rng.random() < 0.6:
+            image = self._other(rng)
+        else:
+            view = augment.draw_miss(rng, self.crops.points[index], self.settings.size)
+            image = augment.look(rng, self.crops.images[index], view.matrix, self.settings.size)
+        return augment.degrade(rng, image, self._other(rng))
+
+    def _other(self, rng: np.random.Generator) -> np.ndarray:
+        size = self.settings.size
+        pictures = self.backgrounds if len(self.backgrounds) else self.crops.images
+        picture = pictures[rng.integers(len(pictures))]
+        x, y = rng.integers(0, landmark_data.CACHE_SIDE - size + 1, 2) if size < landmark_data.CACHE_SIDE else (0, 0)
+        cut = picture[y : y + size, x : x + size]
+        return cut[:, ::-1] if rng.random() < 0.5 else cut
+
+    def _states(self, points: np.ndarray, indices: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """States of the augmented faces: of the mapped points, so mirrored ones have their eyes exchanged."""
+        found = landmark_data.states(points)
+        found[~present] = 0
+        return found
+
+    def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of score, coordinate, spread, state and presence losses."""
+        s = self.settings
+        out = network(batch["image"])
+        weights_BN = batch["weights"] / batch["weights"].sum().clamp(min=1)
+        away_BN = ((out["landmarks"].float() - batch["points"]).square().sum(-1) + 1e-4).sqrt()
+        parts = {"pixels": (away_BN * weights_BN).sum()}
+        total = s.coordinate_weight * parts["pixels"]
+        if "scores" in out:
+            target_BNK = bilinear_targets(batch["points"], s.size // 16, 16)
+            entropy_BN = -(target_BNK * out["scores"].float().log_softmax(-1)).sum(-1)
+            parts["scores"] = (entropy_BN * weights_BN).sum()
+            # Laplace-like likelihood of the error under the spread: minimal where the spread is the expected error.
+            spread_BN = out["spread"].float()
+            parts["spread"] = ((spread_BN.log() + away_BN.detach() / spread_BN) * weights_BN).sum()
+            total = total + parts["scores"] + s.spread_weight * parts["spread"]
+        wrong_B4 = F.binary_cross_entropy_with_logits(out["states"].float(), batch["states"], reduction="none")
+        known_B = batch["states_weight"]
+        parts["states"] = (wrong_B4.mean(1) * known_B).sum() / known_B.sum().clamp(min=1)
+        parts["presence"] = F.binary_cross_entropy_with_logits(out["presence"].float(), batch["presence"])
+        total = total + s.states_weight * parts["states"] + s.presence_weight * parts["presence"]
+        return total, {name: value.detach() for name, value in parts.items()}
+
+    def validate(self, network: nn.Module) -> dict[str, float]:
+        """Measure mean errors per set with true boxes, F1 of the states, and accuracy of presence."""
+        return self.validation(network)
+
+
+class Validation:
+    """Crops with true boxes of the held-out faces, and held-out backgrounds, kept in memory."""
+
+    def __init__(self, samples: list[Sample], settings: LandmarkSettings) -> None:
+        cuts, self.sources, points = [], [], []
+        for sample in samples:
+            image = cv2.imread(str(sample.path))
+            if image is None or landmark_data.outside(sample.points, image.shape):
+                continue
+            cut, mapped = landmark_data.cut_face(image, sample.points, settings.size, MARGIN)
+            cuts.append(cut)
+            points.append(mapped)
+            self.sources.append(sample.source)
+        if not cuts:
+            raise SettingsError("settings.sources: nobody is held out; give one source held_out: 1 or a share")
+        self.points = np.stack(points)
+        self.images = np.stack(cuts)
+        self.known = np.array([settings.sources[name].states for name in self.sources])
+        backgrounds = read_backgrounds(settings, held_out=True)
+        middle = (landmark_data.CACHE_SIDE - settings.size) // 2
+        inner = slice(middle, middle + settings.size) if middle > 0 else slice(None)
+        self.backgrounds = np.ascontiguousarray(backgrounds[:, inner, inner][:, : settings.size, : settings.size])
+
+    def __call__(self, network: nn.Module) -> dict[str, float]:
+        """Return the metrics; the first is the mean error of the first data set named in the settings' order."""
+        out = run(network, self.images)
+        errors = metrics.normalised_errors(out["landmarks"], self.points).mean(1)
+        found: dict[str, float] = {}
+        for name in dict.fromkeys(self.sources):
+            found[f"nme_{name}"] = float(errors[np.array(self.sources) == name].mean())
+        first = np.array(self.sources) == self.sources[0]
+        found["failures_8"] = metrics.failure_rate(errors[first], 8)
+        true, said = landmark_data.states(self.points) > 0, out["states"] > 0
+        for label, columns in (("eyes_f1", slice(0, 2)), ("mouth_closed_f1", slice(2, 3)), ("mouth_open_f1", slice(3, 4))):
+            found[label] = metrics.f1(said[self.known, columns], true[self.known, columns])
+        found["present"] = float((out["presence"] > 0).mean())
+        if len(self.backgrounds):
+            found["false_present"] = float((run(network, self.backgrounds)["presence"] > 0).mean())
+        return found
+
+
+@torch.inference_mode()
+def run(network: nn.Module, crops: np.ndarray, batch: int = 64) -> dict[str, np.ndarray]:
+    """Return the network's outputs for crops (F, size, size, 3), in batches."""
+    device = next(network.parameters()).device
+    chunks = []
+    for start in range(0, len(crops), batch):
+        image = torch.from_numpy(to_input(crops[start : start + batch])).to(device, memory_format=torch.channels_last)
+        chunks.append({name: value.float().cpu().numpy() for name, value in network(image).items()})
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def bilinear_targets(points_BN2: Tensor, cells: int, stride: int) -> Tensor:
+    """Return (B, N, K) probabilities that share each point among the four nearest cells; outside ones go to the rim."""
+    grid = ((points_BN2 + 0.5) / stride - 0.5).clamp(0, cells - 1)
+    line = torch.arange(cells, device=grid.device)
+    near_BN2L = (1 - (grid[..., None] - line).abs()).clamp(min=0)
+    return (near_BN2L[:, :, 1, :, None] * near_BN2L[:, :, 0, None, :]).flatten(2)
+
+
+def half_profile(points: np.ndarray) -> np.ndarray:
+    """Say which faces (F, 68, 2) are turned so far that one side of the nose shows twice as wide as the other."""
+    left = np.linalg.norm(points[:, 30] - points[:, 2], axis=-1)
+    right = np.linalg.norm(points[:, 30] - points[:, 14], axis=-1)
+    return np.maximum(left, right) > 2.0 * np.minimum(left, right)
+
+
+def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]]:
+    """Read every data set and part it into training and validation by person; faults are logged."""
+    training, validation = [], []
+    for name, source in settings.sources.items():
+        samples, faults = landmark_data.read_folder(settings.data / source.folder, name, person_of(source.person))
+        for fault in faults[:5]:
+            logger.warning("%s", fault)
+        if len(faults) > 5:
+            logger.warning("%s: %d more faults", name, len(faults) - 5)
+        held = [landmark_data.held_out(sample.person, source.held_out) for sample in samples]
+        validation += [s for s, out in zip(samples, held, strict=True) if out]
+        training += [s for s, out in zip(samples, held, strict=True) if not out and source.weight > 0]
+        logger.info("%s: %d faces, %d held out", name, len(samples), sum(held))
+    if not training:
+        raise SettingsError("settings.sources: every source is held out or has weight 0; nothing to train on")
+    return training, validation
+
+
+def person_of(pattern: str) -> Callable[[str], str]:
+    """Return the function from a file's stem to its person."""
+    compiled = re.compile(pattern)
+    return lambda stem: found.group() if (found := compiled.match(stem)) else stem
+
+
+def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:
+    """Return crops without faces for training or for validation, (0, ...) when the settings name none."""
+    pictures = []
+    nobody = np.zeros((0, 4), np.float32)
+    if settings.backgrounds:
+        folder = settings.data / settings.backgrounds
+        pictures += [(p, nobody) for p in sorted(folder.iterdir()) if p.suffix.lower() in landmark_data.PICTURES]
+    if settings.wider:
+        pictures += landmark_data.read_wider(settings.data / settings.wider)
+    pictures = [p for p in pictures if landmark_data.held_out(p[0].name, 0.1) == held_out]
+    if not pictures:
+        return np.zeros((0, landmark_data.CACHE_SIDE, landmark_data.CACHE_SIDE, 3), np.uint8)
+    return landmark_data.cache_backgrounds(pictures, settings.cache, 400 if held_out else 3000)

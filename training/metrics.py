@@ -1,0 +1,36 @@
+"""Measures of landmark error and of yes/no answers. F faces, N = 68 points."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+REGIONS = {"jaw": slice(0, 17), "brows": slice(17, 27), "nose": slice(27, 36), "eyes": slice(36, 48), "mouth": slice(48, 68)}
+
+
+def normalised_errors(found: Floats, true: Floats) -> Floats:
+    """Return (F, N) distances in per cent of the distance of the outer eye corners, points 36 and 45.
+
+    Source: Sagonas et al. 2013, "300 Faces in-the-Wild Challenge": the inter-ocular normaliser.
+    """
+    apart = np.linalg.norm(true[:, 36] - true[:, 45], axis=-1)
+    return 100 * np.linalg.norm(found - true, axis=-1) / apart[:, None]
+
+
+def failure_rate(errors: Floats, limit: float) -> float:
+    """Return the per cent of faces (F,) whose mean error is over the limit."""
+    return float(100 * (errors > limit).mean())
+
+
+def area_under_curve(errors: Floats, limit: float) -> float:
+    """Return the area under the cumulative error distribution up to the limit, 1 when no face errs: (F,) errors.
+
+    The curve is a staircase, so the integral is exact: the mean of how far each face stays under the limit.
+    """
+    return float((1 - errors / limit).clip(0, 1).mean())
+
+
+def f1(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+    """Return the harmonic mean of precision and recall; 0 when nothing was found rightly."""
+    right = float((found & true).sum())
+    return 2 * right / max(1.0, float(found.sum() + true.sum()))
