@@ -1,0 +1,99 @@
+"""Bring together the messages of one frame that came over different edges. Pure: no sockets, no clock."""
+
+from collections import deque
+from typing import Literal, NamedTuple
+
+from graph.messages import Message
+
+JoinKind = Literal["seq", "hold"]
+
+
+class Arrived(NamedTuple):
+    """A message and when it came (CLOCK_MONOTONIC ns)."""
+
+    message: Message
+    received_ns: int
+
+
+class Join:
+    """Matches messages of equal `seq`; a `hold` input gives its last value instead.
+
+    Sequence numbers rise on every edge, so whatever is older than something that came on another edge can never
+    be matched any more: it is let go and counted. With `newest` (edges that may drop: live sources) the newest
+    complete set wins and older ones are let go; without, every set is given in order.
+    """
+
+    def __init__(self, kinds: dict[str, JoinKind], newest: bool = False) -> None:
+        self._waiting: dict[str, deque[Arrived]] = {name: deque() for name, kind in kinds.items() if kind == "seq"}
+        self._last_seq = dict.fromkeys(self._waiting, -1)
+        self._held: dict[str, Arrived | None] = {name: None for name, kind in kinds.items() if kind == "hold"}
+        self._ended: set[str] = set()
+        self._newest = newest
+        self.let_go: dict[str, int] = dict.fromkeys(kinds, 0)
+
+    def push(self, name: str, arrived: Arrived) -> list[str]:
+        """Take a message that came on input `name`; return the inputs that thereby finished with one (repeated)."""
+        if name in self._held:
+            self._held[name] = arrived
+            return [name]
+        seq = arrived.message.header.seq
+        if seq <= self._last_seq[name]:
+            self.let_go[name] += 1
+            return [name]
+        self._last_seq[name] = seq
+        self._waiting[name].append(arrived)
+        return self._evict() if len(self._waiting) > 1 else []
+
+    def pop(self) -> dict[str, Arrived | None] | None:
+        """Return the next complete set, with None for a held input that has nothing yet; None if there is no set.
+
+        Whoever processes the set has then finished with one message of each `seq` input.
+        """
+        queues = self._waiting.values()
+        if not all(queues):
+            return None
+        taken: dict[str, Arrived | None] = {name: queue.popleft() for name, queue in self._waiting.items()}
+        taken.update(self._held)
+        return taken
+
+    def skip_to_newest(self) -> list[str]:
+        """With `newest`, let go all but the newest complete set; return the inputs that finished with one each."""
+        if not self._newest or not all(len(queue) > 1 for queue in self._waiting.values()):
+            return []
+        common = set.intersection(*({a.message.header.seq for a in queue} for queue in self._waiting.values()))
+        return self._drop_below(max(common)) if common else []
+
+    def end(self, name: str) -> list[str]:
+        """Note that input `name` has ended; return the inputs that finished with a message each."""
+        self._ended.add(name)
+        if name in self._waiting:
+            self._last_seq[name] = 1 << 62
+            return self._evict()
+        return []
+
+    @property
+    def finished(self) -> bool:
+        """True once no further set can come."""
+        return any(name in self._ended and not queue for name, queue in self._waiting.items())
+
+    def _evict(self) -> list[str]:
+        """Let go what can no longer be matched: older than the oldest that another input still can give."""
+        gone: list[str] = []
+        while True:
+            oldest = max(
+                queue[0].message.header.seq if queue else self._last_seq[name] + 1
+                for name, queue in self._waiting.items()
+            )
+            dropped = self._drop_below(oldest)
+            if not dropped:
+                return gone
+            gone += dropped
+
+    def _drop_below(self, seq: int) -> list[str]:
+        gone: list[str] = []
+        for name, queue in self._waiting.items():
+            while queue and queue[0].message.header.seq < seq:
+                queue.popleft()
+                self.let_go[name] += 1
+                gone.append(name)
+        return gone

@@ -1,0 +1,194 @@
+"""The receiving side of one edge: a DEALER that says hello, grants credits, and gives typed messages."""
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from graph import slots, wire
+from graph.errors import GraphError, WireError
+from graph.join import Arrived
+from graph.messages import Message
+from graph.slots import SlotMap
+
+logger = logging.getLogger(__name__)
+
+
+class Receiver:
+    """One consumer of one output port. Not thread-safe."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[Any]",
+        endpoint: str,
+        port: str,
+        type_: type[Message] | None,
+        *,
+        name: str,
+        policy: str = "latest",
+        queue: int = 1,
+        shm: bool = True,
+    ) -> None:
+        """Connect and say hello; `welcomed` turns true when the answer came (see receive).
+
+        `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
+        the sender's counts. `shm` False asks for all bytes inline.
+        """
+        self.name = name
+        self.type = type_
+        self.welcomed = False
+        self.ended = False
+        self.malformed = 0
+        self._owed = 0
+        self._window = queue
+        self._source = f"{endpoint} {port}"
+        self._map: SlotMap | None = None
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+        self.socket.set(zmq.LINGER, 500)
+        self.socket.set(zmq.RCVHWM, 0)  # bounded by the credits
+        self.socket.set(zmq.RECONNECT_IVL, 20)
+        self.socket.set(zmq.MAXMSGSIZE, wire.MAX_BUFFER)
+        self.socket.connect(endpoint)
+        self._say(
+            k="hello",
+            port=port,
+            name=name,
+            policy=policy,
+            queue=queue,
+            credits=queue,
+            shm=shm and slots.AVAILABLE,
+        )
+
+    def receive(self) -> Arrived | None:
+        """Return the next message that is there, or None. Sees to the protocol: `welcomed`, `ended`.
+
+        Every message returned must be followed by one `consumed` when it has been processed or let go.
+        A message that breaks the protocol is counted, reported, and ends the edge.
+        """
+        while not self.ended:
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return None
+            try:
+                message = self._take(parts)
+            except WireError as exc:
+                self._break_off(exc)
+                return None
+            if message is not None:
+                return Arrived(message, time.monotonic_ns())
+        return None
+
+    def consumed(self) -> None:
+        """Count one message as done with; its credit goes back with the next `flush`."""
+        self._owed += 1
+
+    def flush(self, idle: bool) -> None:
+        """Return credits and leases: all when `idle`, else once half the window is owed (fewer, larger packets)."""
+        released = self._map.released if self._map else []
+        if not self._owed and not released:
+            return
+        if (idle or self._owed * 2 >= self._window) and not self.ended:
+            count = len(released)
+            self._say(k="credit", n=self._owed, release=released[:count])
+            self._owed = 0
+            del released[:count]
+
+    def lost(self) -> bool:
+        """Say whether the sender's process has died without saying `end` (known only where memory is shared)."""
+        return self._map is not None and not self.ended and not self._map.alive()
+
+    def close(self) -> None:
+        """Take leave and close."""
+        if not self.socket.closed:
+            self._say(k="bye")
+            self.socket.close()
+        if self._map:
+            self._map.close()
+
+    def _say(self, **header: Any) -> None:
+        self.socket.send(wire.pack({"v": wire.VERSION, **header}), zmq.NOBLOCK)
+
+    def _take(self, parts: list[bytes]) -> Message | None:
+        packet = wire.unpack(parts[0])
+        kind = packet["k"]
+        if kind == "data":
+            if self.type is None:
+                raise WireError("data before welcome")
+            return wire.decode(packet, self.type, _Fetch(parts, self._map))
+        if kind == "welcome":
+            self._welcome(packet)
+        elif kind == "end":
+            self.ended = True
+        elif kind == "refused":
+            raise GraphError(f"{self.name}: refused by {self._source}: {packet.get('why')}")
+        elif kind != "ping":
+            raise WireError(f"a sender said {kind!r}")
+        return None
+
+    def _welcome(self, packet: dict[str, Any]) -> None:
+        types = packet.get("types") or ["?"]
+        if self.type is None:
+            self.type = find_type(types)
+        elif type_name(self.type) not in types:
+            raise GraphError(f"{self.name}: reads {type_name(self.type)}, but {self._source} gives {types[0]}")
+        if packet.get("shm"):
+            self._map = SlotMap(packet["shm"])
+        self.welcomed = True
+
+    def _break_off(self, exc: WireError) -> None:
+        self.malformed += 1
+        self.ended = True
+        logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
+
+
+class _Fetch:
+    """Finds the bytes of the arrays of one packet, in order."""
+
+    __slots__ = ("_map", "_next", "_parts")
+
+    def __init__(self, parts: list[bytes], map_: SlotMap | None) -> None:
+        self._parts = parts
+        self._map = map_
+        self._next = 1
+
+    def __call__(self, index: int, place: wire.Place) -> NDArray[np.uint8]:
+        size = wire.inline_size(place)
+        if size is None:
+            if self._map is None or isinstance(place, int):
+                raise WireError("a place in shared memory, which was not asked for")
+            number, offset, nbytes = place
+            return self._map.array(number, offset, nbytes)
+        if self._next >= len(self._parts) or len(self._parts[self._next]) != size:
+            raise WireError(f"buffer {index} of {size} bytes is missing")
+        self._next += 1
+        return np.frombuffer(self._parts[self._next - 1], np.uint8)
+
+
+def type_name(type_: type[Message]) -> str:
+    """Return the name under which a message type is known on the wire: "graph.messages:Faces"."""
+    return f"{type_.__module__}:{type_.__qualname__}"
+
+
+def type_names(type_: type[Message]) -> list[str]:
+    """Return the wire names of a message type and its bases, the most derived first."""
+    return [type_name(base) for base in type_.__mro__ if issubclass(base, Message) and base is not Message]
+
+
+def find_type(names: list[str]) -> type[Message]:
+    """Return the first of the named message types that this process has imported.
+
+    Nothing is imported here: what a peer says must not run code. Raises GraphError if none is known.
+    """
+    known = {type_name(type_): type_ for type_ in _all_types(Message)}
+    for name in names:
+        if name in known:
+            return known[name]
+    raise GraphError(f"message type {names[0]} is not known here: import it, or give it to subscribe()")
+
+
+def _all_types(type_: type[Message]) -> list[type[Message]]:
+    return [type_, *(found for sub in type_.__subclasses__() for found in _all_types(sub))]

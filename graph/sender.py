@@ -1,0 +1,354 @@
+"""The sending side of a node: one ROUTER, one bounded queue per consumer, and that consumer's policy.
+
+ZeroMQ's own high-water mark drops the newest message, which is wrong for video, and cannot be counted; so the
+consumers grant credits, and everything that waits for a credit waits here. Thread safety: every method takes
+`lock`; the socket is only used by the thread that holds it (a full fence, as ZeroMQ requires).
+"""
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from graph import wire
+from graph.errors import WireError
+from graph.messages import Message
+from graph.slots import SlotPool
+
+logger = logging.getLogger(__name__)
+
+INLINE_BELOW = 8192
+"""Bytes up to which an array travels inside the packet: a copy that small costs less than a lease (landmarks of
+a dozen faces; the same rule of thumb as other systems' 4 KiB)."""
+MAX_CREDIT = 1024
+MAX_REQUEST = 65536  # bytes of anything that a consumer may say
+PING_S = 1.0  # a consumer that hears nothing for so long is pinged, to notice that it is gone
+POLICIES = ("block", "drop_oldest", "drop_newest", "latest")
+
+
+class Packet:
+    """One message on its way to several consumers, encoded once for each way of travelling."""
+
+    def __init__(self, message: Message, pool: SlotPool) -> None:
+        self._message = message
+        self._pool = pool
+        self._arrays = wire.arrays_of(message)
+        self._parts: dict[bool, list[bytes]] = {}
+        self.slots: list[int] = []
+
+    def parts(self, shm: bool) -> list[bytes]:
+        """Return header and inline buffers."""
+        if shm not in self._parts:
+            self._parts[shm] = self._encode(shm)
+        return self._parts[shm]
+
+    def _encode(self, shm: bool) -> list[bytes]:
+        places: list[wire.Place] = []
+        buffers: list[bytes] = []
+        for array in self._arrays.values():
+            place = self._place(array) if shm and array.nbytes > INLINE_BELOW else None
+            if place is None:
+                buffers.append(array.tobytes())
+            places.append(place or array.nbytes)
+        return [wire.encode(self._message, self._arrays, places), *buffers]
+
+    def _place(self, array: Any) -> tuple[int, int, int] | None:
+        """Find the array in a slot or copy it into one; this packet has a lease on the slot until `drop`."""
+        found = self._pool.find(array)
+        if found is not None:
+            slot, offset = found
+            self._pool.lease(slot.number)
+            array.flags.writeable = False
+        else:
+            copied = self._pool.copy_in(array)
+            if copied is None:
+                return None
+            slot, offset = copied, 0
+        self.slots.append(slot.number)
+        return slot.number, offset, array.nbytes
+
+    def drop(self) -> None:
+        """Give up this packet's own leases, once every consumer that wants it has its own."""
+        for number in self.slots:
+            self._pool.release(number)
+
+
+class Waiting:
+    """A packet in the queue of one consumer. None as parts: the end of the stream."""
+
+    __slots__ = ("parts", "slots")
+
+    def __init__(self, parts: list[bytes] | None, slots: list[int]) -> None:
+        self.parts = parts
+        self.slots = slots
+
+
+@dataclass(eq=False)
+class Link:
+    """One consumer of one port."""
+
+    identity: bytes
+    name: str
+    port: str
+    policy: str
+    capacity: int
+    shm: bool
+    credits: int
+    queue: deque[Waiting] = field(default_factory=deque)
+    leases: Counter[int] = field(default_factory=Counter)
+    heard_ns: int = 0
+
+
+class Sender:
+    """The outputs of one node process."""
+
+    def __init__(
+        self,
+        context: "zmq.Context[Any]",
+        node: str,
+        endpoint: str,
+        ports: dict[str, list[str]],
+        pool: SlotPool,
+        slots_path: str | None,
+        on_drop: Callable[[str, int], None] = lambda edge, count: None,
+        on_blocked: Callable[[bool], None] = lambda blocked: None,
+    ) -> None:
+        """Bind at `endpoint`. `ports` gives for each output the names of its message type and its bases."""
+        self.lock = threading.RLock()
+        self._node = node
+        self._ports = ports
+        self._pool = pool
+        self._slots_path = slots_path
+        self._on_drop = on_drop
+        self._on_blocked = on_blocked
+        self._links: dict[bytes, Link] = {}
+        self._by_port: dict[str, list[Link]] = {port: [] for port in ports}
+        self._banned: set[bytes] = set()
+        self._dead: deque[str] = deque()
+        self._ended = False
+        self.malformed = 0
+        self.released = threading.Event()  # set when no blocked publish may wait any longer
+        self._router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        self._router.set(zmq.ROUTER_MANDATORY, 1)
+        self._router.set(zmq.SNDHWM, 0)  # bounded by the credits
+        self._router.set(zmq.LINGER, 1000)
+        self._router.set(zmq.MAXMSGSIZE, MAX_REQUEST)
+        self._router.bind(endpoint)
+        self.fd: int = self._router.get(zmq.FD)
+
+    def publish(self, port: str, message: Message) -> None:
+        """Queue or send a message to every consumer of `port`; wait where an edge says `block` and is full."""
+        with self.lock:
+            links = self._by_port[port]
+            if links:
+                packet = Packet(message, self._pool)
+                for link in list(links):
+                    self._offer(link, packet)
+                packet.drop()
+            self.service()
+
+    def end(self) -> None:
+        """Tell every consumer, after all that waits for it, that the stream is over."""
+        with self.lock:
+            self._ended = True
+            for link in list(self._links.values()):
+                link.queue.append(Waiting(None, []))
+                self._flush(link)
+
+    def idle(self) -> bool:
+        """Say whether every consumer has taken leave."""
+        return not self._links
+
+    def wait(self, timeout_ms: int) -> None:
+        """Wait for something from the consumers, and see to it."""
+        with self.lock:
+            self._router.poll(timeout_ms)
+            self.service()
+            self.ping()
+
+    def service(self) -> None:
+        """See to all that the consumers have said. Call it whenever `fd` is readable, and after sending."""
+        while self._dead:
+            self._forget(self._dead.popleft())
+        while int(self._router.get(zmq.EVENTS)) & zmq.POLLIN:
+            identity, *parts = self._router.recv_multipart(zmq.NOBLOCK)
+            if identity in self._banned:
+                continue
+            try:
+                self._take(identity, parts)
+            except WireError as exc:
+                self._ban(identity, exc)
+
+    def ping(self) -> None:
+        """Say something to quiet consumers: only sending tells whether the other side is still there."""
+        now = time.monotonic_ns()
+        for link in list(self._links.values()):
+            if now - link.heard_ns > PING_S * 1e9:
+                link.heard_ns = now
+                self._send(link, [wire.pack({"v": wire.VERSION, "k": "ping"})])
+
+    def forget(self, node: str) -> None:
+        """Drop the consumers of a node that is known to be dead. Safe while another thread is blocked in publish."""
+        self._dead.append(node)
+        if self.lock.acquire(blocking=False):
+            try:
+                self.service()
+            finally:
+                self.lock.release()
+
+    def depths(self) -> dict[str, int]:
+        """Return how many messages wait for each consumer, by edge."""
+        return {f"{link.port} -> {link.name}": len(link.queue) for link in list(self._links.values())}
+
+    def close(self) -> None:
+        """Close the socket; what was sent still goes out for a second."""
+        with self.lock:
+            self._router.close()
+
+    def _forget(self, node: str) -> None:
+        for link in [link for link in self._links.values() if link.name.split(".")[0] == node]:
+            self._drop_link(link)
+
+    def _offer(self, link: Link, packet: Packet) -> None:
+        if link.credits <= 0 and len(link.queue) >= link.capacity and not self._make_room(link):
+            self._on_drop(f"{link.port} -> {link.name}", 1)
+            return
+        if link.identity not in self._links:
+            return  # it left while we waited
+        waiting = Waiting(packet.parts(link.shm), packet.slots if link.shm else [])
+        for number in waiting.slots:
+            link.leases[number] += 1
+            self._pool.lease(number)
+        link.queue.append(waiting)
+        self._flush(link)
+
+    def _make_room(self, link: Link) -> bool:
+        """Apply the policy of a full queue; False: the new message is the one to drop."""
+        if link.policy == "drop_newest":
+            return False
+        if link.policy == "block":
+            self._on_blocked(True)
+            while len(link.queue) >= link.capacity and link.identity in self._links and not self.released.is_set():
+                self._router.poll(100)
+                self.service()
+                self.ping()
+            self._on_blocked(False)
+            return True
+        while len(link.queue) >= link.capacity:
+            self._discard(link, link.queue.popleft())
+            self._on_drop(f"{link.port} -> {link.name}", 1)
+        return True
+
+    def _flush(self, link: Link) -> None:
+        while link.queue and (link.credits > 0 or link.queue[0].parts is None):
+            waiting = link.queue.popleft()
+            if waiting.parts is None:
+                self._send(link, [wire.pack({"v": wire.VERSION, "k": "end"})])
+            else:
+                link.credits -= 1
+                self._send(link, waiting.parts)
+
+    def _send(self, link: Link, parts: list[bytes]) -> None:
+        try:
+            self._router.send_multipart([link.identity, *parts], zmq.NOBLOCK)
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EHOSTUNREACH:
+                raise
+            logger.info("%s: consumer %s is gone", self._node, link.name)
+            self._drop_link(link)
+
+    def _discard(self, link: Link, waiting: Waiting) -> None:
+        for number in waiting.slots:
+            self._release(link, number)
+
+    def _release(self, link: Link, number: int) -> None:
+        if link.leases[number] <= 0:
+            raise WireError(f"release of slot {number}, on which {link.name} has no lease")
+        link.leases[number] -= 1
+        if not link.leases[number]:
+            del link.leases[number]
+        self._pool.release(number)
+
+    def _take(self, identity: bytes, parts: list[bytes]) -> None:
+        if len(parts) != 1:
+            raise WireError(f"{len(parts)} parts; a consumer sends one")
+        said = wire.unpack(parts[0])
+        kind = said["k"]
+        link = self._links.get(identity)
+        if kind == "hello":
+            self._hello(identity, said)
+        elif link is None:
+            return  # a consumer that was dropped still returns its credits
+        elif kind == "credit":
+            self._credit(link, said)
+        elif kind == "bye":
+            self._drop_link(link)
+        else:
+            raise WireError(f"a consumer said {kind!r}; it may say hello, credit, bye")
+
+    def _credit(self, link: Link, said: dict[str, Any]) -> None:
+        number, released = said.get("n"), said.get("release", [])
+        if not isinstance(number, int) or not 0 <= number <= MAX_CREDIT or not isinstance(released, list):
+            raise WireError(f"credit of {number!r}; 0..{MAX_CREDIT} are allowed")
+        link.heard_ns = time.monotonic_ns()
+        for slot in released:
+            self._release(link, slot)
+        link.credits = min(link.credits + number, MAX_CREDIT)
+        self._flush(link)
+
+    def _hello(self, identity: bytes, said: dict[str, Any]) -> None:
+        link = self._admit(identity, said)
+        welcome = {
+            "v": wire.VERSION,
+            "k": "welcome",
+            "node": self._node,
+            "port": link.port,
+            "types": self._ports[link.port],
+            "shm": self._slots_path if link.shm else None,
+        }
+        for stale in [other for other in self._links.values() if other.name == link.name]:
+            self._drop_link(stale)  # the same edge of a node that was started again
+        self._links[identity] = link
+        self._by_port[link.port].append(link)
+        self._send(link, [wire.pack(welcome)])
+        if self._ended:
+            link.queue.append(Waiting(None, []))
+            self._flush(link)
+
+    def _admit(self, identity: bytes, said: dict[str, Any]) -> Link:
+        port, policy, name = said.get("port"), said.get("policy", "latest"), said.get("name")
+        queue, credits = said.get("queue", 1), said.get("credits", 1)
+        if port not in self._ports:
+            raise WireError(f"{self._node} has no output {port!r}; outputs: {list(self._ports)}")
+        if policy not in POLICIES:
+            raise WireError(f"no policy {policy!r}; policies: {list(POLICIES)}")
+        for what, value in (("queue", queue), ("credits", credits)):
+            if not isinstance(value, int) or not 1 <= value <= MAX_CREDIT:
+                raise WireError(f"{what} of {value!r}; 1..{MAX_CREDIT} are allowed")
+        shm = bool(said.get("shm")) and self._slots_path is not None
+        name = name if isinstance(name, str) else f"?{identity.hex()}"
+        return Link(identity, name, port, policy, queue, shm, credits, heard_ns=time.monotonic_ns())
+
+    def _ban(self, identity: bytes, exc: WireError) -> None:
+        self.malformed += 1
+        logger.warning("%s: a consumer broke the protocol and is disconnected: %s", self._node, exc)
+        self._banned.add(identity)
+        link = self._links.get(identity) or Link(identity, "?", "", "latest", 1, False, 0)
+        self._send(link, [wire.pack({"v": wire.VERSION, "k": "refused", "why": str(exc)})])
+        if identity in self._links:
+            self._drop_link(link)
+
+    def _drop_link(self, link: Link) -> None:
+        if self._links.pop(link.identity, None) is None:
+            return
+        self._by_port[link.port].remove(link)
+        link.queue.clear()
+        for number, count in link.leases.items():
+            for _ in range(count):
+                self._pool.release(number)
+        link.leases.clear()
