@@ -55,14 +55,14 @@ def window(rng: np.random.Generator, picture: Picture, width: int, height: int, 
     so that one of its faces gets a height between 8 px and most of the window, each size as likely as its double.
     """
     image = picture.image()
-    scale = np.exp(rng.uniform(np.log(0.4), np.log(1.1))) * 400 / max(image.shape[:2])
+    scale = np.exp(rng.uniform(np.log(0.55), np.log(1.2))) * 400 / max(image.shape[:2])
     middle = np.array(image.shape[1::-1]) * rng.uniform(0.2, 0.8, 2)
     known = np.flatnonzero(~picture.ignored)
     if len(known):
         box = picture.boxes[rng.choice(known)]
         if rng.random() < 0.5:
             wanted = np.exp(rng.uniform(np.log(8), np.log(0.8 * height)))
-            scale = np.clip(wanted / (box[3] - box[1]), 0.3, 2.0)
+            scale = np.clip(wanted / (box[3] - box[1]), 0.4, 2.0)
         span = np.array([width, height]) / (scale * shrink)
         middle = (box[:2] + box[2:]) / 2 + rng.uniform(-0.4, 0.4, 2) * span
     scale *= shrink

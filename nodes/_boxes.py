@@ -1,0 +1,97 @@
+"""The face detector's boxes: letterbox in, maps of the network out, decode and non-maximum suppression.
+
+Coordinates as in `nodes._geometry`: the centre of pixel (0, 0) is (0.0, 0.0), boxes are x0, y0, x1, y1.
+The network gives one map (15, H / stride, W / stride) per stride: the logit of the score; the centre of the box as
+offset from the cell's centre and the logarithms of its width and height, all in strides; five points as offsets from
+the centre of the box, in box widths and heights.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes._geometry import BORDER, Floats, Image
+
+STRIDES = (8, 16, 32)
+"""Pixels per cell of the network's maps, finest first; the input's sides are multiples of the last."""
+POINTS = ("left eye", "right eye", "nose tip", "left mouth corner", "right mouth corner")
+"""What the five points are; left as seen in the image."""
+CHANNELS = 1 + 4 + 2 * len(POINTS)
+
+
+def letterbox(image: Image, size: tuple[int, int], multiple: int = STRIDES[-1]) -> tuple[Image, float, float]:
+    """Fit a picture (H, W, 3) into `size` (width, height) with its proportions kept.
+
+    Returns the input picture, scale and offset: a point p of the frame lies at p * scale + offset in the input, the
+    same for x and y. The picture fills the top left; its right and bottom are padded with `BORDER` to sides that are
+    multiples of `multiple`, so a picture of another shape than `size` costs no empty rows or columns.
+    Raises ValueError for a picture without pixels.
+    """
+    height, width = image.shape[:2]
+    if not height or not width:
+        raise ValueError(f"expected a picture with pixels, found shape {image.shape}")
+    scale = min(size[0] / width, size[1] / height)
+    w, h = max(1, round(width * scale)), max(1, round(height * scale))
+    out = np.full((-(-h // multiple) * multiple, -(-w // multiple) * multiple, 3), BORDER, np.uint8)
+    # Plain linear resizing reads 2 x 2 pixels whatever the scale, and drops small faces between them.
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    out[:h, :w] = cv2.resize(image, (w, h), interpolation=shrink)
+    return out, scale, (scale - 1) / 2
+
+
+def decode(
+    outputs: Sequence[NDArray[np.float32]], strides: Sequence[int] = STRIDES, threshold: float = 0.5
+) -> tuple[Floats, Floats, Floats]:
+    """Read the network's maps of one picture: boxes (F, 4), scores (F,), points (F, 5, 2) in input pixels.
+
+    `outputs` holds one map (15, H / stride, W / stride), or with a leading 1, per stride. Faces that score less than
+    `threshold` are left out before anything is computed for them; overlapping ones are all returned, best first.
+    """
+    found = [_decode_level(maps.reshape(maps.shape[-3:]), stride, threshold) for maps, stride in
+             zip(outputs, strides, strict=True)]
+    boxes, scores, points = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(-scores, kind="stable")
+    return boxes[order], scores[order], points[order]
+
+
+def _decode_level(maps: NDArray[np.float32], stride: int, threshold: float) -> tuple[Floats, Floats, Floats]:
+    # The sigmoid is monotone, so the threshold is moved to the logits and only the few kept cells are worked on.
+    lowest = np.log(threshold) - np.log1p(-threshold) if 0 < threshold < 1 else np.copysign(np.inf, threshold - 0.5)
+    rows, columns = np.nonzero(maps[0] >= lowest)
+    values = maps[:, rows, columns].T
+    cells = (np.stack((columns, rows), 1) + 0.5) * stride - 0.5
+    centres = cells + values[:, 1:3] * stride
+    sides = np.exp(np.minimum(values[:, 3:5], 8.0)) * stride
+    boxes = np.concatenate((centres - sides / 2, centres + sides / 2), 1).astype(np.float32)
+    points = (centres[:, None] + values[:, 5:].reshape(-1, len(POINTS), 2) * sides[:, None]).astype(np.float32)
+    return boxes, (1 / (1 + np.exp(-values[:, 0]))).astype(np.float32), points
+
+
+def overlaps(a: Floats, b: Floats) -> Floats:
+    """Return (A, B) intersection over union of boxes (A, 4) and (B, 4); 0 for boxes without area."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inside = np.maximum(high - low, 0).prod(-1)
+    both = areas(a)[:, None] + areas(b)[None] - inside
+    return np.divide(inside, both, out=np.zeros_like(inside), where=both > 0)
+
+
+def areas(boxes: Floats) -> Floats:
+    """Return (F,) areas of boxes (F, 4); 0 where a box is inside out."""
+    sides: Floats = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    return sides.prod(-1)
+
+
+def nms(boxes: Floats, scores: Floats, iou: float = 0.4) -> NDArray[np.intp]:
+    """Return the indices of the faces that stay, best first: none overlaps a better one by more than `iou`.
+
+    Greedy non-maximum suppression; one row of overlaps is computed per face that stays.
+    """
+    order = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(order):
+        kept.append(order[0])
+        order = order[1:][overlaps(boxes[order[:1]], boxes[order[1:]])[0] <= iou]
+    return np.array(kept, np.intp)
