@@ -1,0 +1,292 @@
+"""Read a graph from a YAML file, and check the whole of it before anything starts.
+
+    name: webcam
+    nodes:
+      camera: {type: nodes.capture:Capture, settings: {uri: 0}}
+      window: {type: nodes.window:Window, inputs: {frame: camera.frame}}
+    edges:                                    # only what differs from the default
+      camera.frame -> window.frame: {policy: drop_oldest, queue: 2}
+
+All errors of a file are reported at once, each with file, line, place, what was found and what would be valid.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from graph.document import Document, parse_value
+from graph.errors import ConfigError
+from graph.messages import Message
+from graph.node import Node
+from graph.schema import NAME, NAME_LENGTH, EdgeModel, GraphModel, choices, read_shape
+from graph.settings import settings_of, type_name
+from graph.spec import EdgeSpec, GraphSpec, NodeSpec, Policy, build, load_class
+
+logger = logging.getLogger(__name__)
+
+QUEUE = 4
+"""Depth of a `block` edge: takes up the jitter of two processes; more would only add latency."""
+
+JOIN_DEPTH = 16
+"""Depth of a live edge into a node that joins several inputs: the frame waits there while the slow way (detector,
+landmarks) works on it, half a second at 30 fps. With `latest` it would be gone before its partner came."""
+
+_SOURCE = re.compile(rf"(?:(?P<graph>{NAME})/)?(?P<node>{NAME})\.(?P<port>\w+)")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> GraphSpec:
+    """Return the graph in the file, with "node.setting=value" put over it (the value is YAML).
+
+    Raises ConfigError with one line per error. Logs a warning for a node that nobody reads.
+    """
+    document = Document(Path(path))
+    for override in overrides:
+        _override(document, override)
+    model, broken = read_shape(document)
+    check = _Check(document, model, broken)
+    check.nodes()
+    check.inputs()
+    check.cycles()
+    check.edges()
+    document.raise_problems()
+    check.warn_of_unread()
+    return GraphSpec(
+        name=model.name or _stem(Path(path)),
+        attach=model.attach,
+        nodes=check.specs,
+        edges=tuple(check.edge(source, target) for source, target in check.pairs()),
+        path=str(path),
+    )
+
+
+def _stem(path: Path) -> str:
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", path.stem)[:NAME_LENGTH]
+    return name if re.fullmatch(NAME, name) else f"_{name}"[:NAME_LENGTH]
+
+
+def _override(document: Document, text: str) -> None:
+    place = f"--set {text}"
+    target, equals, value = text.partition("=")
+    node, dot, setting = target.strip().partition(".")
+    if not (equals and dot and setting):
+        document.fail(place, "is not of the form node.setting=value")
+        return
+    nodes = document.data.get("nodes") if isinstance(document.data, dict) else None
+    if not isinstance(nodes, dict):
+        return  # wrong in the file, which is reported
+    if node not in nodes:
+        document.fail(place, f"there is no node {node!r}; {choices(node, nodes, 'nodes')}")
+        return
+    try:
+        document.override(("nodes", node, "settings", setting), parse_value(value), place)
+    except ConfigError as exc:
+        document.fail(place, str(exc))
+
+
+class _Check:
+    """The checks of a graph whose file has the right shape. What is wrong is noted in the document."""
+
+    def __init__(self, document: Document, model: GraphModel, broken: set[str]) -> None:
+        self.document = document
+        self.model = model
+        self.broken = broken
+        self.specs: dict[str, NodeSpec] = {}
+        self.classes: dict[str, type[Node]] = {}
+        self.live: set[str] = set()
+        declared = document.data.get("nodes")
+        self.declared = list(declared) if isinstance(declared, dict) else []
+
+    def nodes(self) -> None:
+        """Check types and settings."""
+        if self.document.data.get("nodes") == {}:
+            self.document.add(("nodes",), "holds no nodes")
+        for name, node in self.model.nodes.items():
+            try:
+                self.classes[name] = load_class(node.type)
+            except ConfigError as exc:
+                self.document.add(("nodes", name, "type"), str(exc))
+                continue
+            self._settings(name)
+
+    def _settings(self, name: str) -> None:
+        class_, node = self.classes[name], self.model.nodes[name]
+        known = settings_of(class_)
+        values = {}
+        right = name not in self.broken
+        for key, value in node.settings.items():
+            try:
+                if key not in known:
+                    raise ConfigError(f"{class_.__name__} has no such setting; {choices(key, known, 'settings')}")
+                values[key] = known[key].check(value)
+            except ConfigError as exc:
+                right = False
+                self.document.add(("nodes", name, "settings", key), str(exc))
+        for key, setting in known.items():
+            if setting.required and key not in node.settings:
+                right = False
+                self.document.add(("nodes", name), f"setting {key!r} ({type_name(setting.type)}) is missing")
+        self.specs[name] = NodeSpec(name, node.type, values, node.restart)
+        if right:
+            self._try_out(name)
+
+    def _try_out(self, name: str) -> None:
+        """Let the node itself look at its settings, and ask a source whether it is live."""
+        try:
+            if _is_live(self.specs[name]) and not self.classes[name].inputs:
+                self.live.add(name)
+        except ConfigError as exc:
+            self.document.add(("nodes", name, "settings"), str(exc))
+
+    def inputs(self) -> None:
+        """Check that every input is connected, to an output that exists and carries what the input takes."""
+        if self.model.attach and self.model.attach == self.model.name:
+            self.document.add(("attach",), "is this graph's own name")
+        for name, class_ in self.classes.items():
+            given = self.model.nodes[name].inputs
+            for port, source in given.items():
+                problem = self._input(class_, port, source)
+                if problem:
+                    self.document.add(("nodes", name, "inputs", port), problem)
+            missing = [port for port in class_.inputs if port not in given and not class_.inputs[port].optional]
+            for port in missing if name not in self.broken else []:
+                takes = class_.inputs[port].type
+                self.document.add(
+                    ("nodes", name), f"input {port!r} is not connected; {self._outputs_of(takes, besides=name)}"
+                )
+
+    def _input(self, class_: type[Node], port: str, source: str) -> str | None:
+        """Return what is wrong with one connection."""
+        if port not in class_.inputs:
+            return f"{class_.__name__} has no such input; {choices(port, class_.inputs, 'inputs')}"
+        match = _SOURCE.fullmatch(source)
+        takes = class_.inputs[port].type
+        if match is None:
+            return f"is {source!r}, expected node.output; {self._outputs_of(takes)}"
+        if match["graph"]:
+            return self._foreign(match["graph"])
+        node, output = match["node"], match["port"]
+        if node not in self.declared:
+            return f"there is no node {node!r}; {choices(node, self.declared, 'nodes')}"
+        if node not in self.classes:
+            return None  # its own error is reported
+        outputs = self.classes[node].outputs
+        if output not in outputs:
+            return f"{node} has no output {output!r}; {choices(output, outputs, 'outputs')}"
+        if not issubclass(outputs[output].type, takes):
+            carries = outputs[output].type.__name__
+            return f"{source} carries {carries}, expected {takes.__name__}; {self._outputs_of(takes)}"
+        return None
+
+    def _foreign(self, graph: str) -> str | None:
+        if self.model.attach is None:
+            return f"reads from the graph {graph!r}, which needs `attach: {graph}` at the top of the file"
+        if graph != self.model.attach:
+            return f"reads from the graph {graph!r}, but the file attaches to {self.model.attach!r}"
+        return None
+
+    def _outputs_of(self, type_: type[Message], besides: str = "") -> str:
+        """List the outputs that carry messages of a type."""
+        fitting = [
+            f"{name}.{port}"
+            for name, class_ in self.classes.items()
+            for port, output in class_.outputs.items()
+            if issubclass(output.type, type_) and name != besides
+        ]
+        return f"outputs that carry {type_.__name__}: {', '.join(fitting) or 'none'}"
+
+    def cycles(self) -> None:
+        """Check that no message comes back to where it started."""
+        before: dict[str, dict[str, str]] = {name: {} for name in self.model.nodes}
+        for source, target in self.pairs():
+            match = _SOURCE.fullmatch(source)
+            if match and not match["graph"] and match["node"] in before:
+                name, _, port = target.partition(".")
+                before[name][match["node"]] = port
+        while True:
+            try:
+                return TopologicalSorter(before).prepare()
+            except CycleError as exc:
+                cycle: list[str] = exc.args[1]
+                port = before[cycle[1]].pop(cycle[0])
+                self.document.add(
+                    ("nodes", cycle[1], "inputs", port), f"closes a cycle: {' -> '.join(cycle)}; frames flow one way"
+                )
+
+    def edges(self) -> None:
+        """Check that what `edges:` says is about edges that exist, and that every node waits for some input."""
+        there = [f"{source} -> {target}" for source, target in self.pairs()]
+        for key, edge in self.model.edges.items():
+            if _edge_name(key) not in there and not self._is_broken(key):
+                self.document.add(("edges", key), f"there is no such edge; {choices(_edge_name(key), there, 'edges')}")
+            if edge.policy == "latest" and edge.queue not in (None, 1):
+                self.document.add(("edges", key, "queue"), f"is {edge.queue}, but `latest` keeps 1; see drop_oldest")
+        for name, class_ in self.classes.items():
+            joins = [
+                self._model(source, f"{name}.{port}").join for port, source in self.model.nodes[name].inputs.items()
+            ]
+            if class_.inputs and "seq" not in joins and name not in self.broken and joins:
+                self.document.add(("nodes", name, "inputs"), "are all `join: hold`; one must be `seq`, to set the pace")
+
+    def _is_broken(self, key: str) -> bool:
+        return _edge_name(key).partition(" -> ")[2].split(".")[0] in self.broken
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return source and target of all edges."""
+        return [
+            (source, f"{name}.{port}")
+            for name, node in self.model.nodes.items()
+            for port, source in node.inputs.items()
+        ]
+
+    def edge(self, source: str, target: str) -> EdgeSpec:
+        """Return one edge with what the file says of it, or the defaults."""
+        model = self._model(source, target)
+        policy, queue = model.policy, model.queue
+        if policy is None:
+            policy, queue = self._default(source, target, queue)
+        return EdgeSpec(source, target, policy, 1 if policy == "latest" else queue or QUEUE, model.join)
+
+    def _model(self, source: str, target: str) -> EdgeModel:
+        named = {_edge_name(key): edge for key, edge in self.model.edges.items()}
+        return named.get(f"{source} -> {target}", EdgeModel())
+
+    def _default(self, source: str, target: str, queue: int | None) -> tuple[Policy, int | None]:
+        if not self._flows_live(source):
+            return "block", queue
+        node = self.model.nodes[target.partition(".")[0]]
+        name = target.partition(".")[0]
+        joins = [self._model(origin, f"{name}.{port}").join for port, origin in node.inputs.items()]
+        if joins.count("seq") > 1 and self._model(source, target).join == "seq":
+            return "drop_oldest", queue or JOIN_DEPTH
+        return ("latest", 1) if queue is None else ("drop_oldest", queue)
+
+    def _flows_live(self, source: str) -> bool:
+        """Return whether what comes from `source` began in real time; another graph is never to be held up."""
+        if self.model.live is not None:
+            return self.model.live
+        if "/" in source:
+            return True
+        node = source.partition(".")[0]
+        return node in self.live or any(self._flows_live(origin) for origin in self.model.nodes[node].inputs.values())
+
+    def warn_of_unread(self) -> None:
+        """Warn of nodes that work for nobody."""
+        read = {source.partition(".")[0] for source, _ in self.pairs()}
+        for name, class_ in self.classes.items():
+            if class_.outputs and name not in read:
+                where = self.document.place(("nodes", name))
+                logger.warning("%s: nobody reads %s; it works for nothing unless something attaches", where, name)
+
+
+def _edge_name(key: str) -> str:
+    source, _, target = key.partition("->")
+    return f"{source.strip()} -> {target.strip()}"
+
+
+def _is_live(spec: NodeSpec) -> bool:
+    try:
+        return build(spec).live()
+    except Exception as exc:  # a node may check its settings in __post_init__, and reads them in live()
+        raise ConfigError(f"{spec.type.partition(':')[2]} refuses them: {exc}") from exc

@@ -1,0 +1,180 @@
+"""Read a YAML file and keep the line of every value, so that an error can name it.
+
+Scalars are read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): `no` and `on` are
+texts, not truth values, `1e-3` is a number, and a date is a text. A key that stands twice is an error.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from graph.errors import ConfigError
+from graph.spec import did_you_mean
+
+Keys = tuple[str | int, ...]
+"""Where a value is: ("nodes", "smooth", "settings", "slack")."""
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """A loader with the scalars of YAML 1.2."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (the name and type that PyYAML looks for)
+
+
+_SCALARS = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "merge": (r"<<", "<"),
+}
+for _tag, (_pattern, _first) in _SCALARS.items():
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    base = {"0o": 8, "0x": 16}.get(node.value[:2], 10)
+    return int(node.value, base)
+
+
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+
+
+class Document:
+    """The content of one file as plain data, its lines, and the errors found so far.
+
+    Raises ConfigError if the file cannot be read or is not YAML.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[Keys, str] = {}
+        self._problems: list[tuple[int, str]] = []
+        self._lines: dict[Keys, int] = {}
+        self._seen: set[int] = set()  # mappings whose keys were checked: an anchor is visited again by its aliases
+        self.data = self._parse(_text(path))
+
+    def add(self, keys: Keys, text: str) -> None:
+        """Note an error of the value at `keys`."""
+        while keys not in self._lines and keys:
+            keys = keys[:-1]
+        self._note(keys, text)
+
+    def override(self, keys: Keys, value: Any, place: str) -> None:
+        """Put `value` at `keys`; errors there name `place` instead of a line. What is around is a mapping, or empty."""
+        self.data = _replaced(self.data, keys, value)
+        self._places[keys] = place
+        self._lines.setdefault(keys, 0)
+
+    def place(self, keys: Keys) -> str:
+        """Return file and line of the value at `keys`."""
+        return f"{self.path}:{self._lines.get(keys, 1)}"
+
+    def fail(self, place: str, text: str) -> None:
+        """Note an error that belongs to no line."""
+        self._problems.append((2**31, f"{place}: {text}"))
+
+    def raise_problems(self) -> None:
+        """Raise ConfigError with all errors in the order of the lines, if there are any."""
+        if self._problems:
+            raise ConfigError("\n".join(text for _, text in sorted(self._problems, key=lambda found: found[0])))
+
+    def _note(self, keys: Keys, text: str) -> None:
+        if keys in self._places:
+            self.fail(self._places[keys], text)
+            return
+        where = f"{'.'.join(map(str, keys))}: " if keys else ""
+        self._problems.append((self._lines.get(keys, 1), f"{self.place(keys)}: {where}{text}"))
+
+    def _parse(self, text: str) -> Any:
+        loader = _CoreLoader(text)
+        try:
+            node = loader.get_single_node()
+            return None if node is None else self._value(loader, node, (), ())
+        except yaml.MarkedYAMLError as exc:
+            mark = exc.problem_mark or exc.context_mark
+            line = mark.line + 1 if mark else 1
+            raise ConfigError(f"{self.path}:{line}: not YAML: {_reason(exc)}") from exc
+        except yaml.YAMLError as exc:
+            raise ConfigError(f"{self.path}: not YAML: {exc}") from exc
+        finally:
+            loader.dispose()
+
+    def _value(self, loader: _CoreLoader, node: yaml.Node, keys: Keys, around: tuple[int, ...]) -> Any:
+        self._lines.setdefault(keys, node.start_mark.line + 1)
+        if id(node) in around:
+            self._note(keys, "this value contains itself")
+            return None
+        around = (*around, id(node))
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(loader, item, (*keys, index), around) for index, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(loader, node, keys, around)
+        return loader.construct_object(node)
+
+    def _mapping(self, loader: _CoreLoader, node: yaml.MappingNode, keys: Keys, around: tuple[int, ...]) -> Any:
+        if id(node) not in self._seen:
+            self._seen.add(id(node))
+            self._check_keys([key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"], keys)
+        loader.flatten_mapping(node)  # puts what `<<` brings in front, so that own keys win
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                self._lines[*keys, key.value] = key.start_mark.line + 1
+                found[key.value] = self._value(loader, value, (*keys, key.value), around)
+        return found
+
+    def _check_keys(self, nodes: list[yaml.Node], keys: Keys) -> None:
+        lines: dict[str, int] = {}
+        for node in nodes:
+            line = node.start_mark.line + 1
+            if not isinstance(node, yaml.ScalarNode):
+                self._problems.append((line, f"{self.path}:{line}: {'.'.join(map(str, keys))}: a key must be a text"))
+            elif node.value in lines:
+                self._lines[*keys, node.value] = line
+                self._note((*keys, node.value), f"stands twice, first on line {lines[node.value]}")
+            else:
+                lines[node.value] = line
+
+
+def parse_value(text: str) -> Any:
+    """Return the value of a piece of YAML. Raises ConfigError if it is none."""
+    try:
+        return yaml.load(text, _CoreLoader)  # a SafeLoader: it makes plain data only
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{text!r} is not YAML: {_reason(exc)}") from exc
+
+
+def _replaced(data: Any, keys: Keys, value: Any) -> Any:
+    """Return a copy of `data` with `value` at `keys`: an anchor may share the original between nodes."""
+    if not keys:
+        return value
+    if data is not None and not isinstance(data, dict):
+        return data  # wrong in the file, which is reported
+    inner = data or {}
+    return inner | {keys[0]: _replaced(inner.get(keys[0]), keys[1:], value)}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        near = did_you_mean(path.name, (other.name for other in path.absolute().parent.glob("*.yaml")))
+        raise ConfigError(f"no file {path.absolute()}{f'; {near}' if near else ''}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: not a text file in UTF-8: {exc.reason} at byte {exc.start}") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+
+
+def _reason(exc: yaml.YAMLError) -> str:
+    if not isinstance(exc, yaml.MarkedYAMLError):
+        return str(exc)
+    parts = [part for part in (exc.problem, exc.context) if part]
+    hint = "; indent with spaces, not tabs" if "\\t" in (exc.problem or "") else ""
+    return ", ".join(parts) + hint

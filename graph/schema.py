@@ -1,0 +1,155 @@
+"""The shape of a graph file: which keys there are and what they hold, as pydantic models and as JSON Schema."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graph.document import Document, Keys
+from graph.errors import ConfigError
+from graph.node import Node
+from graph.settings import settings_of, show
+from graph.spec import Join, Policy, Restart, did_you_mean
+
+NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
+NAME_LENGTH = 40
+"""Longest name: names become parts of socket paths, which Linux cuts at 107 bytes (unix(7))."""
+
+_Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=NAME_LENGTH)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NodeModel(_Part):
+    """One node."""
+
+    type: str = Field(description="The node's class, module:Class", examples=["nodes.smooth:Smooth"])
+    inputs: dict[str, str] = Field(default={}, description="input: node.output, one line per input of the class")
+    settings: dict[str, Any] = Field(default={}, description="What differs from the defaults of the class")
+    restart: Restart = Field(default="never", description="Whether to start the node again when it ended")
+
+
+class EdgeModel(_Part):
+    """What differs from the default on one edge."""
+
+    policy: Policy | None = Field(default=None, description="What happens when the receiver is slower than the sender")
+    queue: int | None = Field(default=None, ge=1, description="How many messages may wait in the sender")
+    join: Join = Field(
+        default="seq", description="seq: wait for the message of the same frame; hold: take the last one"
+    )
+
+
+class GraphModel(_Part):
+    """A graph of nodes, for run_graph.py."""
+
+    name: _Name | None = Field(default=None, description="Name of the graph; the file's name if left out")
+    attach: _Name | None = Field(default=None, description="Name of the running graph that these nodes are added to")
+    live: bool | None = Field(default=None, description="Whether sources are never waited for; found out if left out")
+    nodes: dict[_Name, NodeModel] = Field(description="The nodes by name")
+    edges: dict[str, EdgeModel] = Field(
+        default={}, description='"node.output -> node.input": what differs from the default'
+    )
+
+
+def read_shape(document: Document) -> tuple[GraphModel, set[str]]:
+    """Return what has the right shape, and the names of the nodes that lack something for not having it.
+
+    Notes in the document what has not. Raises ConfigError if there is no mapping at all.
+    """
+    if document.data is None:
+        raise ConfigError(f"{document.path}:1: is empty, expected `nodes:`")
+    if not isinstance(document.data, dict):
+        raise ConfigError(f"{document.path}:1: is {show(document.data)}, expected `nodes:`")
+    data = _without_empty(document.data)
+    broken: set[str] = set()
+    while True:
+        try:
+            return GraphModel.model_validate(data), broken
+        except ValidationError as exc:
+            for error in exc.errors():
+                keys: Keys = tuple(key for key in error["loc"] if key != "[key]")
+                missing = error["type"] == "missing"
+                document.add(keys[:-1] if missing else keys, _wording(keys, error))
+                broken |= {str(name) for name in keys[1:2] if keys[0] == "nodes"}
+                _remove(data, keys[:-1] if missing and len(keys) > 1 else keys)
+
+
+def json_schema(nodes: Mapping[str, type[Node]]) -> dict[str, Any]:
+    """Return the JSON Schema of a graph file for editors, with the settings and inputs of the given node types."""
+    schema: dict[str, Any] = GraphModel.model_json_schema()
+    node = schema["$defs"]["NodeModel"]
+    node["properties"]["type"]["anyOf"] = [{"enum": sorted(nodes)}, {"pattern": "^.+:.+$"}]
+    node["allOf"] = [
+        {"if": {"properties": {"type": {"const": type_}}}, "then": {"properties": _node_schema(nodes[type_])}}
+        for type_ in sorted(nodes)
+    ]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def choices(word: str, words: Iterable[str], what: str) -> str:
+    """Return what `word` might have meant, or else what there is."""
+    listed = list(words)
+    return did_you_mean(word, listed) or f"{what}: {', '.join(listed) or 'none'}"
+
+
+def _node_schema(node: type[Node]) -> dict[str, Any]:
+    settings = {name: setting.json_schema() for name, setting in settings_of(node).items()}
+    inputs = {name: {"type": "string", "description": port.type.__name__} for name, port in node.inputs.items()}
+    return {
+        "settings": {"properties": settings, "additionalProperties": False},
+        "inputs": {"properties": inputs, "additionalProperties": False},
+    }
+
+
+def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy without keys that hold nothing: `settings:` with all of its lines commented out is no error."""
+    found: dict[str, Any] = _filled(data)
+    for key in ("nodes", "edges"):
+        if isinstance(found.get(key), dict):
+            found[key] = {name: _filled(body or {}) for name, body in found[key].items()}
+    return found
+
+
+def _filled(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {key: value for key, value in part.items() if value is not None}
+
+
+def _remove(data: dict[str, Any], keys: Keys) -> None:
+    if keys == ("nodes",):
+        data["nodes"] = {}
+        return
+    inner: Any = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner.pop(keys[-1], None)
+
+
+_EXPECTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "greater_than_equal": "at least 1",
+}
+
+
+def _wording(keys: Keys, error: Any) -> str:
+    """Say one error of pydantic in the words of the YAML file."""
+    kind, found, last = error["type"], error["input"], str(keys[-1])
+    if kind == "extra_forbidden":
+        model = GraphModel if len(keys) == 1 else NodeModel if keys[0] == "nodes" else EdgeModel
+        return f"there is no such key; {choices(last, model.model_fields, 'valid')}"
+    if kind == "missing":
+        return "needs `nodes:`" if last == "nodes" else "needs a `type:`, like nodes.smooth:Smooth"
+    if kind in ("string_pattern_mismatch", "string_too_long"):
+        name = f"is {show(found)}, which " if keys in (("name",), ("attach",)) else ""
+        return f"{name}is no name; valid: letters, digits, _ and -, no digit first, at most {NAME_LENGTH} characters"
+    if kind == "literal_error":
+        words = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"is {show(found)}; {choices(str(found), words, 'valid')}"
+    return f"is {show(found)}, expected {_EXPECTED.get(kind, error['msg'])}"

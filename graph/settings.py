@@ -1,0 +1,120 @@
+"""The settings of a node class: types, ranges, and whether a value fits."""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from graph.errors import ConfigError
+from graph.node import Node
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a node class."""
+
+    name: str
+    type: Any  # the annotation
+    default: Any  # dataclasses.MISSING if it must be given
+    minimum: float | None = None
+    maximum: float | None = None
+    changeable: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is dataclasses.MISSING
+
+    def check(self, value: Any) -> Any:
+        """Return `value`, as YAML gives it, as the setting's type.
+
+        Raises ConfigError saying what was found and what would be valid. No text is taken for a number.
+        """
+        try:
+            fitting = self._adapter().validate_json(json.dumps(value), strict=True)
+        except ValidationError as exc:
+            raise ConfigError(f"is {show(value)}, expected {self.expected()}{_near(value, self.type)}") from exc
+        if isinstance(fitting, int | float) and not isinstance(fitting, bool) and not self._within(fitting):
+            raise ConfigError(f"is {show(value)}, expected {self.expected()}")
+        return fitting
+
+    def expected(self) -> str:
+        """Return the type and the range in words."""
+        return " ".join(part for part in (type_name(self.type), self.range()) if part)
+
+    def range(self) -> str:
+        """Return the range in words; nothing if there is none."""
+        if self.minimum is not None and self.maximum is not None:
+            return f"from {self.minimum} to {self.maximum}"
+        if self.minimum is not None:
+            return f"of at least {self.minimum}"
+        return f"of at most {self.maximum}" if self.maximum is not None else ""
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the setting."""
+        schema = self._adapter().json_schema()
+        bounds = {"minimum": self.minimum, "maximum": self.maximum}
+        schema |= {key: bound for key, bound in bounds.items() if bound is not None}
+        return schema if self.required else schema | {"default": json.loads(json.dumps(self.default, default=str))}
+
+    def _within(self, value: float) -> bool:
+        above = self.minimum is None or value >= self.minimum
+        return above and (self.maximum is None or value <= self.maximum)
+
+    def _adapter(self) -> TypeAdapter[Any]:
+        try:
+            return TypeAdapter(self.type)
+        except PydanticSchemaGenerationError as exc:
+            raise ConfigError(f"has the type {type_name(self.type)}, which a YAML file cannot hold") from exc
+
+
+def settings_of(node: type[Node]) -> dict[str, Setting]:
+    """Return the settings of a node class by name, in the order of its source."""
+    hints = typing.get_type_hints(node)
+    return {
+        field.name: Setting(field.name, hints[field.name], _default(field), **field.metadata)
+        for field in dataclasses.fields(node)  # type: ignore[arg-type]  # Node's subclasses are made dataclasses
+        if field.init
+    }
+
+
+def type_name(annotation: Any) -> str:
+    """Return a type as a user of the YAML file would read it: `int`, `text`, `'a' or 'b'`."""
+    if typing.get_origin(annotation) is Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " or ".join(type_name(part) for part in typing.get_args(annotation))
+    if annotation is bool:
+        return "true or false"
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
+
+
+def show(value: Any) -> str:
+    """Return a value of a YAML file as an error names it: short, with its type where that is not plain to see."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _near(value: Any, annotation: Any) -> str:
+    choices = [choice for choice in typing.get_args(annotation) if isinstance(choice, str)]
+    near = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
+    return f"; did you mean {near[0]!r}?" if near else ""
