@@ -21,12 +21,13 @@ POINTS = ("left eye", "right eye", "nose tip", "left mouth corner", "right mouth
 CHANNELS = 1 + 4 + 2 * len(POINTS)
 
 
-def letterbox(image: Image, size: tuple[int, int], multiple: int = STRIDES[-1]) -> tuple[Image, float, float]:
+def letterbox(image: Image, size: tuple[int, int], multiple: int = STRIDES[-1]) -> tuple[Image, Floats, Floats]:
     """Fit a picture (H, W, 3) into `size` (width, height) with its proportions kept.
 
-    Returns the input picture, scale and offset: a point p of the frame lies at p * scale + offset in the input, the
-    same for x and y. The picture fills the top left; its right and bottom are padded with `BORDER` to sides that are
-    multiples of `multiple`, so a picture of another shape than `size` costs no empty rows or columns.
+    Returns the input picture, scale (2,) and offset (2,): a point p of the frame lies at p * scale + offset in the
+    input; `to_frame` goes back. The scales of x and y differ only by the rounding of the picture's sides. The
+    picture fills the top left; its right and bottom are padded with `BORDER` to sides that are multiples of `multiple`,
+    so a picture of another shape than `size` costs no empty rows or columns.
     Raises ValueError for a picture without pixels.
     """
     height, width = image.shape[:2]
@@ -38,7 +39,15 @@ def letterbox(image: Image, size: tuple[int, int], multiple: int = STRIDES[-1]) 
     # Plain linear resizing reads 2 x 2 pixels whatever the scale, and drops small faces between them.
     shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     out[:h, :w] = cv2.resize(image, (w, h), interpolation=shrink)
-    return out, scale, (scale - 1) / 2
+    scales: Floats = np.array((w / width, h / height), np.float32)
+    offsets: Floats = (scales - 1) / np.float32(2)
+    return out, scales, offsets
+
+
+def to_frame(points: Floats, scale: Floats, offset: Floats) -> Floats:
+    """Map boxes (F, 4) or points (F, N, 2) of the letterboxed input to pixels of the frame."""
+    mapped: Floats = ((points.reshape(-1, 2) - offset) / scale).reshape(points.shape)
+    return mapped
 
 
 def decode(
@@ -75,13 +84,14 @@ def overlaps(a: Floats, b: Floats) -> Floats:
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     inside = np.maximum(high - low, 0).prod(-1)
     both = areas(a)[:, None] + areas(b)[None] - inside
-    return np.divide(inside, both, out=np.zeros_like(inside), where=both > 0)
+    overlap: Floats = np.divide(inside, both, out=np.zeros_like(inside), where=both > 0)
+    return overlap
 
 
 def areas(boxes: Floats) -> Floats:
     """Return (F,) areas of boxes (F, 4); 0 where a box is inside out."""
-    sides: Floats = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    return sides.prod(-1)
+    area: Floats = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(-1)
+    return area
 
 
 def nms(boxes: Floats, scores: Floats, iou: float = 0.4) -> NDArray[np.intp]:

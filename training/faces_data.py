@@ -120,6 +120,11 @@ class Ovals:
     halves: Floats
     angles: Floats
 
+    def only(self, face: int) -> "Ovals":
+        """Return one of them."""
+        one = slice(face, face + 1)
+        return Ovals(self.centres[one], self.halves[one], self.angles[one])
+
     def boxes(self, turn: float = 0.0) -> Floats:
         """Return (F, 4) the boxes about the ovals after a further turn about their centres.
 
@@ -166,5 +171,6 @@ class Cutouts:
     @cached_property
     def chances(self) -> NDArray[np.float64]:
         """Chance of each face to be drawn: one labelled by hand counts as three made by machine, an infant as six."""
-        weights = np.array([{"YTF": 1.0, "AAF": 1.0, "InfAnFace": 6.0}.get(s, 3.0) for s in self.crops.sources.tolist()])
+        weight = {"YTF": 1.0, "AAF": 1.0, "InfAnFace": 6.0}
+        weights = np.array([weight.get(source, 3.0) for source in self.crops.sources.tolist()])
         return weights / weights.sum()

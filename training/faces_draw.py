@@ -70,7 +70,8 @@ def window(rng: np.random.Generator, picture: Picture, width: int, height: int, 
     w, h = max(4, round(width / scale * stretch)), max(4, round(height / scale / stretch))
     x, y = _keep_inside(middle, (w, h), image.shape)
     area = scale < 1 and rng.random() < 0.7
-    out = cv2.resize(cut(image, x, y, w, h), (width, height), interpolation=cv2.INTER_AREA if area else cv2.INTER_LINEAR)
+    way = cv2.INTER_AREA if area else cv2.INTER_LINEAR
+    out = cv2.resize(cut(image, x, y, w, h), (width, height), interpolation=way)
     factor = np.array([width / w, height / h] * 2, np.float32)
     boxes = (picture.boxes - np.array([x, y] * 2, np.float32) + 0.5) * factor - 0.5
     kinds = np.where(picture.ignored, IGNORED, FACE)
@@ -115,7 +116,7 @@ def put_face(rng: np.random.Generator, scene: Scene, cutouts: Cutouts) -> Scene:
     """Put one face with known points into the scene, turned and at any size, where it hides no other face."""
     size = scene.image.shape[0]
     face = int(rng.choice(len(cutouts.chances), p=cutouts.chances))
-    oval = Ovals(*(values[face : face + 1] for values in (cutouts.ovals.centres, cutouts.ovals.halves, cutouts.ovals.angles)))
+    oval = cutouts.ovals.only(face)
     scale = np.exp(rng.uniform(np.log(8), np.log(0.6 * size))) / (2 * oval.halves[0, 1])
     angle = _draw_roll(rng)
     reach = oval.halves[0].max() * scale * 1.4
@@ -129,10 +130,12 @@ def put_face(rng: np.random.Generator, scene: Scene, cutouts: Cutouts) -> Scene:
         return scene
     image, matrix = _paste(rng, scene.image, cutouts.crops.images[face], oval, scale, angle, middle)
     half = (oval.boxes(angle)[0, 2:] - oval.centres[0]) * scale
+    box = np.concatenate((middle - half, middle + half)).astype(np.float32)
+    points = (cutouts.points[face] @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
     return Scene(
         image,
-        np.concatenate((scene.boxes, np.concatenate((middle - half, middle + half))[None].astype(np.float32))),
-        np.concatenate((scene.points, (cutouts.points[face] @ matrix[:, :2].T + matrix[:, 2])[None].astype(np.float32))),
+        np.concatenate((scene.boxes, box[None])),
+        np.concatenate((scene.points, points[None])),
         np.append(scene.kinds, FACE),
     )
 

@@ -29,7 +29,8 @@ def detection_loss(
     for image in range(len(outputs_BAC)):
         face = batch["kinds"][image] == FACE
         faces_G4, ignored_I4 = batch["boxes"][image][face], batch["boxes"][image][batch["kinds"][image] == IGNORED]
-        owner_A, overlap_A = assign(faces_G4, boxes_BA4[image].detach(), outputs_BAC[image, :, 0].detach(), centres_A2, strides_A)
+        guess_A4, logits_A = boxes_BA4[image].detach(), outputs_BAC[image, :, 0].detach()
+        owner_A, overlap_A = assign(faces_G4, guess_A4, logits_A, centres_A2, strides_A)
         positive_A = owner_A >= 0
         inside_A = in_boxes(centres_A2, ignored_I4, strides_A / 4).any(0)
         targets.append(torch.where(positive_A, overlap_A.sqrt(), 0.0))
@@ -46,11 +47,9 @@ def detection_loss(
 
     true_N4 = torch.cat([boxes for _, boxes, _ in chosen])
     box = (1 - generalised_overlap(boxes_BA4[positive_BA], true_N4)) * target_BA[positive_BA]
-    return {
-        "score": score,
-        "box": box.sum() / total,
-        "points": points_loss(outputs_BAC[positive_BA][:, 5:], boxes_BA4[positive_BA], torch.cat([p for _, _, p in chosen])),
-    }
+    true_NP2 = torch.cat([points for _, _, points in chosen])
+    points = points_loss(outputs_BAC[positive_BA][:, 5:], boxes_BA4[positive_BA], true_NP2)
+    return {"score": score, "box": box.sum() / total, "points": points}
 
 
 def points_loss(offsets_NC: Tensor, boxes_N4: Tensor, true_NP2: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Average precision of face detection, as WIDER FACE measures it, by size of face.
 
-Source: Yang et al. 2016, "WIDER FACE: A Face Detection Benchmark", and its evaluation protocol: a detection belongs to the
-truth it overlaps most; overlaps of at least 0.5 count; one with an ignored face counts neither way, a second
-one with the same face is a false alarm; 1,000 thresholds over the scores scaled to [0, 1]; area under precision made
+Source: Yang et al. 2016, "WIDER FACE: A Face Detection Benchmark", and its evaluation protocol: a detection belongs
+to the truth it overlaps most; overlaps of at least 0.5 count; one with an ignored face counts neither way, a second one
+with the same face is a false alarm; 1,000 thresholds over the scores scaled to [0, 1]; area under precision made
 monotone.
 """
 

@@ -47,6 +47,7 @@ class FaceNet(nn.Module):
                 head[-1].bias[3:5] = math.log(2.5)  # a face of 2.5 strides, the middle of what a stride serves
 
     def forward(self, image_B3HW: Tensor) -> list[Tensor]:
+        """Return the maps of images (B, 3, H, W), finest first."""
         at8 = self.stride8(self.stem(image_B3HW))
         at16 = self.stride16(at8)
         at32 = self.side32(self.stride32(at16))

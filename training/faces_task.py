@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from nodes import _boxes
@@ -31,13 +32,13 @@ class FaceSettings(Strict):
     """Folder that holds the data sets; `wider` and `points` are relative to it."""
     wider: str = "WIDER"
     """WIDER FACE: its folders WIDER_train and wider_face_split."""
-    points: dict[str, str] = {}
+    points: dict[str, str] = Field(default_factory=dict)
     """Sets of pictures with 68 points, put into the scenes: name to folder."""
     backgrounds: str = ""
     """Folder of pictures without faces; empty: none."""
     background_share: float = 0.05
     """Share of the scenes that are backgrounds."""
-    not_backgrounds: list[str] = []
+    not_backgrounds: list[str] = Field(default_factory=list)
     """Names of pictures in `backgrounds` that show faces after all."""
     hold_out: float = 0.1
     """Share of the WIDER pictures kept for validation."""
@@ -63,7 +64,8 @@ class FaceTask:
     def __init__(self, settings: FaceSettings) -> None:
         self.settings = settings
         root = settings.data / settings.wider
-        pictures, faults = read_wider(root / "wider_face_split/wider_face_train_bbx_gt.txt", root / "WIDER_train/images")
+        labels = root / "wider_face_split/wider_face_train_bbx_gt.txt"
+        pictures, faults = read_wider(labels, root / "WIDER_train/images")
         self.training, self.held_out = split(pictures, settings.hold_out, settings.hold_out_by)
         self.backgrounds: list[Picture] = []
         if settings.backgrounds:
@@ -139,5 +141,5 @@ def detect(network: nn.Module, picture: Picture, size: tuple[int, int], threshol
     maps = [level[0].float().cpu().numpy() for level in network(image)]
     boxes, scores, _ = _boxes.decode(maps, threshold=threshold)
     kept = _boxes.nms(boxes, scores)
-    truth = picture.boxes * np.float32(scale) + np.float32(offset)
+    truth = picture.boxes * np.tile(scale, 2) + np.tile(offset, 2)
     return Detected(boxes[kept], scores[kept], truth, truth[:, 3] - truth[:, 1], picture.ignored)

@@ -1,0 +1,134 @@
+import math
+
+import numpy as np
+import pytest
+
+from nodes._boxes import CHANNELS, STRIDES, decode, letterbox, nms, overlaps, to_frame
+from nodes._geometry import BORDER
+
+
+def plain_decode(outputs, strides, threshold):
+    """The same as `decode`, one cell after the other."""
+    faces = []
+    for maps, stride in zip(outputs, strides, strict=True):
+        for row in range(maps.shape[1]):
+            for column in range(maps.shape[2]):
+                v = [float(x) for x in maps[:, row, column]]
+                score = 1 / (1 + math.exp(-v[0]))
+                if score < threshold:
+                    continue
+                x = (column + 0.5) * stride - 0.5 + v[1] * stride
+                y = (row + 0.5) * stride - 0.5 + v[2] * stride
+                w, h = math.exp(v[3]) * stride, math.exp(v[4]) * stride
+                points = [(x + v[i] * w, y + v[i + 1] * h) for i in range(5, CHANNELS, 2)]
+                faces.append((score, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), points))
+    return sorted(faces, key=lambda face: -face[0])
+
+
+def plain_overlap(a, b):
+    w = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    h = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    both = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - w * h
+    return w * h / both if both > 0 else 0.0
+
+
+def plain_nms(boxes, scores, iou):
+    kept = []
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
+        if all(plain_overlap(boxes[i], boxes[j]) <= iou for j in kept):
+            kept.append(i)
+    return kept
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def maps_of(rng, width=96, height=64):
+    return [rng.normal(0, 1, (CHANNELS, height // s, width // s)).astype(np.float32) for s in STRIDES]
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9, 0.999])
+def test_decode_agrees_with_the_plain_one(rng, threshold):
+    outputs = maps_of(rng)
+    boxes, scores, points = decode(outputs, STRIDES, threshold)
+    plain = plain_decode(outputs, STRIDES, threshold)
+    assert len(scores) == len(plain)
+    assert boxes.shape == (len(plain), 4) and points.shape == (len(plain), 5, 2)
+    np.testing.assert_allclose(scores, [face[0] for face in plain], rtol=1e-5)
+    np.testing.assert_allclose(boxes, np.reshape([face[1] for face in plain], (-1, 4)), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(points, np.reshape([face[2] for face in plain], (-1, 5, 2)), rtol=1e-4, atol=1e-3)
+
+
+def test_decode_takes_the_leading_batch_axis_and_all_or_nothing_thresholds(rng):
+    outputs = maps_of(rng)
+    cells = sum(maps[0].size for maps in outputs)
+    with_axis = decode([maps[None] for maps in outputs], STRIDES, 0.5)
+    for a, b in zip(with_axis, decode(outputs, STRIDES, 0.5), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(decode(outputs, STRIDES, 0.0)[0]) == cells
+    boxes, scores, points = decode(outputs, STRIDES, 1.0)
+    assert boxes.shape == (0, 4) and scores.shape == (0,) and points.shape == (0, 5, 2)
+
+
+def test_decode_stays_finite_for_wild_maps(rng):
+    outputs = [maps * 200 for maps in maps_of(rng)]
+    with np.errstate(over="ignore"):
+        boxes, scores, points = decode(outputs, STRIDES, 0.5)
+    assert np.isfinite(boxes).all() and np.isfinite(scores).all() and np.isfinite(points).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 60])
+@pytest.mark.parametrize("iou", [0.0, 0.3, 0.7])
+def test_nms_agrees_with_the_plain_one(rng, count, iou):
+    corner = rng.uniform(0, 60, (count, 2))
+    boxes = np.concatenate((corner, corner + rng.uniform(5, 40, (count, 2))), 1).astype(np.float32)
+    scores = rng.uniform(0, 1, count).astype(np.float32)
+    assert nms(boxes, scores, iou).tolist() == plain_nms(boxes.tolist(), scores.tolist(), iou)
+
+
+def test_overlaps_agree_with_the_plain_ones_and_boxes_without_area_have_none(rng):
+    corner = rng.uniform(0, 30, (12, 2))
+    boxes = np.concatenate((corner, corner + rng.uniform(-2, 20, (12, 2)).clip(0)), 1).astype(np.float32)
+    expected = [[plain_overlap(a, b) for b in boxes.tolist()] for a in boxes.tolist()]
+    np.testing.assert_allclose(overlaps(boxes, boxes), expected, atol=1e-5)
+    nothing = np.zeros((1, 4), np.float32)
+    assert overlaps(nothing, nothing)[0, 0] == 0
+
+
+@pytest.mark.parametrize(("shape", "fitted"), [
+    ((480, 640), (256, 320)),
+    ((720, 1280), (192, 320)),
+    ((1280, 720), (256, 160)),
+    ((10, 10), (256, 256)),
+    ((1, 2000), (32, 320)),
+])
+def test_letterbox_keeps_proportions_and_pads_to_multiples_of_32(shape, fitted):
+    image = np.full((*shape, 3), 200, np.uint8)
+    out, scale, offset = letterbox(image, (320, 240))
+    assert out.shape == (*fitted, 3)
+    width, height = np.rint(np.array(shape[::-1]) * scale).astype(int)
+    assert width == 320 or height == 240
+    assert (out[:height, :width] == 200).all()
+    assert (out[height:] == BORDER).all() and (out[:, width:] == BORDER).all()
+    corners = np.array([[[-0.5, -0.5], [width - 0.5, height - 0.5]]], np.float32)
+    expected = [[[-0.5, -0.5], [shape[1] - 0.5, shape[0] - 0.5]]]
+    np.testing.assert_allclose(to_frame(corners, scale, offset), expected, rtol=1e-4)
+    np.testing.assert_allclose(to_frame(corners.reshape(1, 4), scale, offset), np.reshape(expected, (1, 4)), rtol=1e-4)
+
+
+def test_letterbox_maps_points_as_it_says():
+    image = np.zeros((400, 600, 3), np.uint8)
+    image[196:205, 446:455] = 255  # a square about (450, 200)
+    out, scale, offset = letterbox(image, (320, 240))
+    out = out[: round(400 * scale[1]), : round(600 * scale[0])]
+    rows, columns = np.nonzero(out[..., 0] > 0)
+    weights = out[rows, columns, 0].astype(float)
+    found = np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
+    np.testing.assert_allclose(found, np.array([450, 200]) * scale + offset, atol=0.05)
+
+
+def test_letterbox_refuses_a_picture_without_pixels():
+    with pytest.raises(ValueError, match=r"found shape \(0, 20, 3\)"):
+        letterbox(np.zeros((0, 20, 3), np.uint8), (320, 240))
