@@ -99,16 +99,16 @@ def look(rng: np.random.Generator, image: Image, matrix: Points, size: int) -> I
 
 def degrade(rng: np.random.Generator, image: Image, other: Image) -> Image:
     """Apply light, occlusion, blur, low resolution, noise and compression, each at times; `other` fills occlusions."""
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
         image = occlude(rng, image, other)
     image = relight(rng, image)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         image = blur(rng, image)
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         side = int(image.shape[0] * np.exp(rng.uniform(np.log(0.2), 0)))
         small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
         image = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    if rng.random() < 0.3:
+    if rng.random() < 0.25:
         image = noise(rng, image)
     if rng.random() < 0.2:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 80))]

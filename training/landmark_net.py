@@ -20,18 +20,23 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gro
 
 
 class Separable(nn.Module):
-    """Depthwise then pointwise convolution, each with batch norm and ReLU; optionally a shortcut around both."""
+    """Depthwise then pointwise convolution, each with batch norm and ReLU; optionally a shortcut around both.
+
+    The shortcut joins before the last ReLU: there onnxruntime adds it inside the convolution, which costs nothing,
+    while a sum after the ReLU is a pass of its own (10 % of the whole trunk, measured).
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, kernel: int = 3, shortcut: bool = True) -> None:
         super().__init__()
         self.depthwise = convolution(inputs, inputs, kernel, stride, groups=inputs)
-        self.pointwise = convolution(inputs, outputs, kernel=1)
+        self.pointwise = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.relu = nn.ReLU(inplace=True)
         self.shortcut = shortcut and stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
         out = self.pointwise(self.depthwise(x))
-        return x + out if self.shortcut else out
+        return self.relu(x + out if self.shortcut else out)
 
 
 class VoteNet(nn.Module):
@@ -40,12 +45,15 @@ class VoteNet(nn.Module):
     A point is the mean of the votes (cell centre + offset) under the softmax of its scores, so the decode is
     differentiable and needs no top-k; the spread of the votes is the point's uncertainty. Eye and mouth states
     are read from features pooled under the same probabilities, presence from the whole map.
+    24.0 M MAC at 160 px.
     """
 
-    def __init__(self, size: int = 160, widths: tuple[int, int, int, int] = (16, 32, 64, 128)) -> None:
+    STRIDE = 16
+
+    def __init__(self, size: int = 160, widths: tuple[int, int, int, int] = (16, 32, 64, 144)) -> None:
         super().__init__()
         stem, low, middle, high = widths
-        self.stride = 16
+        self.middle = (size - 1) / 2
         self.trunk = nn.Sequential(
             convolution(3, stem, stride=2),
             Separable(stem, low, stride=2),
@@ -53,13 +61,16 @@ class VoteNet(nn.Module):
             Separable(low, middle, stride=2),
             *(Separable(middle, middle) for _ in range(3)),
             Separable(middle, high, stride=2),
-            *(Separable(high, high) for _ in range(4)),
+            *(Separable(high, high) for _ in range(3)),
         )
-        self.head = nn.Conv2d(high, POINTS * 3, 1)
+        self.head = nn.Conv2d(high, 3 * POINTS, 1)
         self.state_features = convolution(high, 32, kernel=1)
         self.states = nn.ModuleList([nn.Linear(32, 1), nn.Linear(32, 1), nn.Linear(32, 2)])
-        self.presence = nn.Sequential(Separable(high, high, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(high, 1))
-        self.register_buffer("centres_K2", cell_centres(size // self.stride, self.stride), persistent=False)
+        self.presence = nn.Sequential(
+            Separable(high, high, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(high, 1)
+        )
+        centres_K2 = cell_centres(size // self.STRIDE, self.STRIDE) - self.middle
+        self.register_buffer("centres_21K", centres_K2.T[:, None].contiguous(), persistent=False)
         pools = torch.zeros(3, POINTS)
         for row, points in zip(pools, (EYE_LEFT, EYE_RIGHT, MOUTH), strict=True):
             row[list(points)] = 1 / len(points)
@@ -68,22 +79,20 @@ class VoteNet(nn.Module):
     def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
         """Return landmarks (B, N, 2) and spread (B, N) in crop pixels, states (B, 4) and presence (B,) as logits, scores."""
         features_BCHW = self.trunk(image_B3HW)
-        head_BPK = self.head(features_BCHW).flatten(2)
-        scores_BNK, x_BNK, y_BNK = head_BPK.split(POINTS, dim=1)
-        p_BNK = scores_BNK.softmax(-1)
-        x_BNK = x_BNK * self.stride + self.centres_K2[:, 0]
-        y_BNK = y_BNK * self.stride + self.centres_K2[:, 1]
-        x_BN1 = (p_BNK * x_BNK).sum(-1, keepdim=True)
-        y_BN1 = (p_BNK * y_BNK).sum(-1, keepdim=True)
-        variance_BN = (p_BNK * ((x_BNK - x_BN1) ** 2 + (y_BNK - y_BN1) ** 2)).sum(-1)
-        pooled_B3C = (self.pools_3N @ p_BNK) @ self.state_features(features_BCHW).flatten(2).transpose(1, 2)
+        head_B3NK = self.head(features_BCHW).reshape(-1, 3, POINTS, self.centres_21K.shape[-1])
+        p_B1NK = head_B3NK[:, :1].softmax(-1)
+        votes_B2NK = head_B3NK[:, 1:] * self.STRIDE + self.centres_21K  # from the middle of the crop
+        weighted_B2NK = p_B1NK * votes_B2NK
+        points_B2N = weighted_B2NK.sum(-1)
+        variance_BN = (weighted_B2NK * votes_B2NK).sum((1, 3)) - points_B2N.square().sum(1)
+        pooled_B3C = (self.pools_3N @ p_B1NK[:, 0]) @ self.state_features(features_BCHW).flatten(2).transpose(1, 2)
         states = [linear(pooled_B3C[:, i]) for i, linear in enumerate(self.states)]
         return {
-            "landmarks": torch.cat((x_BN1, y_BN1), -1),
-            "spread": (variance_BN + 1e-6).sqrt(),
+            "landmarks": points_B2N.transpose(1, 2) + self.middle,
+            "spread": (variance_BN.clamp(min=0) + 1e-2).sqrt(),
             "states": torch.cat(states, 1),
             "presence": self.presence(features_BCHW)[:, 0],
-            "scores": scores_BNK,
+            "scores": head_B3NK[:, 0],
         }
 
 

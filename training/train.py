@@ -79,7 +79,7 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
             optimiser.step()
             step += 1
             average(ema, network, min(settings.ema, (1 + step) / (10 + step)))
-            for name, value in {"loss": loss, **parts, "gradient": norm}.items():
+            for name, value in {"loss": loss.detach(), **parts, "gradient": norm}.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
 
             validating = step % settings.validate_every == 0 or step == settings.steps
