@@ -31,6 +31,10 @@ class Join:
         self._newest = newest
         self.let_go: dict[str, int] = dict.fromkeys(kinds, 0)
 
+    def waits_for(self, name: str) -> bool:
+        """Say whether input `name` is matched by seq (and not held)."""
+        return name in self._waiting
+
     def push(self, name: str, arrived: Arrived) -> list[str]:
         """Take a message that came on input `name`; return the inputs that thereby finished with one (repeated)."""
         if name in self._held:

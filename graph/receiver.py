@@ -42,6 +42,7 @@ class Receiver:
         self.welcomed = False
         self.ended = False
         self.malformed = 0
+        self._expired = False
         self._owed = 0
         self._window = queue
         self._source = f"{endpoint} {port}"
@@ -52,6 +53,7 @@ class Receiver:
         self.socket.set(zmq.RECONNECT_IVL, 20)
         self.socket.set(zmq.MAXMSGSIZE, wire.MAX_BUFFER)
         self.socket.connect(endpoint)
+        self.fd: int = self.socket.get(zmq.FD)
         self._say(
             k="hello",
             port=port,
@@ -72,15 +74,20 @@ class Receiver:
             try:
                 parts = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
+                self.ended = self._expired
                 return None
             try:
                 message = self._take(parts)
-            except WireError as exc:
+            except (WireError, OSError) as exc:
                 self._break_off(exc)
                 return None
             if message is not None:
                 return Arrived(message, time.monotonic_ns())
         return None
+
+    def expire(self) -> None:
+        """End after what has arrived: the sender is known to be dead, or is not wanted any more."""
+        self._expired = True
 
     def consumed(self) -> None:
         """Count one message as done with; its credit goes back with the next `flush`."""
@@ -96,6 +103,10 @@ class Receiver:
             self._say(k="credit", n=self._owed, release=released[:count])
             self._owed = 0
             del released[:count]
+
+    def readable(self) -> bool:
+        """Say whether `receive` has something to look at. Check before waiting on `fd`, which only tells of news."""
+        return bool(int(self.socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def lost(self) -> bool:
         """Say whether the sender's process has died without saying `end` (known only where memory is shared)."""
@@ -139,9 +150,11 @@ class Receiver:
             self._map = SlotMap(packet["shm"])
         self.welcomed = True
 
-    def _break_off(self, exc: WireError) -> None:
-        self.malformed += 1
+    def _break_off(self, exc: Exception) -> None:
         self.ended = True
+        if self._expired and isinstance(exc, OSError):
+            return  # memory of a dead sender that was never mapped here
+        self.malformed += 1
         logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
 
 

@@ -164,6 +164,10 @@ class Sender:
         """Say whether every consumer has taken leave."""
         return not self._links
 
+    def has_consumers_of_this_graph(self) -> bool:
+        """Say whether an edge of the graph itself is still open (others bear their graph's name and a slash)."""
+        return any("/" not in link.name for link in list(self._links.values()))
+
     def wait(self, timeout_ms: int) -> None:
         """Wait for something from the consumers, and see to it."""
         with self.lock:
@@ -203,12 +207,15 @@ class Sender:
 
     def depths(self) -> dict[str, int]:
         """Return how many messages wait for each consumer, by edge."""
-        return {f"{link.port} -> {link.name}": len(link.queue) for link in list(self._links.values())}
+        return {self._edge(link): len(link.queue) for link in list(self._links.values())}
 
     def close(self) -> None:
         """Close the socket; what was sent still goes out for a second."""
         with self.lock:
             self._router.close()
+
+    def _edge(self, link: Link) -> str:
+        return f"{self._node}.{link.port} -> {link.name}"
 
     def _forget(self, node: str) -> None:
         for link in [link for link in self._links.values() if link.name.split(".")[0] == node]:
@@ -216,7 +223,7 @@ class Sender:
 
     def _offer(self, link: Link, packet: Packet) -> None:
         if link.credits <= 0 and len(link.queue) >= link.capacity and not self._make_room(link):
-            self._on_drop(f"{link.port} -> {link.name}", 1)
+            self._on_drop(self._edge(link), 1)
             return
         if link.identity not in self._links:
             return  # it left while we waited
@@ -241,7 +248,7 @@ class Sender:
             return True
         while len(link.queue) >= link.capacity:
             self._discard(link, link.queue.popleft())
-            self._on_drop(f"{link.port} -> {link.name}", 1)
+            self._on_drop(self._edge(link), 1)
         return True
 
     def _flush(self, link: Link) -> None:

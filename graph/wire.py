@@ -76,9 +76,7 @@ def encode(message: Message, arrays: dict[str, NDArray[Any]], places: Sequence[P
     )
 
 
-def decode(
-    packet: dict[str, Any], type_: type[Message], fetch: Callable[[int, Place], NDArray[np.uint8]]
-) -> Message:
+def decode(packet: dict[str, Any], type_: type[Message], fetch: Callable[[int, Place], NDArray[np.uint8]]) -> Message:
     """Return the message in a data packet as `type_`, or as Mark.
 
     `fetch(index, place)` gives the bytes of an array as a flat uint8 array: the index-th buffer of the packet,

@@ -1,0 +1,163 @@
+"""Read from a running graph out of any Python process.
+
+with graph.attach("webcam") as g:
+    for faces in g.subscribe("smooth.faces"):
+        print(faces.seq, faces.landmarks)
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from graph import rundir, wire
+from graph.errors import ConfigError, GraphError
+from graph.join import Arrived, Join
+from graph.messages import Mark, Message
+from graph.receiver import Receiver
+from graph.rundir import RunDir
+from graph.spec import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 5.0  # how long a supervisor may take to answer
+
+
+def attach(name: str) -> "RunningGraph":
+    """Return a handle on the graph `name` that this user runs on this host.
+
+    Raises ConfigError if there is none, naming those that run.
+    """
+    there = rundir.running()
+    if name not in there:
+        hint = did_you_mean(name, there) or f"running now: {', '.join(there) or 'none'}"
+        raise ConfigError(f"no graph named {name!r} is running; {hint}")
+    return RunningGraph(name)
+
+
+class RunningGraph:
+    """A graph that runs in other processes. It does not notice us: our queues are our own, and may drop."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._place = RunDir.of(name)
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._receivers: list[Receiver] = []
+        try:
+            self.description = self._ask("describe")
+        except GraphError:
+            self.close()
+            raise
+
+    @property
+    def ports(self) -> dict[str, str]:
+        """All outputs as "node.port", with the wire name of their message type."""
+        nodes = self.description["nodes"]
+        return {f"{node}.{port}": type_ for node in nodes for port, type_ in nodes[node]["outputs"].items()}
+
+    def subscribe(
+        self, *ports: str, policy: str = "latest", queue: int = 1, shm: bool = True, type_: type[Message] | None = None
+    ) -> Iterator[Any]:
+        """Give the messages of a port as they come, until the stream ends.
+
+        With several ports, tuples of messages of the same frame. `policy` and `queue` say what happens while you
+        are slow: with "latest" you miss frames, with "block" the graph waits for you. Several ports get a queue
+        of at least 16, so that fast ports can wait for slow ones. `shm=False` has all bytes sent. `type_` is
+        needed for message types that this process has not imported.
+        Raises ConfigError for a port that does not exist, GraphError if the graph dies.
+        """
+        if not ports:
+            raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
+        for port in ports:
+            if port not in self.ports:
+                raise ConfigError(f"{self.name} has no output {port!r}; outputs: {', '.join(self.ports)}")
+        if len(ports) > 1:
+            policy, queue = ("drop_oldest" if policy == "latest" else policy), max(queue, 16)
+        return self._stream({port: self._receiver(port, policy, queue, shm, type_) for port in ports})
+
+    def _receiver(self, port: str, policy: str, queue: int, shm: bool, type_: type[Message] | None) -> Receiver:
+        node, output = port.split(".")
+        name = f"attached/{time.monotonic_ns()}.{port}"
+        endpoint = self._place.data(node)
+        receiver = Receiver(self._context, endpoint, output, type_, name=name, policy=policy, queue=queue, shm=shm)
+        self._receivers.append(receiver)
+        return receiver
+
+    def _stream(self, receivers: dict[str, Receiver]) -> Iterator[Any]:
+        join = Join(dict.fromkeys(receivers, "seq"), newest=len(receivers) > 1)
+        try:
+            while not join.finished:
+                self._receive(receivers, join)
+                taken = join.pop()
+                if taken is None:
+                    self._wait(receivers)
+                    continue
+                yield from _messages(taken)
+                del taken
+                _consumed(receivers, list(receivers))
+        finally:
+            for receiver in receivers.values():
+                receiver.close()
+                self._receivers.remove(receiver)
+
+    def _receive(self, receivers: dict[str, Receiver], join: Join) -> None:
+        for name, receiver in receivers.items():
+            while arrived := receiver.receive():
+                _consumed(receivers, join.push(name, arrived))
+            if receiver.ended:
+                _consumed(receivers, join.end(name))
+        _consumed(receivers, join.skip_to_newest())
+
+    def _wait(self, receivers: dict[str, Receiver]) -> None:
+        poller = zmq.Poller()
+        for receiver in receivers.values():
+            receiver.flush(idle=True)
+            if not receiver.ended:
+                poller.register(receiver.socket, zmq.POLLIN)
+        if not poller.poll(500) and (
+            any(receiver.lost() for receiver in receivers.values()) or self.name not in rundir.running()
+        ):
+            raise GraphError(f"the graph {self.name!r} has died")
+
+    def _ask(self, kind: str) -> dict[str, Any]:
+        socket = self._context.socket(zmq.DEALER)
+        try:
+            socket.set(zmq.LINGER, 0)
+            socket.connect(self._place.control)
+            socket.send(wire.pack({"v": wire.VERSION, "k": kind}))
+            if not socket.poll(int(ANSWER_S * 1000)):
+                raise GraphError(f"the graph {self.name!r} has not answered for {ANSWER_S:.0f} s")
+            return wire.unpack(socket.recv())
+        finally:
+            socket.close()
+
+    def close(self) -> None:
+        """Take leave."""
+        for receiver in self._receivers:
+            receiver.close()
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _messages(taken: dict[str, Arrived | None]) -> Iterator[Any]:
+    """Give what is in one set: a message, a tuple of messages, or nothing if one of them is a mark."""
+    messages = tuple(arrived.message for arrived in taken.values() if arrived is not None)
+    taken.clear()
+    if not any(isinstance(message, Mark) for message in messages):
+        yield messages[0] if len(messages) == 1 else messages
+
+
+def _consumed(receivers: dict[str, Receiver], names: list[str]) -> None:
+    for name in names:
+        receivers[name].consumed()
+        receivers[name].flush(idle=False)

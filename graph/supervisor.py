@@ -1,0 +1,365 @@
+"""Starts the nodes of a graph, watches them, and brings them to an end together."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from graph import rundir, wire
+from graph.errors import ConfigError, WireError
+from graph.profile import Profile, format_report
+from graph.receiver import type_names
+from graph.rundir import RunDir
+from graph.spec import GraphSpec, NodeSpec, load_class
+from graph.worker import Job
+
+logger = logging.getLogger("facegraph")
+
+GRACE_S = 10.0  # after Ctrl-C, or after a node failed, the others get so long to finish in order
+KILL_S = 2.0  # and so long between SIGTERM and SIGKILL
+QUIET_S = 5.0  # ten heartbeats missed: say so
+RESTARTS = 5  # within RESTART_WINDOW_S; more, and the node has failed (as Frigate's watchdog does)
+RESTART_WINDOW_S = 60.0
+BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+SEQ_GAP = 100_000
+"""A source that is started again counts on from its last known number plus this: heartbeats come twice a second,
+so fewer than that can have gone unreported, and sequence numbers never go back."""
+BOOTSTRAP = (
+    "import os, sys; sys.path[:] = os.environ['FACEGRAPH_PATH'].split(os.pathsep); "
+    "from graph.worker import main; main()"
+)
+
+OK, FAILED = 0, 1
+
+
+@dataclass
+class Child:
+    """One node's process, and what is known of it."""
+
+    spec: NodeSpec
+    process: "subprocess.Popen[bytes] | None" = None
+    pidfd: int = -1
+    state: str = "NULL"
+    heard: float = 0.0
+    last_seq: int = -1
+    epoch: int = 0
+    done: bool = False
+    failed: bool = False
+    failure_told: bool = False
+    quiet_told: bool = False
+    starts: deque[float] = field(default_factory=deque)
+    start_again_at: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Say whether the process has started and not been reaped."""
+        return self.process is not None
+
+
+def run(spec: GraphSpec, duration: float | None = None, profile: str | None = None, log_level: str = "INFO") -> int:
+    """Run a checked graph to its end in this process's foreground.
+
+    `duration` ends it after so many seconds of playing, in order. `profile` names a folder for latency.json,
+    latency.png and trace.json. Returns the exit code: 0 done, 1 a node failed. Raises ConfigError if the graph
+    cannot start here (its name is taken, or the graph that it attaches to does not run).
+    """
+    if spec.attach is not None and spec.attach not in rundir.running():
+        there = ", ".join(rundir.running()) or "none"
+        raise ConfigError(f"{spec.path}: no graph named {spec.attach!r} is running; running now: {there}")
+    return Supervisor(spec, duration, profile, log_level).run()
+
+
+class Supervisor:
+    """The parent of all nodes of one graph."""
+
+    def __init__(self, spec: GraphSpec, duration: float | None, profile: str | None, log_level: str) -> None:
+        self.spec = spec
+        self.log_level = logging.getLevelNamesMapping()[log_level.upper()]
+        self.duration = duration
+        self.profile_folder = profile
+        self.profile = Profile(spec)
+        self.children = {name: Child(node) for name, node in spec.nodes.items()}
+        self.rundir = RunDir.of(spec.name)
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.control: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
+        self.interrupts = 0
+        self.started = time.monotonic()
+        self.played: float | None = None
+        self.deadline: float | None = None
+        self.code = OK
+
+    def run(self) -> int:
+        """Run the graph; return the exit code."""
+        claim = self.rundir.claim(list(self.children))
+        before = signal.signal(signal.SIGINT, self._interrupt), signal.signal(signal.SIGTERM, self._interrupt)
+        try:
+            self.control.set(zmq.LINGER, 200)
+            self.control.bind(self.rundir.control)
+            for child in self.children.values():
+                self._spawn(child)
+            while any(child.running or child.start_again_at is not None for child in self.children.values()):
+                self._turn()
+        finally:
+            self._kill_all()
+            self.control.close()
+            self.context.term()
+            claim.close()
+            signal.signal(signal.SIGINT, before[0])
+            signal.signal(signal.SIGTERM, before[1])
+        self._report()
+        return self.code
+
+    def _turn(self) -> None:
+        """Wait a little for news, and act on it."""
+        poller = zmq.Poller()
+        poller.register(self.control, zmq.POLLIN)
+        for child in self.children.values():
+            if child.pidfd >= 0:
+                poller.register(child.pidfd, zmq.POLLIN)
+        poller.poll(100)
+        self._listen()
+        self._reap()
+        self._start_again()
+        self._advance()
+        self._watch_time()
+
+    def _spawn(self, child: Child, first_seq: int = 0) -> None:
+        job = Job(
+            graph=self.spec.name,
+            rundir=str(self.rundir.path),
+            node=child.spec,
+            edges=self.spec.edges_into(child.spec.name),
+            log_level=self.log_level,
+            trace=self.profile_folder is not None,
+            first_seq=first_seq,
+            epoch=child.epoch,
+        )
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        child.process = subprocess.Popen(
+            [sys.executable, "-c", BOOTSTRAP, f"{self.spec.name}/{child.spec.name}"],
+            stdin=subprocess.PIPE,
+            env={**os.environ, "FACEGRAPH_PATH": path},
+        )
+        if hasattr(os, "pidfd_open"):
+            child.pidfd = os.pidfd_open(child.process.pid)
+        assert child.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; _reap tells
+            child.process.stdin.write(job.to_wire())
+            child.process.stdin.flush()
+        child.state, child.heard, child.done, child.failed = "NULL", time.monotonic(), False, False
+        child.starts.append(time.monotonic())
+
+    def _listen(self) -> None:
+        while self.control.poll(0):
+            identity, *parts = self.control.recv_multipart()
+            try:
+                said = wire.unpack(parts[0] if len(parts) == 1 else b"")
+                child = self.children.get(identity.decode(errors="replace"))
+                if child is not None:
+                    self._hear(child, said)
+                elif said["k"] == "describe":
+                    self._send(identity, "graph", **self._describe())
+            except (WireError, KeyError, TypeError) as exc:
+                logger.warning("malformed control message: %s", exc)
+
+    def _hear(self, child: Child, said: dict[str, Any]) -> None:
+        child.heard = time.monotonic()
+        kind, name = said["k"], child.spec.name
+        if kind == "report":
+            self.profile.take(name, said["snapshot"])
+            child.last_seq = max(child.last_seq, said["snapshot"]["last_seq"])
+        elif kind == "log":
+            logging.getLogger(f"facegraph.{name}").log(said["level"], "%s", said["text"])
+        elif kind == "state":
+            self._enter(child, said["state"])
+        elif kind == "linked":
+            self._enter(child, "LINKED")
+        elif kind == "error":
+            child.failed = child.failure_told = True
+            logger.error("%s failed %s: %s%s", name, said["where"], said["text"], _indent(said["trace"]))
+        elif kind == "finish":
+            logger.info("%s asks the graph to finish", name)
+            self._finish()
+        elif kind == "done":
+            child.done = True
+
+    def _enter(self, child: Child, state: str) -> None:
+        child.state = state
+        logger.debug("%s is %s", child.spec.name, state)
+        if self.played is not None:  # a node that was started again joins a playing graph
+            self._tell(child, {"READY": "link", "LINKED": "play"}.get(state))
+            if state == "READY":
+                for edge in self.spec.edges_from(child.spec.name):
+                    self._tell(self.children[edge.target_node], "relink", node=child.spec.name)
+
+    def _advance(self) -> None:
+        """Let all take the next step together: READY -> linked -> PLAYING."""
+        if self.played is not None or self.code != OK:
+            return
+        states = {child.state for child in self.children.values()}
+        if states == {"READY"}:
+            for child in self.children.values():
+                child.state = "LINKING"
+                self._tell(child, "link")
+        elif states == {"LINKED"}:
+            self.played = time.monotonic()
+            for child in self.children.values():
+                self._tell(child, "play")
+            count, seconds = len(self.children), self.played - self.started
+            logger.info("%s: %d nodes playing after %.1f s", self.spec.name, count, seconds)
+
+    def _reap(self) -> None:
+        for child in self.children.values():
+            if child.process is not None and child.process.poll() is not None:
+                self._listen()  # its last words
+                code = child.process.returncode
+                self._forget_process(child)
+                self._ended(child, code)
+
+    def _forget_process(self, child: Child) -> None:
+        assert child.process is not None and child.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.process.stdin.close()
+        if child.pidfd >= 0:
+            os.close(child.pidfd)
+        child.process, child.pidfd = None, -1
+
+    def _ended(self, child: Child, code: int) -> None:
+        name = child.spec.name
+        if code == 0 and child.done:
+            child.state = "DONE"
+            if child.spec.restart == "always" and self._may_start_again(child):
+                return
+            return
+        child.state = "FAILED"
+        if not child.failure_told:
+            on = f" on frame {child.last_seq}" if child.last_seq >= 0 else ""
+            logger.error("%s %s%s", name, _death(code), on)
+        child.failure_told = False
+        for other in self.children.values():
+            self._tell(other, "gone", node=name)
+        if child.spec.restart != "never" and self._may_start_again(child):
+            return
+        self.code = FAILED
+        self._finish()
+
+    def _may_start_again(self, child: Child) -> bool:
+        """Plan another start, unless the graph is ending or there were too many."""
+        now = time.monotonic()
+        while child.starts and child.starts[0] < now - RESTART_WINDOW_S:
+            child.starts.popleft()
+        if self.deadline is not None or self.interrupts:
+            return False
+        if len(child.starts) > RESTARTS:
+            logger.error("%s: started %d times within %.0f s; giving up", child.spec.name, RESTARTS, RESTART_WINDOW_S)
+            return False
+        wait = BACK_OFF_S[min(len(child.starts) - 1, len(BACK_OFF_S) - 1)]
+        logger.warning("%s: starting again in %.1f s", child.spec.name, wait)
+        child.start_again_at = now + wait
+        return True
+
+    def _start_again(self) -> None:
+        for child in self.children.values():
+            if child.start_again_at is not None and time.monotonic() >= child.start_again_at:
+                child.start_again_at = None
+                child.epoch += 1
+                self._spawn(child, first_seq=child.last_seq + SEQ_GAP)
+
+    def _watch_time(self) -> None:
+        now = time.monotonic()
+        if self.duration is not None and self.played is not None and now >= self.played + self.duration:
+            self.duration = None
+            self._finish()
+        if self.interrupts and self.deadline is None:
+            self._finish()
+        if self.interrupts > 1 or (self.deadline is not None and now >= self.deadline):
+            self._give_up()
+        for child in self.children.values():
+            quiet = child.running and now - child.heard > QUIET_S
+            if quiet and not child.quiet_told:
+                logger.warning("%s has not been heard of for %.0f s", child.spec.name, now - child.heard)
+            child.quiet_told = quiet
+
+    def _finish(self) -> None:
+        """End the streams at their sources; everything downstream drains."""
+        if self.deadline is not None:
+            return
+        self.deadline = time.monotonic() + GRACE_S
+        for child in self.children.values():
+            child.start_again_at = None
+            if self.played is None and child.process is not None:
+                child.process.terminate()
+                child.failure_told = True
+            self._tell(child, "finish")
+
+    def _give_up(self) -> None:
+        late = [child.spec.name for child in self.children.values() if child.running]
+        if late and self.interrupts <= 1:
+            logger.error("not finished after %.0f s, killed: %s", GRACE_S, ", ".join(late))
+        self.code = FAILED if late else self.code
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        for child in self.children.values():
+            child.start_again_at = None
+            if child.process is not None:
+                child.process.kill()
+                child.process.wait()
+                self._forget_process(child)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.interrupts += 1
+
+    def _tell(self, child: Child, kind: str | None, **content: Any) -> None:
+        if kind is not None and child.running:
+            self._send(child.spec.name.encode(), kind, **content)
+
+    def _send(self, identity: bytes, kind: str, **content: Any) -> None:
+        self.control.send_multipart([identity, wire.pack({"v": wire.VERSION, "k": kind, **content})], zmq.NOBLOCK)
+
+    def _describe(self) -> dict[str, Any]:
+        """Return what an attached process may know."""
+        outputs = {name: load_class(node.type).outputs for name, node in self.spec.nodes.items()}
+        return {
+            "name": self.spec.name,
+            "pid": os.getpid(),
+            "nodes": {
+                name: {
+                    "type": child.spec.type,
+                    "state": child.state,
+                    "outputs": {port: type_names(output.type)[0] for port, output in outputs[name].items()},
+                }
+                for name, child in self.children.items()
+            },
+            "edges": [[edge.source, edge.target, edge.policy, edge.queue, edge.join] for edge in self.spec.edges],
+        }
+
+    def _report(self) -> None:
+        if self.played is None:
+            return
+        from rich.console import Console
+
+        Console().print(format_report(self.profile))
+        if self.profile_folder is not None:
+            for path in self.profile.write(self.profile_folder):
+                logger.info("wrote %s", path)
+
+
+def _death(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code} and no word of why"
+
+
+def _indent(trace: str) -> str:
+    return "".join(f"\n    {line}" for line in trace.splitlines())
