@@ -1,0 +1,156 @@
+"""Run a network: onnxruntime, MNN or torch behind one method, for any batch and any picture size."""
+
+import difflib
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+MODELS = Path(__file__).with_name("models")
+"""Where the released networks lie."""
+
+
+class Backend(Protocol):
+    """A loaded network."""
+
+    def run(self, batch: Floats) -> dict[str, Floats]:
+        """Map a contiguous float32 batch (B, 3, H, W) to the network's outputs by name, each (B, ...)."""
+        ...
+
+
+class OnnxRuntime:
+    """A `.onnx` file on onnxruntime."""
+
+    def __init__(self, path: Path, threads: int, device: str) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        # Spinning wins microseconds for one session and takes them from all other processes of the graph.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        providers = ["CPUExecutionProvider"]
+        if device == "cuda":
+            if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+                raise ValueError(f"device 'cuda': this onnxruntime has only {onnxruntime.get_available_providers()}; "
+                                 "pip install onnxruntime-gpu in its place")
+            providers.insert(0, "CUDAExecutionProvider")
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        self._input = self._session.get_inputs()[0].name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, batch: Floats) -> dict[str, Floats]:
+        """Map (B, 3, H, W) to outputs by name."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: batch}), strict=True))
+
+
+class Mnn:
+    """A `.mnn` file on MNN's CPU backend, in float32 (its normal precision)."""
+
+    def __init__(self, path: Path, threads: int, device: str) -> None:
+        if device != "cpu":
+            raise ValueError(f"device {device!r}: the mnn backend runs on 'cpu'; use backend 'onnxruntime' or 'torch'")
+        from MNN import expr, nn
+
+        config = {"backend": "CPU", "numThread": threads}
+        self._expr = expr
+        self._runtime = nn.create_runtime_manager((config,))  # the module uses it and does not own it
+        # Empty lists: every input and output of the file, which get_info() then names in order.
+        self._module = nn.load_module_from_file(str(path), [], [], runtime_manager=self._runtime)
+        self._outputs = self._module.get_info()["outputNames"]
+
+    def run(self, batch: Floats) -> dict[str, Floats]:
+        """Map (B, 3, H, W) to outputs by name."""
+        results = self._module.onForward([self._expr.const(batch, batch.shape, self._expr.NCHW)])
+        # read() shows MNN's own memory, which the next run overwrites.
+        return {name: np.array(value.read(), np.float32) for name, value in zip(self._outputs, results, strict=True)}
+
+
+class Torch:
+    """A `.pt2` program of torch.export."""
+
+    def __init__(self, path: Path, threads: int, device: str) -> None:
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device 'cuda': torch finds no usable GPU here; use device 'cpu'")
+        torch.set_num_threads(threads)
+        self._torch, self._device = torch, torch.device(device)
+        self._module = torch.export.load(str(path)).module().to(self._device)
+
+    def run(self, batch: Floats) -> dict[str, Floats]:
+        """Map (B, 3, H, W) to outputs by name."""
+        with self._torch.inference_mode():
+            results = self._module(self._torch.from_numpy(batch).to(self._device))
+        return {name: value.cpu().numpy() for name, value in results.items()}
+
+
+BACKENDS: dict[str, tuple[type[OnnxRuntime] | type[Mnn] | type[Torch], str, str]] = {
+    "onnxruntime": (OnnxRuntime, ".onnx", "onnxruntime"),
+    "mnn": (Mnn, ".mnn", "MNN"),
+    "torch": (Torch, ".pt2", "torch"),
+}
+"""Backend, suffix of its files and name of its package, by the name that settings use."""
+
+
+def load(path: str | Path, backend: str = "onnxruntime", threads: int = 1, device: str = "cpu") -> Backend:
+    """Load a network file; without suffix, the backend's own is added.
+
+    Raises FileNotFoundError naming the absolute path, ModuleNotFoundError saying what to install, and ValueError for
+    an unknown backend or device, a file of another backend, or one that cannot be read as a network.
+    """
+    kind, suffix, package = BACKENDS[known(backend, "backend", tuple(BACKENDS))]
+    known(device, "device", ("cpu", "cuda"))
+    file = _model_file(Path(path), suffix, backend)
+    try:
+        return kind(file, threads, device)
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(f"backend {backend!r} needs the package {package}: pip install {package}") from exc
+    except _faults() as exc:
+        raise ValueError(f"{file}: {package} cannot read this as a network "
+                         f"({file.stat().st_size} bytes): {_reason(exc)}") from exc
+
+
+def _model_file(path: Path, suffix: str, backend: str) -> Path:
+    """Return the absolute path of an existing network file with the suffix of its backend."""
+    suffixes = {own: name for name, (_, own, _) in BACKENDS.items()}
+    if path.suffix in suffixes and path.suffix != suffix:
+        raise ValueError(f"{path}: a file for backend {suffixes[path.suffix]!r}, but the backend is {backend!r}, "
+                         f"which reads {suffix}")
+    file = (path if path.suffix == suffix else path.with_name(path.name + suffix)).absolute()
+    if file.is_file():
+        return file
+    others = sorted(other.name for other in file.parent.glob(f"*{suffix}"))
+    near = difflib.get_close_matches(file.name, others, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"{suffix} files there: {others or 'none'}"
+    raise FileNotFoundError(f"no network file {file}; {hint}")
+
+
+def known(value: str, name: str, valid: tuple[str, ...]) -> str:
+    """Return `value`; raise ValueError with a hint unless it is one of `valid`."""
+    if value in valid:
+        return value
+    near = difflib.get_close_matches(value, valid, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} {value!r} is not one of {', '.join(map(repr, valid))}{hint}")
+
+
+def _faults() -> tuple[type[BaseException], ...]:
+    """Return what the packages raise for a broken file; onnxruntime's errors share no base but Exception."""
+    onnx: Any = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
+    own = [getattr(onnx, name) for name in names] if onnx else []
+    return (SystemError, RuntimeError, OSError, zipfile.BadZipFile, *own)
+
+
+def _reason(exc: BaseException) -> str:
+    """Return the first line of the innermost cause."""
+    while exc.__cause__:
+        exc = exc.__cause__
+    return (str(exc).splitlines() or [type(exc).__name__])[0]

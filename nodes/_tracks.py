@@ -1,0 +1,181 @@
+"""Who is who from frame to frame: tracks of faces, kept by their own landmarks and confirmed by detections."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from nodes._geometry import landmark_box, landmark_roll
+
+Floats = NDArray[np.float32]
+
+SAME_FACE = 0.7
+"""Largest `distances` between a detection and a track of one face: neighbours in a crowd are 1 apart or more, and half
+a face side between two frames is faster than heads move. Chosen by eye on videos."""
+ASTRAY = 0.35
+"""A track this far from its own fresh detection has been outrun: it starts again from the detection."""
+TWINS = 0.25
+"""Two tracks whose points are this close on average (in face sides) are on one face."""
+MISSES = 3
+"""A track ends only after so many detections in a row without it, however much time lies between them."""
+HISTORY = 64
+"""Frames a track remembers its place for: how late a detection may come."""
+
+
+@dataclass
+class Track:
+    """One face followed through the frames."""
+
+    id: int
+    landmarks: Floats  # (68, 2), where it was last seen
+    seen: float  # pts of that frame
+    confirmed: float  # pts of the last detection of it
+    visible: bool = True  # whether it was seen in the latest frame
+    misses: int = 0  # detections in a row without it
+    places: deque[tuple[int, Floats]] = field(default_factory=lambda: deque(maxlen=HISTORY))  # seq, box
+
+    def place(self, seq: int) -> Floats:
+        """Return the (4,) box that the face had at frame `seq`, or at the nearest one known."""
+        return min(self.places, key=lambda place: abs(place[0] - seq))[1]
+
+
+@dataclass
+class Look:
+    """Where to look for a face in a frame: a landmark box, its roll, and whose face it may be."""
+
+    box: Floats  # (4,)
+    roll: float  # radians
+    track: Track | None = None
+
+
+class Tracks:
+    """The faces of one stream. Per frame: `look` says where to run the network, `see` takes in what it saw."""
+
+    def __init__(self, presence: float, patience: float) -> None:
+        """Keep faces of at least this presence; forget those not seen, or not confirmed, for `patience` seconds."""
+        self.presence, self.patience = presence, patience
+        self.tracks: list[Track] = []
+        self._next_id = 0
+
+    def forget(self) -> None:
+        """Start afresh; ids are not used again."""
+        self.tracks = []
+
+    def look(self, boxes: Floats | None, rolls: Floats, seq: int, pts: float, now_seq: int) -> list[Look]:
+        """Return where to look in frame `now_seq`, given the faces found at frame `seq` or None.
+
+        `boxes` (F, 4) are landmark boxes. A detection that belongs to a track confirms it, and takes it along where
+        the face was faster; one that belongs to none is a new face. A track that detections miss ends in time.
+        """
+        own = {track.id: _own_look(track) for track in self.tracks}
+        if boxes is None:
+            return list(own.values())
+        pairs = match(boxes, np.array([track.place(seq) for track in self.tracks], np.float32).reshape(-1, 4))
+        known = [track for track in self.tracks if track.places[0][0] <= seq]
+        found = {self.tracks[column].id for _, column in pairs}
+        for track in known:
+            track.misses = 0 if track.id in found else track.misses + 1
+        for row, column in pairs:
+            track = self.tracks[column]
+            track.confirmed = max(track.confirmed, pts)
+            outrun = distances(boxes[row, None], _own_box(track)[None])[0, 0] > ASTRAY
+            if seq == now_seq and (outrun or not track.visible):
+                own[track.id] = Look(boxes[row], float(rolls[row]), track)
+        self.tracks = [t for t in self.tracks if t.misses < MISSES or pts - t.confirmed <= self.patience]
+        taken = {row for row, _ in pairs}
+        new = [Look(boxes[row], float(rolls[row])) for row in range(len(boxes)) if row not in taken]
+        return [own[track.id] for track in self.tracks] + new
+
+    def see(
+        self, looks: list[Look], landmarks: Floats, presence: Floats, size: tuple[int, int], seq: int, pts: float
+    ) -> list[tuple[Track, int]]:
+        """Take in landmarks (F, 68, 2) and presence (F,) of the looks in a picture of `size` (width, height).
+
+        Returns the visible tracks in order of id, each with its row in the arguments.
+        """
+        present = presence >= self.presence
+        present[present] = inside(landmarks[present], size) >= 0.5
+        present &= ~twins(looks, landmarks, present)
+        visible = []
+        for row, look in enumerate(looks):
+            if look.track:
+                look.track.visible = bool(present[row])
+            if not present[row]:
+                continue
+            track = look.track or self._begin(landmarks[row], pts)
+            track.landmarks, track.seen = landmarks[row], pts
+            track.places.append((seq, _own_box(track)))
+            visible.append((track, row))
+        self.tracks = [t for t in self.tracks if t.visible or 0 <= pts - t.seen <= self.patience]
+        return sorted(visible, key=lambda pair: pair[0].id)
+
+    def _begin(self, landmarks: Floats, pts: float) -> Track:
+        track = Track(self._next_id, landmarks, seen=pts, confirmed=pts)
+        self._next_id += 1
+        self.tracks.append(track)
+        return track
+
+
+def match(boxes: Floats, others: Floats) -> list[tuple[int, int]]:
+    """Pair boxes (A, 4) with boxes (B, 4) of the same faces, each at most once, least `distances` in sum."""
+    apart = distances(boxes, others)
+    # Beyond the gate all costs are alike, so a far pair never changes how near ones are paired.
+    rows, columns = linear_sum_assignment(np.minimum(apart, SAME_FACE))
+    return [(int(a), int(b)) for a, b in zip(rows, columns, strict=True) if apart[a, b] < SAME_FACE]
+
+
+def distances(boxes: Floats, others: Floats) -> Floats:
+    """Return (A, B): distance of the centres in mean face sides, plus the logarithm of the ratio of the sides."""
+    centres, sides = _centres(boxes)[:, None], _sides(boxes)[:, None]
+    other_centres, other_sides = _centres(others)[None], _sides(others)[None]
+    apart = np.linalg.norm(centres - other_centres, axis=2) / ((sides + other_sides) / 2)
+    return np.asarray(apart + np.abs(np.log(sides / other_sides)), np.float32)
+
+
+def twins(looks: list[Look], landmarks: Floats, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Say which of the looks (F,) landed on a face that another one has a better claim to.
+
+    The better claim is that of the track which moved less: when one face passes behind another, it is the hidden one's
+    track that jumps. New faces have the least claim.
+    """
+    doubled = np.zeros(len(looks), bool)
+    sides = _sides(landmark_box(landmarks, landmark_roll(landmarks)))
+    kept: list[int] = []
+    for row in sorted(np.flatnonzero(present), key=lambda row: _jump(looks[row], landmarks[row])):
+        gaps = np.linalg.norm(landmarks[kept] - landmarks[row], axis=2).mean(1) / sides[row]
+        doubled[row] = (gaps < TWINS).any()
+        if not doubled[row]:
+            kept.append(int(row))
+    return doubled
+
+
+def inside(landmarks: Floats, size: tuple[int, int]) -> Floats:
+    """Return (F,) the share of the points (F, 68, 2) that lie in a picture of `size` (width, height)."""
+    within = (landmarks >= -0.5) & (landmarks <= np.array(size, np.float32) - 0.5)
+    return np.asarray(within.all(2).mean(1), np.float32)
+
+
+def _jump(look: Look, landmarks: Floats) -> float:
+    if look.track is None:
+        return np.inf
+    moved = np.linalg.norm(landmarks - look.track.landmarks, axis=1).mean()
+    return float(moved / _sides(_own_box(look.track)[None])[0])
+
+
+def _own_look(track: Track) -> Look:
+    roll = landmark_roll(track.landmarks[None])
+    return Look(landmark_box(track.landmarks[None], roll)[0], float(roll[0]), track)
+
+
+def _own_box(track: Track) -> Floats:
+    return _own_look(track).box
+
+
+def _centres(boxes: Floats) -> Floats:
+    return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, np.float32)
+
+
+def _sides(boxes: Floats) -> Floats:
+    return np.asarray(np.maximum(boxes[:, 2:] - boxes[:, :2], 1).max(1), np.float32)
