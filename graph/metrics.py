@@ -118,6 +118,11 @@ def middle_of(bucket: int) -> float:
     return (sub + 0.5) * (LINEAR_NS / SUB_BUCKETS) * 2.0**octave
 
 
+def short_ms(ms: float) -> str:
+    """Return milliseconds with three digits: 0.04, 3.14, 31.4, 314."""
+    return f"{ms:.2f}" if ms < 9.995 else f"{ms:.1f}" if ms < 99.95 else f"{ms:.0f}"
+
+
 class Meter:
     """Times, drops, queues and states of one node. All times are CLOCK_MONOTONIC nanoseconds.
 
@@ -144,6 +149,7 @@ class Meter:
         self._snapshot_frames = 0
         self._last_seq = -1
         self._first_ns = self._last_ns = 0
+        self._cpu_before = time.process_time()
 
     def frame(
         self, seq: int, received_ns: int, start_ns: int, end_ns: int, published_ns: int, captured_ns: int
@@ -206,7 +212,7 @@ class Meter:
                 "state": self._state,
                 "state_since_ns": self._state_since,
                 "state_ns": self._times_in_states(now),
-                "cpu_s": time.process_time(),
+                "cpu_s": time.process_time() - self._cpu_before,
                 "rss_bytes": resident_bytes(),
             }
             if self._trace_wanted:

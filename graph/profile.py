@@ -1,0 +1,358 @@
+"""What a whole graph measured: the live table, the report at the end, and the files of `--profile DIR`.
+
+latency.json holds what `Profile.summary` returns; latency.png shows it (graph/latency_plot.py);
+trace.json opens in Perfetto or chrome://tracing (graph/chrome_trace.py).
+"""
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graph.metrics import Histogram, short_ms
+from graph.spec import GraphSpec, NodeSpec
+
+FORMAT = 1  # version of latency.json
+TRACE_FRAMES = 5_000  # newest frames kept per node for trace.json: 3 MB per node
+TIMES = ("wait", "process", "publish", "age")
+
+
+@dataclass
+class _Process:
+    """One process of a node: there are several if the node was restarted."""
+
+    ready_ns: int  # when it last said that it had done nothing yet
+    ready_cpu_s: float
+    latest: dict[str, Any]
+
+    def take(self, snapshot: dict[str, Any]) -> None:
+        self.latest = snapshot
+        if not snapshot["frames"]:
+            self.ready_ns, self.ready_cpu_s = snapshot["time_ns"], snapshot["cpu_s"]
+
+
+class NodeProfile:
+    """What one node measured, in all its processes together."""
+
+    def __init__(self, spec: NodeSpec) -> None:
+        self.name = spec.name
+        self.type = spec.type
+        self.trace_lost = 0
+        self._processes: list[_Process] = []
+        self._trace: list[NDArray[np.int64]] = []
+        self._trace_length = 0
+
+    def take(self, snapshot: dict[str, Any]) -> None:
+        """Take a snapshot of the node's Meter (graph/metrics.py)."""
+        if not self._processes or self._processes[-1].latest["started_ns"] != snapshot["started_ns"]:
+            self._processes.append(_Process(snapshot["started_ns"], 0.0, snapshot))
+        self._processes[-1].take(snapshot)
+        self._keep_trace(snapshot)
+
+    def _keep_trace(self, snapshot: dict[str, Any]) -> None:
+        self.trace_lost += snapshot.get("trace_lost", 0)
+        if not snapshot.get("trace"):
+            return
+        self._trace.append(np.array(snapshot["trace"], np.int64).reshape(-1, 5))
+        self._trace_length += len(self._trace[-1])
+        while self._trace_length > 2 * TRACE_FRAMES and self._trace_length - len(self._trace[0]) >= TRACE_FRAMES:
+            self._trace_length -= len(self._trace[0])
+            self.trace_lost += len(self._trace.pop(0))
+
+    @property
+    def _snapshots(self) -> list[dict[str, Any]]:
+        return [process.latest for process in self._processes]
+
+    def trace(self) -> NDArray[np.int64]:
+        """Return the newest frames, (N, 5): seq, received, start, end, published (CLOCK_MONOTONIC ns)."""
+        return np.concatenate([np.zeros((0, 5), np.int64), *self._trace])[-TRACE_FRAMES:]
+
+    def times(self, name: str) -> Histogram:
+        """Return the histogram of "wait", "process", "publish" or "age"."""
+        merged = Histogram()
+        for snapshot in self._snapshots:
+            merged.merge(Histogram.from_wire(snapshot["times"][name]))
+        return merged
+
+    def counts(self, name: str) -> Counter[str]:
+        """Return "dropped" (messages), "queue_peak" (messages) or "state_ns" by edge or state."""
+        total: Counter[str] = Counter()
+        for snapshot in self._snapshots:
+            for key, count in snapshot[name].items():
+                total[key] = max(total[key], count) if name == "queue_peak" else total[key] + count
+        return total
+
+    @property
+    def frames(self) -> int:
+        """Calls of process() so far."""
+        return sum(snapshot["frames"] for snapshot in self._snapshots)
+
+    @property
+    def unmatched(self) -> int:
+        """Inputs that were let go because their partners of the same seq never came."""
+        return sum(snapshot["unmatched"] for snapshot in self._snapshots)
+
+    @property
+    def active_s(self) -> float:
+        """Time from the start of the first frame to the end of the last."""
+        return sum(snapshot["last_ns"] - snapshot["first_ns"] for snapshot in self._snapshots) / 1e9
+
+    @property
+    def fps(self) -> float:
+        """Frames per second over the whole run."""
+        return self.frames / self.active_s if self.active_s else 0.0
+
+    @property
+    def recent_fps(self) -> float:
+        """Frames per second between the last two snapshots."""
+        return float(self._processes[-1].latest["fps"]) if self._processes else 0.0
+
+    @property
+    def busy_percent(self) -> float:
+        """Share of the active time spent in process()."""
+        return self.times("process").total_ns / 1e7 / self.active_s if self.active_s else 0.0
+
+    @property
+    def cpu_percent(self) -> float:
+        """CPU time of the node's process while it played; 100 is one core."""
+        elapsed = sum(process.latest["time_ns"] - process.ready_ns for process in self._processes) / 1e9
+        used = sum(process.latest["cpu_s"] - process.ready_cpu_s for process in self._processes)
+        return float(100 * used / elapsed) if elapsed else 0.0
+
+    @property
+    def rss_mb(self) -> float:
+        """Resident memory at the last snapshot, shared segments included, 10**6 bytes."""
+        return self._processes[-1].latest["rss_bytes"] / 1e6 if self._processes else 0.0
+
+    @property
+    def state(self) -> str:
+        """The state at the last snapshot."""
+        return str(self._processes[-1].latest["state"]) if self._processes else ""
+
+    @property
+    def restarts(self) -> int:
+        """How often the node got a new process."""
+        return max(len(self._processes) - 1, 0)
+
+
+class Profile:
+    """Collects the snapshots of all nodes of one graph."""
+
+    def __init__(self, spec: GraphSpec) -> None:
+        self.spec = spec
+        self.started = datetime.now(UTC)
+        self.nodes = {name: NodeProfile(spec.nodes[name]) for name in flow_order(spec)}
+
+    def take(self, node: str, snapshot: dict[str, Any]) -> None:
+        """Take a snapshot of the Meter of `node`."""
+        self.nodes[node].take(snapshot)
+
+    def sinks(self) -> list[NodeProfile]:
+        """Return the ends of the graph that have seen a frame."""
+        return [self.nodes[name] for name in self.spec.sinks() if self.nodes[name].times("age").count]
+
+    def dropped(self) -> Counter[str]:
+        """Return the messages dropped so far by edge, "camera.frame -> render.frame"."""
+        return sum((node.counts("dropped") for node in self.nodes.values()), Counter())
+
+    def dropped_before(self, name: str) -> int:
+        """Return how many messages for this node were dropped: it was too slow for them."""
+        return sum(count for edge, count in self.dropped().items() if edge.split(" -> ")[-1].split(".")[0] == name)
+
+    def slowest(self) -> NodeProfile | None:
+        """Return the node that sets the pace: the busiest one. A source that waits for its camera does not count."""
+        sources = self.spec.sources()
+        busy = [node for node in self.nodes.values() if node.frames and node.name not in sources]
+        return max(busy, key=lambda node: node.busy_percent, default=None)
+
+    def table(self, live: bool = False) -> Table:
+        """Return one row per node with everything measured; `live` shows the rate of the last moments."""
+        table = _new_table(self.spec.name, "node", "state", "fps", "frames")
+        for name in ("wait", "process", "publish", "age"):
+            table.add_column(f"{name} ms\n{_HEADINGS[name]}", justify="right", no_wrap=True)
+        for name in ("dropped", "CPU\n%", "MB"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for node in self.nodes.values():
+            times = [_ms_row(node.times(name), _SHOWN[name]) for name in TIMES]
+            fps = node.recent_fps if live else node.fps
+            rest = [_dropped(self.dropped_before(node.name)), f"{node.cpu_percent:.0f}", f"{node.rss_mb:.0f}"]
+            table.add_row(node.name, _state(node.state), f"{fps:.1f}", f"{node.frames:,}", *times, *rest)
+        return table
+
+    def summary(self) -> dict[str, Any]:
+        """Return latency.json as plain values. Times are milliseconds, rates per second.
+
+        - `nodes.NAME`: `frames`; `fps`; `busy_percent` (share of the time in process()); `wait_ms` (from the
+          arrival of the last input to the start), `process_ms`, `publish_ms` (handing over, including being held
+          up by a full queue) and `age_ms` (from the capture of the frame to here), each with `p50`, `p95`, `p99`,
+          `mean`, `max`; `states_percent`; `unmatched`; `restarts`; `cpu_percent` (100 is one core);
+          `memory_mb`
+        - `edges.EDGE`: `dropped` messages and the longest `queue_peak`
+        - `capture_to_sink.NAME`: the whole way of a frame to this end of the graph, as `age_ms`
+        """
+        return {
+            "format": FORMAT,
+            "graph": self.spec.name,
+            "started": self.started.isoformat(timespec="seconds"),
+            "duration_s": round(max((node.active_s for node in self.nodes.values()), default=0.0), 3),
+            "machine": machine(),
+            "capture_to_sink": {node.name: _in_ms(node.times("age")) for node in self.sinks()},
+            "nodes": {name: _node_summary(node) for name, node in self.nodes.items()},
+            "edges": self._edge_summary(),
+        }
+
+    def _edge_summary(self) -> dict[str, Any]:
+        dropped = self.dropped()
+        peaks = sum((node.counts("queue_peak") for node in self.nodes.values()), Counter())
+        names = dict.fromkeys([*(edge.name for edge in self.spec.edges), *dropped, *peaks])
+        return {edge: {"dropped": dropped[edge], "queue_peak": peaks[edge]} for edge in names}
+
+    def write(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write latency.json, latency.png and, if frames were traced, trace.json; return their paths.
+
+        Each file appears whole or not at all.
+        """
+        from graph import chrome_trace, latency_plot  # matplotlib is slow to import
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        summary = json.dumps(self.summary(), indent=2).encode()
+        written = [
+            _replace(folder / "latency.json", lambda path: path.write_bytes(summary)),
+            _replace(folder / "latency.png", lambda path: latency_plot.draw(self, path)),
+        ]
+        if any(len(node.trace()) for node in self.nodes.values()):
+            written.append(_replace(folder / "trace.json", lambda path: chrome_trace.write(self, path)))
+        return written
+
+
+def format_report(profile: Profile) -> RenderableType:
+    """Return the short report for the end of a run: one row per node, then what it means."""
+    table = _new_table(None, "node", "frames", "fps")
+    for heading in ("process ms\np50 / p95", "waited ms\np50", "busy\n%", "CPU\n%", "dropped"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for node in profile.nodes.values():
+        process, wait = _ms_row(node.times("process"), (50, 95)), _ms_row(node.times("wait"), (50,))
+        shares = [f"{node.busy_percent:.0f}", f"{node.cpu_percent:.0f}"]
+        dropped = _dropped(profile.dropped_before(node.name))
+        table.add_row(node.name, f"{node.frames:,}", f"{node.fps:.1f}", process, wait, *shares, dropped)
+    return Group(table, *_sentences(profile))
+
+
+def _sentences(profile: Profile) -> Iterable[Text]:
+    for sink in profile.sinks():
+        age = _in_ms(sink.times("age"))
+        yield Text(f"capture -> {sink.name}: p50 {age['p50']:.1f} ms, p95 {age['p95']:.1f} ms, p99 {age['p99']:.1f} ms")
+    slowest = profile.slowest()
+    if slowest is not None:
+        yield Text(f"busiest node: {slowest.name}, {slowest.busy_percent:.0f} % of the time")
+    for edge, count in profile.dropped().most_common():
+        yield Text(f"dropped {count:,} on {edge}", style="yellow")
+    for node in profile.nodes.values():
+        if node.restarts:
+            yield Text(f"{node.name} was restarted {node.restarts} times", style="yellow")
+
+
+def flow_order(spec: GraphSpec) -> list[str]:
+    """Return the nodes of a graph so that each comes after those it reads from."""
+    sorter: TopologicalSorter[str] = TopologicalSorter({name: [] for name in spec.nodes})
+    for edge in spec.edges:
+        if edge.source_graph is None:
+            sorter.add(edge.target_node, edge.source_node)
+    return list(sorter.static_order())
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on: processor, cores usable, system, Python."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_model() -> str:
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _node_summary(node: NodeProfile) -> dict[str, Any]:
+    states = node.counts("state_ns")
+    total = max(states.total(), 1)
+    return {
+        "type": node.type,
+        "frames": node.frames,
+        "fps": round(node.fps, 2),
+        "busy_percent": round(node.busy_percent, 1),
+        **{f"{name}_ms": _in_ms(node.times(name)) for name in TIMES},
+        "states_percent": {name: round(100 * ns / total, 1) for name, ns in sorted(states.items())},
+        "unmatched": node.unmatched,
+        "restarts": node.restarts,
+        "cpu_percent": round(node.cpu_percent, 1),
+        "memory_mb": round(node.rss_mb, 1),
+    }
+
+
+def _in_ms(times: Histogram) -> dict[str, float]:
+    values = {f"p{p}": times.percentile(p) for p in (50, 95, 99)}
+    return {name: round(ns / 1e6, 4) for name, ns in {**values, "mean": times.mean, "max": times.max_ns}.items()}
+
+
+_SHOWN = {"wait": (50, 95), "process": (50, 95, 99), "publish": (50,), "age": (50, 95)}
+_HEADINGS = {name: " / ".join(f"p{p}" for p in percentiles) for name, percentiles in _SHOWN.items()}
+
+
+def _new_table(title: str | None, *columns: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = column in ("fps", "frames")
+        table.add_column(
+            column, justify="right" if numeric else "left", no_wrap=True, style="cyan" if not index else ""
+        )
+    return table
+
+
+def _ms_row(times: Histogram, percentiles: Iterable[int]) -> str:
+    if not times.count:
+        return "-"
+    return " / ".join(short_ms(times.percentile(p) / 1e6) for p in percentiles)
+
+
+def _dropped(count: int) -> Text:
+    return Text(f"{count:,}", style="yellow" if count else "dim")
+
+
+_STATE_STYLES = {"PROCESSING": "green", "BLOCKED": "red", "IDLE": "dim"}
+
+
+def _state(name: str) -> Text:
+    return Text(name.lower() or "-", style=_STATE_STYLES.get(name, ""))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write a file beside `path` and rename it, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
