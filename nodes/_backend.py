@@ -1,6 +1,7 @@
 """Run a network: onnxruntime, MNN or torch behind one method, for any batch and any picture size."""
 
 import difflib
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -115,6 +116,25 @@ def load(path: str | Path, backend: str = "onnxruntime", threads: int = 1, devic
     except _faults() as exc:
         raise ValueError(f"{file}: {package} cannot read this as a network "
                          f"({file.stat().st_size} bytes): {_reason(exc)}") from exc
+
+
+def card(path: str | Path) -> dict[str, Any]:
+    """Read the card that lies beside a network file, named as it with suffix .json.
+
+    Raises FileNotFoundError naming the absolute path, and ValueError where it is not a card.
+    """
+    own = {suffix for _, suffix, _ in BACKENDS.values()}
+    path = Path(path)
+    file = (path.with_suffix("") if path.suffix in own else path).absolute()
+    file = file.with_name(file.name + ".json")
+    try:
+        content = json.loads(file.read_text())
+        content["input"]["shape"]
+    except FileNotFoundError as exc:
+        raise FileNotFoundError(f"no card {file}: each network lies beside the card that its export wrote") from exc
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ValueError(f"{file}: not the card of a network: {exc!r}; expected JSON with input.shape") from exc
+    return dict(content)
 
 
 def _model_file(path: Path, suffix: str, backend: str) -> Path:

@@ -138,12 +138,12 @@ def twins(looks: list[Look], landmarks: Floats, present: NDArray[np.bool_]) -> N
     """Say which of the looks (F,) landed on a face that another one has a better claim to.
 
     The better claim is that of the track which moved less: when one face passes behind another, it is the hidden one's
-    track that jumps. New faces have the least claim.
+    track that jumps. A track out of sight has less claim than any in sight, a new face the least.
     """
     doubled = np.zeros(len(looks), bool)
     sides = _sides(landmark_box(landmarks, landmark_roll(landmarks)))
     kept: list[int] = []
-    for row in sorted(np.flatnonzero(present), key=lambda row: _jump(looks[row], landmarks[row])):
+    for row in sorted(np.flatnonzero(present), key=lambda row: _claim(looks[row], landmarks[row])):
         gaps = np.linalg.norm(landmarks[kept] - landmarks[row], axis=2).mean(1) / sides[row]
         doubled[row] = (gaps < TWINS).any()
         if not doubled[row]:
@@ -157,11 +157,11 @@ def inside(landmarks: Floats, size: tuple[int, int]) -> Floats:
     return np.asarray(within.all(2).mean(1), np.float32)
 
 
-def _jump(look: Look, landmarks: Floats) -> float:
+def _claim(look: Look, landmarks: Floats) -> tuple[int, float]:
     if look.track is None:
-        return np.inf
+        return 2, 0.0
     moved = np.linalg.norm(landmarks - look.track.landmarks, axis=1).mean()
-    return float(moved / _sides(_own_box(look.track)[None])[0])
+    return int(not look.track.visible), float(moved / _sides(_own_box(look.track)[None])[0])
 
 
 def _own_look(track: Track) -> Look:

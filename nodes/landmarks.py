@@ -1,0 +1,168 @@
+"""Find the 68 landmarks of faces, and follow faces from frame to frame by them.
+
+faces = LandmarkModel().predict(image, boxes, kind="detector")
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graph import Detections, Faces, Frame, Input, Node, Output, setting
+from nodes._backend import MODELS, card, known, load
+from nodes._geometry import (
+    MARGIN,
+    apply,
+    crop,
+    crop_matrix,
+    detector_to_landmark_box,
+    invert,
+    landmark_box,
+    to_input,
+)
+from nodes._pose import camera_matrix, head_pose
+from nodes._tracks import Look, Tracks
+from nodes.detect import check_picture
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+FOV = 60.0
+"""Angle of view across the longer side, degrees, where nothing better is known: webcams and phones have 55 to 75."""
+
+
+class LandmarkModel:
+    """The landmark network without a graph."""
+
+    def __init__(
+        self, path: str | Path | None = None, backend: str = "onnxruntime", threads: int = 1, device: str = "cpu"
+    ) -> None:
+        """Load the network at `path`, or the released one. Raises as `nodes._backend.load` does."""
+        path = Path(path or MODELS / "landmarks")
+        self._network = load(path, backend, threads, device)
+        self._size = int(card(path)["input"]["shape"][-1])
+
+    def predict(
+        self, image: Image, boxes: Floats, kind: str = "detector", roll: Floats | float = 0.0, fov: float = FOV
+    ) -> Faces:
+        """Find the landmarks of the faces at boxes (F, 4) in a BGR picture (H, W, 3), all in one batch.
+
+        `kind` says what the boxes are: "detector" ones hold the face as a face detector sees it, "landmarks" ones are
+        tight around the 68 points. `roll` (F,), radians, clockwise, is how far each face leans; it may be wrong by 30
+        degrees. Row i of the result belongs to box i; ids are the row numbers, scores the probability that there is a
+        face. Coordinates are pixels of `image`; `fov` is the camera's angle of view across the longer side in degrees,
+        which the pose needs. Raises ValueError for wrong shapes or an unknown kind.
+        """
+        check_picture(image)
+        boxes = as_boxes(boxes)
+        rolls = np.broadcast_to(np.asarray(roll, np.float32), (len(boxes),))
+        if known(kind, "kind", ("detector", "landmarks")) == "detector":
+            boxes = landmark_boxes(boxes, rolls)
+        if not len(boxes):
+            return Faces()
+        matrices = crop_matrix(boxes, self._size, MARGIN, rolls)
+        outputs = self._network.run(to_input(crop(image, matrices, self._size)))
+        landmarks = apply(invert(matrices), outputs["landmarks"])
+        scale = np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
+        return Faces(
+            ids=np.arange(len(boxes)),
+            boxes=landmark_box(landmarks),
+            scores=outputs["presence"],
+            landmarks=landmarks,
+            spread=(outputs["spread"] / scale[:, None]).astype(np.float32),
+            pose=head_pose(landmarks, camera_matrix(image.shape[1], image.shape[0], fov)),
+            states=outputs["states"],
+        )
+
+
+def as_boxes(boxes: Floats) -> Floats:
+    """Return boxes as float32 (F, 4); an empty list is no box. Raises ValueError for anything else."""
+    boxes = np.asarray(boxes, np.float32)
+    if not boxes.size:
+        return np.zeros((0, 4), np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise ValueError(f"expected finite boxes (F, 4) as x0, y0, x1, y1, found shape {boxes.shape}")
+    return boxes
+
+
+def landmark_boxes(boxes: Floats, rolls: Floats) -> Floats:
+    """Map face boxes (F, 4) of faces that lean by `rolls` (F,) radians to the boxes that their 68 points would have."""
+    mapped = detector_to_landmark_box(boxes)
+    centres, old = _centres(mapped), _centres(boxes)
+    x, y = (centres - old).T
+    cos, sin = np.cos(rolls), np.sin(rolls)
+    turned = np.stack((x * cos - y * sin, x * sin + y * cos), 1)  # the brow is up in the face, not in the picture
+    return np.asarray(mapped + np.tile(old + turned - centres, 2), np.float32)
+
+
+def roll_of_points(points: Floats) -> Floats:
+    """Return (F,) radians that faces lean clockwise, of their points (F, 5, 2); as `landmark_roll`."""
+    across = points[:, 1] - points[:, 0]
+    down = points[:, 3:].mean(1) - points[:, :2].mean(1)
+    return np.asarray(np.arctan2(across[:, 1] - down[:, 0], across[:, 0] + down[:, 1]), np.float32)
+
+
+def _centres(boxes: Floats) -> Floats:
+    return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, np.float32)
+
+
+class Landmarks(Node):
+    """Find the landmarks of every face, and keep faces apart by ids while they stay in view.
+
+    Detections start tracks and confirm them; between detections, and for as long as the network sees a face there, each
+    face is followed from its own landmarks. They may be late (join: hold) and each is used once.
+    """
+
+    frame = Input(Frame)
+    found = Input(Detections, optional=True)
+    faces = Output(Faces)
+
+    presence: float = setting(0.5, minimum=0.0, maximum=1.0)  # least probability that a look shows a face
+    patience: float = setting(1.0, minimum=0.0)  # seconds that a face keeps its id unseen, or seen and not detected
+    fov: float = setting(FOV, minimum=1.0, maximum=170.0, changeable=True)  # degrees, longer side; for the pose
+    model: str = ""  # path of the network file, with or without suffix; empty: the released one
+    backend: str = "onnxruntime"  # onnxruntime, mnn or torch
+    device: str = "cpu"  # cpu or cuda
+    threads: int = setting(1, minimum=1)  # CPU threads of the network
+
+    def open(self) -> None:
+        """Load the network."""
+        self._model = LandmarkModel(self.model or None, self.backend, self.threads, self.device)
+        self._tracks = Tracks(self.presence, self.patience)
+        self._stream: tuple[int, tuple[int, ...]] | None = None
+        self._used = -1
+
+    def process(self, frame: Frame, found: Detections | None) -> Faces:
+        """Follow the known faces and take in newly found ones."""
+        stream = (frame.epoch, frame.image.shape)
+        if stream != self._stream:
+            self._tracks.forget()
+            self._stream = stream
+        if found is not None and (found.epoch != frame.epoch or found.seq <= self._used):
+            found = None  # of another stream, or held from an earlier frame and used then
+        looks = self._looks(frame, found)
+        seen = self._predict(frame, looks)
+        size = (frame.image.shape[1], frame.image.shape[0])
+        pairs = self._tracks.see(looks, seen.landmarks, seen.scores, size, frame.seq, frame.pts)
+        rows = [row for _, row in pairs]
+        return Faces(
+            ids=np.array([track.id for track, _ in pairs], np.int64),
+            boxes=seen.boxes[rows],
+            scores=seen.scores[rows],
+            landmarks=seen.landmarks[rows],
+            spread=seen.spread[rows],
+            pose=seen.pose[rows],
+            states=seen.states[rows],
+        )
+
+    def _looks(self, frame: Frame, found: Detections | None) -> list[Look]:
+        if found is None:
+            return self._tracks.look(None, np.zeros(0, np.float32), frame.seq, frame.pts, frame.seq)
+        self._used = found.seq
+        rolls = roll_of_points(found.points)
+        return self._tracks.look(landmark_boxes(found.boxes, rolls), rolls, found.seq, found.pts, frame.seq)
+
+    def _predict(self, frame: Frame, looks: list[Look]) -> Faces:
+        boxes = np.array([look.box for look in looks], np.float32).reshape(-1, 4)
+        rolls = np.array([look.roll for look in looks], np.float32)
+        return self._model.predict(frame.image, boxes, "landmarks", rolls, self.fov)

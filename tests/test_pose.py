@@ -1,0 +1,73 @@
+"""Head pose against heads that were turned, moved and projected by the book."""
+
+import numpy as np
+import pytest
+
+from nodes._pose import RIGID, angles, camera_matrix, head_pose
+
+CAMERA = camera_matrix(1280, 720, fov=60)
+
+
+def rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
+    """Rz(roll) @ Ry(yaw) @ Rx(pitch), written out."""
+    p, y, r = np.radians([pitch, yaw, roll])
+    about_x = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
+    about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    about_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def project(pose: tuple[float, float, float], place: tuple[float, float, float], camera=CAMERA) -> np.ndarray:
+    """68 points (68, 2): the rigid ones projected, all others far away, where they must not matter."""
+    points = np.full((68, 2), -1e4, np.float32)
+    at = np.array(list(RIGID.values())) @ rotation(*pose).T + place
+    points[list(RIGID)] = (at @ camera.T)[:, :2] / at[:, 2:]
+    return points
+
+
+POSES = [(0, 0, 0), (20, 0, 0), (-25, 0, 0), (0, 40, 0), (0, -60, 0), (0, 0, 30), (0, 0, -80), (10, -35, 20), (-15, 50, -40)]
+
+
+@pytest.mark.parametrize("place", [(0, 0, 600), (250, -120, 700), (-100, 80, 3000)])
+def test_recovers_the_pose_of_a_projected_head(place: tuple[float, float, float]) -> None:
+    faces = np.array([project(pose, place) for pose in POSES])
+    np.testing.assert_allclose(head_pose(faces, CAMERA), POSES, atol=0.2)
+
+
+def test_signs_are_those_of_the_messages() -> None:
+    frontal, down, left, clockwise = (
+        project(pose, (0, 0, 600)) for pose in [(0, 0, 0), (20, 0, 0), (0, 20, 0), (0, 0, 20)]
+    )
+    nose, left_eye, right_eye = 30, 36, 45
+    eyes = [face[[left_eye, right_eye]].mean(0) for face in (frontal, down, left)]
+    assert down[nose, 1] - eyes[1][1] > frontal[nose, 1] - eyes[0][1], "looking down brings the nose down"
+    assert left[nose, 0] - eyes[2][0] < -5, "turning to the image's left brings the nose there"
+    assert clockwise[right_eye, 1] > clockwise[left_eye, 1], "clockwise lowers the eye on the image's right"
+
+
+def test_the_error_grows_with_the_noise_and_no_face_flips() -> None:
+    rng = np.random.default_rng(1)
+    poses = rng.uniform([-25, -50, -45], [25, 50, 45], (100, 3))
+    faces = np.array([project(tuple(pose), (0, 0, 700)) for pose in poses])
+    size = np.linalg.norm(faces[:, 36] - faces[:, 45], axis=1).mean()
+    noisy = faces + rng.normal(0, 0.01 * size, faces.shape).astype(np.float32)
+    errors = np.abs(head_pose(noisy, CAMERA) - poses)
+    assert (np.median(errors, 0) < [1.2, 1.2, 0.7]).all()
+    assert errors.max() < 10
+
+
+def test_the_camera_sees_half_the_field_of_view_to_each_side() -> None:
+    camera = camera_matrix(720, 1280, fov=60)
+    edge = np.array([0, np.tan(np.radians(30)), 1])
+    assert (camera @ edge)[1] == pytest.approx(1280 - 0.5)
+
+
+def test_angles_of_a_face_turned_in_the_image_plane() -> None:
+    assert angles(rotation(0, 0, 90)) == pytest.approx((0, 0, 90))
+
+
+def test_no_pose_is_nan_and_no_face_is_no_row() -> None:
+    points = np.zeros((2, 68, 2), np.float32)
+    points[1] = np.nan
+    assert np.isnan(head_pose(points, CAMERA)).all()
+    assert head_pose(points[:0], CAMERA).shape == (0, 3)

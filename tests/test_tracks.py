@@ -1,0 +1,179 @@
+"""Tracks of faces, fed with landmarks made by hand: who is who, who is gone, who is nobody."""
+
+import numpy as np
+import pytest
+
+from nodes._geometry import landmark_box
+from nodes._tracks import Look, Tracks, distances, inside, match, twins
+
+SIZE = (640, 480)
+FPS = 30
+
+
+def face(x: float, y: float, side: float = 100.0) -> np.ndarray:
+    """68 points whose box has its centre at x, y: a ring for the jaw, eyes above the mouth inside."""
+    turn = np.linspace(0, 2 * np.pi, 68, endpoint=False)
+    points = np.stack((np.cos(turn), np.sin(turn)), 1) * 0.5
+    points[36:42], points[42:48], points[48:60] = (-0.2, -0.2), (0.2, -0.2), (0, 0.3)
+    return (points * side + (x, y)).astype(np.float32)
+
+
+class Stream:
+    """Runs Tracks over frames in which a network would find `faces` wherever it looks near them."""
+
+    def __init__(self, patience: float = 0.5) -> None:
+        self.tracks = Tracks(presence=0.5, patience=patience)
+        self.seq = -1
+        self.looks: list[Look] = []
+
+    def frame(self, *faces: np.ndarray, found: list[np.ndarray] | None = None, late: int = 0) -> dict[int, np.ndarray]:
+        """Go one frame on; `found` are the faces a detector reports of the frame `late` frames ago."""
+        self.seq += 1
+        boxes = None if found is None else self.boxes(found)
+        rolls = np.zeros(len(found or ()), np.float32)
+        seq = self.seq - late
+        self.looks = self.tracks.look(boxes, rolls, seq, seq / FPS, self.seq)
+        landmarks = np.zeros((len(self.looks), 68, 2), np.float32)
+        presence = np.zeros(len(self.looks), np.float32)
+        for row, look in enumerate(self.looks):
+            near = distances(look.box[None], self.boxes(faces))[0]
+            landmarks[row] = faces[near.argmin()] if len(faces) else look.box[:2]
+            presence[row] = 0.9 if len(faces) and near.min() < 0.5 else 0.1
+        pairs = self.tracks.see(self.looks, landmarks, presence, SIZE, self.seq, self.seq / FPS)
+        return {track.id: landmarks[row] for track, row in pairs}
+
+    @staticmethod
+    def boxes(faces) -> np.ndarray:
+        return landmark_box(np.array(list(faces), np.float32).reshape(-1, 68, 2))
+
+
+def test_a_face_is_followed_without_detections_and_keeps_its_id() -> None:
+    stream = Stream()
+    path = [face(100 + 6 * i, 200) for i in range(60)]
+    assert list(stream.frame(path[0], found=[path[0]])) == [0]
+    for at in path[1:]:
+        seen = stream.frame(at)
+        assert list(seen) == [0]
+        np.testing.assert_array_equal(seen[0], at)
+
+
+def test_two_faces_keep_their_ids_whatever_order_detections_have() -> None:
+    stream = Stream()
+    for i in range(40):
+        a, b = face(150 + i, 200), face(450 - i, 220, 80)
+        found = None if i % 5 else [[a, b], [b, a]][i % 2]
+        seen = stream.frame(a, b, found=found)
+        assert list(seen) == [0, 1]
+        np.testing.assert_array_equal(seen[0], a)
+
+
+def test_a_new_face_gets_a_new_id_and_a_forgotten_one_is_not_used_again() -> None:
+    stream = Stream(patience=0.1)
+    a, b = face(150, 200), face(450, 200)
+    stream.frame(a, found=[a])
+    for _ in range(10):
+        assert stream.frame() == {}
+    assert list(stream.frame(b, found=[b])) == [1]
+    stream.tracks.forget()
+    assert list(stream.frame(b, found=[b])) == [2]
+
+
+def test_a_face_that_is_briefly_hidden_keeps_its_id_and_is_not_shown_meanwhile() -> None:
+    stream = Stream(patience=0.5)
+    a = face(150, 200)
+    stream.frame(a, found=[a])
+    for _ in range(10):
+        assert stream.frame() == {}
+    assert list(stream.frame(a)) == [0]
+
+
+def test_a_hidden_face_that_moved_comes_back_with_its_id_by_a_detection() -> None:
+    stream = Stream(patience=0.5)
+    a, moved = face(150, 200), face(210, 200)
+    stream.frame(a, found=[a])
+    stream.frame()
+    assert stream.frame(moved) == {}
+    assert list(stream.frame(moved, found=[moved])) == [0]
+
+
+def test_a_fast_face_is_taken_up_again_where_the_detector_sees_it() -> None:
+    stream = Stream()
+    a, far = face(150, 200), face(205, 200)
+    stream.frame(a, found=[a])
+    assert stream.frame(far) == {}, "this stream's network sees no face that is half a side away"
+    seen = stream.frame(far, found=[far])
+    np.testing.assert_array_equal(seen[0], far)
+
+
+def test_a_late_detection_makes_no_second_track() -> None:
+    stream = Stream()
+    path = [face(100 + 12 * i, 200) for i in range(40)]
+    for i, at in enumerate(path):
+        late = 10
+        found = [path[i - late]] if i >= late and i % 5 == 0 else [at] if i == 0 else None
+        seen = stream.frame(at, found=found, late=late if i else 0)
+        assert list(seen) == [0]
+        assert len(stream.looks) == 1, "the face has gone more than its own side: only its history tells it is the same"
+
+
+def test_what_detections_miss_ends_after_its_patience_and_not_before_three_of_them() -> None:
+    stream = Stream(patience=0.5)
+    poster = face(150, 200)
+    stream.frame(poster, found=[poster])
+    seen = [bool(stream.frame(poster, found=[] if i % 5 == 0 else None)) for i in range(40)]
+    assert all(seen[:14])
+    assert not any(seen[20:])
+    rare = Stream(patience=0.5)
+    rare.frame(poster, found=[poster])
+    assert all(rare.frame(poster, found=[] if i == 30 else None) for i in range(60)), "one miss is not enough"
+
+
+def test_two_tracks_on_one_face_become_one_and_the_visitor_gets_its_own_face_back() -> None:
+    stream = Stream(patience=1.0)
+    front = [face(200 + 4 * i, 200) for i in range(40)]
+    behind = face(300, 200)
+    stream.frame(front[0], behind, found=[front[0], behind])
+    for at in front[1:]:
+        hidden = np.abs(at - behind).max() < 60
+        seen = stream.frame(*([at] if hidden else [at, behind]))
+        np.testing.assert_array_equal(seen[0], at)
+        assert list(seen) == [0] if hidden else [0, 1]
+
+
+def test_a_face_that_leaves_the_picture_is_gone() -> None:
+    stream = Stream()
+    seen = [stream.frame(face(600 + 8 * i, 200), found=[face(600, 200)] if i == 0 else None) for i in range(12)]
+    assert seen[0] and seen[4]
+    assert not seen[6] and not seen[-1]
+
+
+def test_twenty_faces() -> None:
+    stream = Stream()
+    faces = [face(60 + 120 * (i % 5), 60 + 115 * (i // 5), 80) for i in range(20)]
+    stream.frame(*faces, found=faces)
+    for step in range(10):
+        moved = [at + (0, step) for at in faces]
+        seen = stream.frame(*moved, found=moved[::-1] if step % 5 == 0 else None)
+        assert list(seen) == list(range(20))
+
+
+def test_matching_prefers_the_best_sum_to_the_nearest_first() -> None:
+    boxes = np.array([[0, 0, 100, 100], [50, 0, 150, 100]], np.float32)
+    others = np.array([[30, 0, 130, 100], [80, 0, 180, 100]], np.float32)
+    assert match(boxes, others) == [(0, 0), (1, 1)]
+    assert match(boxes[:0], others) == []
+    assert match(boxes, boxes + 1000) == []
+    assert match(boxes[:1], np.array([[30, 30, 70, 70]], np.float32)) == [], "half as large is somebody else"
+
+
+def test_distances_are_in_face_sides() -> None:
+    box = np.array([[0, 0, 100, 80]], np.float32)
+    assert distances(box, box + [[30, 0, 30, 0]])[0, 0] == pytest.approx(0.3)
+    assert distances(box, box * 2)[0, 0] == pytest.approx(np.hypot(50, 40) / 150 + np.log(2), rel=1e-5)
+
+
+def test_twins_and_inside_on_no_face() -> None:
+    none = np.zeros((0, 68, 2), np.float32)
+    assert twins([], none, np.zeros(0, bool)).shape == (0,)
+    assert inside(none, SIZE).shape == (0,)
+    assert inside(np.array([face(-20, 200)]), SIZE)[0] == pytest.approx(0.4, abs=0.1)
