@@ -94,7 +94,7 @@ def _compose(box: Points, shift: NDArray[np.float64], grow: float, linear: NDArr
 def look(rng: np.random.Generator, image: Image, matrix: Points, size: int) -> Image:
     """Cut the crop; beyond the cached surroundings lie grey, as beyond a frame, or repeated edge pixels."""
     border = cv2.BORDER_CONSTANT if rng.random() < 0.5 else cv2.BORDER_REPLICATE
-    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border, borderValue=(BORDER,) * 3)
+    return cv2.warpAffine(image, matrix, (size, size), borderMode=border, borderValue=(BORDER,) * 3)
 
 
 def degrade(rng: np.random.Generator, image: Image, other: Image) -> Image:
@@ -125,12 +125,13 @@ def relight(rng: np.random.Generator, image: Image) -> Image:
     elif rng.random() < 0.6:
         keep = rng.uniform(0.6, 1.4)
         mix = (keep * mix + (1 - keep) * grey) * rng.uniform(0.88, 1.12, (3, 1))
-    gain, offset = (rng.uniform(0.7, 1.3), rng.uniform(-30, 30)) if rng.random() < 0.6 else (1.0, 0.0)
+    gain, offset = 1.0, 0.0
+    if rng.random() < 0.6:
+        gain = rng.uniform(0.7, 1.3)
+        offset = float(image[::8, ::8].mean()) * (1 - gain) + rng.uniform(-30, 30)
     if rng.random() < 0.08:
         gain, offset = rng.uniform(0.12, 0.5), rng.uniform(0, 15)
-    mean = float(image[::8, ::8].mean()) * (gain if gain < 0.6 else 1.0)
-    shift = np.full((3, 1), mean - gain * float(image[::8, ::8].mean()) + offset)
-    image = cv2.transform(image, np.hstack((mix * gain, shift)))
+    image = cv2.transform(image, np.hstack((mix * gain, np.full((3, 1), offset))))
     if rng.random() < 0.2:
         curve = 255 * (np.arange(256) / 255) ** np.exp(rng.uniform(-0.6, 0.6))
         image = cv2.LUT(image, curve.astype(np.uint8))

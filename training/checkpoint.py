@@ -48,9 +48,8 @@ def git_commit() -> str:
     """Return the commit of the code, with '+' when tracked files differ from it; '' outside git."""
     here = Path(__file__).parent
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"], cwd=here, capture_output=True, text=True, timeout=10
-        )
+        command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return found.stdout.strip()

@@ -23,9 +23,11 @@ CACHE_VERSION = 1
 STATES = ("left eye closed", "right eye closed", "mouth closed", "mouth wide open")
 """Left and right as seen in the image."""
 
-_FLIPS = (*((i, 16 - i) for i in range(8)), *((17 + i, 26 - i) for i in range(5)), (31, 35), (32, 34), (36, 45), (37, 44),
-          (38, 43), (39, 42), (40, 47), (41, 46), (48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63),
-          (65, 67))
+_FLIPS = (
+    *((i, 16 - i) for i in range(8)), *((17 + i, 26 - i) for i in range(5)), (31, 35), (32, 34),
+    (36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46),
+    (48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67),
+)
 MIRROR = np.arange(68)
 """Index of the point that takes each point's place in the mirrored picture: 29 pairs, ten points on the axis."""
 for _a, _b in _FLIPS:
@@ -43,7 +45,7 @@ class Sample:
 
 
 def read_points(path: Path) -> NDArray[np.float32]:
-    """Read a .pts file of 68 points and shift it from counting pixels at 1 to 0. Raises ValueError saying what is wrong."""
+    """Read a .pts file of 68 points, moved from counting pixels at 1 to 0. Raises ValueError saying what is wrong."""
     text = path.read_text(errors="replace")
     inside = re.search(r"\{([^}]*)\}", text)
     if inside is None:
@@ -80,6 +82,12 @@ def read_folder(root: Path, source: str, person: Callable[[str], str] = str) -> 
             continue
         samples.append(Sample(pictures[stem], points, source, f"{source}/{person(stem.name)}"))
     return samples, sorted(faults)
+
+
+def person_of(pattern: str) -> Callable[[str], str]:
+    """Return the function from a file's stem to its person: what the pattern matches at its start, else all of it."""
+    compiled = re.compile(pattern)
+    return lambda stem: found.group() if (found := compiled.match(stem)) else stem
 
 
 def held_out(person: str, share: float) -> bool:
@@ -215,7 +223,8 @@ def _cut_background(image: NDArray[np.uint8] | None, boxes: NDArray[np.float32],
         x, y = rng.uniform(0, width - side), rng.uniform(0, height - side)
         overlap = (np.minimum(boxes[:, 2:], [x + side, y + side]) - np.maximum(boxes[:, :2], [x, y])).clip(0).prod(1)
         if not (overlap > 0).any():
-            return crop(image, crop_matrix(np.array([[x, y, x + side, y + side]]), CACHE_SIDE, margin=1.0), CACHE_SIDE)[0]
+            box = np.array([[x, y, x + side, y + side]], np.float32)
+            return crop(image, crop_matrix(box, CACHE_SIDE, margin=1.0), CACHE_SIDE)[0]
     return None
 
 

@@ -77,7 +77,7 @@ class VoteNet(nn.Module):
         self.register_buffer("pools_3N", pools, persistent=False)
 
     def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
-        """Return landmarks (B, N, 2) and spread (B, N) in crop pixels, states (B, 4) and presence (B,) as logits, scores."""
+        """Return landmarks (B, N, 2), spread (B, N) in crop pixels; states (B, 4), presence (B,) as logits; scores."""
         features_BCHW = self.trunk(image_B3HW)
         head_B3NK = self.head(features_BCHW).reshape(-1, 3, POINTS, self.centres_21K.shape[-1])
         p_B1NK = head_B3NK[:, :1].softmax(-1)
@@ -105,12 +105,13 @@ class Slim(nn.Module):
     def __init__(self, size: int = 160) -> None:
         super().__init__()
         self.size = size
-        plan = ((16, 32, 1), (32, 32, 2), (32, 32, 1), (32, 64, 2), *((64, 64, 1),) * 3, (64, 128, 2), *((128, 128, 1),) * 2,
-                (128, 256, 2), (256, 256, 1))
+        plan = (
+            (16, 32, 1), (32, 32, 2), (32, 32, 1), (32, 64, 2), *((64, 64, 1),) * 3,
+            (64, 128, 2), *((128, 128, 1),) * 2, (128, 256, 2), (256, 256, 1),
+        )
         layers = [Separable(inputs, outputs, stride, shortcut=False) for inputs, outputs, stride in plan]
-        self.stages = nn.ModuleList([
-            nn.Sequential(convolution(3, 16, stride=2), *layers[:7]), nn.Sequential(*layers[7:10]), nn.Sequential(*layers[10:]),
-        ])
+        first = nn.Sequential(convolution(3, 16, stride=2), *layers[:7])
+        self.stages = nn.ModuleList([first, nn.Sequential(*layers[7:10]), nn.Sequential(*layers[10:])])
         self.head = nn.Linear(64 + 128 + 256, POINTS * 2 + 4 + 1)
 
     def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
@@ -121,7 +122,8 @@ class Slim(nn.Module):
             means.append(x.mean((2, 3)))
         out = self.head(torch.cat(means, 1))
         points, states, presence = out.split((POINTS * 2, 4, 1), dim=1)
-        return {"landmarks": (points.unflatten(1, (POINTS, 2)) + 0.5) * self.size, "states": states, "presence": presence[:, 0]}
+        landmarks = (points.unflatten(1, (POINTS, 2)) + 0.5) * self.size
+        return {"landmarks": landmarks, "states": states, "presence": presence[:, 0]}
 
 
 def cell_centres(cells: int, stride: int) -> Tensor:

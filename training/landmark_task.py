@@ -4,8 +4,6 @@ Shapes: B batch, N 68 points, K cells of the vote map.
 """
 
 import logging
-import re
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,13 +13,29 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from nodes._geometry import MARGIN, to_input
+from nodes._geometry import MARGIN, crop, crop_matrix, to_input
 from training import augment, landmark_data, landmark_net, metrics
-from training.landmark_data import Crops, Sample
+from training.landmark_data import Sample
 from training.settings import SettingsError, Strict
-from training.task import Batch
+from training.task import Batch, Deployment
 
 logger = logging.getLogger("training")
+
+OUTPUTS = {
+    "landmarks": "(faces, 68, 2) x, y in crop pixels, iBUG order",
+    "spread": "(faces, 68) expected distance of each point from the true one, crop pixels",
+    "states": f"(faces, 4) probabilities: {', '.join(landmark_data.STATES)}; left as seen in the image",
+    "presence": "(faces,) probability that the crop shows a face about where its box says",
+}
+TERMS = [
+    "300-W training parts of LFPW and HELEN: research only",
+    "InfAnFace training set: research only",
+    "YouTube Faces frames: research only",
+    "All-Age-Faces: research only",
+    "WIDER FACE, between its faces: research only",
+]
+PORTRAIT_BOX = np.array([[178, 165, 358, 332]], np.float32)
+"""Box of the 68 points in the portrait of Grace Hopper that matplotlib carries, by eye."""
 
 
 class Source(Strict):
@@ -173,6 +187,39 @@ class LandmarkTask:
         """Measure mean errors per set with true boxes, F1 of the states, and accuracy of presence."""
         return self.validation(network)
 
+    def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
+        """Return the network with probabilities for logits; the reference is the crop of the portrait's face."""
+        size = self.settings.size
+        reference = crop(portrait, crop_matrix(PORTRAIT_BOX, size), size)
+        return Deployment(
+            module=Deployed(network).eval(),
+            images=np.concatenate((reference, self.validation.images[:: max(1, len(self.validation.images) // 7)])),
+            dynamic={0: "faces"},
+            outputs={name: OUTPUTS[name] for name in OUTPUTS if name != "spread" or self.settings.network != "slim"},
+            contract={
+                "crop": f"square of side {MARGIN} x the longer side of the box of the 68 points, centred on it, turned "
+                        "upright if the roll is known; bilinear; outside the frame 127; nodes._geometry.crop_matrix",
+                "margin": MARGIN,
+                "pixels": "the centre of pixel (0, 0) is (0.0, 0.0)",
+                "portrait_box": PORTRAIT_BOX[0].tolist(),
+            },
+            terms=TERMS,
+        )
+
+
+class Deployed(nn.Module):
+    """The landmark network without its training-only output, states and presence as probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Map image (B, 3, size, size) to the `OUTPUTS`."""
+        out = self.network(image)
+        found = {name: out[name] for name in ("landmarks", "spread") if name in out}
+        return found | {"states": out["states"].sigmoid(), "presence": out["presence"].sigmoid()}
+
 
 class Validation:
     """Crops with true boxes of the held-out faces, and held-out backgrounds, kept in memory."""
@@ -207,7 +254,8 @@ class Validation:
         first = np.array(self.sources) == self.sources[0]
         found["failures_8"] = metrics.failure_rate(errors[first], 8)
         true, said = landmark_data.states(self.points) > 0, out["states"] > 0
-        for label, columns in (("eyes_f1", slice(0, 2)), ("mouth_closed_f1", slice(2, 3)), ("mouth_open_f1", slice(3, 4))):
+        columns_of = {"eyes_f1": slice(0, 2), "mouth_closed_f1": slice(2, 3), "mouth_open_f1": slice(3, 4)}
+        for label, columns in columns_of.items():
             found[label] = metrics.f1(said[self.known, columns], true[self.known, columns])
         found["present"] = float((out["presence"] > 0).mean())
         if len(self.backgrounds):
@@ -245,7 +293,8 @@ def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]
     """Read every data set and part it into training and validation by person; faults are logged."""
     training, validation = [], []
     for name, source in settings.sources.items():
-        samples, faults = landmark_data.read_folder(settings.data / source.folder, name, person_of(source.person))
+        person = landmark_data.person_of(source.person)
+        samples, faults = landmark_data.read_folder(settings.data / source.folder, name, person)
         for fault in faults[:5]:
             logger.warning("%s", fault)
         if len(faults) > 5:
@@ -257,12 +306,6 @@ def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]
     if not training:
         raise SettingsError("settings.sources: every source is held out or has weight 0; nothing to train on")
     return training, validation
-
-
-def person_of(pattern: str) -> Callable[[str], str]:
-    """Return the function from a file's stem to its person."""
-    compiled = re.compile(pattern)
-    return lambda stem: found.group() if (found := compiled.match(stem)) else stem
 
 
 def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:

@@ -5,7 +5,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 
-REGIONS = {"jaw": slice(0, 17), "brows": slice(17, 27), "nose": slice(27, 36), "eyes": slice(36, 48), "mouth": slice(48, 68)}
+REGIONS = {
+    "jaw": slice(0, 17), "brows": slice(17, 27), "nose": slice(27, 36), "eyes": slice(36, 48), "mouth": slice(48, 68),
+}
 
 
 def normalised_errors(found: Floats, true: Floats) -> Floats:

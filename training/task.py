@@ -1,14 +1,34 @@
 """What the training loop asks of a task: a network, batches, a loss and a validation."""
 
 import importlib
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.settings import SettingsError, Strict, checked
 
 Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What `training.export` needs to write a network for the run time."""
+
+    module: nn.Module
+    """Network in evaluation mode whose forward maps image (B, 3, H, W) to a dict of tensors (B, ...) by name."""
+    images: NDArray[np.uint8]
+    """Pictures (B, H, W, 3) to compare the exported files on, at least two; the first is the card's reference."""
+    dynamic: dict[int, str]
+    """Axes of the input that a caller may choose, and their names: {0: "faces"}."""
+    outputs: dict[str, str]
+    """Meaning of each output, with shape, unit and range."""
+    contract: dict[str, Any]
+    """What a caller must do to make the input, beyond colour order and normalisation."""
+    terms: list[str]
+    """Data that the weights were trained on, and what its terms allow."""
 
 
 class Task(Protocol):
@@ -35,6 +55,10 @@ class Task(Protocol):
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Measure the network, which is in evaluation mode, on held-out data."""
+        ...
+
+    def deploy(self, network: nn.Module, portrait: NDArray[np.uint8]) -> Deployment:
+        """Return the network as the run time wants it; `portrait` (600, 512, 3) is the reference picture."""
         ...
 
 

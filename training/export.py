@@ -1,0 +1,225 @@
+"""Export a checkpoint to ONNX, MNN and torch, with a card, after checking that all of them give the same numbers.
+
+python -m training.export runs/landmarks/best.pt nodes/models/landmarks
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import torch
+from matplotlib.cbook import get_sample_data
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from nodes import _backend
+from nodes._geometry import MEAN, SCALE, to_input
+from training import checkpoint
+from training.landmark_net import macs
+from training.settings import RunSettings, SettingsError, checked
+from training.task import Deployment, load_task
+
+logger = logging.getLogger("training")
+
+OPSET = 18
+TOLERANCE = 1e-3
+"""Largest difference allowed between torch and an exported file, in per cent of an output's range (at least 1)."""
+BACKENDS = {"onnxruntime": ".onnx", "mnn": ".mnn", "torch": ".pt2"}
+
+
+def export(source: Path, target: Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write target.onnx, .mnn, .pt2, .json and .png from the averaged weights of a checkpoint; return the card."""
+    state = checkpoint.load(source)
+    settings = checked(RunSettings, state["settings"] | {"device": "cpu"}, str(source))
+    task = load_task(settings.task, settings.settings | (overrides or {}))
+    network = task.network()
+    network.load_state_dict(state["ema"])
+    network.eval()
+    with torch.inference_mode():
+        metrics = task.validate(network)
+    deployment = task.deploy(network, portrait())
+    fold_batch_norm(deployment.module.eval())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_models(deployment, target)
+    differences = {name: parity(deployment, target, name) for name in BACKENDS}
+    card = {
+        "name": settings.name,
+        "input": {"name": "image", "shape": input_shape(deployment), "dtype": "float32",
+                  "colour": "BGR", "mean": MEAN, "scale": SCALE, **deployment.contract},
+        "outputs": deployment.outputs,
+        "cost": cost(deployment),
+        "accuracy": {name: round(value, 4) for name, value in metrics.items()},
+        "training": {"steps": state["step"], "minutes": round(state["seconds"] / 60, 1), "seed": settings.seed,
+                     "commit": state["commit"], "settings": settings.settings | {"data": "data"}},
+        "data": deployment.terms,
+        "parity": differences,
+        "files": {target.name + suffix: sha256(target.with_suffix(suffix)) for suffix in BACKENDS.values()},
+        "reference": reference(deployment, target),
+    }
+    text = json.dumps(card, indent=1)
+    text = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found.group()), text)  # a list on one line
+    target.with_suffix(".json").write_text(text + "\n")
+    return card
+
+
+def input_shape(deployment: Deployment) -> list[int | str]:
+    """Return the input's shape, with names for the sides that a caller may choose."""
+    count, height, width, channels = deployment.images.shape
+    return [deployment.dynamic.get(axis, side) for axis, side in enumerate((count, channels, height, width))]
+
+
+def fold_batch_norm(module: nn.Module) -> None:
+    """Multiply every batch norm that follows a convolution in a Sequential into it, in place, in evaluation mode."""
+    for child in module.modules():
+        if isinstance(child, nn.Sequential):
+            for i, (first, second) in enumerate(zip(child, list(child)[1:], strict=False)):
+                if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                    child[i], child[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
+
+
+def write_models(deployment: Deployment, target: Path) -> None:
+    """Write the three files of one network."""
+    example = torch.from_numpy(to_input(deployment.images[:2]))
+    program = torch.export.export(
+        deployment.module, (example,), dynamic_shapes=(dict.fromkeys(deployment.dynamic, torch.export.Dim.AUTO),)
+    )
+    write_torch(program, target.with_suffix(".pt2"))
+    write_onnx(deployment, example, target.with_suffix(".onnx"))
+    write_mnn(target.with_suffix(".onnx"), target.with_suffix(".mnn"))
+
+
+def write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Save without the example input and the stack traces, which name folders of the machine it was made on."""
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if hasattr(module, "graph") else ():
+            for key in ("stack_trace", "nn_module_stack"):
+                node.meta.pop(key, None)
+    torch.export.save(program, path)
+
+
+def write_onnx(deployment: Deployment, example: torch.Tensor, path: Path) -> None:
+    """Write one self-contained file without notes about the machine it was made on."""
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own internals
+        program = torch.onnx.export(
+            deployment.module, (example,), dynamo=True, verbose=False, opset_version=OPSET, input_names=["image"],
+            output_names=list(deployment.outputs), dynamic_shapes=(deployment.dynamic,), optimize=True,
+        )
+    quiet.setLevel(level)
+    model = program.model_proto
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output,
+                 *model.graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    model.ClearField("metadata_props")
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def write_mnn(source: Path, path: Path) -> None:
+    """Convert ONNX to MNN by the wheel's native converter, in a process of its own because it writes to stdout.
+
+    Not by the command `mnnconvert`: that one installs further packages as it runs.
+    """
+    arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "MNN"]
+    program = f"import _tools; _tools.mnnconvert({arguments!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    if done.returncode or not path.exists():
+        raise RuntimeError(f"MNN could not convert {source}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def parity(deployment: Deployment, target: Path, backend: str) -> dict[str, float]:
+    """Return the largest difference from torch per output, run as the run time runs it, with one and with all pictures.
+
+    Raises RuntimeError when one is over `TOLERANCE`.
+    """
+    model = _backend.load(target, backend)
+    batch = to_input(deployment.images)
+    with torch.inference_mode():
+        expected = {name: value.numpy() for name, value in deployment.module(torch.from_numpy(batch)).items()}
+    differences: dict[str, float] = {}
+    for images in (slice(0, 1), slice(None)) if 0 in deployment.dynamic else (slice(0, 1),):
+        found = model.run(np.ascontiguousarray(batch[images]))
+        if set(found) != set(deployment.outputs):
+            raise RuntimeError(f"{target}: {backend} gives {sorted(found)}, expected {sorted(deployment.outputs)}")
+        for name, value in found.items():
+            true = expected[name][images]
+            difference = float(np.abs(value - true).max()) if value.shape == true.shape else np.inf
+            limit = TOLERANCE * max(1.0, float(np.ptp(true)))
+            if not difference <= limit:
+                raise RuntimeError(f"{target}: {backend} is off in {name!r} by {difference:g}, over {limit:g}")
+            differences[name] = max(differences.get(name, 0.0), float(f"{difference:.2g}"))
+    return differences
+
+
+def cost(deployment: Deployment) -> dict[str, Any]:
+    """Return multiply-adds for one picture of the reference's size, and the number of weights."""
+    image = torch.from_numpy(to_input(deployment.images[:1]))
+    with torch.inference_mode():
+        total = macs(deployment.module, image)
+    return {"macs": total, "parameters": sum(p.numel() for p in deployment.module.parameters())}
+
+
+def reference(deployment: Deployment, target: Path) -> dict[str, Any]:
+    """Write the reference picture as target.png and return what the network gives for it.
+
+    Outputs of more than 512 numbers are given by 32 of them at even distances in the flattened array.
+    """
+    cv2.imwrite(str(target.with_suffix(".png")), deployment.images[0])
+    with torch.inference_mode():
+        outputs = deployment.module(torch.from_numpy(to_input(deployment.images[:1])))
+    found: dict[str, Any] = {"picture": f"{target.name}.png"}
+    for name, value in outputs.items():
+        flat = value.flatten().numpy().astype(float)
+        every = 1 if flat.size <= 512 else flat.size // 32
+        found[name] = {"shape": list(value.shape), "every": every, "values": [round(x, 4) for x in flat[::every]]}
+    return found
+
+
+def portrait() -> NDArray[np.uint8]:
+    """Return the public-domain portrait of Grace Hopper that matplotlib carries, (600, 512, 3) BGR."""
+    image = cv2.imread(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))
+    assert image is not None, "matplotlib has no grace_hopper.jpg"
+    return image
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and export; 2 means a file or setting is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("target", type=Path, help="path of the files without suffix")
+    parser.add_argument("--data", help="folder of the data sets, when it has moved since training")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
+    try:
+        card = export(options.checkpoint, options.target, {"data": options.data} if options.data else None)
+    except SettingsError as exc:
+        logger.error("%s", exc)
+        return 2
+    logger.info("%s", json.dumps({key: card[key] for key in ("cost", "accuracy", "parity")}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
