@@ -1,0 +1,188 @@
+"""Pictures from a webcam through PyAV: Video4Linux on Linux, AVFoundation on macOS, DirectShow on Windows."""
+
+import errno
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from graph import ConfigError, NodeError
+from nodes._video import DEFAULT_PERIOD, Shot, video_stream
+
+logger = logging.getLogger(__name__)
+
+SILENCE_S = 10.0  # cold webcams have been seen to take several seconds to their first picture
+STOP_S = 2.0  # a driver that does not come back from a read in this time is left to the end of the process
+RAW_PIXELS = 640 * 480  # USB 2 carries raw pictures of up to this size at 30 per second; beyond, only JPEG
+
+Options = dict[str, str]
+
+
+class Device(NamedTuple):
+    """A capture device as FFmpeg addresses it."""
+
+    format: str
+    name: str
+
+
+def device(uri: str | int) -> Device:
+    """Return the device that a webcam's index or /dev/videoN stands for on this system."""
+    if sys.platform == "darwin":
+        return Device("avfoundation", f"{uri}:none")
+    if sys.platform == "win32":
+        names = [name for name, _ in devices()]
+        if not str(uri).isdigit() or int(uri) >= len(names):
+            raise ConfigError(f"there is no webcam {uri}{_present()}")
+        return Device("dshow", f"video={names[int(uri)]}")
+    return Device("v4l2", uri if isinstance(uri, str) and uri.startswith("/dev/") else f"/dev/video{uri}")
+
+
+def devices() -> list[tuple[str, str]]:
+    """Return the webcams of this machine: (address, what it calls itself)."""
+    if sys.platform == "linux":
+        nodes = sorted(Path("/sys/class/video4linux").glob("video*"), key=lambda node: int(node.name[5:]))
+        return [(f"/dev/{node.name}", (node / "name").read_text().strip()) for node in nodes]
+    kind = "avfoundation" if sys.platform == "darwin" else "dshow"
+    found = [info for info in av.device.enumerate_input_devices(kind) if "video" in info.media_types]
+    return [(info.name, info.description) for info in found]
+
+
+def _present() -> str:
+    found = [f"{address} ({name})" for address, name in devices()]
+    return f"; there are {', '.join(found)}" if found else "; this machine shows no webcam"
+
+
+def _open(device: Device, width: int, height: int, fps: float) -> InputContainer:
+    failure: Exception | None = None
+    for options in _options(device, width, height, fps):
+        try:
+            return av.open(device.name, mode="r", format=device.format, options=options)
+        except (av.FFmpegError, ValueError) as exc:
+            failure = exc
+            if _final(exc):
+                break
+    raise ConfigError(_why_closed(device, failure)) from failure
+
+
+def _options(device: Device, width: int, height: int, fps: float) -> Iterator[Options]:
+    """Yield what to ask the driver for, the best first; FFmpeg would settle for raw pictures at 5 per second."""
+    asked: Options = {"fflags": "nobuffer"}
+    if width and height:
+        asked["video_size"] = f"{width}x{height}"
+    if fps or device.format == "avfoundation":  # which refuses FFmpeg's default of 29.97
+        asked["framerate"] = f"{fps or 30:g}"
+    if device.format == "v4l2" and width * height > RAW_PIXELS:
+        yield asked | {"input_format": "mjpeg"}
+    yield asked
+
+
+def _final(exc: Exception) -> bool:
+    return isinstance(exc, OSError) and exc.errno in (errno.ENOENT, errno.EACCES, errno.EBUSY, errno.ENODEV)
+
+
+def _why_closed(device: Device, exc: Exception | None) -> str:
+    number = exc.errno if isinstance(exc, OSError) else None
+    if number in (errno.ENOENT, errno.ENODEV):
+        return f"there is no webcam {device.name}{_present()}"
+    if number == errno.EBUSY:
+        return f"{device.name} is busy: another program uses it (fuser -v {device.name} names it)"
+    if number == errno.EACCES:
+        return f"no permission to read {device.name}: your user may have to be in the group 'video'"
+    reason = exc.strerror if isinstance(exc, OSError | av.FFmpegError) else exc
+    return f"{device.name} does not open as a webcam ({reason}){_present()}"
+
+
+def _decoded(packet: "av.Packet[VideoStream]") -> list[VideoFrame]:
+    try:
+        return packet.decode()
+    except av.FFmpegError:  # a JPEG that lost bytes on the USB: the next one is as good
+        return []
+
+
+class Webcam:
+    """Keeps the newest picture of a webcam, so that a slow graph sees less of it but never late.
+
+    A thread takes every picture from the driver, whose own queue would otherwise grow old.
+    Raises ConfigError from the constructor if the webcam is missing, busy or not one.
+    """
+
+    def __init__(self, device: Device, width: int, height: int, fps: float) -> None:
+        self.device = device
+        self.dropped = 0
+        self.container = _open(device, width, height, fps)
+        stream = video_stream(self.container)
+        stream.thread_type = "SLICE"  # threads by frame would hold pictures back
+        self.size = (stream.codec_context.width, stream.codec_context.height)
+        self.period = float(1 / stream.average_rate) if stream.average_rate else DEFAULT_PERIOD
+        if width and height and self.size != (width, height):
+            logger.warning("%s gives %d x %d instead of %d x %d", device.name, *self.size, width, height)
+        self._changed = threading.Condition()
+        self._newest: tuple[VideoFrame, int] | None = None
+        self._ended = False
+        self._error: av.FFmpegError | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._read, name="webcam", daemon=True)
+
+    def shots(self) -> Iterator[Shot]:
+        """Yield pictures as they come, `pts` counted from the first; never ends by itself.
+
+        Raises NodeError when the webcam goes away or falls silent.
+        """
+        self._thread.start()
+        first = None
+        while True:
+            frame, arrived_ns = self._take()
+            time_s = frame.time if frame.pts is not None and frame.time is not None else arrived_ns / 1e9
+            first = time_s if first is None else first
+            yield Shot(time_s - first, arrived_ns, frame)
+
+    def _take(self) -> tuple[VideoFrame, int]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest or self._ended, SILENCE_S)
+            taken, self._newest = self._newest, None
+        if taken:
+            return taken
+        if not self._ended:
+            raise NodeError(f"{self.device.name} has given no picture for {SILENCE_S:.0f} s")
+        raise NodeError(f"{self.device.name} has gone away ({self._error or 'end of its stream'})")
+
+    def _read(self) -> None:
+        try:
+            for packet in self.container.demux(video_stream(self.container)):
+                arrived_ns = time.monotonic_ns()
+                for frame in _decoded(packet):
+                    self._put(frame, arrived_ns)
+                if self._stopping:
+                    return
+        except av.FFmpegError as exc:
+            self._error = exc
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify()
+
+    def _put(self, frame: VideoFrame, arrived_ns: int) -> None:
+        with self._changed:
+            self.dropped += self._newest is not None
+            self._newest = (frame, arrived_ns)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Give the webcam back."""
+        self._stopping = True
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            logger.warning("%s does not come back from a read; it is freed when this process ends", self.device.name)
+            return  # closing a container under another thread's read hangs or crashes
+        self.container.close()
+        if self.dropped:
+            logger.info("%s: %d pictures were replaced by newer ones", self.device.name, self.dropped)

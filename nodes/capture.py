@@ -1,0 +1,133 @@
+"""Pictures into a graph: a video file, pictures, or a webcam."""
+
+import re
+import time
+from collections.abc import Iterator
+from glob import glob, has_magic
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from graph import ConfigError, Frame, Header, Node, Output, setting
+
+if TYPE_CHECKING:
+    from nodes._video import Shot
+
+LONG_GAP_S = 10.0  # a longer wait for the next frame of a paced file is taken for broken timestamps
+
+
+class Reader(Protocol):
+    """Where pictures come from; opened by its constructor, closed by the end of `shots` or by `close`."""
+
+    period: float  # seconds from one frame to the next where nothing else says so
+
+    def shots(self) -> "Iterator[Shot]":
+        """Yield the pictures from the beginning."""
+
+    def close(self) -> None:
+        """Give back files and devices."""
+
+
+class Capture(Node):
+    """Read a video file, pictures or a webcam, with the times at which the pictures were taken."""
+
+    frame = Output(Frame)
+
+    uri: str | int  # video, picture, folder or "pattern*.png" of pictures; webcam: 0, 1, ... or /dev/video0
+    width: int = setting(0, minimum=0, maximum=16384)  # pixels; scales a file, is asked of a webcam; 0: as it is
+    height: int = setting(0, minimum=0, maximum=16384)  # pixels; 0: as it is, or what the aspect makes of width
+    fps: float = setting(0.0, minimum=0.0, maximum=1000.0)  # video: at most, webcam: asked for, pictures: 0 is 30
+    loop: bool = False  # start a file again at its end
+    paced: bool = False  # a file in real time by its timestamps; otherwise as fast as the graph takes it
+
+    def live(self) -> bool:
+        """Return whether pictures come in real time: from a webcam, or from a paced file."""
+        return self.paced or is_webcam(self.uri)
+
+    def open(self) -> None:
+        """Open the file or the webcam; raises ConfigError if that cannot be."""
+        from nodes._video import Converter
+
+        self._reader = self._webcam() if is_webcam(self.uri) else self._files()
+        mode_is_asked = is_webcam(self.uri) and self.width and self.height
+        self._converter = Converter(0, 0) if mode_is_asked else Converter(self.width, self.height)
+
+    def _webcam(self) -> Reader:
+        from nodes._webcam import Webcam, device
+
+        return Webcam(device(self.uri), self.width, self.height, self.fps)
+
+    def _files(self) -> Reader:
+        from nodes._video import PictureFiles, VideoFile
+
+        paths = find(str(self.uri))
+        return VideoFile(paths, self.fps) if isinstance(paths, Path) else PictureFiles(paths, self.fps)
+
+    def process(self) -> Iterator[Frame]:
+        """Yield the frames; `t_capture_ns` is their arrival from the webcam, or from the decoder."""
+        pacer = Pacer() if self.paced and not is_webcam(self.uri) else None
+        for shot, epoch in self._passes():
+            image = self._converter.convert(shot.picture, self.empty)
+            arrived_ns = pacer.wait(shot.pts) if pacer else shot.arrived_ns
+            yield Frame(image=image, header=Header(pts=shot.pts, t_capture_ns=arrived_ns, epoch=epoch))
+
+    def _passes(self) -> "Iterator[tuple[Shot, int]]":
+        """Yield the pictures, again and again if `loop`: `pts` goes on growing, and a new pass is a new epoch."""
+        epoch, offset = 0, 0.0
+        while True:
+            count, first, end = 0, 0.0, 0.0
+            for count, shot in enumerate(self._reader.shots(), start=1):
+                first = shot.pts if count == 1 else first
+                end = shot.pts + self._reader.period
+                yield shot._replace(pts=offset + shot.pts), epoch
+            if not self.loop:
+                return
+            offset += end - first
+            epoch += count > 1  # one picture shown again is no new scene
+
+    def close(self) -> None:
+        """Close the file or give the webcam back."""
+        if "_reader" in self.__dict__:
+            self._reader.close()
+
+
+class Pacer:
+    """Waits until the moment of a frame has come."""
+
+    def __init__(self) -> None:
+        self._origin = float("-inf")  # CLOCK_MONOTONIC seconds of pts 0
+
+    def wait(self, pts: float) -> int:
+        """Sleep until `pts` is due and return CLOCK_MONOTONIC ns; where the timestamps jump, the count starts anew."""
+        now = time.monotonic()
+        if abs(self._origin + pts - now) > LONG_GAP_S:
+            self._origin = now - pts
+        time.sleep(max(0.0, self._origin + pts - now))
+        return time.monotonic_ns()
+
+
+def is_webcam(uri: str | int) -> bool:
+    """Return whether `uri` is a webcam's index or device rather than a file (a file named 0 is ./0)."""
+    return isinstance(uri, int) or uri.isdigit() or re.fullmatch(r"/dev/video\d+", uri) is not None
+
+
+def find(uri: str) -> Path | list[Path]:
+    """Return the video file, or the pictures in natural order, that `uri` means.
+
+    Raises ConfigError if there is nothing, with the names that come near.
+    """
+    from nodes import _video
+
+    if "://" in uri:
+        scheme = uri.split("://")[0]  # the rest may hold a password
+        raise ConfigError(f"{scheme}:// addresses cannot be read: Capture takes files, pictures and webcams")
+    path = Path(uri).expanduser().absolute()
+    if path.is_dir():
+        return _video.picture_paths(path)
+    if path.exists():
+        return [path] if path.suffix.lower() in _video.PICTURE_SUFFIXES else path
+    if not has_magic(uri):
+        raise _video.missing(path)
+    matches = [Path(match) for match in glob(str(path), recursive=True) if Path(match).is_file()]
+    if not matches:
+        raise ConfigError(f"no file matches {path}")
+    return _video.natural_order(matches)
