@@ -13,6 +13,8 @@ CANDIDATES = 10
 """Cells of best overlap whose overlaps, added and rounded, are the number of cells that learn a face."""
 NEAR = 1.5
 """Distance in strides from a face's centre within which a cell may learn it, on either axis."""
+LEAST = 0.3
+"""Least target of a cell that learns a face: one whose box does not overlap it yet must still be taught."""
 
 
 def detection_loss(
@@ -21,8 +23,9 @@ def detection_loss(
     """Return the losses of scores, boxes and points, each averaged over the cells that learn a face.
 
     Scores: quality focal loss (Li et al. 2020, eq. 2), the target of a cell being the square root of its overlap with
-    its face, so that a well-found face tends to a score near 1 and ranks above a badly found one. Boxes: generalised
-    overlap (Rezatofighi et al. 2019). Points: smooth L1 in box sides, only where a face has labelled points.
+    its face (at least `LEAST`), so that a well-found face tends to a score near 1 and ranks above a badly found one.
+    Boxes: generalised overlap (Rezatofighi et al. 2019). Points: smooth L1 in box sides, only where a face has labelled
+    points.
     Cells whose centre lies in an ignored box learn nothing about their score.
     """
     targets, weights, chosen = [], [], []
@@ -33,7 +36,7 @@ def detection_loss(
         owner_A, overlap_A = assign(faces_G4, guess_A4, logits_A, centres_A2, strides_A)
         positive_A = owner_A >= 0
         inside_A = in_boxes(centres_A2, ignored_I4, strides_A / 4).any(0)
-        targets.append(torch.where(positive_A, overlap_A.sqrt(), 0.0))
+        targets.append(torch.where(positive_A, overlap_A.sqrt().clamp(min=LEAST), 0.0))
         weights.append((positive_A | ~inside_A).float())
         chosen.append((positive_A, faces_G4[owner_A[positive_A]], batch["points"][image][face][owner_A[positive_A]]))
     target_BA, weight_BA = torch.stack(targets), torch.stack(weights)

@@ -13,6 +13,23 @@ from nodes._boxes import CHANNELS, STRIDES
 from training.landmark_net import Separable, convolution
 
 
+class Single(Separable):
+    """A separable convolution whose depthwise half stays in float32 under autocast.
+
+    The backward pass of strided and of 5 x 5 depthwise convolutions in bfloat16 is ten times slower than in float32 on
+    CPUs (measured with torch 2.13: a third of the whole step).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            out = self.depthwise(x.float())
+        out = self.pointwise(out)
+        return x + out if self.shortcut else out
+
+
 class FaceNet(nn.Module):
     """Anchor-free face detector; sides of the input are multiples of 32, at training and at run time.
 
@@ -28,10 +45,10 @@ class FaceNet(nn.Module):
             convolution(stem, low, stride=2),
             Separable(low, low),
         )
-        self.stride8 = nn.Sequential(Separable(low, middle, stride=2), *(Separable(middle, middle) for _ in range(3)))
-        self.stride16 = nn.Sequential(Separable(middle, high, stride=2), *(Separable(high, high) for _ in range(2)))
+        self.stride8 = nn.Sequential(Single(low, middle, stride=2), *(Separable(middle, middle) for _ in range(3)))
+        self.stride16 = nn.Sequential(Single(middle, high, stride=2), *(Separable(high, high) for _ in range(2)))
         self.stride32 = nn.Sequential(
-            Separable(high, high, stride=2), *(Separable(high, high, kernel=5) for _ in range(2))
+            Single(high, high, stride=2), *(Single(high, high, kernel=5) for _ in range(2))
         )
         self.side32 = convolution(high, neck, kernel=1)
         self.side16 = convolution(high, neck, kernel=1)

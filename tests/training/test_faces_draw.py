@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.faces_data import Cutouts, Picture
+from training.faces_draw import Scene, cut, draw_scene, mirror, mosaic, put_face, settle, turn, window
+from training.faces_loss import FACE, IGNORED
+from training.landmark_data import Crops
+
+UNKNOWN = np.full((5, 2), np.nan, np.float32)
+
+
+def coloured(boxes, shape=(200, 300)):
+    """A black picture in which every face is a white rectangle."""
+    image = np.zeros((*shape, 3), np.uint8)
+    for x0, y0, x1, y1 in boxes:
+        image[round(y0 + 0.5) : round(y1 + 0.5), round(x0 + 0.5) : round(x1 + 0.5)] = 255
+    return image
+
+
+def picture(boxes, ignored=None, shape=(200, 300)):
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    ignored = np.zeros(len(boxes), bool) if ignored is None else np.array(ignored)
+    return Picture(Path("p.jpg"), "p.jpg", boxes, ignored, [coloured(boxes, shape)])
+
+
+def white_box(image, around):
+    """The box of the white pixels near a box, to sub-pixel accuracy by their sums."""
+    x0, y0, x1, y1 = np.clip(around + np.array([-3, -3, 4, 4]), 0, image.shape[1]).astype(int)
+    part = image[y0:y1, x0:x1, 0] / 255.0
+    columns, rows = part.max(0), part.max(1)
+    left, top = x0 + columns.argmax(), y0 + rows.argmax()
+    return np.array([left, top, left + columns.sum(), top + rows.sum()]) - 0.5
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_boxes_follow_their_pixels_into_a_window(seed):
+    scene = settle(window(np.random.default_rng(seed), picture([(99.5, 79.5, 139.5, 129.5)]), 128, 96))
+    assert scene.image.shape == (96, 128, 3)
+    for box, kind in zip(scene.boxes, scene.kinds, strict=True):
+        if kind == FACE:
+            np.testing.assert_allclose(white_box(scene.image, box), box, atol=1.6)
+
+
+def test_a_window_shows_a_face():
+    scenes = [settle(window(np.random.default_rng(i), picture([(10, 10, 40, 50)]), 128, 128)) for i in range(40)]
+    assert np.mean([len(scene.kinds) for scene in scenes]) > 0.9
+
+
+def test_faces_are_drawn_at_all_sizes():
+    heights = []
+    for i in range(150):
+        scene = settle(window(np.random.default_rng(i), picture([(120, 80, 150, 120)], shape=(267, 400)), 256, 256))
+        heights += (scene.boxes[:, 3] - scene.boxes[:, 1])[scene.kinds == FACE].tolist()
+    assert min(heights) < 20 and max(heights) > 70
+
+
+def test_mirror_twice_is_the_scene_itself():
+    rng = np.random.default_rng(1)
+    scene = Scene(rng.integers(0, 256, (64, 64, 3), np.uint8), rng.uniform(0, 64, (3, 4)).astype(np.float32),
+                  rng.uniform(0, 64, (3, 5, 2)).astype(np.float32), np.array([1, 1, -1]))
+    back = mirror(mirror(scene))
+    np.testing.assert_array_equal(back.image, scene.image)
+    np.testing.assert_allclose(back.boxes, scene.boxes, atol=1e-4)
+    np.testing.assert_allclose(back.points, scene.points, atol=1e-4)
+    assert mirror(scene).points[0, 0, 0] == pytest.approx(63 - scene.points[0, 1, 0])
+
+
+@pytest.mark.parametrize("quarters", [1, 2, -1])
+def test_quarter_turns_carry_boxes_and_points_with_the_pixels(quarters):
+    boxes = np.array([[19.5, 9.5, 39.5, 49.5]], np.float32)
+    points = np.array([[[20, 10], [39, 10], [30, 30], [20, 49], [39, 49]]], np.float32)
+    scene = turn(Scene(coloured(boxes, (100, 100)), boxes, points, np.array([FACE])), quarters * np.pi / 2)
+    np.testing.assert_allclose(white_box(scene.image, scene.boxes[0]), scene.boxes[0], atol=0.6)
+    columns, rows = scene.points[0].T.round().astype(int)
+    assert (scene.image[rows, columns] > 100).all()
+
+
+def test_settle_ignores_small_and_hidden_faces_and_drops_those_outside():
+    boxes = np.array([[10, 10, 30, 40], [50, 50, 54, 55], [-30, 10, 10, 50], [-50, -50, -10, -10], [20, 20, 28, 30]])
+    scene = settle(Scene(np.zeros((64, 64, 3), np.uint8), boxes.astype(np.float32), np.stack([UNKNOWN] * 5),
+                         np.array([FACE, FACE, FACE, FACE, IGNORED])))
+    assert scene.kinds.tolist() == [FACE, IGNORED, IGNORED, IGNORED]
+    assert scene.boxes.min() >= -0.5 and scene.boxes.max() <= 63.5
+
+
+def test_cut_fills_what_lies_beyond_with_grey():
+    image = np.full((10, 10, 3), 9, np.uint8)
+    out = cut(image, -2, -3, 14, 15)
+    assert out.shape == (15, 14, 3)
+    assert (out[3:13, 2:12] == 9).all()
+    assert (out == 9).sum() == 300 and (out == 127).sum() == out.size - 300
+
+
+def a_cutout():
+    """A grey face with its five points painted in colours of their own."""
+    points = np.zeros((1, 68, 2), np.float32)
+    points[0, :, 0], points[0, :, 1] = np.linspace(78, 178, 68), np.linspace(90, 166, 68)
+    points[0, 36:42], points[0, 42:48], points[0, 30] = (100, 100), (156, 100), (128, 130)
+    points[0, 48:60], points[0, 48], points[0, 54] = (128, 155), (105, 155), (151, 155)
+    image = np.full((1, 256, 256, 3), 60, np.uint8)
+    for i, (x, y) in enumerate(((100, 100), (156, 100), (128, 130), (105, 155), (151, 155))):
+        image[0, y - 5 : y + 6, x - 5 : x + 6] = 120 + 25 * i
+    return Cutouts(Crops(image, points, np.array(["HELEN"])))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_face_put_into_a_scene_has_its_points_on_its_features(seed):
+    rng = np.random.default_rng(seed)
+    empty = Scene(np.full((256, 256, 3), 60, np.uint8), np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32),
+                  np.zeros(0, np.int64))
+    scene = put_face(rng, empty, a_cutout())
+    assert scene.kinds.tolist() == [FACE]
+    x0, y0, x1, y1 = scene.boxes[0]
+    assert ((scene.points[0] > (x0, y0)) & (scene.points[0] < (x1, y1))).all()
+    if y1 - y0 > 40:  # relighting keeps the order of grey levels
+        inside = scene.points[0].round().astype(int).clip(0, 255)
+        levels = scene.image[inside[:, 1], inside[:, 0]].astype(int).sum(-1)
+        assert (np.diff(levels) > -6).all() and levels[-1] > levels[0]
+
+
+def test_a_face_is_not_put_over_another():
+    boxes = np.array([[0, 0, 127, 127]], np.float32)
+    whole = Scene(np.zeros((128, 128, 3), np.uint8), boxes, UNKNOWN[None], np.array([FACE]))
+    assert put_face(np.random.default_rng(0), whole, a_cutout()) is whole
+
+
+def test_scenes_depend_on_the_generator_alone():
+    pictures = [picture([(50, 50, 80, 90)]), picture([(10, 20, 60, 80), (150, 50, 160, 60)], [False, True])]
+    first = [draw_scene(np.random.default_rng(i), pictures, a_cutout(), 128) for i in range(20)]
+    again = [draw_scene(np.random.default_rng(i), pictures, a_cutout(), 128) for i in range(20)]
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+        assert a.image.shape == (128, 128, 3) and a.image.dtype == np.uint8
+        assert len(a.boxes) == len(a.points) == len(a.kinds)
+
+
+def test_a_mosaic_keeps_each_face_in_its_own_tile():
+    pictures = [picture([(50, 50, 80, 90)], shape=(400, 400))] * 4
+    for seed in range(10):
+        scene = mosaic(np.random.default_rng(seed), pictures, 128)
+        for box in scene.boxes[scene.kinds == FACE]:
+            assert scene.image[int(box[1:4:2].mean()), int(box[0:3:2].mean())].min() == 255
+            grown = scene.image[max(0, int(box[1]) - 2), int(box[0:3:2].mean())]
+            assert grown.max() < 255 or box[1] < 2
