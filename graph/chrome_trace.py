@@ -51,12 +51,12 @@ def events(profile: "Profile") -> Iterator[Event]:
 
 class _Arrow(NamedTuple):
     edge: EdgeSpec
-    index: int
+    number: int
     edges: int
     seqs: frozenset[int]  # frames that both ends have seen
 
     def event(self, phase: str, seq: int, pid: int, ts: int) -> Event:
-        flow = seq * self.edges + self.index  # unique for each frame on each edge
+        flow = seq * self.edges + self.number  # unique for each frame on each edge
         return {"ph": phase, "cat": "edge", "name": self.edge.name, "id": flow, "pid": pid, "tid": pid, "ts": ts}
 
 
@@ -64,8 +64,8 @@ def _arrows(edges: tuple[EdgeSpec, ...], traces: dict[str, NDArray[np.int64]]) -
     """Return the edges whose frames can be followed: by `hold` a frame meets older values, which nobody noted."""
     seqs = {name: set(rows[:, 0].tolist()) for name, rows in traces.items()}
     return [
-        _Arrow(edge, index, len(edges), frozenset(seqs[edge.source_node] & seqs[edge.target_node]))
-        for index, edge in enumerate(edges)
+        _Arrow(edge, number, len(edges), frozenset(seqs[edge.source_node] & seqs[edge.target_node]))
+        for number, edge in enumerate(edges)
         if edge.source_graph is None and edge.join == "seq"
     ]
 

@@ -109,7 +109,7 @@ class NodeProfile:
     @property
     def active_s(self) -> float:
         """Time from the start of the first frame to the end of the last."""
-        return sum(snapshot["last_ns"] - snapshot["first_ns"] for snapshot in self._snapshots) / 1e9
+        return float(sum(snapshot["last_ns"] - snapshot["first_ns"] for snapshot in self._snapshots) / 1e9)
 
     @property
     def fps(self) -> float:
@@ -173,24 +173,29 @@ class Profile:
         """Return how many messages for this node were dropped: it was too slow for them."""
         return sum(count for edge, count in self.dropped().items() if edge.split(" -> ")[-1].split(".")[0] == name)
 
-    def slowest(self) -> NodeProfile | None:
-        """Return the node that sets the pace: the busiest one. A source that waits for its camera does not count."""
-        sources = self.spec.sources()
-        busy = [node for node in self.nodes.values() if node.frames and node.name not in sources]
+    def busiest(self) -> NodeProfile | None:
+        """Return the node that sets the pace. A live source does not count: it waits for its camera."""
+        busy = [node for node in self.nodes.values() if node.frames and not self._is_live_source(node.name)]
         return max(busy, key=lambda node: node.busy_percent, default=None)
+
+    def _is_live_source(self, name: str) -> bool:
+        lossless = any(edge.policy == "block" for edge in self.spec.edges_from(name))
+        return name in self.spec.sources() and not lossless
 
     def table(self, live: bool = False) -> Table:
         """Return one row per node with everything measured; `live` shows the rate of the last moments."""
         table = _new_table(self.spec.name, "node", "state", "fps", "frames")
-        for name in ("wait", "process", "publish", "age"):
-            table.add_column(f"{name} ms\n{_HEADINGS[name]}", justify="right", no_wrap=True)
+        for name, percentiles in _SHOWN.items():
+            heading = " / ".join(f"p{p}" for p in percentiles)
+            table.add_column(f"{name} ms\n{heading}", justify="right", no_wrap=True)
         for name in ("dropped", "CPU\n%", "MB"):
             table.add_column(name, justify="right", no_wrap=True)
         for node in self.nodes.values():
-            times = [_ms_row(node.times(name), _SHOWN[name]) for name in TIMES]
+            times = [_ms_row(node.times(name), percentiles) for name, percentiles in _SHOWN.items()]
             fps = node.recent_fps if live else node.fps
-            rest = [_dropped(self.dropped_before(node.name)), f"{node.cpu_percent:.0f}", f"{node.rss_mb:.0f}"]
-            table.add_row(node.name, _state(node.state), f"{fps:.1f}", f"{node.frames:,}", *times, *rest)
+            shares = [f"{node.cpu_percent:.0f}", f"{node.rss_mb:.0f}"]
+            dropped = _dropped(self.dropped_before(node.name))
+            table.add_row(node.name, _state(node.state), f"{fps:.1f}", f"{node.frames:,}", *times, dropped, *shares)
         return table
 
     def summary(self) -> dict[str, Any]:
@@ -257,14 +262,14 @@ def _sentences(profile: Profile) -> Iterable[Text]:
     for sink in profile.sinks():
         age = _in_ms(sink.times("age"))
         yield Text(f"capture -> {sink.name}: p50 {age['p50']:.1f} ms, p95 {age['p95']:.1f} ms, p99 {age['p99']:.1f} ms")
-    slowest = profile.slowest()
-    if slowest is not None:
-        yield Text(f"busiest node: {slowest.name}, {slowest.busy_percent:.0f} % of the time")
+    busiest = profile.busiest()
+    if busiest is not None:
+        yield Text(f"busiest node: {busiest.name}, {busiest.busy_percent:.0f} % of the time")
     for edge, count in profile.dropped().most_common():
         yield Text(f"dropped {count:,} on {edge}", style="yellow")
     for node in profile.nodes.values():
         if node.restarts:
-            yield Text(f"{node.name} was restarted {node.restarts} times", style="yellow")
+            yield Text(f"restarts of {node.name}: {node.restarts}", style="yellow")
 
 
 def flow_order(spec: GraphSpec) -> list[str]:
@@ -317,16 +322,15 @@ def _in_ms(times: Histogram) -> dict[str, float]:
 
 
 _SHOWN = {"wait": (50, 95), "process": (50, 95, 99), "publish": (50,), "age": (50, 95)}
-_HEADINGS = {name: " / ".join(f"p{p}" for p in percentiles) for name, percentiles in _SHOWN.items()}
 
 
 def _new_table(title: str | None, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
     for index, column in enumerate(columns):
-        numeric = column in ("fps", "frames")
-        table.add_column(
-            column, justify="right" if numeric else "left", no_wrap=True, style="cyan" if not index else ""
-        )
+        if index == 0:
+            table.add_column(column, style="cyan", min_width=12, overflow="ellipsis")
+        else:
+            table.add_column(column, justify="right", no_wrap=True)
     return table
 
 

@@ -1,0 +1,178 @@
+import subprocess
+import sys
+from threading import Thread
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from graph.metrics import BATCH, BUCKETS, TRACE_LIMIT, Histogram, Meter, short_ms
+
+DURATIONS = st.lists(st.integers(0, 10**12), min_size=1, max_size=200)
+
+
+def histogram_of(values):
+    histogram = Histogram()
+    histogram.add_many(np.array(values, np.int64))
+    return histogram
+
+
+@given(DURATIONS, st.sampled_from([0, 1, 50, 90, 95, 99, 100]))
+def test_percentile_is_off_by_at_most_a_sixtieth(values, p):
+    exact = np.percentile(values, p, method="inverted_cdf")
+    assert abs(histogram_of(values).percentile(p) - exact) <= max(exact / 60, 16)
+
+
+@given(DURATIONS)
+def test_count_mean_and_extremes_are_exact(values):
+    histogram = histogram_of(values)
+    assert histogram.count == len(values)
+    assert histogram.mean == pytest.approx(np.mean(values))
+    assert (histogram.min_ns, histogram.max_ns) == (min(values), max(values))
+
+
+@given(DURATIONS, DURATIONS)
+def test_merged_is_as_if_added_to_one(first, second):
+    merged = histogram_of(first)
+    merged.merge(histogram_of(second))
+    assert merged.to_wire() == histogram_of(first + second).to_wire()
+
+
+@given(DURATIONS)
+def test_survives_the_wire(values):
+    wire = msgpack.unpackb(msgpack.packb(histogram_of(values).to_wire()))
+    assert Histogram.from_wire(wire).to_wire() == histogram_of(values).to_wire()
+
+
+def test_one_by_one_is_as_all_at_once():
+    histogram = Histogram()
+    for ns in (5_000, 0, 7_000_000):
+        histogram.add(ns)
+    assert histogram.to_wire() == histogram_of([5_000, 0, 7_000_000]).to_wire()
+
+
+def test_empty_and_out_of_range():
+    empty = Histogram()
+    empty.merge(Histogram())
+    assert (empty.count, empty.mean, empty.percentile(99)) == (0, 0, 0)
+    assert Histogram.from_wire(empty.to_wire()).count == 0
+    extreme = histogram_of([-5, 10**16])
+    assert extreme.counts[0] == 1
+    assert extreme.counts[BUCKETS - 1] == 1
+
+
+@pytest.mark.parametrize("bucket", [-1, BUCKETS])
+def test_a_bucket_that_does_not_exist_is_refused(bucket):
+    wire = histogram_of([1000]).to_wire() | {"buckets": [bucket, 1]}
+    with pytest.raises(ValueError, match=r"bucket out of range 0\.\.991"):
+        Histogram.from_wire(wire)
+
+
+def give_frames(meter, count, first_seq=0):
+    for seq in range(first_seq, first_seq + count):
+        t = 10**9 + seq * 10_000_000
+        meter.frame(seq, t, t + 1_000_000, t + 4_000_000, t + 4_500_000, t - 2_000_000)
+
+
+def test_a_frame_is_cut_into_wait_process_publish_and_age():
+    meter = Meter("smooth", trace=False)
+    give_frames(meter, 3)
+    snapshot = meter.snapshot()
+    totals = {name: times["total"] / 3e6 for name, times in snapshot["times"].items()}
+    assert totals == {"wait": 1.0, "process": 3.0, "publish": 0.5, "age": 6.5}
+    assert (snapshot["node"], snapshot["frames"], snapshot["last_seq"]) == ("smooth", 3, 2)
+    assert snapshot["last_ns"] - snapshot["first_ns"] == 20_000_000 + 3_500_000
+    assert "trace" not in snapshot
+    assert msgpack.unpackb(msgpack.packb(snapshot)) == snapshot
+
+
+def test_an_unknown_capture_gives_no_age():
+    meter = Meter("clock", trace=False)
+    meter.frame(0, 10, 20, 30, 40, 0)
+    times = meter.snapshot()["times"]
+    assert Histogram.from_wire(times["process"]).count == 1
+    assert Histogram.from_wire(times["age"]).count == 0
+
+
+def test_counts_are_cumulative_and_the_trace_is_not():
+    meter = Meter("smooth", trace=True)
+    give_frames(meter, 2)
+    assert [row[0] for row in meter.snapshot()["trace"]] == [0, 1]
+    give_frames(meter, BATCH + 1, first_seq=2)
+    snapshot = meter.snapshot()
+    assert snapshot["frames"] == Histogram.from_wire(snapshot["times"]["wait"]).count == BATCH + 3
+    assert [row[0] for row in snapshot["trace"]] == list(range(2, BATCH + 3))
+    assert snapshot["trace"][0] == [2, 1_020_000_000, 1_021_000_000, 1_024_000_000, 1_024_500_000]
+    assert meter.snapshot()["trace"] == []
+
+
+def test_the_trace_is_bounded_and_says_what_it_lost():
+    meter = Meter("fast", trace=True)
+    give_frames(meter, TRACE_LIMIT + 100)
+    snapshot = meter.snapshot()
+    assert (len(snapshot["trace"]), snapshot["trace_lost"]) == (TRACE_LIMIT, 100)
+    assert snapshot["frames"] == TRACE_LIMIT + 100
+    assert meter.snapshot()["trace_lost"] == 0
+
+
+def test_drops_queues_and_unmatched():
+    meter = Meter("camera", trace=False)
+    for queued in (1, 3, 2):
+        meter.depth("camera.frame -> slow.frame", queued)
+    meter.drop("camera.frame -> slow.frame")
+    meter.drop("camera.frame -> slow.frame", 4)
+    meter.unmatched(2)
+    snapshot = meter.snapshot()
+    assert snapshot["dropped"] == {"camera.frame -> slow.frame": 5}
+    assert snapshot["queued"] == {"camera.frame -> slow.frame": 2}
+    assert snapshot["queue_peak"] == {"camera.frame -> slow.frame": 3}
+    assert snapshot["unmatched"] == 2
+
+
+def test_time_in_states_adds_up():
+    meter = Meter("smooth", trace=False)
+    start = meter.snapshot()["time_ns"]
+    meter.state("WAITING", start)
+    meter.state("PROCESSING", start + 300)
+    meter.state("WAITING", start + 1000)
+    meter.state("BLOCKED", start + 1500)
+    snapshot = meter.snapshot()
+    blocked = max(snapshot["time_ns"] - start - 1500, 0)
+    assert snapshot["state_ns"] == {"WAITING": 800, "PROCESSING": 700, "BLOCKED": blocked}
+    assert (snapshot["state"], snapshot["state_since_ns"]) == ("BLOCKED", start + 1500)
+
+
+def test_the_process_is_measured():
+    meter = Meter("smooth", trace=False)
+    before = meter.snapshot()["cpu_s"]
+    sum(range(200_000))
+    snapshot = meter.snapshot()
+    assert snapshot["cpu_s"] > before
+    assert snapshot["rss_bytes"] > 10_000_000 or sys.platform != "linux"
+
+
+def test_snapshots_from_another_thread_lose_nothing():
+    meter = Meter("smooth", trace=True)
+    rows = []
+    worker = Thread(target=give_frames, args=(meter, 20_000))
+    worker.start()
+    while worker.is_alive():
+        rows += meter.snapshot()["trace"]
+    worker.join()
+    final = meter.snapshot()
+    assert [row[0] for row in rows + final["trace"]] == list(range(20_000))
+    assert final["frames"] == Histogram.from_wire(final["times"]["age"]).count == 20_000
+
+
+def test_milliseconds_have_three_digits():
+    expected = {0.0: "0.00", 0.044: "0.04", 9.999: "10.0", 31.44: "31.4", 99.96: "100", 314.2: "314"}
+    assert {ms: short_ms(ms) for ms in expected} == expected
+
+
+def test_importing_it_is_light():
+    """It is imported in the process of every node."""
+    code = "import graph.metrics, sys; print(sorted({'rich', 'matplotlib', 'pydantic', 'psutil'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"

@@ -1,0 +1,319 @@
+import json
+from collections import defaultdict
+from itertools import pairwise
+
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+from rich.console import Console
+
+from graph import chrome_trace, latency_plot
+from graph.metrics import Meter
+from graph.profile import TRACE_FRAMES, Profile, flow_order, format_report
+from graph.spec import EdgeSpec, GraphSpec, NodeSpec
+
+MS = 1_000_000
+T0 = 5 * 10**12
+EDGES = (
+    EdgeSpec("camera.frame", "slow.frame", policy="latest", queue=1),
+    EdgeSpec("camera.frame", "window.frame"),
+    EdgeSpec("slow.faces", "window.faces"),
+    EdgeSpec("camera.frame", "logger.frame", join="hold"),
+)
+
+
+def graph_spec(edges=EDGES):
+    names = ("window", "slow", "logger", "camera")  # not in the order of the flow
+    return GraphSpec("webcam", None, {name: NodeSpec(name, f"nodes.{name}:Node") for name in names}, edges, "x.yaml")
+
+
+def meters(trace=True):
+    return {name: Meter(name, trace) for name in ("camera", "slow", "window", "logger")}
+
+
+def play(meters, frames=50, first=0):
+    """Every frame: captured, 1 ms to publish, slow takes 6 ms (after waiting 2), window 1 ms."""
+    for seq in range(first, first + frames):
+        t = T0 + seq * 10 * MS
+        meters["camera"].frame(seq, t - 3 * MS, t - 3 * MS, t, t + MS, t)
+        meters["slow"].frame(seq, t + MS, t + 3 * MS, t + 9 * MS, t + 9 * MS, t)
+        meters["window"].frame(seq, t + 9 * MS, t + 9 * MS, t + 10 * MS, t + 10 * MS, t)
+        meters["logger"].frame(seq, t + MS, t + MS, t + 2 * MS, t + 2 * MS, t)
+
+
+def played(trace=True, **options):
+    profile, all_meters = Profile(graph_spec()), meters(trace)
+    take(profile, all_meters)
+    play(all_meters, **options)
+    take(profile, all_meters)
+    return profile
+
+
+def take(profile, all_meters):
+    for name, meter in all_meters.items():
+        profile.take(name, json.loads(json.dumps(meter.snapshot())))
+
+
+def shown(renderable, width=120):
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def row(text, name):
+    return next(line for line in text.splitlines() if line.split()[:1] == [name]).split()
+
+
+def test_nodes_come_in_the_order_of_the_flow():
+    order = flow_order(graph_spec())
+    assert sorted(order) == ["camera", "logger", "slow", "window"]
+    assert order.index("camera") < order.index("slow") < order.index("window")
+
+
+def test_edges_from_another_graph_do_not_disturb():
+    edges = (EdgeSpec("other/smooth.faces", "window.faces"),)
+    profile = Profile(graph_spec(edges))
+    take(profile, all_meters := meters())
+    play(all_meters)
+    take(profile, all_meters)
+    assert not [event for event in chrome_trace.events(profile) if event["ph"] in "sf"]
+
+
+def test_table_has_a_row_per_node():
+    text = shown(played().table())
+    assert " ".join(row(text, "slow")[2:]).startswith("100.8 50 2.00 / 2.00 6.00 / 6.00 / 6.00 0.00 9.00 / 9.00 0 ")
+    assert row(text, "camera")[-3] == "0"
+    assert "webcam" in text
+
+
+def test_live_table_shows_the_rate_of_the_last_moments():
+    profile, all_meters = Profile(graph_spec()), meters()
+    play(all_meters)
+    take(profile, all_meters)
+    take(profile, all_meters)  # nothing happened in between
+    assert row(shown(profile.table(live=True)), "slow")[2] == "0.0"
+    assert row(shown(profile.table()), "slow")[2] == "100.8"
+
+
+def test_tables_can_be_shown_before_anything_was_measured():
+    profile = Profile(graph_spec())
+    assert row(shown(profile.table()), "slow")[:4] == ["slow", "-", "0.0", "0"]
+    assert row(shown(format_report(profile)), "slow")[:3] == ["slow", "0", "0.0"]
+
+
+def test_report_says_the_latency_to_each_sink_and_who_sets_the_pace():
+    text = shown(format_report(played()), width=80)
+    assert "capture -> window: p50 10.0 ms, p95 10.0 ms, p99 10.0 ms" in text
+    assert "capture -> logger: p50 2.0 ms" in text
+    assert "capture -> slow" not in text
+    assert "busiest node: slow, 60 % of the time" in text
+    assert "dropped " not in text.replace("dropped\n", "").split("capture")[1]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_live_source_is_not_blamed_but_a_slow_file_is():
+    all_meters = meters()
+    for seq in range(20):
+        t = T0 + seq * 30 * MS
+        all_meters["camera"].frame(seq, t - 29 * MS, t - 29 * MS, t, t, t)
+        all_meters["slow"].frame(seq, t, t, t + 6 * MS, t + 6 * MS, t)
+    for policy, name in (("latest", "slow"), ("block", "camera")):
+        profile = Profile(graph_spec((EdgeSpec("camera.frame", "slow.frame", policy),)))
+        take(profile, all_meters)
+        assert profile.busiest().name == name
+
+
+def test_drops_are_counted_for_the_node_that_was_too_slow():
+    profile, all_meters = Profile(graph_spec()), meters()
+    play(all_meters)
+    all_meters["camera"].drop("camera.frame -> slow.frame", 7)
+    all_meters["camera"].drop("camera.frame -> viewer.frame", 2)  # somebody who attached from outside
+    take(profile, all_meters)
+    assert row(shown(format_report(profile)), "slow")[-1] == "7"
+    assert row(shown(format_report(profile)), "camera")[-1] == "0"
+    assert "dropped 2 on camera.frame -> viewer.frame" in shown(format_report(profile))
+    edges = profile.summary()["edges"]
+    assert edges["camera.frame -> slow.frame"] == {"dropped": 7, "queue_peak": 0}
+    assert edges["camera.frame -> viewer.frame"]["dropped"] == 2
+    assert edges["slow.faces -> window.faces"]["dropped"] == 0
+
+
+def test_a_restarted_node_keeps_what_its_first_process_measured():
+    profile, first = Profile(graph_spec()), meters()
+    play(first, frames=10)
+    first["slow"].drop("slow.faces -> window.faces", 1)
+    take(profile, first)
+    take(profile, first)
+    second = meters()
+    play(second, frames=5, first=30)
+    second["slow"].drop("slow.faces -> window.faces", 2)
+    profile.take("slow", second["slow"].snapshot())
+    node = profile.nodes["slow"]
+    assert (node.frames, node.restarts, node.times("process").count) == (15, 1, 15)
+    assert profile.dropped()["slow.faces -> window.faces"] == 3
+    assert node.active_s == pytest.approx(0.096 + 0.046)
+    assert "restarts of slow: 1" in shown(format_report(profile))
+
+
+def test_cpu_counts_from_when_the_node_was_ready():
+    def snapshot(seconds, cpu_s, frames):
+        return Meter("slow", False).snapshot() | {
+            "started_ns": T0,
+            "time_ns": T0 + seconds * 10**9,
+            "cpu_s": cpu_s,
+            "frames": frames,
+        }
+
+    profile = Profile(graph_spec())
+    for values in ((2, 1.9, 0), (4, 2.0, 0), (6, 2.5, 20), (8, 3.0, 40)):
+        profile.take("slow", snapshot(*values))
+    assert profile.nodes["slow"].cpu_percent == pytest.approx(25)  # the 1.9 s of loading a model do not count
+
+
+def test_summary():
+    summary = json.loads(json.dumps(played().summary()))
+    assert (summary["format"], summary["graph"]) == (1, "webcam")
+    assert summary["duration_s"] == pytest.approx(0.5, abs=0.01)
+    assert summary["capture_to_sink"]["window"]["p95"] == pytest.approx(10, rel=0.02)
+    slow = summary["nodes"]["slow"]
+    assert slow["fps"] == pytest.approx(100, rel=0.01)
+    for name, expected in {"wait_ms": 2, "process_ms": 6, "publish_ms": 0, "age_ms": 9}.items():
+        assert slow[name]["mean"] == slow[name]["max"] == pytest.approx(expected)
+    assert summary["machine"]["cores"] >= 1
+
+
+def test_write(tmp_path):
+    written = played().write(tmp_path / "deep" / "profile")
+    assert [path.name for path in written] == ["latency.json", "latency.png", "trace.json"]
+    assert sorted(path.name for path in (tmp_path / "deep" / "profile").iterdir()) == sorted(p.name for p in written)
+    assert json.loads(written[0].read_text())["graph"] == "webcam"
+    assert len(json.loads(written[2].read_text())["traceEvents"]) > 500
+
+
+def test_without_trace_there_is_no_trace_file(tmp_path):
+    assert [path.name for path in played(trace=False).write(tmp_path)] == ["latency.json", "latency.png"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    played().write(tmp_path)
+    before = (tmp_path / "latency.png").read_bytes()
+
+    def fail(profile, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(latency_plot, "draw", fail)
+    with pytest.raises(OSError, match="disk full"):
+        played().write(tmp_path)
+    assert (tmp_path / "latency.png").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"latency.json", "latency.png", "trace.json"}
+
+
+def columns_of(picture, colour):
+    """Return the columns of the picture where a bar of this colour is (inside the axes, not in the legend)."""
+    below_legend = picture[150:, :850, :3]
+    matches = abs(below_legend - to_rgb(colour)).max(axis=2) < 0.01
+    return [int(column) for column in matches.sum(axis=0).nonzero()[0]]
+
+
+def test_the_picture_shows_the_parts_to_scale(tmp_path):
+    played().write(tmp_path)
+    picture = imread(tmp_path / "latency.png")
+    publish = len(columns_of(picture, latency_plot.COLOURS["publish"]))  # 1 ms, of the camera
+    wait = len(columns_of(picture, latency_plot.COLOURS["wait"]))  # 2 ms, of slow
+    way = columns_of(picture, latency_plot.SINK)
+    assert wait == pytest.approx(2 * publish, abs=4)
+    assert max(way) - min(columns_of(picture, latency_plot.COLOURS["publish"])) == pytest.approx(10 * publish, rel=0.1)
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+def test_the_picture_of_next_to_nothing(tmp_path, frames):
+    played(frames=frames).write(tmp_path)
+    assert imread(tmp_path / "latency.png").shape[1] == 1400
+
+
+def replay(events):
+    """Do with a trace what Perfetto's importer does; return slices by track and (edge, slice left, slice entered)."""
+    processes_of_thread = defaultdict(set)
+    for event in events:
+        processes_of_thread[event["tid"]].add(event["pid"])
+    assert all(len(pids) == 1 for pids in processes_of_thread.values())  # thread ids are global
+    open_slices, slices, left, flows = defaultdict(list), defaultdict(list), {}, []
+    for event in sorted((e for e in events if e["ph"] != "M"), key=lambda e: e["ts"]):
+        track = open_slices[event["tid"]]
+        if event["ph"] == "X":
+            while track and track[-1]["ts"] + track[-1]["dur"] <= event["ts"]:
+                track.pop()
+            assert not track, f"{event} overlaps {track[-1]}"
+            track.append(event)
+            slices[event["pid"]].append(event)
+            continue
+        enclosing = track[-1]
+        assert enclosing["ts"] <= event["ts"] <= enclosing["ts"] + enclosing["dur"]
+        key = (event["id"], event["cat"], event["name"])
+        if event["ph"] == "s":
+            assert key not in left
+            left[key] = enclosing["name"]
+        else:
+            assert event["ph"] == "f" and event["bp"] == "e"
+            flows.append((event["name"], left.pop(key), enclosing["name"]))
+    assert not left, "arrows that end nowhere"
+    return slices, flows
+
+
+def names_of(events):
+    return {e["pid"]: e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "process_name"}
+
+
+def test_trace_has_every_part_of_every_frame_and_follows_it():
+    events = list(chrome_trace.events(played(frames=20)))
+    slices, flows = replay(events)
+    by_name = {name: slices[pid] for pid, name in names_of(events).items()}
+    camera = [(e["name"], e["ts"], e["dur"]) for e in by_name["camera"][:2]]
+    assert camera == [("process 0", 0, 3000), ("publish 0", 3000, 1000)]
+    assert {e["name"]: e["dur"] for e in by_name["slow"]}["wait 19"] == 2000
+    for edge in ("camera.frame -> slow.frame", "camera.frame -> window.frame"):
+        followed = [flow[1:] for flow in flows if flow[0] == edge]
+        assert followed == [(f"publish {seq}", f"process {seq}") for seq in range(20)]
+    assert ("slow.faces -> window.faces", "process 3", "process 3") in flows  # publishing took no time
+    assert not [flow for flow in flows if flow[0] == "camera.frame -> logger.frame"]  # hold
+
+
+def test_frames_that_wait_together_lie_on_tracks_of_their_own():
+    profile, all_meters = Profile(graph_spec()), meters()
+    for seq in range(6):  # all six arrive at once
+        all_meters["slow"].frame(seq, T0, T0 + seq * MS, T0 + (seq + 1) * MS, T0 + (seq + 1) * MS, T0)
+    take(profile, all_meters)
+    events = list(chrome_trace.events(profile))
+    slices, flows = replay(events)
+    waits = [e for group in slices.values() for e in group if e["cat"] == "wait"]
+    assert [e["dur"] for e in waits] == [1000, 2000, 3000, 4000, 5000]
+    assert len({e["tid"] for e in waits}) == 5
+    assert flows == []
+
+
+def test_slices_do_not_overlap_when_times_are_no_whole_microseconds():
+    profile, all_meters = Profile(graph_spec()), meters()
+    times = [T0 + 1001 * index + index * index % 7 for index in range(400)]
+    for seq, (start, end) in enumerate(pairwise(times)):
+        all_meters["camera"].frame(seq, start, start, (start + end) // 2, end, start)
+        all_meters["slow"].frame(seq, end, end, end, end, start)
+    take(profile, all_meters)
+    _, flows = replay(list(chrome_trace.events(profile)))
+    assert len(flows) == 399
+    assert all(left.split()[1] == entered.split()[1] for _, left, entered in flows)
+
+
+def test_only_the_newest_frames_are_traced(tmp_path):
+    profile, all_meters = Profile(graph_spec()), meters()
+    for start in range(0, 4 * TRACE_FRAMES, 1000):
+        for seq in range(start, start + 1000):
+            t = T0 + seq * 1000
+            all_meters["slow"].frame(seq, t, t, t + 500, t + 500, t)
+        take(profile, all_meters)
+    trace = profile.nodes["slow"].trace()
+    assert trace[:, 0].tolist() == list(range(3 * TRACE_FRAMES, 4 * TRACE_FRAMES))
+    path = tmp_path / "trace.json"
+    chrome_trace.write(profile, path)
+    assert json.loads(path.read_text())["otherData"]["frames_left_out"]["slow"] == 3 * TRACE_FRAMES
