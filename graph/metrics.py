@@ -21,7 +21,7 @@ OCTAVES = 30  # above it: 1.024 us * 2**30 = 1,100 s; longer times are counted i
 BUCKETS = SUB_BUCKETS * (OCTAVES + 1)
 
 BATCH = 1024  # frames between two rounds of arithmetic
-TRACE_LIMIT = 20_000  # frames kept between two snapshots; the rest is counted as lost
+TRACE_LIMIT = 20_000  # frames kept between two snapshots, 800 kB; the rest is counted as lost
 _ROW = 6  # seq, received, start, end, published, captured
 
 
@@ -189,8 +189,8 @@ class Meter:
     def snapshot(self) -> dict[str, Any]:
         """Return everything measured so far as plain values for msgpack.
 
-        Counts and histograms are cumulative, so a lost snapshot loses nothing; only `fps` and `trace` (rows of
-        seq, received, start, end, published) tell of the time since the snapshot before.
+        Counts and histograms are cumulative, so a lost snapshot loses nothing; only `fps` and `trace` (see
+        `trace_rows`) tell of the time since the snapshot before.
         """
         with self._lock:
             self._fold()
@@ -227,7 +227,7 @@ class Meter:
         return dict(times)
 
     def _take_trace(self) -> dict[str, Any]:
-        rows = [row for batch in self._trace for row in batch.tolist()]
+        rows = b"".join(batch.astype("<i8").tobytes() for batch in self._trace)
         taken = {"trace": rows, "trace_lost": self._trace_lost}
         self._trace, self._trace_length, self._trace_lost = [], 0, 0
         return taken
@@ -255,6 +255,11 @@ class Meter:
         self._trace.append(kept)
         self._trace_length += len(kept)
         self._trace_lost += len(rows) - len(kept)
+
+
+def trace_rows(snapshot: dict[str, Any]) -> NDArray[np.int64]:
+    """Return the traced frames of a snapshot, (N, 5): seq, received, start, end, published (ns)."""
+    return np.frombuffer(snapshot.get("trace", b""), "<i8").reshape(-1, 5)
 
 
 def resident_bytes() -> int:

@@ -23,7 +23,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graph.metrics import Histogram, short_ms
+from graph.metrics import Histogram, short_ms, trace_rows
 from graph.spec import GraphSpec, NodeSpec
 
 FORMAT = 1  # version of latency.json
@@ -65,9 +65,7 @@ class NodeProfile:
 
     def _keep_trace(self, snapshot: dict[str, Any]) -> None:
         self.trace_lost += snapshot.get("trace_lost", 0)
-        if not snapshot.get("trace"):
-            return
-        self._trace.append(np.array(snapshot["trace"], np.int64).reshape(-1, 5))
+        self._trace.append(trace_rows(snapshot))
         self._trace_length += len(self._trace[-1])
         while self._trace_length > 2 * TRACE_FRAMES and self._trace_length - len(self._trace[0]) >= TRACE_FRAMES:
             self._trace_length -= len(self._trace[0])

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph.metrics import BATCH, BUCKETS, TRACE_LIMIT, Histogram, Meter, short_ms
+from graph import wire
+from graph.metrics import BATCH, BUCKETS, TRACE_LIMIT, Histogram, Meter, short_ms, trace_rows
 
 DURATIONS = st.lists(st.integers(0, 10**12), min_size=1, max_size=200)
 
@@ -99,20 +100,22 @@ def test_an_unknown_capture_gives_no_age():
 def test_counts_are_cumulative_and_the_trace_is_not():
     meter = Meter("smooth", trace=True)
     give_frames(meter, 2)
-    assert [row[0] for row in meter.snapshot()["trace"]] == [0, 1]
+    assert trace_rows(meter.snapshot())[:, 0].tolist() == [0, 1]
     give_frames(meter, BATCH + 1, first_seq=2)
     snapshot = meter.snapshot()
     assert snapshot["frames"] == Histogram.from_wire(snapshot["times"]["wait"]).count == BATCH + 3
-    assert [row[0] for row in snapshot["trace"]] == list(range(2, BATCH + 3))
-    assert snapshot["trace"][0] == [2, 1_020_000_000, 1_021_000_000, 1_024_000_000, 1_024_500_000]
-    assert meter.snapshot()["trace"] == []
+    rows = trace_rows(msgpack.unpackb(msgpack.packb(snapshot)))
+    assert rows[:, 0].tolist() == list(range(2, BATCH + 3))
+    assert rows[0].tolist() == [2, 1_020_000_000, 1_021_000_000, 1_024_000_000, 1_024_500_000]
+    assert trace_rows(meter.snapshot()).shape == (0, 5)
 
 
 def test_the_trace_is_bounded_and_says_what_it_lost():
     meter = Meter("fast", trace=True)
     give_frames(meter, TRACE_LIMIT + 100)
     snapshot = meter.snapshot()
-    assert (len(snapshot["trace"]), snapshot["trace_lost"]) == (TRACE_LIMIT, 100)
+    assert (len(trace_rows(snapshot)), snapshot["trace_lost"]) == (TRACE_LIMIT, 100)
+    assert len(wire.pack(snapshot)) < wire.MAX_HEADER
     assert snapshot["frames"] == TRACE_LIMIT + 100
     assert meter.snapshot()["trace_lost"] == 0
 
@@ -159,10 +162,10 @@ def test_snapshots_from_another_thread_lose_nothing():
     worker = Thread(target=give_frames, args=(meter, 20_000))
     worker.start()
     while worker.is_alive():
-        rows += meter.snapshot()["trace"]
+        rows += trace_rows(meter.snapshot())[:, 0].tolist()
     worker.join()
     final = meter.snapshot()
-    assert [row[0] for row in rows + final["trace"]] == list(range(20_000))
+    assert rows + trace_rows(final)[:, 0].tolist() == list(range(20_000))
     assert final["frames"] == Histogram.from_wire(final["times"]["age"]).count == 20_000
 
 

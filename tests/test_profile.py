@@ -2,6 +2,7 @@ import json
 from collections import defaultdict
 from itertools import pairwise
 
+import msgpack
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
@@ -51,7 +52,7 @@ def played(trace=True, **options):
 
 def take(profile, all_meters):
     for name, meter in all_meters.items():
-        profile.take(name, json.loads(json.dumps(meter.snapshot())))
+        profile.take(name, msgpack.unpackb(msgpack.packb(meter.snapshot())))
 
 
 def shown(renderable, width=120):
