@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from nodes import _boxes
-from nodes._geometry import MEAN, SCALE, to_input
+from nodes._geometry import BORDER, MEAN, SCALE, to_input
 from training.faces_data import Cutouts, Picture, read_backgrounds, read_wider, split
 from training.faces_draw import Scene, draw_scene
 from training.faces_loss import detection_loss
@@ -17,12 +17,24 @@ from training.faces_metric import Detected, curve
 from training.faces_net import FaceNet, boxes_of, cells
 from training.landmark_data import cache_crops, read_folder
 from training.settings import Strict
-from training.task import Batch
+from training.task import Batch, Deployment
 
 logger = logging.getLogger("training")
 
 SIZES = (16, 32, 8)
 """Least heights, in pixels of the input, of the faces that an average precision is given for; the first decides."""
+
+
+OUTPUT = (
+    "(B, 15, H / {stride}, W / {stride}) float32 per cell: logit of the score; centre of the box as offset from the "
+    "cell's centre, x, y, in strides; logarithms of its width and height in strides; five points x, y as offsets from "
+    "the centre of the box in its widths and heights"
+)
+TERMS = [
+    "WIDER FACE training part, a subset of 9 events: research only",
+    "300-W training parts LFPW and HELEN, InfAnFace, YouTube Faces: research only",
+    "All-Age-Faces: research only",
+]
 
 
 class FaceSettings(Strict):
@@ -108,10 +120,45 @@ class FaceTask:
         total = parts["score"] + self.settings.box_weight * parts["box"] + self.settings.point_weight * parts["points"]
         return total, parts
 
+    def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
+        """Return the network with named maps; the reference is the portrait fitted to 320 x 240 in 320 x 256."""
+        fitted = np.full((2, 256, 320, 3), BORDER, np.uint8)
+        for canvas, image in zip(fitted, (portrait, np.ascontiguousarray(portrait[::-1])), strict=True):
+            small = _boxes.letterbox(image, (320, 240))[0]
+            canvas[: small.shape[0], : small.shape[1]] = small
+        return Deployment(
+            module=Deployed(network).eval(),
+            images=fitted,
+            dynamic={0: "pictures", 2: "height", 3: "width"},
+            outputs={f"stride{stride}": OUTPUT.format(stride=stride) for stride in _boxes.STRIDES},
+            contract={
+                "letterbox": "fitted to the wanted size with its proportions kept, at the top left; right and bottom "
+                             "filled with 127 to multiples of 32; nodes._boxes.letterbox",
+                "pixels": "the centre of pixel (0, 0) is (0.0, 0.0)",
+                "points": list(_boxes.POINTS),
+                "decode": "nodes._boxes.decode, then nodes._boxes.nms at an overlap of 0.4",
+                "threshold": 0.5,
+            },
+            terms=TERMS,
+        )
+
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Return the average precision of held-out faces of at least 16, 32 and 8 px in the input."""
         found = [detect(network, picture, self.settings.validation_size) for picture in self.held_out]
         return {f"ap{size}": curve(found, size).average for size in SIZES}
+
+
+class Deployed(nn.Module):
+    """The detector with its maps by name."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Map image (B, 3, H, W) to one map per stride."""
+        maps = self.network(image)
+        return {f"stride{stride}": level for stride, level in zip(_boxes.STRIDES, maps, strict=True)}
 
 
 def collate(scenes: list[Scene]) -> Batch:
