@@ -277,7 +277,7 @@ class _Check:
         for name, class_ in self.classes.items():
             if class_.outputs and name not in read:
                 where = self.document.place(("nodes", name))
-                logger.warning("%s: nobody reads %s; it works for nothing unless something attaches", where, name)
+                logger.warning("%s: nobody reads what %s gives (%s)", where, name, ", ".join(class_.outputs))
 
 
 def _edge_name(key: str) -> str:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from graph.catalog import comments
 from graph.document import Document, Keys
 from graph.errors import ConfigError
 from graph.node import Node
@@ -73,7 +74,7 @@ def read_shape(document: Document) -> tuple[GraphModel, set[str]]:
                 missing = error["type"] == "missing"
                 document.add(keys[:-1] if missing else keys, _wording(keys, error))
                 broken |= {str(name) for name in keys[1:2] if keys[0] == "nodes"}
-                _remove(data, keys[:-1] if missing and len(keys) > 1 else keys)
+                _remove(data, keys[:2] if keys[2:] == ("type",) else keys)  # without a type there is no node
 
 
 def json_schema(nodes: Mapping[str, type[Node]]) -> dict[str, Any]:
@@ -95,7 +96,8 @@ def choices(word: str, words: Iterable[str], what: str) -> str:
 
 
 def _node_schema(node: type[Node]) -> dict[str, Any]:
-    settings = {name: setting.json_schema() for name, setting in settings_of(node).items()}
+    said = comments(node)
+    settings = {name: setting.json_schema(said.get(name, "")) for name, setting in settings_of(node).items()}
     inputs = {name: {"type": "string", "description": port.type.__name__} for name, port in node.inputs.items()}
     return {
         "settings": {"properties": settings, "additionalProperties": False},

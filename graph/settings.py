@@ -55,9 +55,9 @@ class Setting:
             return f"of at least {self.minimum}"
         return f"of at most {self.maximum}" if self.maximum is not None else ""
 
-    def json_schema(self) -> dict[str, Any]:
+    def json_schema(self, description: str) -> dict[str, Any]:
         """Return the JSON Schema of the setting."""
-        schema = self._adapter().json_schema()
+        schema = self._adapter().json_schema() | {"description": description}
         bounds = {"minimum": self.minimum, "maximum": self.maximum}
         schema |= {key: bound for key, bound in bounds.items() if bound is not None}
         return schema if self.required else schema | {"default": json.loads(json.dumps(self.default, default=str))}

@@ -111,7 +111,7 @@ def load_class(type_: str) -> type[Node]:
     module_name, _, class_name = type_.partition(":")
     if not module_name or not class_name.isidentifier() or not all(map(str.isidentifier, module_name.split("."))):
         raise ConfigError(f"type {type_!r} is not of the form module:Class, like nodes.smooth:Smooth")
-    module = _import(module_name)
+    module = import_module(module_name)
     found = getattr(module, class_name, None)
     if not isinstance(found, type) or not issubclass(found, Node) or found is Node:
         there = sorted(node_classes(module))
@@ -119,6 +119,18 @@ def load_class(type_: str) -> type[Node]:
         listed = f"it has {', '.join(there)}" if there else "it has no nodes"
         raise ConfigError(f"{class_name} {what} in {module_name}; {did_you_mean(class_name, there) or listed}")
     return found
+
+
+def import_module(name: str) -> Any:
+    """Return a module. Raises ConfigError saying why it cannot be had."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is not None and f"{name}.".startswith(f"{exc.name}."):
+            raise ConfigError(_no_module(name, exc.name)) from exc
+        raise ConfigError(f"module {name} needs {exc.name}, which is not installed") from exc
+    except Exception as exc:
+        raise ConfigError(f"module {name} cannot be imported: {_where(exc)}{type(exc).__name__}: {exc}") from exc
 
 
 def node_classes(module: Any) -> dict[str, type[Node]]:
@@ -136,23 +148,16 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as exc:
-        if exc.name is not None and f"{name}.".startswith(f"{exc.name}."):
-            raise ConfigError(_no_module(name, exc.name)) from exc
-        raise ConfigError(f"module {name} needs {exc.name}, which is not installed") from exc
-    except Exception as exc:
-        raise ConfigError(f"module {name} cannot be imported: {_where(exc)}{type(exc).__name__}: {exc}") from exc
-
-
 def _no_module(name: str, missing: str) -> str:
     package = sys.modules.get(missing.rpartition(".")[0])
     folders = [Path(folder) for folder in getattr(package, "__path__", [])]
     stems = {path.stem for folder in folders for path in folder.glob("*.py") if not path.name.startswith("_")}
     there = sorted(f"{missing.rpartition('.')[0]}.{stem}" for stem in stems)
-    listed = f"modules there: {', '.join(there)}" if there else "is it installed, or on PYTHONPATH?"
+    listed = (
+        f"modules there: {', '.join(there)}"
+        if there
+        else "is it installed, in the working directory, or on PYTHONPATH?"
+    )
     return f"no module {missing}; {did_you_mean(name, there) or listed}"
 
 

@@ -1,0 +1,113 @@
+"""What nodes there are, and what a user may set of them."""
+
+import ast
+import importlib
+import inspect
+import io
+import pkgutil
+import textwrap
+import tokenize
+from collections.abc import Mapping
+from dataclasses import MISSING
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graph.errors import ConfigError
+from graph.node import Input, Node, Output
+from graph.settings import Setting, settings_of
+from graph.spec import import_module, node_classes
+
+
+def find_nodes(package: str) -> tuple[dict[str, type[Node]], dict[str, str]]:
+    """Return the nodes in the modules of a package by type, and why modules could not be imported by name."""
+    found: dict[str, type[Node]] = {}
+    failed: dict[str, str] = {}
+    for info in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        if info.name.rpartition(".")[2].startswith("_"):
+            continue
+        try:
+            classes = node_classes(import_module(info.name))
+        except ConfigError as exc:
+            failed[info.name] = str(exc)
+        else:
+            found |= {f"{info.name}:{name}": class_ for name, class_ in classes.items()}
+    return found, failed
+
+
+def comments(node: type[Node]) -> dict[str, str]:
+    """Return the comment behind each setting in the source of a class: its unit and effect."""
+    try:
+        source = textwrap.dedent(inspect.getsource(node))
+    except (OSError, TypeError):
+        return {}  # a class without a file
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    by_line = {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
+    said: dict[str, str] = {}
+    for statement in ast.parse(source).body[0].body:  # type: ignore[attr-defined]  # the only statement is the class
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
+            said[statement.target.id] = " ".join(by_line[line].lstrip("# ") for line in lines if line in by_line)
+    return said
+
+
+def overview(nodes: Mapping[str, type[Node]], failed: Mapping[str, str]) -> RenderableType:
+    """Return a table of all nodes: what each does, takes, gives, and can be set."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("node", ratio=1)
+    table.add_column("inputs", no_wrap=True)
+    table.add_column("outputs", no_wrap=True)
+    for type_, node in nodes.items():
+        settings = Text(", ".join(settings_of(node)), style="dim")
+        what = Group(Text(type_, "bold cyan"), Text(_first_line(node)), settings, "")
+        table.add_row(what, _ports(node.inputs), _ports(node.outputs))
+    lines = [Text.assemble((f"{name}: ", "bold red"), text) for name, text in failed.items()]
+    return Group(table, *lines)
+
+
+def details(type_: str, node: type[Node]) -> RenderableType:
+    """Return all that a user of one node may want to know."""
+    ports = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for direction, found in (("input", node.inputs), ("output", node.outputs)):
+        for name, port in found.items():
+            ports.add_row(direction, Text(name, "bold"), _carries(port))
+    title, words = Text(type_, "bold cyan"), Text(inspect.cleandoc(node.__doc__ or ""))
+    return Group(title, words, "", ports, "", _settings_table(node))
+
+
+def _settings_table(node: type[Node]) -> RenderableType:
+    settings, said = settings_of(node), comments(node)
+    if not settings:
+        return Text("no settings")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    for title, ratio in (("setting", None), ("default", None), ("valid", 2), ("what it is", 3)):
+        table.add_column(title, ratio=ratio, overflow="fold")
+    for name, setting in settings.items():
+        changeable = Text.assemble((name, "bold"), ("*", "green")) if setting.changeable else Text(name, "bold")
+        table.add_row(changeable, Text(_default(setting)), Text(setting.expected()), Text(said.get(name, "")))
+    if any(setting.changeable for setting in settings.values()):
+        return Group(table, Text.assemble(("*", "green"), " may be changed while the graph runs"))
+    return table
+
+
+def _default(setting: Setting) -> str:
+    if setting.default is MISSING:
+        return "(required)"
+    if isinstance(setting.default, bool):
+        return str(setting.default).lower()
+    return "null" if setting.default is None else repr(setting.default)
+
+
+def _first_line(node: type[Node]) -> str:
+    return inspect.cleandoc(node.__doc__ or "").partition("\n")[0]
+
+
+def _ports(ports: Mapping[str, Any]) -> str:
+    return "\n".join(f"{name}: {_carries(port)}" for name, port in ports.items()) or "-"
+
+
+def _carries(port: Input | Output) -> str:
+    return port.type.__name__ + (" (optional)" if isinstance(port, Input) and port.optional else "")
