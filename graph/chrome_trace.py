@@ -4,7 +4,8 @@ One process per node: its first track has the slices `process SEQ` and `publish 
 `wait SEQ`; arrows follow a frame along the edges. Format: "Trace Event Format", Google; where that is silent,
 what Perfetto's importer does (src/trace_processor/importers/json): thread ids are global; slices of one track
 that overlap are dropped, so times are whole microseconds (fractions are truncated one by one); events of
-equal time keep the order of the file; an arrow binds to the slice that began last on its track.
+equal time keep the order of the file; an arrow binds to the slice that began last on its track. An arrow leaves
+where publishing begins: the first consumer may be at work before the last one is served.
 """
 
 import json
@@ -80,7 +81,7 @@ def _work(pid: int, rows: NDArray[np.int64], into: list[_Arrow], out_of: list[_A
             yield _slice("publish", seq, pid, pid, end, published)
         for arrow in out_of:
             if seq in arrow.seqs:
-                yield arrow.event("s", seq, pid, (end + published) // 2 if published > end else (start + end) // 2)
+                yield arrow.event("s", seq, pid, end if published > end else (start + end) // 2)
 
 
 def _waits(pid: int, rows: NDArray[np.int64]) -> Iterator[Event]:

@@ -65,8 +65,11 @@ class NodeProfile:
 
     def _keep_trace(self, snapshot: dict[str, Any]) -> None:
         self.trace_lost += snapshot.get("trace_lost", 0)
-        self._trace.append(trace_rows(snapshot))
-        self._trace_length += len(self._trace[-1])
+        rows = trace_rows(snapshot)
+        if not len(rows):
+            return
+        self._trace.append(rows)
+        self._trace_length += len(rows)
         while self._trace_length > 2 * TRACE_FRAMES and self._trace_length - len(self._trace[0]) >= TRACE_FRAMES:
             self._trace_length -= len(self._trace[0])
             self.trace_lost += len(self._trace.pop(0))

@@ -281,6 +281,14 @@ def test_trace_has_every_part_of_every_frame_and_follows_it():
     assert not [flow for flow in flows if flow[0] == "camera.frame -> logger.frame"]  # hold
 
 
+def test_an_arrow_leaves_before_it_arrives_though_publishing_goes_on():
+    profile, all_meters = Profile(graph_spec()), meters()
+    all_meters["camera"].frame(0, T0, T0, T0 + MS, T0 + 5 * MS, T0)
+    all_meters["slow"].frame(0, T0 + MS, T0 + MS, T0 + 2 * MS, T0 + 2 * MS, T0)
+    take(profile, all_meters)
+    assert replay(list(chrome_trace.events(profile)))[1] == [("camera.frame -> slow.frame", "publish 0", "process 0")]
+
+
 def test_frames_that_wait_together_lie_on_tracks_of_their_own():
     profile, all_meters = Profile(graph_spec()), meters()
     for seq in range(6):  # all six arrive at once
