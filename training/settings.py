@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -43,7 +43,7 @@ class RunSettings(Strict):
     """Decay per step of the averaged weights, which are the ones validated and released."""
     validate_every: int = Field(1000, gt=0)
     log_every: int = Field(100, gt=0)
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
     amp: bool = True
     """bfloat16 autocast on a GPU; slower than float32 on the CPUs measured, so never used there."""
@@ -82,8 +82,10 @@ def _explain(kind: type[BaseModel], error: Any) -> str:
     if error["type"] != "extra_forbidden":
         return f"{where}: {error['msg'].lower()}, found {error['input']!r}"
     for part in error["loc"][:-1]:
-        inner = kind.model_fields[part].annotation if part in kind.model_fields else None
-        kind = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else kind
+        if part in kind.model_fields:
+            annotation = kind.model_fields[part].annotation
+            types = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
+            kind = next((a for a in types if issubclass(a, BaseModel)), kind)
     near = difflib.get_close_matches(str(error["loc"][-1]), kind.model_fields, 1)
     hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(kind.model_fields)}"
     return f"no setting '{where}'; {hint}"

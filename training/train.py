@@ -37,8 +37,7 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
         torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if settings.device == "auto" and torch.cuda.is_available() else
-                          settings.device.replace("auto", "cpu"))
+    device = choose_device(settings.device)
     amp = torch.autocast(device.type, torch.bfloat16, enabled=settings.amp and device.type == "cuda")
     task = load_task(settings.task, settings.settings)
     network = task.network().to(device, memory_format=torch.channels_last)
@@ -111,6 +110,13 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
                 logger.info("%s: stopped at step %d; the same command goes on from here", settings.name, step)
                 break
     return best
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a setting. Raises SettingsError when it asks for a GPU and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device: 'cuda', but torch finds no usable GPU here; use 'cpu' or 'auto'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def make_optimiser(network: nn.Module, settings: RunSettings) -> torch.optim.AdamW:

@@ -1,0 +1,74 @@
+import cv2
+import numpy as np
+import pytest
+
+from tests.training.faces68 import draw
+from training import augment
+from training.landmark_data import cut_face
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_points_stay_on_their_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image, points = cut_face(*draw(rng, 300))
+    view = augment.draw_view(rng, points, 160)
+    seen = augment.look(rng, image, view.matrix, 160)
+    moved = view.points(points)
+    for eye in (slice(36, 42), slice(42, 48)):
+        x, y = moved[eye].mean(0).round().astype(int)
+        assert seen[y, x].max() < 90
+    left, right, mouth = moved[36:42].mean(0), moved[42:48].mean(0), moved[48:60].mean(0)
+    across, down = right - left, mouth - (left + right) / 2
+    assert across[0] * down[1] - across[1] * down[0] > 0, "a mirrored face must have its names exchanged"
+
+
+def test_boxes_stay_near_the_face() -> None:
+    rng = np.random.default_rng(0)
+    _, points = cut_face(*draw(rng, 300))
+    moved = np.stack([augment.draw_view(rng, points, 160).points(points) for _ in range(200)])
+    inside = ((moved > 0) & (moved < 159)).all(-1).mean()
+    assert inside > 0.98
+    sides = np.ptp(moved, axis=1).max(1) / 160
+    assert 0.6 < np.median(sides) < 0.82  # the box is 1 / 1.4 of the crop
+
+
+def test_a_miss_overlaps_the_face_by_less_than_a_fifth() -> None:
+    rng = np.random.default_rng(0)
+    _, points = cut_face(*draw(rng, 300))
+    centre = (points.min(0) + points.max(0)) / 2
+    half = np.ptp(points, axis=0).max() / 2
+    true = np.zeros((256, 256), np.uint8)
+    corners = centre + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    cv2.fillConvexPoly(true, corners.round().astype(np.int32), 1)
+    for _ in range(100):
+        matrix = augment.draw_miss(rng, points, 160).matrix
+        back = cv2.invertAffineTransform(matrix)
+        box = 79.5 + 80 / 1.4 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        seen = np.zeros((1024, 1024), np.uint8)
+        cv2.fillConvexPoly(seen, (box @ back[:, :2].T + back[:, 2] + 384).round().astype(np.int32), 1)
+        whole = np.zeros_like(seen)
+        whole[384:640, 384:640] = true
+        assert (seen & whole).sum() / (seen | whole).sum() < 0.25
+
+
+def test_same_generator_gives_the_same_picture() -> None:
+    image, _ = draw(np.random.default_rng(0), 160)
+    first, again = (augment.degrade(np.random.default_rng(3), image, image[::-1]) for _ in range(2))
+    assert (first == again).all()
+
+
+@pytest.mark.parametrize("change", [augment.relight, augment.blur, augment.noise])
+def test_changes_keep_shape_and_change_the_picture(change: object) -> None:
+    image, _ = draw(np.random.default_rng(0), 160)
+    results = [change(np.random.default_rng(seed), image) for seed in range(20)]
+    assert all(result.shape == image.shape and result.dtype == np.uint8 for result in results)
+    assert sum((result != image).any() for result in results) > 10
+
+
+def test_occlusion_covers_a_part() -> None:
+    image, _ = draw(np.random.default_rng(0), 160)
+    other = np.full_like(image, 255)
+    results = [augment.occlude(np.random.default_rng(seed), image, other) for seed in range(30)]
+    covered = [(result != image).any(-1).mean() for result in results]
+    assert 0.005 < np.median(covered) < 0.4
+    assert max(covered) < 0.6

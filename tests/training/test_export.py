@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from nodes import _backend
+from nodes._geometry import to_input
+from tests.training.faces68 import write_set
+from training import checkpoint, evaluate, export
+from training.landmark_net import VoteNet, convolution
+from training.landmark_task import LandmarkSettings, LandmarkTask
+from training.settings import RunSettings, SettingsError
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained network, exported in all formats: path without suffix."""
+    folder = tmp_path_factory.mktemp("export")
+    write_set(folder / "data" / "train", 4)
+    write_set(folder / "data" / "held", 4, seed=1)
+    sources = {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}
+    own = {"data": str(folder / "data"), "cache": str(folder / "cache"), "size": 64, "sources": sources}
+    torch.manual_seed(0)
+    network = LandmarkTask(LandmarkSettings(**own)).network()
+    network.train()(torch.randn(8, 3, 64, 64))  # batch statistics that are not the initial ones
+    settings = RunSettings(name="tiny", task="training.landmark_task:LandmarkTask", settings=own, steps=1)
+    checkpoint.save(folder / "best.pt", {
+        "ema": network.state_dict(), "step": 1, "seconds": 1.0, "commit": "", "settings": settings.model_dump(mode="json"),
+    })
+    export.export(folder / "best.pt", folder / "tiny")
+    return folder / "tiny"
+
+
+@pytest.mark.slow
+def test_files_are_small_whole_and_without_the_machine(exported: Path) -> None:
+    model = onnx.load(exported.with_suffix(".onnx"))
+    kinds = {node.op_type for node in model.graph.node}
+    assert "BatchNormalization" not in kinds
+    assert "Conv" in kinds
+    shape = model.graph.input[0].type.tensor_type.shape
+    assert [side.dim_param or side.dim_value for side in shape.dim] == ["faces", 3, 64, 64]
+    for suffix in (".onnx", ".mnn", ".pt2", ".json"):
+        content = exported.with_suffix(suffix).read_bytes()
+        assert str(Path.home()).encode() not in content
+        assert str(Path(__file__).parents[2]).encode() not in content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", sorted(_backend.BACKENDS))
+def test_card_describes_the_files(exported: Path, backend: str) -> None:
+    card = json.loads(exported.with_suffix(".json").read_text())
+    assert card["files"] == {f"tiny{s}": export.sha256(exported.with_suffix(s)) for s in (".onnx", ".mnn", ".pt2")}
+    image = evaluate.read(exported.with_name(card["reference"]["picture"]))
+    found = _backend.load(exported, backend).run(to_input(image[None]))
+    assert set(found) == set(card["outputs"])
+    for name, value in found.items():
+        assert value.ravel() == pytest.approx(np.array(card["reference"][name]["values"]), abs=2e-2), name
+
+
+@pytest.mark.slow
+def test_evaluation_runs_on_the_exported_file(exported: Path, tmp_path: Path) -> None:
+    data = exported.parent / "data" / "held"
+    assert evaluate.main([str(exported), str(data), "--out", str(tmp_path)]) == 0
+    card = json.loads(exported.with_suffix(".json").read_text())
+    measured = json.loads((tmp_path / "evaluation.json").read_text())["data/held"]
+    assert measured["nme"] == pytest.approx(card["accuracy"]["nme_held"], rel=1e-3)
+    assert (tmp_path / "errors.png").stat().st_size > 1000
+    assert (tmp_path / "worst-data-held.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_wrong_file_is_noticed(exported: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    other = LandmarkTask.deploy(FakeTask(), VoteNet(64).eval(), export.portrait())
+    with pytest.raises(RuntimeError, match="onnxruntime is off in"):
+        export.parity(other, exported, "onnxruntime")
+
+
+class FakeTask:
+    """Settings and pictures enough to deploy a network."""
+
+    settings = LandmarkSettings(size=64, sources={})
+
+    class validation:
+        images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+
+
+def test_folding_keeps_the_function() -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(convolution(3, 8), convolution(8, 8, groups=8))
+    module.train()(torch.randn(4, 3, 16, 16) * 3 + 1)
+    image = torch.randn(2, 3, 16, 16)
+    expected = module.eval()(image)
+    export.fold_batch_norm(module)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in module.modules())
+    torch.testing.assert_close(module(image), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert export.main([str(tmp_path / "none.pt"), str(tmp_path / "out")]) == 2
+    assert "none.pt" in caplog.text
+
+
+def test_a_network_without_card_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"model.json: No such file"):
+        evaluate.Predictor(tmp_path / "model")

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.training.faces68 import draw, points68, write_points, write_set
+from training import landmark_data
+from training.landmark_data import MIRROR, states
+from training.settings import SettingsError
+
+
+def test_mirror_twice_is_identity_and_swaps_sides() -> None:
+    assert (MIRROR[MIRROR] == np.arange(68)).all()
+    assert (np.arange(68) != MIRROR).sum() == 58
+    face = points68()
+    assert face[MIRROR] * [-1, 1] == pytest.approx(face, abs=1e-9)
+
+
+def test_points_are_shifted_from_one_to_zero(tmp_path: Path) -> None:
+    _, points = draw(np.random.default_rng(0))
+    write_points(tmp_path / "a.pts", points)
+    assert landmark_data.read_points(tmp_path / "a.pts") == pytest.approx(points, abs=1e-3)
+
+
+def test_every_fault_is_listed_and_the_rest_is_read(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 4)
+    (folder / "p0_0.pts").unlink()
+    (folder / "p0_1.png").unlink()
+    write_points(folder / "p1_2.pts", points68()[:5])
+    (folder / "broken.pts").write_text("version: 1\nn_points: 68\n{\n1 x\n}\n")
+    cv2.imwrite(str(folder / "broken.png"), np.zeros((9, 9, 3), np.uint8))
+    samples, faults = landmark_data.read_folder(folder, "toy")
+    assert [sample.path.name for sample in samples] == ["p1_3.png"]
+    expected = ("broken.pts: not a number", "p0_0.png: no .pts", "p0_1.pts: no picture", "p1_2.pts: 5 points")
+    assert len(faults) == 4
+    for fault, text in zip(faults, expected, strict=True):
+        assert text in fault
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere: no such folder, needed for the data set toy"):
+        landmark_data.read_folder(tmp_path / "nowhere", "toy")
+
+
+def test_cache_keeps_points_on_their_pixels_and_lists_unusable_pictures(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", 3)
+    (folder / "p0_0.png").write_bytes(b"no picture")
+    samples, faults = landmark_data.read_folder(folder, "toy")
+    assert not faults
+    crops, faults = landmark_data.cache_crops(samples, tmp_path / "cache")
+    assert len(crops) == 2
+    assert "p0_0.png: picture cannot be read" in faults[0]
+    for image, points in zip(crops.images, crops.points, strict=True):
+        for eye in (slice(36, 42), slice(42, 48)):
+            x, y = points[eye].mean(0).round().astype(int)
+            assert image[y, x].max() < 60  # the pupils are drawn dark on a light skin
+    again, _ = landmark_data.cache_crops(samples, tmp_path / "cache")
+    assert (again.images == crops.images).all()
+
+
+def test_people_are_held_out_whole() -> None:
+    person = landmark_data.person_of(".*(?=_)")
+    assert person("Ann_Lee_00") == person("Ann_Lee_17") == "Ann_Lee"
+    held = [landmark_data.held_out(f"set/{i}", 0.1) for i in range(3000)]
+    assert 0.08 < np.mean(held) < 0.12
+    assert not any(landmark_data.held_out(f"set/{i}", 0.0) for i in range(100))
+    assert all(landmark_data.held_out(f"set/{i}", 1.0) for i in range(100))
+
+
+@pytest.mark.parametrize("size", [0.05, 3.0, 400.0])
+def test_states_do_not_depend_on_size(size: float) -> None:
+    face = points68()
+    face[61:64, 1] = face[65:68, 1][::-1] - 0.06
+    assert states(face * size + 7).tolist() == [0, 0, 0, 0]
+    shut = face.copy()
+    shut[[37, 38, 40, 41], 1] = -0.1
+    shut[61:64, 1] = shut[65:68, 1] = 0.65
+    assert states(shut * size).tolist() == [1, 0, 1, 0]
+    shout = face.copy()
+    shout[65:68, 1] += 0.3
+    assert states(shout * size).tolist() == [0, 0, 0, 1]
+
+
+def test_backgrounds_avoid_faces(tmp_path: Path) -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[30:70, 90:110] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    box = np.array([[90, 30, 110, 70]], np.float32)
+    found = landmark_data.cache_backgrounds([(tmp_path / "a.png", box)], tmp_path / "cache", 20)
+    assert found.shape == (20, 256, 256, 3)
+    assert found.max() < 200
+
+
+def test_wider_boxes(tmp_path: Path) -> None:
+    (tmp_path / "wider_face_split").mkdir()
+    rows = "a/1.jpg\n2\n10 20 5 6 0 0\n1 2 3 4 0 0\na/2.jpg\n0\n0 0 0 0 0 0\na/3.jpg\n1\n7 8 9 10 0 0\n"
+    (tmp_path / "wider_face_split" / "wider_face_train_bbx_gt.txt").write_text(rows)
+    folder = tmp_path / "WIDER_train" / "images" / "a"
+    folder.mkdir(parents=True)
+    for name in ("1.jpg", "2.jpg"):
+        (folder / name).touch()
+    (_, first), (path, second) = landmark_data.read_wider(tmp_path)
+    assert first.tolist() == [[10, 20, 15, 26], [1, 2, 4, 6]]
+    assert path.name == "2.jpg"
+    assert second.tolist() == [[0, 0, 0, 0]]

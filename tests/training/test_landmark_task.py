@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.training.faces68 import write_set
+from training.landmark_data import states
+from training.landmark_task import LandmarkSettings, LandmarkTask, run
+from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> LandmarkTask:
+    folder = tmp_path_factory.mktemp("data")
+    write_set(folder / "train", 6)
+    write_set(folder / "held", 4, seed=1)
+    sources = {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}
+    return LandmarkTask(LandmarkSettings(data=folder, cache=folder / "cache", size=64, sources=sources))
+
+
+def test_batches_depend_on_their_generator_alone(task: LandmarkTask) -> None:
+    first, again, other = (task.batch(np.random.default_rng([1, step]), 5) for step in (7, 7, 8))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["image"], other["image"])
+    assert first["image"].shape == (5, 3, 64, 64)
+
+
+def test_states_are_those_of_the_augmented_points(task: LandmarkTask) -> None:
+    batch = task.batch(np.random.default_rng(0), 40)
+    present = batch["presence"] > 0
+    assert 0 < (~present).sum() < 20
+    assert torch.equal(batch["states"][present], torch.from_numpy(states(batch["points"][present].numpy())))
+    assert batch["weights"][~present].abs().sum() == 0
+    assert batch["states_weight"][~present].abs().sum() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["vote", "slim"])
+def test_one_small_batch_can_be_learnt(task: LandmarkTask, network: str) -> None:
+    task.settings = task.settings.model_copy(update={"network": network})
+    torch.manual_seed(0)
+    net = task.network().to(memory_format=torch.channels_last)
+    batch = task.batch(np.random.default_rng(1), 6)
+    optimiser = torch.optim.AdamW(net.parameters(), 5e-3)
+    first, parts = None, {}
+    for _ in range(80):
+        loss, parts = task.loss(net, batch)
+        first = first or parts
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert parts["pixels"] < 0.25 * first["pixels"]
+    assert parts["presence"] < 0.5 * first["presence"]
+
+
+def test_validation_measures_every_set(task: LandmarkTask) -> None:
+    task.settings = task.settings.model_copy(update={"network": "vote"})
+    metrics = task.validate(task.network().eval())
+    assert next(iter(metrics)) == "nme_held"
+    assert set(metrics) >= {"failures_8", "eyes_f1", "mouth_closed_f1", "mouth_open_f1", "present"}
+
+
+def test_run_in_batches_is_run_at_once(task: LandmarkTask) -> None:
+    task.settings = task.settings.model_copy(update={"network": "vote"})
+    network = task.network().eval()
+    crops = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    split, whole = run(network, crops, batch=2), run(network, crops)
+    for name, value in whole.items():
+        assert split[name] == pytest.approx(value, abs=1e-3)
+
+
+def test_measures_by_hand() -> None:
+    true = np.zeros((1, 68, 2))
+    true[0, 45] = (50, 0)
+    assert normalised_errors(true + np.array([0, 2]), true) == pytest.approx(np.full((1, 68), 4.0))
+    errors = np.array([2.0, 4.0, 12.0])
+    assert failure_rate(errors, 8) == pytest.approx(100 / 3)
+    assert area_under_curve(errors, 8) == pytest.approx((0.75 + 0.5 + 0) / 3)
+    curve = [(errors <= limit).mean() for limit in np.arange(0, 8, 0.001)]
+    assert area_under_curve(errors, 8) == pytest.approx(np.mean(curve), abs=1e-3)
+    assert f1(np.array([True, True, False]), np.array([True, False, True])) == 0.5

@@ -1,0 +1,158 @@
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.faces68 import write_set
+from training import checkpoint, train
+from training.settings import RunSettings, SettingsError, load_settings
+
+CONFIG = Path("configs/train/landmarks.yaml")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> RunSettings:
+    """A run of seconds: eight drawn faces, inputs of 64 px, six steps."""
+    write_set(tmp_path / "data" / "train", 8)
+    write_set(tmp_path / "data" / "held", 4, seed=1)
+    own = {
+        "data": str(tmp_path / "data"), "cache": str(tmp_path / "cache"), "size": 64,
+        "sources": {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}},
+    }
+    return RunSettings(name="tiny", task="training.landmark_task:LandmarkTask", settings=own, steps=6, batch=4,
+                       validate_every=3, log_every=1, threads=1, device="cpu")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    state = checkpoint.load(path)
+    return {f"{kind}.{name}": value for kind in ("model", "ema") for name, value in state[kind].items()}
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    train.train(settings, tmp_path / "whole")
+    steps = iter(range(100))
+    average = train.average
+
+    def stop_after_two(*arguments: object) -> None:
+        average(*arguments)
+        if next(steps) == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "average", stop_after_two)
+        train.train(settings, tmp_path / "parts")
+    assert checkpoint.load(tmp_path / "parts" / "tiny" / "last.pt")["step"] == 2
+    train.train(settings, tmp_path / "parts")
+
+    whole, parts = (weights(tmp_path / name / "tiny" / "last.pt") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+    lines = [json.loads(text) for text in (tmp_path / "parts" / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in lines if entry["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in lines if entry["kind"] == "validation"] == [3, 6]
+
+
+@pytest.mark.slow
+def test_worker_processes_draw_the_same_batches(settings: RunSettings) -> None:
+    task = train.load_task(settings.task, settings.settings)
+    first, second = (
+        list(train.batches(task, settings.model_copy(update={"workers": workers}), 4, torch.device("cpu")))
+        for workers in (0, 1)
+    )
+    assert len(first) == 2
+    for here, there in zip(first, second, strict=True):
+        assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_log_forgets_steps_that_were_not_saved(tmp_path: Path) -> None:
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps({"kind": "train", "step": step}) + "\n" for step in (1, 2, 3)))
+    train.open_log(tmp_path, 2).close()
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2]
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    settings = load_settings(CONFIG)
+    rates = [train.learning_rate(step, settings) for step in range(settings.steps)]
+    peak = rates.index(max(rates))
+    assert peak + 1 == round(settings.warm_up * settings.steps)
+    assert max(rates) == pytest.approx(settings.learning_rate)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < settings.learning_rate / 500
+
+
+def test_average_follows_weights_and_counts() -> None:
+    ema, network = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    torch.nn.init.constant_(network.weight, 3.0)
+    network.num_batches_tracked += 5
+    train.average(ema, network, 0.75)
+    assert ema.weight.tolist() == [1.5, 1.5]
+    assert ema.num_batches_tracked == 5
+
+
+def test_kernels_alone_decay() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    kernels, others = train.make_optimiser(network, load_settings(CONFIG)).param_groups
+    assert [p.ndim for p in kernels["params"]] == [4]
+    assert kernels["weight_decay"] > 0 == others["weight_decay"]
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs/train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_valid(path: Path) -> None:
+    settings = load_settings(path)
+    module, _, name = settings.task.partition(":")
+    task = getattr(__import__(module, fromlist=[name]), name)
+    task.Settings.model_validate(settings.settings)
+
+
+@pytest.mark.parametrize(("overrides", "text"), [
+    (["stpes=3"], "no setting 'stpes'; did you mean 'steps'?"),
+    (["steps=many"], "steps: input should be a valid integer"),
+    (["steps=0"], "steps: input should be greater than 0, found 0"),
+    (["steps"], "--set steps: expected place=value"),
+    (["steps.more=3"], "'steps' is a single value and has no settings below it"),
+])
+def test_wrong_settings_say_what_is_wrong(overrides: list[str], text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(CONFIG, overrides)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(("override", "text"), [
+    ("settings.sise=160", "settings: no setting 'sise'; did you mean 'size'?"),
+    ("settings.sources.lfpw.weihgt=2", "settings: no setting 'sources.lfpw.weihgt'; did you mean 'weight'?"),
+    ("task=training.landmark_task:Landmarks", "cannot be loaded"),
+    ("settings.data=nowhere", "nowhere/landmarks/AFW/afw: no such folder"),
+    ("device=gpu", "device: input should be 'auto', 'cpu' or 'cuda', found 'gpu'"),
+])
+def test_wrong_task_settings_end_with_2_and_one_line(override: str, text: str, tmp_path: Path,
+                                                     caplog: pytest.LogCaptureFixture,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    config = CONFIG.absolute()
+    monkeypatch.chdir(tmp_path)
+    assert train.main([str(config), "--set", override]) == 2
+    assert text in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"nothing")
+    with pytest.raises(SettingsError, match=r"last.pt: not a readable checkpoint"):
+        checkpoint.load(tmp_path / "last.pt")
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    with pytest.raises(SettingsError, match=r"other.pt: not a checkpoint of training.train: found \['weights'\]"):
+        checkpoint.load(tmp_path / "other.pt")
+
+
+def test_a_broken_save_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"ema": {}, "step": 1})
+    with pytest.raises(Exception, match=r"pickle|lambda"):
+        checkpoint.save(path, {"ema": lambda: 0, "step": 2})
+    assert checkpoint.load(path)["step"] == 1
