@@ -1,0 +1,256 @@
+"""Compare smoothing rules on the portrait moved along known paths: python -m tests.bench.smoothing
+
+Detections are the true points with noise as landmark networks have it (see `detections`), so no network is needed.
+All lengths are per cent of the distance between the outer eye corners, all times frames at 30 fps.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from graph import Faces, Frame, Header
+from nodes.smooth import Smooth
+from nodes.source import TestSource
+from tests.portrait import EYE_DISTANCE, faces, true_points
+
+Points = NDArray[np.float32]
+Rule = Callable[[NDArray[Any], NDArray[Any], float], NDArray[Any]]  # raw (T, 68, 2), true, fps -> smoothed
+
+OWN, COMMON = 0.007, 0.003
+"""Detection noise, standard deviation in eye distances: of each point, and of all points together (box jitter). A raw
+jitter of 1.1 % per frame: a little above the 0.85 to 0.96 % that trained networks show on a talking face."""
+
+
+LEGEND = """still, slow: RMS step of the error from frame to frame, standing and at 1.2 px per frame
+*-err: RMS error; pan: 75 px swings in 1.5 s; stop: moving, standing, turning; cut: the first three frames after it
+lag: frames of 1/30 s. blink: per cent left of the lids' travel in blinks of 150 ms (bare: the picture does not blink)
+All but lag and blink in per cent of the eye distance."""
+
+
+class Scene(NamedTuple):
+    """One clip with its truth and its detections."""
+
+    frames: Callable[[], Iterator[NDArray[Any]]]
+    true: NDArray[np.float32]  # (T, 68, 2)
+    raw: NDArray[np.float32]  # (T, 68, 2)
+    fps: float
+    eye: float  # mean eye distance, pixels
+    truth_at: Callable[[float], NDArray[np.float32]]  # seconds to true points (68, 2)
+
+
+def detections(true: NDArray[np.float32], eye: float, seed: int = 1) -> NDArray[np.float32]:
+    """Return noisy detections of the true points (T, 68, 2)."""
+    random = np.random.default_rng(seed)
+    own = random.normal(0, OWN * eye, true.shape)
+    common = random.normal(0, COMMON * eye, (len(true), 1, 2))
+    return (true + own + common).astype(np.float32)
+
+
+def scene(**settings: Any) -> Scene:
+    """Film the portrait (720p, 30 fps, 2 s, sensor noise of 3 grey levels unless said otherwise)."""
+    source = TestSource(**({"width": 1280, "height": 720, "frames": 60, "noise": 3.0} | settings))
+    source.open()
+
+    def at(pts: float) -> NDArray[np.float32]:
+        transform = source.transforms(max(0.0, pts))
+        return true_points(type("T", (), {"transforms": transform}))[0]  # type: ignore[arg-type]
+
+    def frames() -> Iterator[NDArray[Any]]:
+        source.open()
+        return (message["frame"].image for message in source.process())  # type: ignore[attr-defined]
+
+    true = np.stack([at(i / source.fps) for i in range(source.frames)])
+    scale = np.mean([np.linalg.norm(p[36] - p[45]) for p in true]) / EYE_DISTANCE
+    eye = float(scale * EYE_DISTANCE)
+    return Scene(frames, true, detections(true, eye), source.fps, eye, at)
+
+
+def ours(clip: Scene, **settings: Any) -> NDArray[np.float32]:
+    """Run the Smooth node over a clip, (T, 68, 2)."""
+    node = Smooth(**settings)
+    node.open()
+    return np.stack([out.landmarks[0] for _, out in steps(node, clip)])
+
+
+def steps(node: Smooth, clip: Scene) -> Iterator[tuple[float, Faces]]:
+    """Yield the milliseconds and the output of each call of the node."""
+    spread = np.hypot(OWN, COMMON) * clip.eye
+    for index, (image, raw) in enumerate(zip(clip.frames(), clip.raw, strict=True)):
+        header = Header(seq=index, pts=index / clip.fps)
+        found = faces(raw[None], spread).with_header(header)
+        frame = Frame(header=header, image=image)
+        start = time.perf_counter()
+        out = node.process(frame, found)
+        yield (time.perf_counter() - start) * 1e3, out
+
+
+def seed_rule(raw: NDArray[Any], true: NDArray[Any], _: float) -> NDArray[Any]:
+    """The rule of the system this project grew from (flow blend, dead band, fixed average), with perfect flow."""
+    eyes = np.zeros(68, bool)
+    eyes[36:48] = True
+    limit = np.where(eyes, 1.0, 10.0)
+    blended, out = raw[0], [raw[0]]
+    for index in range(1, len(raw)):
+        flowed = blended + true[index] - true[index - 1]
+        far = np.square(raw[index] - blended).sum(axis=1) >= limit
+        weight = np.where(far, 0.85, 0.2)[:, None]
+        blended = weight * raw[index] + (1 - weight) * flowed
+        still = np.linalg.norm(blended - out[-1], axis=1) < 1.0
+        out.append(np.where(still[:, None], out[-1], 0.8627 * blended + 0.1373 * out[-1]))
+    return np.stack(out)
+
+
+def one_euro(cutoff: float, beta: float) -> Rule:
+    """The 1 euro filter (Casiez et al. 2012) per coordinate; speeds in eye distances per second."""
+
+    def rule(raw: NDArray[Any], true: NDArray[Any], fps: float) -> NDArray[Any]:
+        def alpha(hertz: Any) -> Any:
+            return 1 / (1 + fps / (2 * np.pi * hertz))
+
+        eye = np.linalg.norm(true[:, 36] - true[:, 45], axis=1).mean()
+        value, speed, out = raw[0], np.zeros_like(raw[0]), [raw[0]]
+        for now in raw[1:]:
+            speed = speed + alpha(1.0) * ((now - value) * fps / eye - speed)
+            value = value + alpha(cutoff + beta * np.abs(speed)) * (now - value)
+            out.append(value)
+        return np.stack(out)
+
+    return rule
+
+
+def jitter(out: NDArray[Any], clip: Scene, skip: int = 15) -> float:
+    """Return the RMS over frames and points of the step of the error, per cent of the eye distance."""
+    error = (out - clip.true)[skip:]
+    return float(np.sqrt(np.square(np.diff(error, axis=0)).sum(axis=2).mean()) / clip.eye * 100)
+
+
+def error(out: NDArray[Any], clip: Scene, frames: Any = slice(15, None)) -> float:
+    """Return the RMS distance from the truth, per cent of the eye distance."""
+    return float(np.sqrt(np.square(out - clip.true)[frames].sum(axis=2).mean()) / clip.eye * 100)
+
+
+def lag(out: NDArray[Any], clip: Scene, skip: int = 10) -> float:
+    """Return the delay in frames (1 / 30 s) at which the truth fits the mean over the points best."""
+    delays = np.linspace(-2, 4, 121)
+    seen = out[skip:].mean(axis=1)
+
+    def misfit(delay: float) -> float:
+        times = (np.arange(skip, len(out)) / clip.fps) - delay / 30
+        return float(np.square(seen - np.stack([clip.truth_at(t).mean(axis=0) for t in times])).sum())
+
+    costs = np.array([misfit(delay) for delay in delays])
+    best = int(np.clip(costs.argmin(), 1, len(delays) - 2))
+    a, b, c = costs[best - 1 : best + 2]
+    return float(delays[best] + 0.5 * (a - c) / max(a - 2 * b + c, 1e-12) * (delays[1] - delays[0]))
+
+
+LIDS = {37: 41, 38: 40, 43: 47, 44: 46}
+"""Upper lid points and the lower lid points that they meet."""
+
+
+def blink_clip(in_picture: bool = True, seconds: float = 0.15) -> tuple[Scene, NDArray[np.float64]]:
+    """Return a still clip with a blink of `seconds` every half second, and how closed the eyes are in each frame.
+
+    The picture is warped with the lids, or left as it is: then the flow contradicts the detection.
+    """
+    still = scene(motion="still", frames=60)
+    times = np.arange(60) / still.fps
+    into = (times - 0.3) % 0.5
+    closed = np.where((times > 0.3) & (into < seconds), np.sin(np.pi * np.clip(into / seconds, 0, 1)), 0.0)
+    true = still.true.copy()
+    for upper, lower in LIDS.items():
+        true[:, upper] += closed[:, None] * (still.true[:, lower] - still.true[:, upper])
+
+    def frames() -> Iterator[NDArray[Any]]:
+        for image, amount in zip(still.frames(), closed, strict=True):
+            yield close_eyes(image, still.true[0], amount) if in_picture else image
+
+    raw = true + (still.raw - still.true)
+    return still._replace(frames=frames, true=true, raw=raw), closed
+
+
+def close_eyes(image: NDArray[Any], points: Points, amount: float) -> NDArray[Any]:
+    """Draw the upper lids down by stretching the skin between brow and lid, `amount` 0..1."""
+    out = image.copy()
+    for brow, eye in ((slice(17, 22), slice(36, 42)), (slice(22, 27), slice(42, 48))):
+        corners, top = points[eye], points[brow, 1].mean()
+        x0, x1 = int(corners[:, 0].min()) - 2, int(corners[:, 0].max()) + 3
+        upper, lower = corners[[1, 2], 1].mean(), corners[[4, 5], 1].mean()
+        y0, y1 = int(top), int(lower) + 6
+        x, y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
+        across = np.clip(1 - np.square((x - (x0 + x1) / 2) / ((x1 - x0) / 2)), 0, 1)
+        lid = upper + 0.98 * amount * (lower - upper) * across
+        above = top + (y - top) * (upper - top) / (lid - top)
+        below = lower - (lower - y) * (lower - upper) / (lower - lid)
+        source_y = np.where(y < lid, above, np.where(y < lower, below, y)).astype(np.float32)
+        out[y0:y1, x0:x1] = cv2.remap(image, x, source_y, cv2.INTER_LINEAR)
+    return out
+
+
+def amplitude(out: NDArray[Any], clip: Scene, closed: NDArray[Any]) -> float:
+    """Return how much of the lids' travel is left at the closed frames, per cent."""
+    uppers, lowers = list(LIDS), list(LIDS.values())
+    opening = (out[:, lowers, 1] - out[:, uppers, 1]).mean(axis=1)
+    true = (clip.true[:, lowers, 1] - clip.true[:, uppers, 1]).mean(axis=1)
+    peak = closed > 0.8
+    rest = true[closed == 0].mean()
+    return float((rest - opening[peak]).mean() / (rest - true[peak]).mean() * 100)
+
+
+def rules() -> dict[str, Callable[[Scene], NDArray[Any]]]:
+    """Return everything that is compared."""
+    plain: dict[str, Rule] = {
+        "raw": lambda raw, true, fps: raw,
+        "seed": seed_rule,
+        "one-euro calm": one_euro(0.5, 2.0),
+        "one-euro": one_euro(1.0, 20.0),
+        "one-euro prompt": one_euro(2.0, 60.0),
+    }
+    table: dict[str, Callable[[Scene], NDArray[Any]]] = {
+        name: (lambda clip, rule=rule: rule(clip.raw, clip.true, clip.fps)) for name, rule in plain.items()
+    }
+    return table | {"Smooth, no flow": lambda clip: ours(clip, flow=False), "Smooth": ours}
+
+
+def quality() -> None:
+    """Print one row per rule."""
+    still = scene(motion="still", frames=120)
+    slow = scene(motion="triangle", pan=0.05, period=4.0, zoom=0, rotation=0)
+    pan = scene(motion="sine", pan=0.25, period=1.5)
+    stop = scene(motion="stop_and_go", pan=0.2, period=1.6, zoom=0.0, rotation=0.0, frames=90)
+    cut = scene(motion="sine", pan=0.02, cut_every=1.0, size=0.6, frames=34)
+    blink, closed = blink_clip()
+    bare, _ = blink_clip(in_picture=False)
+    slow_camera, fast_camera = scene(fps=15, period=2.0, frames=45), scene(fps=60, period=2.0, frames=180)
+    columns = "still slow pan-err pan-lag stop-err cut-err blink blink-bare err@15 err@60 lag@15 lag@60"
+    print(f"{'':16}" + "".join(f"{name:>11}" for name in columns.split()))
+    for name, rule in rules().items():
+        panned, at15, at60 = rule(pan), rule(slow_camera), rule(fast_camera)
+        numbers = (
+            jitter(rule(still), still), jitter(rule(slow), slow), error(panned, pan), lag(panned, pan),
+            error(rule(stop), stop), error(rule(cut), cut, slice(30, 33)),
+            amplitude(rule(blink), blink, closed), amplitude(rule(bare), bare, closed),
+            error(at15, slow_camera), error(at60, fast_camera), lag(at15, slow_camera), lag(at60, fast_camera),
+        )  # fmt: skip
+        print(f"{name:16}" + "".join(f"{number:11.2f}" for number in numbers), flush=True)
+    print(LEGEND)
+
+
+def cost() -> None:
+    """Print milliseconds per face over frame sizes and numbers of faces."""
+    for label, width, height in (("480p", 640, 480), ("720p", 1280, 720), ("1080p", 1920, 1080), ("4K", 3840, 2160)):
+        clip = scene(width=width, height=height, frames=40)
+        node = Smooth()
+        node.open()
+        times = [ms for ms, _ in steps(node, clip)][5:]
+        print(f"{label:>6}: median {np.median(times):.2f} ms per face, p95 {np.percentile(times, 95):.2f}")
+
+
+if __name__ == "__main__":
+    cv2.setNumThreads(1)
+    quality()
+    cost()

@@ -1,0 +1,345 @@
+"""Points that stand still on a still face and move with a moving one, checked against the known path of the source."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graph import Faces, Frame, Header
+from graph.testing import run_node
+from nodes._flow import LOST, Crop, crop, face_size, prior, regularise, track
+from nodes.smooth import GAP, Smooth, follow, noise_ratio, similarity, turned
+from nodes.source import TestSource
+from tests.bench.smoothing import amplitude, blink_clip, error, jitter, lag, one_euro, ours, scene, seed_rule
+from tests.portrait import LANDMARKS, faces, true_points
+
+SMALL: dict[str, Any] = {"width": 640, "height": 360, "frames": 40}
+
+
+def still_picture(height: int = 360, width: int = 640, frames: int = 1, **settings: Any) -> tuple[list[Any], Any]:
+    source = TestSource(width=width, height=height, frames=frames, motion="still", **settings)
+    out = run_node(source)
+    return [frame.image for frame in out["frame"]], true_points(out["truth"][0])[0]
+
+
+def run(node: Smooth, steps: list[tuple[Any, Any, float, int]]) -> list[Faces]:
+    """Feed (image, Faces, pts, epoch)."""
+    node.open()
+    out = []
+    for index, (image, found, pts, epoch) in enumerate(steps):
+        header = Header(seq=index, pts=pts, epoch=epoch)
+        out.append(node.process(Frame(header=header, image=image), found.with_header(header)))
+    return out
+
+
+# --- The flow and its errors
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 180), (1280, 720), (3840, 2160)])
+def test_a_crop_maps_points_there_and_back_at_any_resolution(width: int, height: int) -> None:
+    images, points = still_picture(height, width)
+    cut = crop(images[0], points)
+    assert cut.image.shape == (160, 160)
+    np.testing.assert_allclose(cut.outside(cut.inside(points)), points, atol=1e-3)
+    assert cut.inside(points).min() > 5 and cut.inside(points).max() < 155
+
+
+def test_a_crop_shows_what_lies_at_its_points() -> None:
+    images, points = still_picture()
+    for image in (images[0], np.ascontiguousarray(np.kron(images[0], np.ones((8, 8, 1), np.uint8)))):
+        scale = image.shape[0] // 360
+        cut = crop(image, (points + 0.5) * scale - 0.5)
+        x, y = np.meshgrid(np.arange(20, 140, 7), np.arange(20, 140, 7))
+        places = np.rint((cut.outside(np.stack([x, y], axis=-1)) + 0.5) / scale - 0.5).astype(int)
+        difference = cut.image[y, x].astype(int) - images[0][places[..., 1], places[..., 0], 1]
+        assert np.median(np.abs(difference)) <= 6
+
+
+def test_a_crop_beyond_the_picture_repeats_its_rim() -> None:
+    images, points = still_picture()
+    for shift in ((-330, 0), (330, 0), (0, -250), (5000, 5000)):
+        cut = crop(images[0], points + np.array(shift))
+        assert cut.image.shape == (160, 160)
+
+
+def test_flow_finds_a_known_motion_and_says_how_well() -> None:
+    out = run_node(TestSource(width=1280, height=720, frames=8, pan=0.2, period=1.5, noise=3.0))
+    missed, claimed = [], []
+    for index in range(1, 8):
+        before, after = (true_points(out["truth"][i])[0] for i in (index - 1, index))
+        old, new = (crop(out["frame"][i].image, p) for i, p in ((index - 1, before), (index, after)))
+        found, claim = track(old, new, before, after + 1.5)
+        missed.append(np.linalg.norm(found - new.inside(after), axis=1))
+        claimed.append(claim)
+    assert np.median(missed) < 0.12
+    ratio = np.median(np.concatenate(missed) / np.concatenate(claimed)) / 1.18  # median length of a 2-D unit Gaussian
+    assert 0.4 < ratio < 2.5
+
+
+def test_flow_into_a_plain_crop_is_not_believed() -> None:
+    images, points = still_picture()
+    cut = crop(images[0], points)
+    plain = Crop(np.full_like(cut.image, 90), cut.origin, cut.step)
+    _, claim = track(cut, plain, points, points)
+    assert np.mean(claim > 1.5) > 0.9
+
+
+def test_lost_points_follow_their_neighbours() -> None:
+    """Points that turn with the others are predicted from them; two on a lid from the face as a whole."""
+    size = 114.0
+    shape = LANDMARKS / face_size(LANDMARKS) * size
+    motion = (shape - shape.mean(axis=0)) @ np.array([[0, 0.05], [-0.05, 0]]) + np.array([2.0, -1.0])
+    claim = np.full(68, 0.05)
+    measured = motion.copy()
+    for lost in (5, 30, 37, 38, 57):
+        measured[lost], claim[lost] = (40, 40), LOST
+    expected, variance = regularise(measured, claim, prior(shape) * size**2)
+    np.testing.assert_allclose(expected, motion, atol=0.35)
+    assert variance[5] > 4 * variance[4]
+
+
+def test_a_confident_but_contradicting_point_is_overruled() -> None:
+    size = 114.0
+    shape = LANDMARKS / face_size(LANDMARKS) * size
+    measured = np.tile([3.0, 1.0], (68, 1))
+    measured[8] = (-12.0, 9.0)
+    expected, _ = regularise(measured, np.full(68, 0.05), prior(shape) * size**2)
+    assert np.linalg.norm(expected[8] - (3, 1)) < 1.0
+    np.testing.assert_allclose(expected[:7], measured[:7], atol=0.4)
+
+
+# --- Small parts
+
+
+def test_similarity_recovers_turn_scale_and_shift() -> None:
+    turn = 1.3 * np.array([[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]])
+    moved = LANDMARKS @ turn.T + np.array([7, -3])
+    np.testing.assert_allclose(similarity(LANDMARKS, moved, LANDMARKS[:3]), moved[:3], rtol=1e-5)
+
+
+def test_noise_ratio_measures_noise_and_ignores_a_few_moving_points() -> None:
+    random = np.random.default_rng(0)
+    difference = random.normal(0, 3.0 * np.sqrt(2), (68, 2))
+    difference[36:48] += 50
+    assert noise_ratio(difference, np.full(68, 6.0)) == pytest.approx(0.25, rel=0.5)
+
+
+def test_follow_averages_small_changes_and_takes_large_ones_at_once() -> None:
+    small = follow(np.zeros(1), np.array([0.5]), 1 / 30, 0.05, 3.0)
+    large = follow(np.zeros(1), np.array([40.0]), 1 / 30, 0.05, 3.0)
+    assert 0.2 < small[0] / 0.5 < 0.6 and large[0] / 40 > 0.99
+    twice = follow(follow(np.zeros(1), np.array([0.1]), 1 / 60, 0.05, 3.0), np.array([0.1]), 1 / 60, 0.05, 3.0)
+    once = follow(np.zeros(1), np.array([0.1]), 1 / 30, 0.05, 3.0)
+    np.testing.assert_allclose(twice, once, rtol=0.01)
+
+
+def test_angles_turn_the_short_way() -> None:
+    np.testing.assert_allclose(turned(np.array([179.0, 10.0]), np.array([-179.0, 12.0])), [181.0, 12.0])
+
+
+# --- The node against the truth
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_a_still_face_stands_still(flow: bool) -> None:
+    clip = scene(**SMALL, motion="still")
+    out = ours(clip, flow=flow)
+    assert jitter(out, clip) < jitter(clip.raw, clip) * (0.15 if flow else 0.6)
+    assert error(out, clip) < error(clip.raw, clip) * (0.5 if flow else 0.8)
+    if flow:
+        assert jitter(out, clip) < jitter(seed_rule(clip.raw, clip.true, clip.fps), clip)
+
+
+def test_a_fast_pan_is_followed_without_lag() -> None:
+    clip = scene(**SMALL, pan=0.25, period=1.2)
+    out = ours(clip)
+    assert abs(lag(out, clip)) < 0.05
+    assert error(out, clip) < 0.6 * error(clip.raw, clip)
+    plain = one_euro(1.0, 20.0)(clip.raw, clip.true, clip.fps)
+    assert lag(plain, clip) > 0.05 and error(out, clip) < error(plain, clip)
+
+
+def test_without_flow_the_error_is_no_larger_than_raw_and_the_lag_small() -> None:
+    clip = scene(**SMALL, pan=0.25, period=1.2)
+    out = ours(clip, flow=False)
+    assert abs(lag(out, clip)) < 0.1
+    assert error(out, clip) < error(clip.raw, clip)
+
+
+def test_stopping_and_turning_back_does_not_overshoot() -> None:
+    clip = scene(**SMALL, motion="stop_and_go", pan=0.2, period=0.9, zoom=0.0, rotation=0.0)
+    out = ours(clip)
+    beyond = out.mean(axis=1)[:, 0] - clip.true.mean(axis=1)[:, 0].max()
+    assert beyond.max() < 0.01 * clip.eye
+    assert error(out, clip) < 0.6 * error(clip.raw, clip)
+
+
+def test_slow_motion_is_steady_and_not_in_steps() -> None:
+    clip = scene(**SMALL, motion="triangle", pan=0.05, period=8.0, zoom=0.0, rotation=0.0)
+    speed = np.diff(ours(clip).mean(axis=1)[:, 0])[10:]
+    true = np.diff(clip.true.mean(axis=1)[:, 0])[10:]
+    assert 0.1 < true.mean() < 0.4
+    assert np.abs(speed - true).max() < 0.5 * true.mean()
+
+
+@pytest.mark.parametrize("fps", [15.0, 60.0])
+def test_other_frame_rates_behave_alike(fps: float) -> None:
+    clip = scene(**SMALL | {"frames": int(fps * 1.3)}, fps=fps, period=1.5)
+    out = ours(clip)
+    assert abs(lag(out, clip)) < 0.1
+    assert 0.25 < error(out, clip) / error(clip.raw, clip) < 0.65
+
+
+@pytest.mark.parametrize("in_picture", [True, False])
+def test_blinks_keep_their_amplitude(in_picture: bool) -> None:
+    clip, closed = blink_clip(in_picture)
+    assert amplitude(ours(clip), clip, closed) >= 95
+
+
+def test_single_wild_detections_are_held_back() -> None:
+    clip = scene(**SMALL, motion="still")
+    raw = clip.raw.copy()
+    raw[20::3, 30] += 0.12 * clip.eye
+    out = ours(clip._replace(raw=raw))
+    pulled = np.linalg.norm(out[20:, 30] - clip.true[20:, 30], axis=1).max()
+    assert pulled < 0.04 * clip.eye
+
+
+def test_strength_zero_is_raw_and_more_strength_is_calmer() -> None:
+    clip = scene(**SMALL, motion="still")
+    np.testing.assert_allclose(ours(clip, strength=0.0), clip.raw, atol=1e-3)
+    assert jitter(ours(clip, strength=3.0), clip) < jitter(ours(clip, strength=0.5), clip)
+
+
+def test_the_spread_that_comes_out_is_the_error_that_is_left() -> None:
+    clip = scene(**SMALL, motion="still")
+    source = list(clip.frames())
+    found = [faces(raw[None], 0.0076 * clip.eye) for raw in clip.raw]
+    out = run(Smooth(), [(image, f, i / 30, 0) for i, (image, f) in enumerate(zip(source, found, strict=True))])
+    left = np.sqrt(np.square(out[-1].landmarks[0] - clip.true[-1]).mean())
+    assert 0.3 < left / out[-1].spread.mean() < 2.5
+    np.testing.assert_allclose(out[-1].boxes[0, :2], out[-1].landmarks[0].min(axis=0))
+
+
+# --- What ends the memory
+
+
+def after_history(change: dict[str, Any], flow: bool = True) -> tuple[Faces, Faces]:
+    """Smooth ten noisy frames of a still face, then one with `change`; return what went in and what came out last."""
+    images, points = still_picture(frames=11, noise=3.0)
+    random = np.random.default_rng(3)
+    found = [faces(points[None] + random.normal(0, 1.0, (1, 68, 2)).astype(np.float32)) for _ in range(11)]
+    last = dataclasses.replace(found[10], **change.get("faces", {}))
+    image = change.get("image", images[10])
+    steps = [(images[i], found[i], i / 30, 0) for i in range(10)]
+    if change.get("lost"):
+        steps[9] = (images[9], faces(np.zeros((0, 68, 2), np.float32)), 9 / 30, 0)
+    out = run(Smooth(flow=flow), [*steps, (image, last, change.get("pts", 10 / 30), change.get("epoch", 0))])
+    return last, out[-1]
+
+
+def test_memory_works_when_nothing_changes() -> None:
+    given, out = after_history({})
+    assert np.abs(out.landmarks - given.landmarks).mean() > 0.3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": 1},
+        {"pts": 9 / 30 + 2 * GAP},
+        {"pts": 1 / 30},
+        {"lost": True},
+        {"faces": {"ids": np.array([7])}},
+        {"image": np.zeros((480, 640, 3), np.uint8)},
+        {"image": np.random.default_rng(0).integers(0, 256, (360, 640, 3), np.uint8)},
+    ],
+    ids=["epoch", "pause", "back in time", "lost face", "new face", "other size", "other picture"],
+)
+def test_nothing_is_carried_over(change: dict[str, Any]) -> None:
+    given, out = after_history(change)
+    np.testing.assert_array_equal(out.landmarks, given.landmarks)
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_a_face_that_jumps_is_right_at_once(flow: bool) -> None:
+    clip = scene(width=640, height=360, motion="still", size=0.5, cut_every=0.5, frames=22, noise=3.0)
+    out = ours(clip, flow=flow)
+    cut = int(np.argmax(np.linalg.norm(np.diff(clip.true.mean(axis=1), axis=0), axis=1))) + 1
+    raw = error(clip.raw, clip, slice(cut, cut + 3))
+    assert np.linalg.norm(clip.true[cut].mean(axis=0) - clip.true[cut - 1].mean(axis=0)) > 20
+    assert error(out, clip, slice(cut, cut + 3)) <= 1.05 * raw
+
+
+# --- Several faces, odd input
+
+
+def test_several_faces_each_with_its_own_memory() -> None:
+    out = run_node(TestSource(width=960, height=360, copies=3, frames=25, noise=3.0, rotation=5.0))
+    truth = [true_points(t) for t in out["truth"]]
+    random = np.random.default_rng(0)
+    raw = [t + random.normal(0, 0.8, t.shape).astype(np.float32) for t in truth]
+    swapped = []
+    for index, points in enumerate(raw):
+        order = random.permutation(3)
+        found = faces(points[order], 0.8)
+        swapped.append((out["frame"][index].image, dataclasses.replace(found, ids=order), index / 30, 0))
+    smooth = run(Smooth(), swapped)
+    left = [s.landmarks - t[s.ids] for s, t in zip(smooth, truth, strict=True)][10:]
+    assert np.sqrt(np.mean(np.square(left))) < 0.5 * 0.8
+    assert all(np.array_equal(s.ids, given[1].ids) for s, given in zip(smooth, swapped, strict=True))
+
+
+def test_pose_and_states_are_calmed_but_prompt_and_survive_an_unknown_pose() -> None:
+    images, points = still_picture(frames=6)
+    found = faces(points[None])
+    poses = [(0, 0, 179), (1, 0, -179), (np.nan, np.nan, np.nan), (0, 0, 0), (0, 1, 0), (0, 40, 0)]
+    closed = [0.1, 0.2, 0.1, 0.2, 0.1, 0.98]
+    steps = []
+    for index, (pose, state) in enumerate(zip(poses, closed, strict=True)):
+        states = np.full((1, 4), state, np.float32)
+        steps.append((images[index], dataclasses.replace(found, pose=np.float32([pose]), states=states), index / 30, 0))
+    out = run(Smooth(), steps)
+    assert 0.2 < out[1].pose[0, 0] < 0.8 and 179 <= abs(out[1].pose[0, 2]) <= 180
+    assert np.isnan(out[2].pose).all()
+    np.testing.assert_allclose(out[3].pose[0], 0)
+    assert out[5].pose[0, 1] > 39.5 and out[5].states[0, 0] > 0.9
+    assert 0.11 < out[1].states[0, 0] < 0.17
+
+
+def test_unknown_landmarks_pass_through_and_no_face_is_fine() -> None:
+    images, points = still_picture(frames=3)
+    broken = faces(points[None].copy())
+    broken.landmarks[0, 3] = np.nan
+    steps = [(images[0], faces(points[None]), 0.0, 0), (images[1], broken, 1 / 30, 0)]
+    out = run(Smooth(), [*steps, (images[2], Faces(), 2 / 30, 0)])
+    np.testing.assert_array_equal(out[1].landmarks, broken.landmarks)
+    assert len(out[2]) == 0
+
+
+def test_flow_can_be_switched_while_running() -> None:
+    clip = scene(**SMALL, motion="still")
+    images = list(clip.frames())
+    node = Smooth()
+    node.open()
+    for index, image in enumerate(images):
+        node.flow = not 10 <= index < 20
+        header = Header(seq=index, pts=index / 30)
+        node.process(Frame(header=header, image=image), faces(clip.raw[index][None]).with_header(header))
+
+
+def test_input_arrays_are_neither_kept_nor_written() -> None:
+    images, points = still_picture(frames=2)
+    found = faces(points[None])
+    for array in (images[0], images[1], found.landmarks, found.pose, found.states, found.boxes, found.spread):
+        array.setflags(write=False)
+    node = Smooth()
+    node.open()
+    header = Header(seq=0, pts=0.0)
+    out = node.process(Frame(header=header, image=images[0]), found.with_header(header))
+    for name in ("landmarks", "spread", "pose", "states", "boxes"):
+        assert not np.shares_memory(getattr(out, name), getattr(found, name))
+    face = node._tracks[0]
+    assert face.crop is not None and not np.shares_memory(face.crop.image, images[0])
+    assert not any(np.shares_memory(value, found.landmarks) for value in (face.points, face.raw))
