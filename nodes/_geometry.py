@@ -38,7 +38,8 @@ def landmark_box(landmarks: Floats, roll: Floats | float = 0.0) -> Floats:
     high = np.stack((x.max(1), y.max(1)), 1)
     middle, half = (low + high) / 2, (high - low) / 2
     centre = np.stack((middle[:, 0] * cos - middle[:, 1] * sin, middle[:, 0] * sin + middle[:, 1] * cos), 1)
-    return np.concatenate((centre - half, centre + half), 1).astype(np.float32)
+    box: Floats = np.concatenate((centre - half, centre + half), 1).astype(np.float32)
+    return box
 
 
 def landmark_roll(landmarks: Floats) -> Floats:
@@ -50,7 +51,8 @@ def landmark_roll(landmarks: Floats) -> Floats:
     left, right = landmarks[:, LEFT_EYE].mean(1), landmarks[:, RIGHT_EYE].mean(1)
     down = landmarks[:, MOUTH].mean(1) - (left + right) / 2
     across = (right - left) + np.stack((down[:, 1], -down[:, 0]), 1)
-    return np.arctan2(across[:, 1], across[:, 0]).astype(np.float32)
+    roll: Floats = np.arctan2(across[:, 1], across[:, 0]).astype(np.float32)
+    return roll
 
 
 def detector_to_landmark_box(boxes: Floats) -> Floats:
@@ -61,7 +63,8 @@ def detector_to_landmark_box(boxes: Floats) -> Floats:
     """
     boxes = np.asarray(boxes, np.float32)
     sides = boxes[:, 2:] - boxes[:, :2]
-    return boxes + np.concatenate((sides, sides), 1) * np.array(DETECTOR_TO_LANDMARK, np.float32)
+    mapped: Floats = boxes + np.concatenate((sides, sides), 1) * np.array(DETECTOR_TO_LANDMARK, np.float32)
+    return mapped
 
 
 def crop_matrix(boxes: Floats, size: int, margin: float = MARGIN, roll: Floats | float = 0.0) -> Floats:
@@ -84,12 +87,43 @@ def crop_matrix(boxes: Floats, size: int, margin: float = MARGIN, roll: Floats |
 
 
 def crop(image: Image, matrices: Floats, size: int) -> Image:
-    """Cut (F, size, size, 3) crops from a frame, `BORDER` where they reach beyond it."""
+    """Cut (F, size, size, 3) crops from a frame, `BORDER` where they reach beyond it.
+
+    Bilinear; where a face is shrunk to half or less, four pixels are averaged first, because bilinear alone steps over
+    pixels and lets noise and fine edges through as jitter.
+    """
     crops = np.empty((len(matrices), size, size, 3), np.uint8)
     for out, matrix in zip(crops, matrices, strict=True):
-        cv2.warpAffine(image, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR,
+        source, matrix = _shrunk(image, matrix, size)
+        cv2.warpAffine(source, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR,
                        borderMode=cv2.BORDER_CONSTANT, borderValue=(BORDER, BORDER, BORDER))
     return crops
+
+
+def _shrunk(image: Image, matrix: Floats, size: int) -> tuple[Image, Floats]:
+    """Return the part of the frame under the crop, shrunk to just above its resolution, and the map from it.
+
+    Every `stride`-th pixel, then means of 2 x 2: a fifth of the time of means over all pixels, for very large faces.
+    """
+    stride = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3)) // 2
+    if stride < 1:
+        return image, matrix
+    factor = 2 * stride
+    corners = np.array([[[0, 0], [size - 1, 0], [0, size - 1], [size - 1, size - 1]]], np.float32)
+    reach = apply(invert(matrix[None]), corners)[0]
+    sides = np.array(image.shape[1::-1])
+    x0, y0 = np.floor(reach.min(0) - factor).clip(0, sides - 1).astype(int)
+    x1, y1 = np.ceil(reach.max(0) + factor + 1).clip(0, sides).astype(int)
+    wide, high = (x1 - x0) // factor, (y1 - y0) // factor
+    if wide < 1 or high < 1:
+        return image, matrix
+    part = image[y0 : y0 + high * factor, x0 : x0 + wide * factor]
+    if stride > 1:  # much faster than numpy's strides
+        part = cv2.resize(part, (int(2 * wide), int(2 * high)), interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
+    part = cv2.resize(part, (int(wide), int(high)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    half = stride / 2
+    back = np.array([[factor, 0, x0 + half], [0, factor, y0 + half], [0, 0, 1]], np.float32)
+    return part, (matrix @ back).astype(np.float32)
 
 
 def to_input(crops: Image) -> Floats:

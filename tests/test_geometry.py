@@ -62,6 +62,26 @@ def test_a_lit_pixel_lands_where_the_matrix_says() -> None:
     assert found == pytest.approx(apply(matrix, np.array([[[140, 90]]], np.float32))[0, 0], abs=0.02)
 
 
+@pytest.mark.parametrize("roll", [0.0, 0.7])
+def test_large_faces_are_averaged_not_sampled(roll: float) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (900, 1200, 3), dtype=np.uint8)
+    matrix = crop_matrix(np.array([[300, 200, 860, 700]], np.float32), 160, roll=roll)
+    assert crop(image, matrix, 160)[0, 40:120, 40:120].std() < 0.6 * image.std()
+    y, x = np.mgrid[:900, :1200]
+    ramp = np.stack((x / 5, y / 5, x * 0), 2).astype(np.uint8)
+    cut = crop(ramp, matrix, 160)[0]
+    inside = np.array([[[30, 40], [80, 80], [120, 70]]], np.float32)
+    for (u, v), (px, py) in zip(inside[0].astype(int), apply(invert(matrix), inside)[0], strict=True):
+        assert cut[v, u, :2] == pytest.approx([px / 5, py / 5], abs=1.0)
+
+
+def test_a_large_face_beside_the_frame_is_grey() -> None:
+    image = np.zeros((50, 50, 3), np.uint8)
+    far = crop_matrix(np.array([[900, 900, 1900, 1900]], np.float32), 64)
+    assert (crop(image, far, 64) == BORDER).all()
+
+
 def test_outside_the_frame_is_grey() -> None:
     image = np.zeros((50, 50, 3), np.uint8)
     assert (crop(image, crop_matrix(np.array([[200, 200, 240, 240]], np.float32), 64), 64) == BORDER).all()
