@@ -24,6 +24,7 @@ from graph.sender import Sender
 from graph.slots import SlotServer
 
 REPORT_S = 0.5  # heartbeat; the supervisor worries after ten of them
+STUCK_S = 2.0  # a source that has not come back for so long after `finish` is taken for stuck
 BUSY_S = 0.001  # how long to leave the main thread alone that is sending
 
 
@@ -42,6 +43,8 @@ class Control(threading.Thread):
         self._sender: Sender | None = None
         self._server: SlotServer | None = None
         self._report: Callable[[], dict[str, Any]] | None = None
+        self._on_stuck: Callable[[], None] | None = None
+        self._stuck_at: float | None = None
         self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         self._socket.set(zmq.IDENTITY, node.encode())
         self._socket.set(zmq.LINGER, 2000)
@@ -52,6 +55,10 @@ class Control(threading.Thread):
         """Look after a sender and its shared memory from now on, and send what `report` gives twice a second."""
         self._sender, self._server, self._report = sender, server, report
         self._poke(self._nudge)
+
+    def watch_source(self, on_stuck: Callable[[], None] | None) -> None:
+        """Call `on_stuck` (in this thread) if the main thread does not heed `finish` in time; None: it came back."""
+        self._on_stuck = on_stuck
 
     def say(self, kind: str, **content: Any) -> None:
         """Tell the supervisor something; from any thread."""
@@ -80,6 +87,8 @@ class Control(threading.Thread):
             if time.monotonic() >= next_report:
                 next_report = time.monotonic() + REPORT_S
                 self._heartbeat()
+            if self._stuck_at is not None and time.monotonic() >= self._stuck_at and self._on_stuck:
+                self._on_stuck()
         self._send_outbox()
         self._socket.close()
 
@@ -121,6 +130,8 @@ class Control(threading.Thread):
             except WireError:
                 logging.getLogger(__name__).exception("malformed command")
                 continue
+            if command["k"] == "finish":
+                self._stuck_at = time.monotonic() + STUCK_S
             if command["k"] == "gone" and self._sender:
                 self._sender.forget(command["node"])
             if command["k"] == "abort" and self._sender:
@@ -139,6 +150,11 @@ class Control(threading.Thread):
         if self._report:
             self._outbox.append({"v": wire.VERSION, "k": "report", "snapshot": self._report()})
         self._send_outbox()
+
+    def last_words(self) -> None:
+        """Send what is left, from this very thread, before the process ends without ceremony."""
+        self._send_outbox()
+        self._socket.close()
 
     def _send_outbox(self) -> None:
         while self._outbox:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import zmq
 
 from graph import slots, wire
@@ -32,7 +33,6 @@ from graph.spec import EdgeSpec, NodeSpec, build
 
 logger = logging.getLogger(__name__)
 
-STUCK_S = 2.0  # a source that has not come back for so long after `finish` is taken for stuck
 FAREWELL_S = 2.0  # consumers of other graphs and tools get so long to take what is left
 
 
@@ -61,7 +61,7 @@ class Job:
     def from_stdin(cls) -> "Job":
         """Read the job; the pipe stays open and its end means that the supervisor died."""
         size = int.from_bytes(_read_exactly(4), "little")
-        graph, rundir, node, edges, *rest = wire.msgpack.unpackb(_read_exactly(size))
+        graph, rundir, node, edges, *rest = msgpack.unpackb(_read_exactly(size))
         return cls(graph, rundir, NodeSpec(*node), tuple(EdgeSpec(*edge) for edge in edges), *rest)
 
 
@@ -190,6 +190,7 @@ class Worker:
 
     def _play_source(self) -> None:
         frames = self.node.process()
+        self.control.watch_source(self._abandon)
         try:
             while not self.finishing:
                 start = time.monotonic_ns()
@@ -206,7 +207,23 @@ class Worker:
                 self._publish(outputs, header, (start, start, end))
                 self._obey_all()
         finally:
+            self.control.watch_source(None)
             frames.close()
+
+    def _abandon(self) -> None:
+        """End the stream of a source whose process() does not come back (a hung camera), and the process with it.
+
+        Runs in the control thread, while the main thread is stuck in the node's code.
+        """
+        logger.warning("process() did not come back after the end was asked for; ending the stream without close()")
+        with self.sender.lock:
+            self.sender.end()
+            self._drain()
+            self.sender.close()
+        self.control.say("done", code=0)
+        self.control.last_words()
+        self.context.term()
+        os._exit(0)
 
     def _play_inputs(self) -> None:
         while not self.finishing:
@@ -245,7 +262,7 @@ class Worker:
         received = max(arrived.received_ns for name, arrived in taken.items() if arrived and self.join.waits_for(name))
         given: dict[str, Message | None] = {}
         for name, port in self.node.inputs.items():
-            arrived = taken[name]
+            arrived = taken.get(name)  # nothing at all from an optional input that is not connected
             message = None if arrived is None or isinstance(arrived.message, Mark) else arrived.message
             if message is None and not port.optional:
                 self._publish_marks(header)
@@ -387,9 +404,10 @@ class Worker:
     def _leave(self, code: int) -> None:
         if hasattr(self, "sender"):
             self.control.say("report", snapshot=self._snapshot())
-            self.sender.close()
         self.control.say("done", code=code)
         self.control.stop()
+        if hasattr(self, "sender"):
+            self.sender.close()
         self.pool.close()
         self.context.term()
 
