@@ -1,0 +1,78 @@
+"""A window on the screen."""
+
+import ctypes
+import os
+import sys
+
+import cv2
+
+from graph import ConfigError, EndOfStream, Frame, Input, Node
+
+QUIT_KEYS = frozenset({ord("q"), ord("Q"), 27})  # 27: Esc
+LARGEST = (1280, 800)  # pixels of a new window: fits on a laptop, and can be enlarged
+INSTEAD = "to write a video instead, use nodes.record:Record"
+
+
+class Window(Node):
+    """Show frames as they come; q, Esc or closing the window ends the graph.
+
+    A file is shown at the speed of the graph: set `paced: true` on its Capture to see it in real time.
+    """
+
+    frame = Input(Frame)
+
+    title: str = ""  # of the window; empty: the graph's name
+
+    def open(self) -> None:
+        """Make sure that there is a screen; raises ConfigError if not."""
+        check_display()
+        self._name = ""
+
+    def process(self, frame: Frame) -> None:
+        """Show one frame; raises EndOfStream when the user is done."""
+        if not self._name:
+            self._show_window(frame)
+        cv2.imshow(self._name, frame.image)
+        # pollKey also lets the window redraw; it does not wait, so the frames keep their own time.
+        if cv2.pollKey() & 0xFF in QUIT_KEYS or cv2.getWindowProperty(self._name, cv2.WND_PROP_VISIBLE) < 1:
+            raise EndOfStream
+
+    def _show_window(self, frame: Frame) -> None:
+        self._name = self.title or frame.header.stream or "facegraph"
+        cv2.namedWindow(self._name, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        height, width = frame.image.shape[:2]
+        scale = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
+        cv2.resizeWindow(self._name, round(width * scale), round(height * scale))
+
+    def close(self) -> None:
+        """Close the window."""
+        if self.__dict__.get("_name"):
+            cv2.destroyAllWindows()
+
+
+def check_display() -> None:
+    """Raise ConfigError unless OpenCV can show a window here."""
+    if not cv2.currentUIFramework():
+        hint = "pip uninstall opencv-python-headless, then pip install --force-reinstall opencv-python"
+        raise ConfigError(f"no window: this OpenCV is a headless build ({hint}); {INSTEAD}")
+    if sys.platform == "linux" and (reason := why_no_display()):
+        raise ConfigError(f"no display: {reason}; {INSTEAD}")
+
+
+def why_no_display() -> str:
+    """Return why X11 cannot be reached, empty if it can.
+
+    Asked through the library that Qt uses too, because Qt ends the whole process (abort) where it finds no screen.
+    """
+    display = os.environ.get("DISPLAY")
+    if not display:
+        return "the environment variable DISPLAY is not set"
+    try:
+        xcb = ctypes.CDLL("libxcb.so.1")
+    except OSError:
+        return "the library libxcb.so.1 is missing (Debian, Ubuntu: apt install libxcb1)"
+    xcb.xcb_connect.restype = ctypes.c_void_p
+    connection = ctypes.c_void_p(xcb.xcb_connect(None, None))
+    failed = xcb.xcb_connection_has_error(connection)
+    xcb.xcb_disconnect(connection)
+    return f"DISPLAY is {display!r}, but no X server there lets this program in" if failed else ""
