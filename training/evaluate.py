@@ -1,6 +1,7 @@
-"""Measure an exported landmark network on folders of pictures with .pts, as the run time would use it.
+"""Measure an exported network as the run time would use it: landmarks on folders of pictures with .pts, faces on WIDER.
 
 python -m training.evaluate nodes/models/landmarks ../data/landmarks/AFW/afw --out runs/evaluation
+python -m training.evaluate nodes/models/faces ../data --out runs/evaluation
 """
 
 import argparse
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from nodes import _backend
 from nodes._geometry import apply, crop, crop_matrix, invert, landmark_box, landmark_roll, to_input
-from training import landmark_data, metrics
+from training import faces_evaluate, landmark_data, metrics
 from training.landmark_data import MIRROR, Sample
 from training.settings import SettingsError
 
@@ -182,7 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and measure; 2 means a file or folder is wrong."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("model", type=Path, help="exported network, its card beside it")
-    parser.add_argument("data", type=Path, nargs="+", help="folders of pictures with .pts")
+    parser.add_argument("data", type=Path, nargs="+",
+                        help="folders of pictures with .pts; for a face detector the folder of all sets")
     parser.add_argument("--backend", default="onnxruntime", choices=sorted(_backend.BACKENDS))
     parser.add_argument("--out", type=Path, help="folder for numbers, curve and worst faces")
     parser.add_argument("--held-out", type=float, default=1.0, metavar="SHARE",
@@ -192,11 +194,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        measure(options)
+        (faces_evaluate.measure if finds_faces(options.model) else measure)(options)
     except SettingsError as exc:
         logger.error("%s", exc)
         return 2
     return 0
+
+
+def finds_faces(model: Path) -> bool:
+    """Say whether the card beside a network is that of a face detector."""
+    card = model.with_suffix(".json")
+    return card.is_file() and "stride8" in json.loads(card.read_text()).get("outputs", {})
 
 
 def measure(options: Any) -> None:

@@ -1,29 +1,24 @@
 """The face detector as a task of `training.train`: its data, its batches, its loss and its validation."""
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from nodes import _boxes
-from nodes._geometry import BORDER, MEAN, SCALE, to_input
+from nodes._geometry import BORDER, MEAN, SCALE
 from training.faces_data import Cutouts, Picture, read_backgrounds, read_wider, split
 from training.faces_draw import Scene, draw_scene
+from training.faces_evaluate import Maps, detect
 from training.faces_loss import detection_loss
-from training.faces_metric import Detected, curve
+from training.faces_metric import curve
 from training.faces_net import FaceNet, boxes_of, cells
+from training.faces_settings import SIZES, FaceSettings
 from training.landmark_data import cache_crops, read_folder
-from training.settings import Strict
 from training.task import Batch, Deployment
 
 logger = logging.getLogger("training")
-
-SIZES = (16, 32, 8)
-"""Least heights, in pixels of the input, of the faces that an average precision is given for; the first decides."""
-
 
 OUTPUT = (
     "(B, 15, H / {stride}, W / {stride}) float32 per cell: logit of the score; centre of the box as offset from the "
@@ -35,36 +30,6 @@ TERMS = [
     "300-W training parts LFPW and HELEN, InfAnFace, YouTube Faces: research only",
     "All-Age-Faces: research only",
 ]
-
-
-class FaceSettings(Strict):
-    """Settings of the face detector's training."""
-
-    data: Path
-    """Folder that holds the data sets; `wider` and `points` are relative to it."""
-    wider: str = "WIDER"
-    """WIDER FACE: its folders WIDER_train and wider_face_split."""
-    points: dict[str, str] = Field(default_factory=dict)
-    """Sets of pictures with 68 points, put into the scenes: name to folder."""
-    backgrounds: str = ""
-    """Folder of pictures without faces; empty: none."""
-    background_share: float = 0.05
-    """Share of the scenes that are backgrounds."""
-    not_backgrounds: list[str] = Field(default_factory=list)
-    """Names of pictures in `backgrounds` that show faces after all."""
-    hold_out: float = 0.1
-    """Share of the WIDER pictures kept for validation."""
-    hold_out_by: str = "name"
-    """'name' holds out single pictures, 'event' whole events."""
-    size: int = 256
-    """Side of the training pictures, a multiple of 32."""
-    validation_size: tuple[int, int] = (320, 240)
-    """Width and height that held-out pictures are fitted to."""
-    cache: Path = Path(".cache")
-    bfloat16: bool = True
-    """Run the convolutions in bfloat16, on CPUs too: with their instructions for it, 1.6 times as fast."""
-    point_weight: float = 0.5
-    box_weight: float = 2.0
 
 
 class FaceTask:
@@ -118,7 +83,7 @@ class FaceTask:
         outputs, centres, strides = cells([level.float() for level in maps])
         parts = detection_loss(outputs, boxes_of(outputs, centres, strides), centres, strides, batch)
         total = parts["score"] + self.settings.box_weight * parts["box"] + self.settings.point_weight * parts["points"]
-        return total, parts
+        return total, {name: value.detach() for name, value in parts.items()}
 
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
         """Return the network with named maps; the reference is the portrait fitted to 320 x 240 in 320 x 256."""
@@ -144,7 +109,8 @@ class FaceTask:
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Return the average precision of held-out faces of at least 16, 32 and 8 px in the input."""
-        found = [detect(network, picture, self.settings.validation_size) for picture in self.held_out]
+        maps = torch_maps(network)
+        found = [detect(maps, picture, self.settings.validation_size) for picture in self.held_out]
         return {f"ap{size}": curve(found, size).average for size in SIZES}
 
 
@@ -179,14 +145,13 @@ def collate(scenes: list[Scene]) -> Batch:
     }
 
 
-@torch.no_grad()
-def detect(network: nn.Module, picture: Picture, size: tuple[int, int], threshold: float = 0.02) -> Detected:
-    """Run the network on one picture fitted to `size`, with the run time's own letterbox, decode and suppression."""
-    fitted, scale, offset = _boxes.letterbox(picture.image(), size)
+def torch_maps(network: nn.Module) -> Maps:
+    """Return the network, in evaluation mode, as a function of arrays."""
     device = next(network.parameters()).device
-    image = torch.from_numpy(to_input(fitted[None])).to(device, memory_format=torch.channels_last)
-    maps = [level[0].float().cpu().numpy() for level in network(image)]
-    boxes, scores, _ = _boxes.decode(maps, threshold=threshold)
-    kept = _boxes.nms(boxes, scores)
-    truth = picture.boxes * np.tile(scale, 2) + np.tile(offset, 2)
-    return Detected(boxes[kept], scores[kept], truth, truth[:, 3] - truth[:, 1], picture.ignored)
+
+    @torch.no_grad()
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        image = torch.from_numpy(batch).to(device, memory_format=torch.channels_last)
+        return [level[0].float().cpu().numpy() for level in network(image)]
+
+    return run

@@ -1,0 +1,168 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from nodes import _boxes  # noqa: E402
+from training import evaluate, export  # noqa: E402
+from training.faces_evaluate import find, in_picture, measure_points  # noqa: E402
+from training.faces_settings import FaceSettings  # noqa: E402
+from training.faces_task import FaceTask, torch_maps  # noqa: E402
+from training.landmark_data import Sample  # noqa: E402
+from training.settings import SettingsError, load_settings  # noqa: E402
+from training.train import train  # noqa: E402
+
+
+def smiley(image, x, y, height):
+    """Paint a face: an oval with eyes and a mouth."""
+    half = np.array([0.4 * height, 0.5 * height])
+    cv2.ellipse(image, ((x, y), tuple((2 * half).tolist()), 0), (150, 190, 230), -1)
+    for dx in (-0.17, 0.17):
+        eye = round(x + dx * height), round(y - 0.1 * height)
+        cv2.circle(image, eye, max(1, round(0.06 * height)), (20, 20, 20), -1)
+    left, right, down = round(x - 0.15 * height), round(x + 0.15 * height), round(y + 0.25 * height)
+    cv2.line(image, (left, down), (right, down), (40, 40, 200), max(1, height // 20))
+    return (x - half[0], y - half[1], 2 * half[0], 2 * half[1])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder in WIDER's layout with painted faces, one picture without, and backgrounds."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(24):
+        image = np.full((192, 256, 3), rng.integers(40, 90, 3), np.uint8)
+        boxes = [smiley(image, int(x), int(rng.integers(60, 130)), int(rng.integers(30, 100))) for x in (70, 190)]
+        name = f"{i % 4}--Event/{i}.png"
+        (root / "WIDER/WIDER_train/images" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "WIDER/WIDER_train/images" / name), image)
+        lines += [name, "2", *(" ".join(str(round(v)) for v in box) for box in boxes)]
+    (root / "WIDER/wider_face_split").mkdir()
+    (root / "WIDER/wider_face_split/wider_face_train_bbx_gt.txt").write_text("\n".join(lines) + "\n")
+    (root / "backgrounds").mkdir()
+    cv2.imwrite(str(root / "backgrounds/empty.png"), np.full((100, 100, 3), 60, np.uint8))
+    return root
+
+
+def settings_of(data, **more):
+    fixed = {"size": 64, "hold_out": 0.25, "validation_size": (256, 192), "backgrounds": "backgrounds"}
+    return FaceSettings(data=data, **fixed, **more)
+
+
+def test_batches_depend_on_the_generator_alone_and_are_padded(data):
+    task = FaceTask(settings_of(data))
+    first, again = (task.batch(np.random.default_rng(5), 6) for _ in range(2))
+    for name, value in first.items():
+        assert torch.equal(value.nan_to_num(-1), again[name].nan_to_num(-1))
+    assert first["image"].shape == (6, 3, 64, 64) and first["image"].dtype == torch.uint8
+    faces = first["kinds"].shape[1]
+    assert first["boxes"].shape == (6, faces, 4) and first["points"].shape == (6, faces, 5, 2)
+    assert (first["kinds"] == 1).any()
+
+
+def test_held_out_pictures_are_not_trained_with(data):
+    task = FaceTask(settings_of(data))
+    assert not {p.name for p in task.training} & {p.name for p in task.held_out}
+    assert len(task.training) + len(task.held_out) == 24 and task.held_out
+
+
+def test_one_batch_is_learnt(data):
+    task = FaceTask(settings_of(data, bfloat16=False))
+    torch.manual_seed(0)
+    network = task.network().to(memory_format=torch.channels_last)
+    batch = task.batch(np.random.default_rng(1), 4)
+    optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    values = []
+    for _ in range(30):
+        loss, parts = task.loss(network, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(float(loss.detach()))
+    assert set(parts) == {"score", "box", "points"}
+    assert values[-1] < 0.6 * values[0]
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_and_measured_alike(data, tmp_path):
+    config = tmp_path / "faces.yaml"
+    config.write_text(json.dumps({
+        "name": "painted", "task": "training.faces_task:FaceTask", "steps": 25, "batch": 4, "validate_every": 25,
+        "warm_up": 0.1, "ema": 0.95, "threads": 1,
+        "settings": json.loads(settings_of(data, bfloat16=False).model_dump_json()),
+    }))
+    best = train(load_settings(config), tmp_path)
+    card = export.export(tmp_path / "painted/best.pt", tmp_path / "models/faces")
+    assert card["accuracy"]["ap16"] == pytest.approx(best, abs=1e-3)
+    assert card["cost"]["macs"] <= 100e6 and (tmp_path / "models/faces.onnx").stat().st_size < 1.1e6
+    out = tmp_path / "evaluation"
+    assert evaluate.main([str(tmp_path / "models/faces"), str(data), "--out", str(out)]) == 0
+    table = json.loads((out / "evaluation.json").read_text())
+    assert table["ap, faces of at least 16 px"] == pytest.approx(card["accuracy"]["ap16"], abs=0.02)
+    for name in ("precision-recall", "misses", "alarms", "alarms-backgrounds"):
+        assert cv2.imread(str(out / f"{name}.png")) is not None
+
+
+def test_a_missing_network_is_named(data, tmp_path):
+    with pytest.raises(SettingsError, match="nothing"):
+        from training.faces_evaluate import exported
+
+        exported(tmp_path / "nothing")
+
+
+def one_face(box, score=5.0, size=(64, 64)):
+    """Maps with one face, whatever the input: box in input pixels, points at a third of its sides."""
+    maps = [np.zeros((15, size[1] // s, size[0] // s), np.float32) for s in _boxes.STRIDES]
+    for level in maps:
+        level[0] = -9
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    cell = maps[0][:, 3, 3]
+    cell[:5] = score, (x - 27.5) / 8, (y - 27.5) / 8, np.log((box[2] - box[0]) / 8), np.log((box[3] - box[1]) / 8)
+    cell[5:] = np.array([[-1, -1], [1, -1], [0, 0], [-1, 1], [1, 1]]).ravel() / 3
+    return lambda _: maps
+
+
+def test_find_gives_boxes_and_points_in_input_pixels():
+    boxes, scores, points = find(one_face((10, 12, 40, 48)), np.zeros((64, 64, 3), np.uint8), (64, 64), 0.5)
+    np.testing.assert_allclose(boxes, [[10, 12, 40, 48]], rtol=1e-5)
+    assert scores[0] == pytest.approx(1 / (1 + np.exp(-5)))
+    np.testing.assert_allclose(points[0], [[15, 18], [35, 18], [25, 30], [15, 42], [35, 42]], rtol=1e-5)
+
+
+def test_points_and_box_edges_are_measured_where_a_face_is_found(tmp_path):
+    image = np.zeros((128, 128, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "face.png"), image)
+    points = np.zeros((68, 2), np.float32)
+    points[:, 0], points[:, 1] = np.linspace(20, 80, 68), np.linspace(42, 98, 68)
+    points[36:42], points[42:48], points[30] = (30, 36), (70, 36), (50, 60)
+    points[48:60], points[48], points[54] = (50, 84), (30, 84), (70, 84)
+    sample = Sample(tmp_path / "face.png", points, "made", "one")
+    table, edges = measure_points(one_face((10, 12, 40, 48)), [sample], (64, 64))  # the picture is halved
+    assert table["faces found, %"] == 100
+    assert max(value for key, value in table.items() if key.startswith("error")) < 2
+    low, high = (points.min(0) + 0.5) / 2 - 0.5, (points.max(0) + 0.5) / 2 - 0.5
+    expected = [(low[0] - 10) / 30, (low[1] - 12) / 36, (high[0] - 40) / 30, (high[1] - 48) / 36]
+    np.testing.assert_allclose(edges, [expected], atol=1e-3)
+    assert measure_points(one_face((10, 12, 40, 48), score=-5), [sample], (64, 64))[0] == {"faces found, %": 0}
+
+
+def test_boxes_go_back_to_the_picture(data):
+    picture = FaceTask(settings_of(data)).held_out[0]
+    box = in_picture(np.array([0, 0, 10, 20], np.float32), picture, (128, 96))
+    np.testing.assert_allclose(box, [0.5, 0.5, 20.5, 40.5])
+
+
+def test_torch_maps_are_the_networks(data):
+    task = FaceTask(settings_of(data))
+    torch.manual_seed(0)
+    network = task.network().eval()
+    image = np.random.default_rng(0).normal(0, 1, (1, 3, 64, 96)).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(image))
+    for found, true, stride in zip(torch_maps(network)(image), expected, _boxes.STRIDES, strict=True):
+        assert found.shape == (15, 64 // stride, 96 // stride)
+        np.testing.assert_allclose(found, true[0].numpy(), atol=1e-5)

@@ -1,0 +1,42 @@
+"""Settings of the face detector's training, which its evaluation shares."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from training.settings import Strict
+
+SIZES = (16, 32, 8)
+"""Least heights, in pixels of the input, of the faces that an average precision is given for; the first decides."""
+
+
+class FaceSettings(Strict):
+    """Settings of the face detector's training."""
+
+    data: Path
+    """Folder that holds the data sets; `wider` and `points` are relative to it."""
+    wider: str = "WIDER"
+    """WIDER FACE: its folders WIDER_train and wider_face_split."""
+    points: dict[str, str] = Field(default_factory=dict)
+    """Sets of pictures with 68 points, put into the scenes: name to folder."""
+    points_held_out: dict[str, str] = Field(default_factory=dict)
+    """Sets with 68 points that are not trained with, for `training.evaluate`."""
+    backgrounds: str = ""
+    """Folder of pictures without faces; empty: none."""
+    background_share: float = 0.05
+    """Share of the scenes that are backgrounds."""
+    not_backgrounds: list[str] = Field(default_factory=list)
+    """Names of pictures in `backgrounds` that show faces after all."""
+    hold_out: float = 0.1
+    """Share of the WIDER pictures kept for validation."""
+    hold_out_by: str = "name"
+    """'name' holds out single pictures, 'event' whole events."""
+    size: int = 256
+    """Side of the training pictures, a multiple of 32."""
+    validation_size: tuple[int, int] = (320, 240)
+    """Width and height that held-out pictures are fitted to."""
+    cache: Path = Path(".cache")
+    bfloat16: bool = True
+    """Run the convolutions in bfloat16, on CPUs too: with their instructions for it, 1.6 times as fast."""
+    point_weight: float = 0.5
+    box_weight: float = 2.0
