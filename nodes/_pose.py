@@ -41,6 +41,7 @@ corners, which is about an adult's (only distances depend on that, no angle does
 
 _INDICES = np.array(list(RIGID))
 _HEAD = np.array(list(RIGID.values()))
+_FROM_HEAD = np.linalg.pinv(_HEAD - _HEAD.mean(0))  # (3, 18)
 
 
 def camera_matrix(width: int, height: int, fov: float) -> NDArray[np.float64]:
@@ -57,26 +58,35 @@ def head_pose(landmarks: Floats, camera: NDArray[np.float64]) -> Floats:
 
     The angles are those of R = Rz(roll) @ Ry(yaw) @ Rx(pitch), which turns a head that looks into the camera, in axes x
     right, y down, z forward; they are relative to the camera's axes wherever the face is in the picture. Each face is
-    in front of the camera. NaN where the points do not span a plane or are not finite.
+    in front of the camera. NaN where the points fall together or are not finite.
 
-    Method: SQPnP (Terzakis and Lourakis 2020; no start value, no local minimum), then Levenberg-Marquardt. Measured on
-    this head at random angles with 1 % of the eye distance as noise: median error 0.7 degrees of pitch and yaw, 0.3 of
-    roll, 0.15 ms per face; OpenCV's iterative default flips some faces behind the camera.
+    Method: the pose under scaled orthography in closed form (DeMenthon and Davis 1995, the first step of POSIT), then
+    Levenberg-Marquardt on the true projection. Measured on this head with 1 % of the eye distance as noise, any roll,
+    60 degrees of yaw: median error 0.95 degrees, worst of 300 3.7, 0.2 ms per face; the same as SQPnP, which however
+    refuses faces of 25 pixels in a 4K picture, while OpenCV's iterative default puts some faces behind the camera.
     """
-    return np.array([_pose(face, camera) for face in landmarks[:, _INDICES]], np.float32).reshape(-1, 3)
+    points = landmarks[:, _INDICES].astype(np.float64)
+    poses = np.full((len(points), 3), np.nan, np.float32)
+    extents = np.ptp(points, axis=1).min(1)  # NaN and inf stay what they are
+    usable = np.flatnonzero(np.isfinite(extents) & (extents > 1e-3))
+    for row, turn, shift in zip(usable, *_orthographic(points[usable], camera), strict=True):
+        start = cv2.Rodrigues(turn)[0]
+        turned, _ = cv2.solvePnPRefineLM(_HEAD, points[row], camera, None, start, shift.reshape(3, 1))
+        poses[row] = angles(cv2.Rodrigues(turned)[0].astype(np.float64))
+    return poses
 
 
-def _pose(points: Floats, camera: NDArray[np.float64]) -> tuple[float, float, float]:
-    unknown = (math.nan, math.nan, math.nan)
-    centred = points - points.mean(0)
-    if not np.isfinite(points).all() or np.linalg.svd(centred, compute_uv=False)[1] < 1e-3:
-        return unknown
-    observed = points.astype(np.float64)
-    found, turn, shift = cv2.solvePnP(_HEAD, observed, camera, None, flags=cv2.SOLVEPNP_SQPNP)
-    if not found:
-        return unknown
-    turn, _ = cv2.solvePnPRefineLM(_HEAD, observed, camera, None, turn, shift)
-    return angles(cv2.Rodrigues(turn)[0].astype(np.float64))
+def _orthographic(
+    points: NDArray[np.float64], camera: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return rotations (F, 3, 3) and translations (F, 3) of heads seen at points (F, 18, 2), perspective left out."""
+    centres = points.mean(1)
+    maps = np.einsum("kn,fni->fik", _FROM_HEAD, points - centres[:, None])  # (F, 2, 3)
+    u, singular, vt = np.linalg.svd(maps, full_matrices=False)
+    rows, scales = u @ vt, singular.mean(1)[:, None]
+    turns = np.concatenate((rows, np.cross(rows[:, 0], rows[:, 1])[:, None]), 1)
+    at = np.concatenate(((centres - camera[:2, 2]) / scales, camera[0, 0] / scales), 1)
+    return turns, at - turns @ _HEAD.mean(0)
 
 
 def angles(rotation: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ boxes, scores, points = FaceModel().detect(image)
 """
 
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -70,8 +71,8 @@ class FaceDetector(Node):
     min_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels of the frame; smaller faces are left out
     max_faces: int = setting(20, minimum=1, changeable=True)  # only the best so many are kept
     model: str = ""  # path of the network file, with or without suffix; empty: the released one
-    backend: str = "onnxruntime"  # onnxruntime, mnn or torch
-    device: str = "cpu"  # cpu or cuda
+    backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
     threads: int = setting(1, minimum=1)  # CPU threads of the network
 
     def open(self) -> None:

@@ -4,6 +4,7 @@ faces = LandmarkModel().predict(image, boxes, kind="detector")
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,9 @@ Floats = NDArray[np.float32]
 
 FOV = 60.0
 """Angle of view across the longer side, degrees, where nothing better is known: webcams and phones have 55 to 75."""
+
+UNKNOWN_SPREAD = 0.02
+"""Uncertainty of the points of networks that tell none (Slim), in crop sides: about their mean error."""
 
 
 class LandmarkModel:
@@ -63,13 +67,14 @@ class LandmarkModel:
         matrices = crop_matrix(boxes, self._size, MARGIN, rolls)
         outputs = self._network.run(to_input(crop(image, matrices, self._size)))
         landmarks = apply(invert(matrices), outputs["landmarks"])
+        spread = outputs.get("spread", np.full((len(boxes), 68), UNKNOWN_SPREAD * self._size, np.float32))
         scale = np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
         return Faces(
             ids=np.arange(len(boxes)),
             boxes=landmark_box(landmarks),
             scores=outputs["presence"],
             landmarks=landmarks,
-            spread=(outputs["spread"] / scale[:, None]).astype(np.float32),
+            spread=(spread / scale[:, None]).astype(np.float32),
             pose=head_pose(landmarks, camera_matrix(image.shape[1], image.shape[0], fov)),
             states=outputs["states"],
         )
@@ -121,8 +126,8 @@ class Landmarks(Node):
     patience: float = setting(1.0, minimum=0.0)  # seconds that a face keeps its id unseen, or seen and not detected
     fov: float = setting(FOV, minimum=1.0, maximum=170.0, changeable=True)  # degrees, longer side; for the pose
     model: str = ""  # path of the network file, with or without suffix; empty: the released one
-    backend: str = "onnxruntime"  # onnxruntime, mnn or torch
-    device: str = "cpu"  # cpu or cuda
+    backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
     threads: int = setting(1, minimum=1)  # CPU threads of the network
 
     def open(self) -> None:

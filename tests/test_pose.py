@@ -25,7 +25,8 @@ def project(pose: tuple[float, float, float], place: tuple[float, float, float],
     return points
 
 
-POSES = [(0, 0, 0), (20, 0, 0), (-25, 0, 0), (0, 40, 0), (0, -60, 0), (0, 0, 30), (0, 0, -80), (10, -35, 20), (-15, 50, -40)]
+SINGLE = [(0, 0, 0), (20, 0, 0), (-25, 0, 0), (0, 40, 0), (0, -60, 0), (0, 0, 30), (0, 0, -80)]
+POSES = [*SINGLE, (10, -35, 20), (-15, 50, -40)]
 
 
 @pytest.mark.parametrize("place", [(0, 0, 600), (250, -120, 700), (-100, 80, 3000)])
@@ -54,6 +55,13 @@ def test_the_error_grows_with_the_noise_and_no_face_flips() -> None:
     errors = np.abs(head_pose(noisy, CAMERA) - poses)
     assert (np.median(errors, 0) < [1.2, 1.2, 0.7]).all()
     assert errors.max() < 10
+
+
+@pytest.mark.parametrize("millimetres", [2e4, 1e5])
+def test_a_small_face_in_a_large_picture(millimetres: float) -> None:
+    camera = camera_matrix(3840, 2160, fov=60)
+    faces = np.array([project(pose, (0, 0, millimetres), camera) for pose in POSES])
+    np.testing.assert_allclose(head_pose(faces, camera), POSES, atol=0.5)
 
 
 def test_the_camera_sees_half_the_field_of_view_to_each_side() -> None:

@@ -152,7 +152,7 @@ def test_twenty_faces() -> None:
     faces = [face(60 + 120 * (i % 5), 60 + 115 * (i // 5), 80) for i in range(20)]
     stream.frame(*faces, found=faces)
     for step in range(10):
-        moved = [at + (0, step) for at in faces]
+        moved = [at + np.float32([0, step]) for at in faces]
         seen = stream.frame(*moved, found=moved[::-1] if step % 5 == 0 else None)
         assert list(seen) == list(range(20))
 
@@ -168,7 +168,7 @@ def test_matching_prefers_the_best_sum_to_the_nearest_first() -> None:
 
 def test_distances_are_in_face_sides() -> None:
     box = np.array([[0, 0, 100, 80]], np.float32)
-    assert distances(box, box + [[30, 0, 30, 0]])[0, 0] == pytest.approx(0.3)
+    assert distances(box, box + np.float32([30, 0, 30, 0]))[0, 0] == pytest.approx(0.3)
     assert distances(box, box * 2)[0, 0] == pytest.approx(np.hypot(50, 40) / 150 + np.log(2), rel=1e-5)
 
 

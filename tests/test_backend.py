@@ -1,0 +1,113 @@
+"""The three backends on the released networks, and what is said when there is no network to run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from nodes import _backend
+from nodes._backend import MODELS, card, load
+from nodes._geometry import to_input
+
+BACKENDS = ["onnxruntime", "mnn", pytest.param("torch", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["landmarks", "faces"])
+def test_released_files_give_the_reference_of_their_card(name: str, backend: str) -> None:
+    if backend == "torch":
+        pytest.importorskip("torch")
+    reference = card(MODELS / name)["reference"]
+    picture = cv2.imread(str(MODELS / reference.pop("picture")))
+    assert picture is not None
+    outputs = load(MODELS / name, backend).run(to_input(picture[None]))
+    assert list(outputs) == list(reference)
+    for key, expected in reference.items():
+        assert list(outputs[key].shape) == expected["shape"]
+        values = outputs[key].ravel()[:: expected["every"]]
+        np.testing.assert_allclose(values, expected["values"], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_batch_and_any_picture_size(backend: str) -> None:
+    if backend == "torch":
+        pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    landmarks, faces = load(MODELS / "landmarks", backend), load(MODELS / "faces", backend)
+    reference = load(MODELS / "landmarks"), load(MODELS / "faces")
+    for batch in (3, 1, 8, 1):
+        pictures = rng.uniform(-1, 1, (batch, 3, 160, 160)).astype(np.float32)
+        outputs = landmarks.run(pictures)
+        assert outputs["landmarks"].shape == (batch, 68, 2)
+        np.testing.assert_allclose(outputs["landmarks"], reference[0].run(pictures)["landmarks"], atol=0.01)
+    for height, width in ((192, 320), (64, 96), (320, 192)):
+        picture = rng.uniform(-1, 1, (1, 3, height, width)).astype(np.float32)
+        for name, level in faces.run(picture).items():
+            np.testing.assert_allclose(level, reference[1].run(picture)[name], atol=0.01)
+
+
+def test_results_of_a_run_outlive_the_next_one() -> None:
+    network = load(MODELS / "landmarks", "mnn")
+    first = network.run(np.zeros((1, 3, 160, 160), np.float32))["landmarks"]
+    kept = first.copy()
+    network.run(np.ones((1, 3, 160, 160), np.float32))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_missing_file_is_named_with_its_absolute_path_and_a_near_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError) as none:
+        load("my/landmark")
+    assert str(none.value) == f"no network file {tmp_path}/my/landmark.onnx; .onnx files there: none"
+    Path("my").mkdir()
+    shutil.copy(MODELS / "landmarks.onnx", "my")
+    with pytest.raises(FileNotFoundError, match=r"my/landmark\.onnx; did you mean 'landmarks\.onnx'\?"):
+        load("my/landmark")
+    assert load("my/landmarks").run(np.zeros((1, 3, 160, 160), np.float32))["presence"].shape == (1,)
+
+
+def test_wrong_names_are_told_what_is_valid() -> None:
+    with pytest.raises(ValueError, match="'onxruntime' is not one of 'onnxruntime', 'mnn', 'torch'; did you mean 'onnx"):
+        load(MODELS / "faces", "onxruntime")
+    with pytest.raises(ValueError, match="device 'gpu' is not one of 'cpu', 'cuda'"):
+        load(MODELS / "faces", device="gpu")
+    with pytest.raises(ValueError, match=r"for backend 'onnxruntime', but the backend is 'mnn', which reads \.mnn"):
+        load(MODELS / "faces.onnx", "mnn")
+    with pytest.raises(ValueError, match="the mnn backend runs on 'cpu'"):
+        load(MODELS / "faces", "mnn", device="cuda")
+
+
+@pytest.mark.parametrize(("backend", "suffix"), [("onnxruntime", ".onnx"), ("mnn", ".mnn")])
+@pytest.mark.parametrize("fault", ["cut off", "empty", "text"])
+def test_a_broken_file_is_named(tmp_path: Path, backend: str, suffix: str, fault: str) -> None:
+    whole = (MODELS / f"faces{suffix}").read_bytes()
+    file = tmp_path / f"faces{suffix}"
+    file.write_bytes({"cut off": whole[: len(whole) // 2], "empty": b"", "text": b"<html>404 not found</html>"}[fault])
+    with pytest.raises(ValueError, match=r"cannot read this as a network \(\d+ bytes\)") as error:
+        load(file, backend)
+    assert str(error.value).startswith(str(file))
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ModuleNotFoundError, match="backend 'onnxruntime' needs the package onnxruntime: pip install"):
+        load(MODELS / "faces")
+
+
+def test_a_missing_or_foreign_card_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"no card {tmp_path}/face\.v2\.json"):
+        card(tmp_path / "face.v2")
+    (tmp_path / "face.json").write_text(json.dumps({"input": 160}))
+    with pytest.raises(ValueError, match=r"face\.json: not the card of a network"):
+        card(tmp_path / "face.onnx")
+
+
+def test_every_backend_has_its_released_files() -> None:
+    for _, suffix, _ in _backend.BACKENDS.values():
+        for name in ("faces", "landmarks"):
+            assert (MODELS / f"{name}{suffix}").is_file()

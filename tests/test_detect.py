@@ -1,0 +1,103 @@
+"""The face detector on the public-domain portrait, moved, repeated, cut away."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graph import Detections, Frame, Header
+from graph.testing import run_node
+from nodes._boxes import overlaps
+from nodes.detect import FaceDetector, FaceModel
+from nodes.source import TestSource
+from tests.portrait import tight, true_points
+
+EYES_NOSE_MOUTH = [slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55)]
+
+
+def source(**settings: Any) -> dict[str, list[Any]]:
+    return run_node(TestSource(**{"width": 640, "height": 480} | settings))
+
+
+def face_boxes(landmarks: np.ndarray) -> np.ndarray:
+    """What a detector should say for faces with these landmarks (F, 68, 2), by eye: forehead added."""
+    boxes = tight(landmarks)
+    boxes[:, 1] -= 0.35 * (boxes[:, 3] - boxes[:, 1])
+    return boxes
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return FaceModel()
+
+
+def test_finds_the_portrait_with_its_points(model: FaceModel) -> None:
+    shot = source(frames=1)
+    boxes, scores, points = model.detect(shot["frame"][0].image)
+    truth = true_points(shot["truth"][0])
+    assert boxes.shape == (1, 4) and scores.shape == (1,) and points.shape == (1, 5, 2)
+    assert boxes.dtype == scores.dtype == points.dtype == np.float32
+    assert overlaps(boxes, face_boxes(truth))[0, 0] > 0.5
+    expected = np.array([truth[0, part].mean(0) for part in EYES_NOSE_MOUTH])
+    size = np.linalg.norm(truth[0, 36] - truth[0, 45])
+    assert np.linalg.norm(points[0] - expected, axis=1).max() < 0.3 * size
+
+
+@pytest.mark.parametrize(("width", "height"), [(1920, 1080), (720, 1280), (317, 241)])
+def test_boxes_are_in_pixels_of_the_frame_whatever_its_size(model: FaceModel, width: int, height: int) -> None:
+    shot = source(frames=1, width=width, height=height)
+    boxes, _, _ = model.detect(shot["frame"][0].image)
+    assert overlaps(boxes, face_boxes(true_points(shot["truth"][0])))[0, 0] > 0.5
+
+
+def test_finds_several_faces_best_first_and_limits_them(model: FaceModel) -> None:
+    shot = source(frames=1, width=1280, height=720, copies=6)
+    boxes, scores, _ = model.detect(shot["frame"][0].image)
+    truth = face_boxes(true_points(shot["truth"][0]))
+    assert len(boxes) == 6
+    assert (overlaps(boxes, truth).max(0) > 0.5).all()
+    assert (np.diff(scores) <= 0).all()
+    best, _, _ = model.detect(shot["frame"][0].image, max_faces=2)
+    np.testing.assert_array_equal(best, boxes[:2])
+    side = (boxes[:, 2:] - boxes[:, :2]).max(1)
+    large, _, _ = model.detect(shot["frame"][0].image, min_face=float(side.max()) - 0.01)
+    assert len(large) == 1
+
+
+def test_no_face_is_no_row(model: FaceModel) -> None:
+    for height, width in ((480, 640), (40, 30), (1, 1)):
+        boxes, scores, points = model.detect(np.full((height, width, 3), 90, np.uint8))
+        assert boxes.shape == (0, 4) and scores.shape == (0,) and points.shape == (0, 5, 2)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_picture_is_refused(model: FaceModel, wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="expected a BGR picture uint8"):
+        model.detect(wrong)
+
+
+def test_the_node_searches_every_nth_frame_and_where_the_scene_changes() -> None:
+    grey = Frame(image=np.full((120, 160, 3), 90, np.uint8))
+    dark = Frame(image=np.full((120, 160, 3), 20, np.uint8))
+    frames = [grey] * 7 + [dark] * 6
+    said = run_node(FaceDetector(every=4), frame=frames)["faces"]
+    assert [message.seq for message in said] == [0, 4, 7, 11]
+    blind = run_node(FaceDetector(every=4, scene=0.0), frame=frames)["faces"]
+    assert [message.seq for message in blind] == [0, 4, 8, 12]
+
+
+def test_noise_is_no_change_of_the_scene() -> None:
+    frames = source(frames=6, noise=12, motion="still")["frame"]
+    said = run_node(FaceDetector(every=100), frame=frames)["faces"]
+    assert [message.seq for message in said] == [0]
+
+
+def test_the_node_says_what_the_model_finds(model: FaceModel) -> None:
+    frame = source(frames=1)["frame"][0]
+    said = run_node(FaceDetector(), frame=[Frame(header=Header(seq=0), image=frame.image)])["faces"][0]
+    assert isinstance(said, Detections)
+    boxes, _, points = model.detect(frame.image)
+    np.testing.assert_array_equal(said.boxes, boxes)
+    np.testing.assert_array_equal(said.points, points)
+
+
