@@ -7,8 +7,8 @@ done in bulk, once per `BATCH` frames or snapshot.
 
 import os
 import time
-from array import array
 from collections import Counter
+from struct import Struct
 from threading import Lock
 from typing import Any, Self
 
@@ -22,7 +22,8 @@ BUCKETS = SUB_BUCKETS * (OCTAVES + 1)
 
 BATCH = 1024  # frames between two rounds of arithmetic
 TRACE_LIMIT = 20_000  # frames kept between two snapshots, 800 kB; the rest is counted as lost
-_ROW = 6  # seq, received, start, end, published, captured
+_ROW = Struct("6q")  # seq, received, start, end, published, captured
+_write_row = _ROW.pack_into
 
 
 class Histogram:
@@ -134,7 +135,8 @@ class Meter:
         self.frames = 0
         self._trace_wanted = trace
         self._lock = Lock()
-        self._rows = array("q")
+        self._rows = bytearray(BATCH * _ROW.size)
+        self._used = 0  # bytes of it
         self._trace: list[NDArray[np.int64]] = []
         self._trace_length = 0
         self._trace_lost = 0
@@ -161,8 +163,10 @@ class Meter:
         receives nothing, gives start for received.
         """
         with self._lock:
-            self._rows.extend((seq, received_ns, start_ns, end_ns, published_ns, captured_ns))
-            if len(self._rows) >= BATCH * _ROW:
+            used = self._used
+            _write_row(self._rows, used, seq, received_ns, start_ns, end_ns, published_ns, captured_ns)
+            self._used = used = used + _ROW.size
+            if used == len(self._rows):
                 self._fold()
 
     def drop(self, edge: str, count: int = 1) -> None:
@@ -234,10 +238,10 @@ class Meter:
 
     def _fold(self) -> None:
         """Move the collected rows into the histograms and the trace."""
-        if not self._rows:
+        if not self._used:
             return
-        rows = np.frombuffer(self._rows, np.int64).reshape(-1, _ROW)
-        self._rows = array("q")
+        rows = np.frombuffer(self._rows, np.int64, count=self._used // 8).reshape(-1, 6)
+        self._used = 0
         seq, received, start, end, published, captured = rows.T
         self._histograms["wait"].add_many(start - received)
         self._histograms["process"].add_many(end - start)
@@ -251,7 +255,7 @@ class Meter:
             self._keep_trace(rows[:, :5])
 
     def _keep_trace(self, rows: NDArray[np.int64]) -> None:
-        kept = rows[: TRACE_LIMIT - self._trace_length]
+        kept = rows[: TRACE_LIMIT - self._trace_length].copy()
         self._trace.append(kept)
         self._trace_length += len(kept)
         self._trace_lost += len(rows) - len(kept)

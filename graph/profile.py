@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graph.metrics import Histogram, short_ms, trace_rows
-from graph.spec import GraphSpec, NodeSpec
+from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 FORMAT = 1  # version of latency.json
 TRACE_FRAMES = 5_000  # newest frames kept per node for trace.json: 3 MB per node
@@ -161,6 +161,10 @@ class Profile:
     def take(self, node: str, snapshot: dict[str, Any]) -> None:
         """Take a snapshot of the Meter of `node`."""
         self.nodes[node].take(snapshot)
+
+    def matched_edges(self, name: str) -> list[EdgeSpec]:
+        """Return the edges within the graph that bring this node the frame it works on."""
+        return [edge for edge in self.spec.edges_into(name) if edge.source_graph is None and edge.join == "seq"]
 
     def sinks(self) -> list[NodeProfile]:
         """Return the ends of the graph that have seen a frame."""

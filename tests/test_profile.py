@@ -224,7 +224,9 @@ def test_the_picture_shows_the_parts_to_scale(tmp_path):
     publish = len(columns_of(picture, latency_plot.COLOURS["publish"]))  # 1 ms, of the camera
     wait = len(columns_of(picture, latency_plot.COLOURS["wait"]))  # 2 ms, of slow
     way = columns_of(picture, latency_plot.SINK)
+    queue = len(columns_of(picture, latency_plot.COLOURS["queue"]))  # 1 ms, from the camera to slow
     assert wait == pytest.approx(2 * publish, abs=4)
+    assert queue == pytest.approx(publish, abs=4)
     assert max(way) - min(columns_of(picture, latency_plot.COLOURS["publish"])) == pytest.approx(10 * publish, rel=0.1)
 
 
