@@ -34,6 +34,8 @@ TERMS = [
     "All-Age-Faces: research only",
     "WIDER FACE, between its faces: research only",
 ]
+RARE_STATES = (3.0, 3.0, 1.0, 3.0)
+"""Weight of a state that holds against one that does not: closed eyes and wide open mouths are one in ten or fewer."""
 PORTRAIT_BOX = np.array([[178, 165, 358, 332]], np.float32)
 """Box of the 68 points in the portrait of Grace Hopper that matplotlib carries, by eye."""
 
@@ -73,7 +75,7 @@ class LandmarkSettings(Strict):
     size: int = Field(160, ge=32, multiple_of=32)
     coordinate_weight: float = 0.3
     spread_weight: float = 0.05
-    states_weight: float = 0.2
+    states_weight: float = 0.4
     presence_weight: float = 0.3
 
 
@@ -176,7 +178,10 @@ class LandmarkTask:
             spread_BN = out["spread"].float()
             parts["spread"] = ((spread_BN.log() + away_BN.detach() / spread_BN) * weights_BN).sum()
             total = total + parts["scores"] + s.spread_weight * parts["spread"]
-        wrong_B4 = F.binary_cross_entropy_with_logits(out["states"].float(), batch["states"], reduction="none")
+        rare_4 = torch.tensor(RARE_STATES, device=out["states"].device)
+        wrong_B4 = F.binary_cross_entropy_with_logits(
+            out["states"].float(), batch["states"], pos_weight=rare_4, reduction="none"
+        )
         known_B = batch["states_weight"]
         parts["states"] = (wrong_B4.mean(1) * known_B).sum() / known_B.sum().clamp(min=1)
         parts["presence"] = F.binary_cross_entropy_with_logits(out["presence"].float(), batch["presence"])
