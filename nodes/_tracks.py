@@ -29,10 +29,12 @@ class Track:
     """One face followed through the frames."""
 
     id: int
-    landmarks: Floats  # (68, 2), where it was last seen
-    seen: float  # pts of that frame
     confirmed: float  # pts of the last detection of it
-    visible: bool = True  # whether it was seen in the latest frame
+    seen: float = 0.0  # pts of the last frame that showed it, and where it was then:
+    landmarks: Floats = field(default_factory=lambda: np.zeros((68, 2), np.float32))
+    box: Floats = field(default_factory=lambda: np.zeros(4, np.float32))  # around the upright face
+    roll: float = 0.0  # radians
+    visible: bool = True  # whether the latest frame showed it
     misses: int = 0  # detections in a row without it
     places: deque[tuple[int, Floats]] = field(default_factory=lambda: deque(maxlen=HISTORY))  # seq, box
 
@@ -69,7 +71,7 @@ class Tracks:
         `boxes` (F, 4) are landmark boxes. A detection that belongs to a track confirms it, and takes it along where
         the face was faster; one that belongs to none is a new face. A track that detections miss ends in time.
         """
-        own = {track.id: _own_look(track) for track in self.tracks}
+        own = {track.id: Look(track.box, track.roll, track) for track in self.tracks}
         if boxes is None:
             return list(own.values())
         pairs = match(boxes, np.array([track.place(seq) for track in self.tracks], np.float32).reshape(-1, 4))
@@ -80,7 +82,7 @@ class Tracks:
         for row, column in pairs:
             track = self.tracks[column]
             track.confirmed = max(track.confirmed, pts)
-            outrun = distances(boxes[row, None], _own_box(track)[None])[0, 0] > ASTRAY
+            outrun = distances(boxes[row, None], track.box[None])[0, 0] > ASTRAY
             if seq == now_seq and (outrun or not track.visible):
                 own[track.id] = Look(boxes[row], float(rolls[row]), track)
         self.tracks = [t for t in self.tracks if t.misses < MISSES or pts - t.confirmed <= self.patience]
@@ -97,22 +99,24 @@ class Tracks:
         """
         present = presence >= self.presence
         present[present] = inside(landmarks[present], size) >= 0.5
-        present &= ~twins(looks, landmarks, present)
+        rolls = landmark_roll(landmarks)
+        boxes = landmark_box(landmarks, rolls)
+        present &= ~twins(looks, landmarks, boxes, present)
         visible = []
         for row, look in enumerate(looks):
             if look.track:
                 look.track.visible = bool(present[row])
             if not present[row]:
                 continue
-            track = look.track or self._begin(landmarks[row], pts)
-            track.landmarks, track.seen = landmarks[row], pts
-            track.places.append((seq, _own_box(track)))
+            track = look.track or self._begin(pts)
+            track.seen, track.landmarks, track.box, track.roll = pts, landmarks[row], boxes[row], float(rolls[row])
+            track.places.append((seq, track.box))
             visible.append((track, row))
         self.tracks = [t for t in self.tracks if t.visible or 0 <= pts - t.seen <= self.patience]
         return sorted(visible, key=lambda pair: pair[0].id)
 
-    def _begin(self, landmarks: Floats, pts: float) -> Track:
-        track = Track(self._next_id, landmarks, seen=pts, confirmed=pts)
+    def _begin(self, pts: float) -> Track:
+        track = Track(self._next_id, confirmed=pts)
         self._next_id += 1
         self.tracks.append(track)
         return track
@@ -134,14 +138,14 @@ def distances(boxes: Floats, others: Floats) -> Floats:
     return np.asarray(apart + np.abs(np.log(sides / other_sides)), np.float32)
 
 
-def twins(looks: list[Look], landmarks: Floats, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Say which of the looks (F,) landed on a face that another one has a better claim to.
+def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Say which of the looks (F,), with their landmarks and boxes, are on a face that another has a better claim to.
 
     The better claim is that of the track which moved less: when one face passes behind another, it is the hidden one's
     track that jumps. A track out of sight has less claim than any in sight, a new face the least.
     """
     doubled = np.zeros(len(looks), bool)
-    sides = _sides(landmark_box(landmarks, landmark_roll(landmarks)))
+    sides = _sides(boxes)
     kept: list[int] = []
     for row in sorted(np.flatnonzero(present), key=lambda row: _claim(looks[row], landmarks[row])):
         gaps = np.linalg.norm(landmarks[kept] - landmarks[row], axis=2).mean(1) / sides[row]
@@ -161,16 +165,7 @@ def _claim(look: Look, landmarks: Floats) -> tuple[int, float]:
     if look.track is None:
         return 2, 0.0
     moved = np.linalg.norm(landmarks - look.track.landmarks, axis=1).mean()
-    return int(not look.track.visible), float(moved / _sides(_own_box(look.track)[None])[0])
-
-
-def _own_look(track: Track) -> Look:
-    roll = landmark_roll(track.landmarks[None])
-    return Look(landmark_box(track.landmarks[None], roll)[0], float(roll[0]), track)
-
-
-def _own_box(track: Track) -> Floats:
-    return _own_look(track).box
+    return int(not look.track.visible), float(moved / _sides(look.track.box[None])[0])
 
 
 def _centres(boxes: Floats) -> Floats:

@@ -174,6 +174,6 @@ def test_distances_are_in_face_sides() -> None:
 
 def test_twins_and_inside_on_no_face() -> None:
     none = np.zeros((0, 68, 2), np.float32)
-    assert twins([], none, np.zeros(0, bool)).shape == (0,)
+    assert twins([], none, np.zeros((0, 4), np.float32), np.zeros(0, bool)).shape == (0,)
     assert inside(none, SIZE).shape == (0,)
     assert inside(np.array([face(-20, 200)]), SIZE)[0] == pytest.approx(0.4, abs=0.1)
