@@ -74,7 +74,7 @@ def details(type_: str, node: type[Node]) -> RenderableType:
     for direction, found in (("input", node.inputs), ("output", node.outputs)):
         for name, port in found.items():
             ports.add_row(direction, Text(name, "bold"), _carries(port))
-    title, words = Text(type_, "bold cyan"), Text(inspect.cleandoc(node.__doc__ or ""))
+    title, words = Text(type_, "bold cyan"), Text(_words(node))
     return Group(title, words, "", ports, "", _settings_table(node))
 
 
@@ -99,6 +99,12 @@ def _default(setting: Setting) -> str:
     if isinstance(setting.default, bool):
         return str(setting.default).lower()
     return "null" if setting.default is None else repr(setting.default)
+
+
+def _words(node: type[Node]) -> str:
+    """Return the docstring with a line per paragraph, so that the terminal breaks it."""
+    paragraphs = inspect.cleandoc(node.__doc__ or "").split("\n\n")
+    return "\n\n".join(text if "\n " in text else text.replace("\n", " ") for text in paragraphs)
 
 
 def _first_line(node: type[Node]) -> str:

@@ -100,7 +100,9 @@ class GraphSpec:
 
 def build(spec: NodeSpec) -> Node:
     """Return the node with its settings, not opened yet. The settings were checked before."""
-    return load_class(spec.type)(**spec.settings)
+    # settings travel to the node's process as msgpack, which makes lists of tuples
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.settings.items()}
+    return load_class(spec.type)(**settings)
 
 
 def load_class(type_: str) -> type[Node]:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from graph import ConfigError, Detections, Faces, Frame, Input, Node, Output, array, setting
 from graph.config import JOIN_DEPTH, load
-from graph.spec import EdgeSpec, GraphSpec, build
+from graph.spec import EdgeSpec, GraphSpec, NodeSpec, build
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,6 +152,26 @@ def test_a_graph() -> None:
     camera = build(spec.nodes["camera"])
     assert isinstance(camera, Camera)
     assert (camera.uri, camera.width) == ("a.mp4", 640)
+
+
+def test_a_tuple_that_became_a_list_on_its_way_to_the_process() -> None:
+    camera = build(NodeSpec("camera", f"{__name__}:Camera", {"crop": [1, 2]}))
+    assert isinstance(camera, Camera)
+    assert camera.crop == (1, 2)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_of_ours(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = load(path)
+    assert spec.name == path.stem
+    assert not caplog.messages
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert f"python run_graph.py configs/{path.name}" in text
+    for node in spec.nodes.values():
+        for value in node.settings.values():
+            written = isinstance(value, str) and value.startswith("out/")
+            assert not written or text.count(value) == 2, f"{value} is not told at the top of {path.name}"
 
 
 SETTINGS = """\
