@@ -1,0 +1,140 @@
+"""Draw the faces into the picture: contours or points, box, id, score, head pose, eyes and mouth."""
+
+import time
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graph import STATES, Faces, Frame, Input, Node, Output, setting
+from nodes._draw import (
+    Color,
+    Writer,
+    draw_axes,
+    draw_brackets,
+    draw_contours,
+    draw_cube,
+    draw_points,
+    draw_spread,
+    stroke,
+    text_size,
+    track_color,
+)
+
+SHOWN = 0.5
+"""Probability from which a state is named."""
+
+ROOM = 0.14
+"""How far the box is drawn outside the landmarks, of their size: it then leaves the jaw and the brows free."""
+
+WHITE: Color = (250, 250, 250)
+
+
+def state_words(states: NDArray[Any]) -> list[str]:
+    """Return what eyes and mouth (4,) do, in words; open eyes and a closed mouth go without saying."""
+    probable = {name for name, value in zip(STATES, states, strict=True) if value >= SHOWN}
+    words = []
+    if {"left_eye_closed", "right_eye_closed"} <= probable:
+        words.append("eyes closed")
+    elif "left_eye_closed" in probable:
+        words.append("left eye closed")
+    elif "right_eye_closed" in probable:
+        words.append("right eye closed")
+    if "mouth_wide_open" in probable:
+        words.append("mouth wide open")
+    elif "mouth_closed" not in probable:
+        words.append("mouth open")
+    return words
+
+
+def size_of(landmarks: NDArray[Any]) -> float:
+    """Return the side of the square as large as the tight box around one face's points."""
+    width, height = np.ptp(landmarks, axis=0)
+    return float(max(1.0, np.sqrt(width * height)))
+
+
+class Render(Node):
+    """Draw faces on a copy of the frame. A frame without faces passes as it is."""
+
+    frame = Input(Frame)
+    faces = Input(Faces, optional=True)
+    image = Output(Frame)
+
+    style: Literal["contours", "points", "both", "none"] = setting("both", changeable=True)  # of the landmarks
+    box: bool = setting(True, changeable=True)  # corners of a box around each face
+    label: bool = setting(True, changeable=True)  # track id and score
+    states: bool = setting(True, changeable=True)  # closed eyes and open mouth, in words
+    pose: Literal["axes", "cube", "none"] = setting("axes", changeable=True)  # of the head
+    spread: bool = setting(False, changeable=True)  # circles of two standard deviations around the points
+    latency: bool = setting(False, changeable=True)  # age of the frame when it was drawn, top left
+    scale: float = setting(1.0, minimum=0.2, maximum=5.0, changeable=True)  # of lines, points and text
+
+    def open(self) -> None:
+        """Load the font."""
+        self._writer = Writer()
+
+    def process(self, frame: Frame, faces: Faces | None) -> Frame:
+        """Return the frame with the faces drawn on it."""
+        found = faces is not None and len(faces) > 0
+        if not found and not self.latency:
+            return frame
+        image = self.empty(frame.image.shape)
+        np.copyto(image, frame.image)
+        if faces is not None:
+            self._draw(image, faces)
+        if self.latency:
+            self._draw_latency(image, frame.header.t_capture_ns)
+        return Frame(image=image)
+
+    def _draw(self, image: NDArray[Any], faces: Faces) -> None:
+        seen = [row for row in range(len(faces)) if np.isfinite(faces.landmarks[row]).all()]
+        for row in seen:
+            self._draw_face(image, faces, row)
+        for row in seen:  # labels last: no face is drawn over a neighbour's
+            self._draw_label(image, faces, row)
+
+    def _draw_face(self, image: NDArray[Any], faces: Faces, row: int) -> None:
+        landmarks, color = faces.landmarks[row], track_color(int(faces.ids[row]))
+        size = size_of(landmarks)
+        thickness = max(1, round(stroke(size) * self.scale))
+        outline = 1 if size >= 80 else 0  # on a small face the rims would cover it
+        if self.box:
+            draw_brackets(image, widened(faces.boxes[row]), color, thickness, outline)
+        if self.style in ("contours", "both"):
+            draw_contours(image, landmarks, color, thickness, outline)
+        if self.style in ("points", "both"):
+            shade = WHITE if self.style == "both" else color
+            draw_points(image, landmarks, shade, max(0.8, size / 100) * self.scale, 0.7 * outline)
+        if self.spread and np.isfinite(faces.spread[row]).all():
+            draw_spread(image, landmarks, faces.spread[row], WHITE)
+        if np.isfinite(faces.pose[row]).all():
+            if self.pose == "axes":
+                draw_axes(image, landmarks[30], faces.pose[row], 0.45 * size, thickness, outline)
+            elif self.pose == "cube":
+                centre = (landmarks.min(axis=0) + landmarks.max(axis=0)) / 2
+                draw_cube(image, centre, faces.pose[row], 1.25 * size, color, thickness)
+
+    def _draw_label(self, image: NDArray[Any], faces: Faces, row: int) -> None:
+        lines = []
+        if self.label:
+            lines.append(f"#{faces.ids[row]}   {100 * faces.scores[row]:.0f} %")
+        if self.states:
+            lines += state_words(faces.states[row])
+        if not lines:
+            return
+        x0, y0, *_ = widened(faces.boxes[row])
+        size = round(text_size(size_of(faces.landmarks[row]), image.shape[0]) * self.scale)
+        color = track_color(int(faces.ids[row]))
+        self._writer.chip(image, lines, x0, y0 - size / 3, size, color)
+
+    def _draw_latency(self, image: NDArray[Any], t_capture_ns: int) -> None:
+        age = (time.monotonic_ns() - t_capture_ns) / 1e6
+        size = round(max(12, image.shape[0] / 36) * self.scale)
+        self._writer.chip(image, [f"{age:.1f} ms after capture"], size / 2, 2.2 * size, size, WHITE)
+
+
+def widened(box: NDArray[Any]) -> NDArray[Any]:
+    """Return a box (x0, y0, x1, y1) enlarged by ROOM on all sides."""
+    x0, y0, x1, y1 = box
+    room = ROOM * np.sqrt(max(0.0, (x1 - x0) * (y1 - y0)))
+    return np.array([x0 - room, y0 - room, x1 + room, y1 + room])

@@ -1,0 +1,163 @@
+"""What is drawn, where, and that nothing odd in the faces stops the picture."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graph import Faces, Frame, Header
+from graph.testing import run_node
+from nodes._draw import PALETTE, SPLINES, draw_points, rotation, splines, track_color
+from nodes.render import Render, state_words
+from tests.portrait import LANDMARKS, faces
+
+GREY = np.full((360, 480, 3), 110, np.uint8)
+FACE = LANDMARKS * 0.8 + np.float32([20, 0])
+
+
+def drawn(found: Faces | None, image: Any = GREY, **settings: Any) -> Any:
+    """Return the rendered picture; only what `settings` names is drawn."""
+    off = {"style": "none", "box": False, "label": False, "states": False, "pose": "none"}
+    frame = Frame(image=image.copy())
+    frame.image.setflags(write=False)
+    return run_node(Render(**off | settings), frame=[frame], faces=[found])["image"][0].image
+
+
+def changed(image: Any) -> Any:
+    return (image != GREY).any(axis=2)
+
+
+def test_a_frame_without_faces_passes_as_it_is() -> None:
+    for found in (None, Faces()):
+        frame = Frame(image=GREY)
+        out = run_node(Render(), frame=[frame], faces=[found])["image"]
+        assert len(out) == 1 and out[0].image is frame.image
+
+
+def test_everything_is_drawn_on_a_copy_and_keeps_size_and_header() -> None:
+    frame = Frame(image=GREY.copy(), header=Header(stream="s", seq=7, pts=1.5))
+    found = faces(FACE[None]).with_header(frame.header)
+    out = run_node(Render(), frame=[frame], faces=[found])["image"][0]
+    np.testing.assert_array_equal(frame.image, GREY)
+    assert out.image.shape == GREY.shape and out.seq == 7
+    assert changed(out.image).sum() > 1000
+
+
+@pytest.mark.parametrize("style", ["contours", "points", "both"])
+def test_the_landmarks_are_where_the_faces_say(style: str) -> None:
+    image = drawn(faces(FACE[None]), style=style)
+    x, y = np.rint(FACE).astype(int).T
+    assert changed(image)[y, x].all()
+    assert changed(image).sum() < 0.06 * GREY.shape[0] * GREY.shape[1]
+
+
+@pytest.mark.parametrize("radius", [0.8, 2.0, 3.7])
+def test_a_point_covers_its_area_around_its_exact_centre(radius: float) -> None:
+    image = np.zeros((41, 41, 3), np.uint8)
+    draw_points(image, np.tile(np.float32([[20.3, 19.6]]), (68, 1)), (255, 255, 255), radius, 0.0)
+    weight = image[..., 0] / 255.0
+    y, x = np.mgrid[:41, :41]
+    assert weight.sum() == pytest.approx(np.pi * radius**2, rel=0.35)
+    assert (weight * x).sum() / weight.sum() == pytest.approx(20.3, abs=0.15)
+    assert (weight * y).sum() / weight.sum() == pytest.approx(19.6, abs=0.15)
+
+
+def test_contours_pass_through_the_landmarks() -> None:
+    for matrix, indices in zip(SPLINES, ([0, 16], [17, 21]), strict=False):
+        line = matrix @ LANDMARKS
+        np.testing.assert_allclose(line[0], LANDMARKS[indices[0]], atol=1e-3)
+        np.testing.assert_allclose(line[-1], LANDMARKS[indices[1]], atol=1e-3)
+        np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)
+    straight = np.stack([np.arange(68), 2 * np.arange(68)], axis=1).astype(np.float32)
+    (through,) = splines([((3, 4, 5, 6), False)])
+    np.testing.assert_allclose(through @ straight[:, 0] * 2, through @ straight[:, 1], atol=1e-5)
+    assert np.all(np.diff(through @ straight[:, 0]) > 0)
+
+
+@pytest.mark.parametrize(
+    ("pose", "axis", "expected"),
+    [
+        ((0, 30, 0), (0, 0, -1), (-0.5, 0, -0.87)),  # yaw > 0 looks to the image's left
+        ((30, 0, 0), (0, 0, -1), (0, 0.5, -0.87)),  # pitch > 0 looks down
+        ((0, 0, 30), (1, 0, 0), (0.87, 0.5, 0)),  # roll > 0 tilts clockwise
+    ],
+)
+def test_the_head_turns_as_the_messages_say(pose: Any, axis: Any, expected: Any) -> None:
+    np.testing.assert_allclose(rotation(np.float32(pose)) @ np.array(axis), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("pose", ["axes", "cube"])
+def test_the_pose_is_drawn_to_the_side_that_the_head_turns_to(pose: str) -> None:
+    found = faces(FACE[None])
+    left, right = (
+        drawn(dataclasses.replace(found, pose=np.float32([[0, yaw, 0]])), pose=pose).max(axis=2) > 200
+        for yaw in (60, -60)
+    )
+    assert left.sum() > 50 and right.sum() > 50
+    assert np.nonzero(left)[1].min() < np.nonzero(right)[1].min() - 10
+
+
+def test_box_label_and_spread_can_be_switched_one_by_one() -> None:
+    found = faces(FACE[None], spread=4.0)
+    for settings in ({"box": True}, {"label": True}, {"spread": True}):
+        assert changed(drawn(found, **settings)).sum() > 50
+    assert not changed(drawn(found)).any()
+
+
+def test_states_in_words() -> None:
+    assert state_words(np.array([0.1, 0.1, 0.9, 0.0])) == []
+    assert state_words(np.array([0.9, 0.8, 0.9, 0.0])) == ["eyes closed"]
+    assert state_words(np.array([0.9, 0.1, 0.2, 0.3])) == ["left eye closed", "mouth open"]
+    assert state_words(np.array([0.1, 0.6, 0.0, 0.7])) == ["right eye closed", "mouth wide open"]
+
+
+def test_tracks_have_their_own_colours() -> None:
+    assert len({track_color(i) for i in range(len(PALETTE))}) == len(PALETTE)
+    assert track_color(3) == track_color(3 + len(PALETTE))
+    first, second = (drawn(faces(FACE[None], first_id=i), style="contours") for i in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_the_age_of_the_frame_is_written_top_left() -> None:
+    header = Header(seq=0, t_capture_ns=time.monotonic_ns())
+    out = run_node(Render(latency=True), frame=[Frame(image=GREY, header=header)], faces=[None])["image"][0]
+    rows, columns = np.nonzero(changed(out.image))
+    assert rows.max() < 60 and columns.max() < 240
+
+
+@pytest.mark.parametrize("shift", [(-300, 0), (0, -250), (5000, 5000), (-1e7, 1e7)])
+@pytest.mark.parametrize("style", ["contours", "points"])
+def test_faces_partly_or_fully_outside_do_no_harm(shift: Any, style: str) -> None:
+    everything = {"box": True, "label": True, "states": True, "spread": True, "latency": True}
+    for pose in ("axes", "cube"):
+        image = drawn(faces(FACE[None] + np.float32(shift)), style=style, pose=pose, **everything)
+        assert image.shape == GREY.shape
+
+
+def test_unknown_values_are_left_out() -> None:
+    found = faces(np.stack([FACE, FACE + 40]))
+    found.landmarks[0, 8] = np.nan
+    found.pose[1] = np.nan
+    found.spread[1] = np.nan
+    image = drawn(found, style="both", box=True, label=True, pose="axes", spread=True)
+    alone = drawn(
+        dataclasses.replace(
+            found, **{f.name: getattr(found, f.name)[1:] for f in dataclasses.fields(found) if f.name != "header"}
+        ),
+        style="both", box=True, label=True, pose="axes", spread=True,
+    )  # fmt: skip
+    np.testing.assert_array_equal(image, alone)
+
+
+def test_degenerate_and_tiny_faces_do_no_harm() -> None:
+    for landmarks in (np.full((1, 68, 2), 50.0, np.float32), FACE[None] * 0.02, FACE[None] * 6):
+        for style in ("contours", "points", "both"):
+            drawn(faces(landmarks), style=style, box=True, label=True, states=True, pose="cube", spread=True)
+
+
+def test_twenty_faces_and_a_tiny_frame() -> None:
+    spread_out = np.stack([LANDMARKS * 0.2 + np.float32([x, y]) for x in range(0, 400, 80) for y in range(0, 320, 80)])
+    assert changed(drawn(faces(spread_out), style="both", box=True, label=True)).sum() > 5000
+    assert drawn(faces(FACE[None]), image=np.zeros((8, 8, 3), np.uint8), label=True, latency=True).shape == (8, 8, 3)
