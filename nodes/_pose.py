@@ -9,34 +9,32 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 RIGID = {
-    27: (0.0, -51.9, -60.4),
-    28: (0.0, -39.0, -65.1),
+    27: (0.0, -51.9, -60.3),
+    28: (0.0, -38.9, -65.1),
     29: (0.0, -26.0, -70.6),
-    30: (0.0, -12.7, -75.9),
+    30: (0.0, -12.7, -75.8),
     31: (-14.8, -6.3, -57.1),
-    32: (-7.6, -3.5, -59.9),
+    32: (-7.7, -3.5, -59.9),
     33: (0.0, -1.0, -61.5),
-    34: (7.6, -3.5, -59.9),
+    34: (7.7, -3.5, -59.9),
     35: (14.8, -6.3, -57.1),
     36: (-45.0, -52.3, -39.7),
     39: (-19.4, -50.1, -44.7),
     40: (-28.2, -48.3, -44.4),
-    41: (-37.8, -48.6, -42.9),
+    41: (-37.7, -48.6, -42.9),
     42: (19.4, -50.1, -44.7),
     45: (45.0, -52.3, -39.7),
-    46: (37.8, -48.6, -42.9),
+    46: (37.7, -48.6, -42.9),
     47: (28.2, -48.3, -44.4),
-    51: (0.0, 12.3, -55.0),
+    51: (0.0, 12.3, -54.9),
 }
 """Points of a head in millimetres by landmark index: x to the image's right, y down, z away from the camera.
 
 Nose, eye corners, lower lids and the middle of the upper lip: what neither a blink, a raised brow, an open mouth nor
 the sliding contour of the jaw moves much.
 
-Source: our factorisation of the hand-labelled points of 2,012 faces and their mirror images (LFPW, HELEN and AFW parts
-of 300-W) into one shape and a scaled-orthographic camera per face (Tomasi and Kanade 1992), turned so that the ten
-points of the seed's model (notes on the seed's headpose.py) are met best, and scaled to 90 mm between the outer eye
-corners, which is about an adult's (only distances depend on that, no angle does).
+Source: `python -m training.head_shape` on the hand-labelled points of 2,012 faces (LFPW, HELEN and AFW parts of 300-W):
+one shape factored out of all of them, frontal as in the seed's head, scaled to 90 mm between the outer eye corners.
 """
 
 _INDICES = np.array(list(RIGID))
