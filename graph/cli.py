@@ -92,12 +92,13 @@ def attach(
 def check(config: Config, overrides: Overrides = None) -> None:
     """Check a graph without starting it; shows what its edges do."""
     spec = _load(config, overrides)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     for title in ("from", "to", "policy", "queue", "join"):
         table.add_column(title, justify="right" if title == "queue" else "left")
     for edge in spec.edges:
         table.add_row(edge.source, edge.target, edge.policy, str(edge.queue), edge.join)
     out.print(table)
+    out.print()
     out.print(f"[green]ok[/]  {spec.path}: {spec.name}, {len(spec.nodes)} nodes, {len(spec.edges)} edges")
 
 

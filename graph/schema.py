@@ -126,7 +126,7 @@ def _remove(data: dict[str, Any], keys: Keys) -> None:
         return
     inner: Any = data
     for key in keys[:-1]:
-        inner = inner[key]
+        inner = inner.get(key, {})  # an earlier error may have taken all of it away
     inner.pop(keys[-1], None)
 
 

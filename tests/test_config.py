@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501 (an error is one line)
 
+import copy
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 from graph import ConfigError, Detections, Faces, Frame, Input, Node, Output, array, setting
@@ -540,3 +542,49 @@ def test_warning_of_a_node_that_nobody_reads(caplog: pytest.LogCaptureFixture) -
         good(SHOW + '  more: {type: "@Filter", inputs: {frame: camera.frame}}')
         good(FACES)
     assert caplog.messages == ["g.yaml:5: nobody reads what more gives (picture)"]
+
+
+ODD = (
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    "",
+    "a",
+    "a.b",
+    "camera.frame",
+    [],
+    [1],
+    {},
+    {"a": None},
+    {"camera.frame": {}},
+    {5: 5},
+    {"a": {}},
+)
+
+
+def places(value: Any, around: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return the keys of every value within a mapping."""
+    inner = value.items() if isinstance(value, dict) else ()
+    return [around, *(place for key, part in inner for place in places(part, (*around, key)))]
+
+
+def test_whatever_stands_anywhere_is_an_error_and_not_a_crash() -> None:
+    good_text = FACES + "edges: {detect.faces -> landmarks.found: {join: hold, policy: block, queue: 3}}"
+    data = yaml.safe_load(good_text.replace("@", f"{__name__}:"))
+    refused = 0
+    for place in places(data):
+        for odd in ODD:
+            changed = copy.deepcopy({"": data})
+            inner = changed
+            for key in ("", *place)[:-1]:
+                inner = inner[key]
+            inner[("", *place)[-1]] = odd
+            Path("g.yaml").write_text(yaml.safe_dump(changed[""]), encoding="utf-8")
+            try:
+                load("g.yaml")
+            except ConfigError as exc:
+                refused += 1
+                assert all(line.startswith("g.yaml:") for line in str(exc).splitlines()), exc
+    assert refused > 200
