@@ -58,7 +58,7 @@ class Timeline:
     def __init__(self) -> None:
         self._origin: float | None = None  # pts of tick 0
         self._last = 0
-        self._step = TICKS // 30
+        self.step = TICKS // 30  # from the last frame but one to the last
 
     def tick(self, pts: float) -> int:
         """Return the time of a frame in the file; one that lies before its predecessor (a loop) follows it at once."""
@@ -67,9 +67,9 @@ class Timeline:
             return 0
         tick = round((pts - self._origin) * TICKS)
         if tick <= self._last:
-            tick = self._last + self._step
+            tick = self._last + self.step
             self._origin = pts - tick / TICKS
-        self._step = min(tick - self._last, TICKS)
+        self.step = min(tick - self._last, TICKS)
         self._last = tick
         return tick
 
@@ -121,7 +121,10 @@ class VideoWriter:
 
     def _mux(self, picture: VideoFrame | None) -> None:
         try:
-            self._container.mux(self._stream.encode(picture))
+            packets = self._stream.encode(picture)
+            for packet in packets:
+                packet.duration = packet.duration or self._timeline.step  # how long a player shows the last frame
+            self._container.mux(packets)
         except av.FFmpegError as exc:
             raise NodeError(f"{self.path}: {exc.strerror}") from exc
 

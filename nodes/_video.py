@@ -32,10 +32,11 @@ Allocate = Callable[[tuple[int, ...]], NDArray[Any]]
 
 
 class Shot(NamedTuple):
-    """One decoded picture: seconds on the reader's time axis, CLOCK_MONOTONIC ns of its arrival, the pixels."""
+    """One decoded picture."""
 
-    pts: float
-    arrived_ns: int
+    pts: float  # seconds on the reader's time axis
+    end: float  # the same, where the next picture is due
+    arrived_ns: int  # CLOCK_MONOTONIC
     picture: VideoFrame
 
 
@@ -95,7 +96,6 @@ class VideoFile:
         self.path = path
         self.fps = fps
         self._container: InputContainer | None = open_video(path)
-        self.period = _period(video_stream(self._container))
 
     def shots(self) -> Iterator[Shot]:
         """Yield every frame that can be decoded; a file that is cut off ends early, with one warning.
@@ -106,13 +106,13 @@ class VideoFile:
         stream = video_stream(self._container)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = DECODE_THREADS
-        report = _Report(stream, self.period)
+        report = _Report(stream)
         taken = -1
         for frame in _frames(self._container, stream, report):
             pts = report.count(frame)
             place = math.floor((pts - report.start) * self.fps + 0.5) if self.fps else report.frames
             if place > taken:
-                yield Shot(pts, time.monotonic_ns(), frame)
+                yield Shot(pts, report.end, time.monotonic_ns(), frame)
             taken = max(taken, place)
         report.conclude(self.path)
         self.close()
@@ -127,18 +127,20 @@ class VideoFile:
 class _Report:
     """What came out of a video file, against what its header promised."""
 
-    def __init__(self, stream: VideoStream, period: float) -> None:
+    def __init__(self, stream: VideoStream) -> None:
         self.frames = 0
         self.damaged = 0
         self.start = 0.0  # seconds
         self.end = 0.0
-        self._period = period
+        self._period = _period(stream)
         self._promised_frames = stream.frames
         self._promised_end = _promised_end(stream)
+        self._without_pts = stream.container.format.name == "avi"  # what FFmpeg makes up for B-frames goes to and fro
 
     def count(self, frame: VideoFrame) -> float:
-        """Return the frame's pts in seconds; one without (raw H.264) follows its predecessor."""
-        pts = self.end if frame.pts is None or frame.time is None else frame.time
+        """Return the frame's pts in seconds; one without follows its predecessor."""
+        stamp = frame.dts if self._without_pts else frame.pts
+        pts = self.end if stamp is None or frame.time_base is None else float(stamp * frame.time_base)
         length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self._period
         self.start = self.start if self.frames else pts
         self.frames += 1
@@ -248,7 +250,8 @@ class PictureFiles:
                 logger.warning("%s cannot be read as a picture: left out", path)
                 continue
             readable += 1
-            yield Shot(index * self.period, time.monotonic_ns(), VideoFrame.from_numpy_buffer(image, format="bgr24"))
+            picture = VideoFrame.from_numpy_buffer(image, format="bgr24")
+            yield Shot(index * self.period, (index + 1) * self.period, time.monotonic_ns(), picture)
         if not readable:
             raise NodeError(f"{self.paths[0]} cannot be read as a picture" + _others(len(self.paths) - 1))
 

@@ -15,7 +15,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from graph import ConfigError, NodeError
-from nodes._video import DEFAULT_PERIOD, Shot, video_stream
+from nodes._video import Shot, video_stream
 
 logger = logging.getLogger(__name__)
 
@@ -120,10 +120,7 @@ class Webcam:
         self.container = _open(device, width, height, fps)
         stream = video_stream(self.container)
         stream.thread_type = "SLICE"  # threads by frame would hold pictures back
-        self.size = (stream.codec_context.width, stream.codec_context.height)
-        self.period = float(1 / stream.average_rate) if stream.average_rate else DEFAULT_PERIOD
-        if width and height and self.size != (width, height):
-            logger.warning("%s gives %d x %d instead of %d x %d", device.name, *self.size, width, height)
+        self._asked = (width, height) if width and height else None
         self._changed = threading.Condition()
         self._newest: tuple[VideoFrame, int] | None = None
         self._ended = False
@@ -140,9 +137,16 @@ class Webcam:
         first = None
         while True:
             frame, arrived_ns = self._take()
-            time_s = frame.time if frame.pts is not None and frame.time is not None else arrived_ns / 1e9
-            first = time_s if first is None else first
-            yield Shot(time_s - first, arrived_ns, frame)
+            time_s = arrived_ns / 1e9 if frame.time is None else frame.time
+            if first is None:
+                first = time_s
+                self._note_size(frame)
+            yield Shot(time_s - first, time_s - first, arrived_ns, frame)
+
+    def _note_size(self, frame: VideoFrame) -> None:
+        given = (frame.width, frame.height)
+        if self._asked and self._asked != given:
+            logger.warning("%s gives %d x %d instead of %d x %d", self.device.name, *given, *self._asked)
 
     def _take(self) -> tuple[VideoFrame, int]:
         with self._changed:

@@ -18,8 +18,6 @@ LONG_GAP_S = 10.0  # a longer wait for the next frame of a paced file is taken f
 class Reader(Protocol):
     """Where pictures come from; opened by its constructor, closed by the end of `shots` or by `close`."""
 
-    period: float  # seconds from one frame to the next where nothing else says so
-
     def shots(self) -> "Iterator[Shot]":
         """Yield the pictures from the beginning."""
 
@@ -77,7 +75,7 @@ class Capture(Node):
             count, first, end = 0, 0.0, 0.0
             for count, shot in enumerate(self._reader.shots(), start=1):
                 first = shot.pts if count == 1 else first
-                end = shot.pts + self._reader.period
+                end = shot.end
                 yield shot._replace(pts=offset + shot.pts), epoch
             if not self.loop:
                 return

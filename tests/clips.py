@@ -1,0 +1,65 @@
+"""Small videos for tests, encoded on the spot: each frame is grey and says its number by its brightness."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+STEP = 8  # grey levels from one frame to the next
+
+
+def picture(index: int, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
+    """A grey picture, (H, W, 3) BGR, with a blue block in its top left corner."""
+    image = np.full((height, width, 3), 20 + STEP * (index % 24), np.uint8)
+    image[: height // 4, : width // 4] = (250, 20, 20)
+    return image
+
+
+def number(image: NDArray[np.uint8]) -> int:
+    """The number that a picture says."""
+    return round((float(np.median(image)) - 20) / STEP)
+
+
+def write(
+    path: Path,
+    times: Sequence[float],
+    *,
+    size: tuple[int, int] = (64, 48),
+    codec: str = "libx264",
+    turned: int = 0,
+    movflags: str = "",
+) -> Path:
+    """Write a clip with one frame at each of `times` (seconds); `turned` is its display rotation, counterclockwise."""
+    with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
+        options = {"crf": "4", "tune": "zerolatency"} if codec == "libx264" else {}
+        stream = container.add_stream(codec, rate=30, options=options)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        ticks = 30 if path.suffix == ".avi" else 60_000  # per second; AVI knows nothing but a steady rate
+        stream.codec_context.time_base = Fraction(1, ticks)
+        if turned:
+            stream.set_display_rotation(turned)
+        for index, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="bgr24")
+            frame.pts = round(time * ticks)
+            frame.time_base = Fraction(1, ticks)
+            for packet in stream.encode(frame):
+                packet.duration = ticks // 30  # of the last frame; the others last until the next
+                container.mux(packet)
+        container.mux(stream.encode(None))
+    return path
+
+
+def steady(count: int, fps: float = 30.0) -> list[float]:
+    """Times of `count` frames at a steady rate."""
+    return [index / fps for index in range(count)]
+
+
+def cut(path: Path, part: float) -> Path:
+    """Cut the end of a file off, so that `part` of it is left."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    return path

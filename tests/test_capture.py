@@ -1,0 +1,415 @@
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from graph import ConfigError, Frame, Header, NodeError
+from graph.testing import run_node
+from nodes import _webcam
+from nodes.capture import LONG_GAP_S, Capture, Pacer
+from tests import clips
+
+
+def captured(limit: int | None = None, **settings: Any) -> list[Frame]:
+    return run_node(Capture(**settings), limit)["frame"]  # type: ignore[return-value]
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    return [clips.number(frame.image) for frame in frames]
+
+
+def times(frames: list[Frame]) -> list[float]:
+    return [round(frame.pts, 3) for frame in frames]
+
+
+def block(frame: Frame) -> tuple[int, int]:
+    """The quarter (row, column) of the frame that the blue block lies in."""
+    y, x = np.nonzero((frame.image[..., 0] > 180) & (frame.image[..., 2] < 90))
+    return int(y.mean() * 2 // frame.image.shape[0]), int(x.mean() * 2 // frame.image.shape[1])
+
+
+@pytest.fixture
+def warnings_of(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    caplog.set_level(logging.INFO)
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("nodes.")]
+
+
+# --- videos ---
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.mov", "clip.avi", "a:b %d.mp4"])
+def test_every_frame_in_order_with_its_time(tmp_path: Path, name: str) -> None:
+    path = clips.write(tmp_path / name, clips.steady(12))
+    frames = captured(uri=str(path))
+    assert numbers(frames) == list(range(12))
+    assert np.allclose(np.diff([frame.pts for frame in frames]), 1 / 30, atol=1e-3)
+    assert 0 <= frames[0].pts < 0.1
+    assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
+
+
+def test_colours_are_bgr(tmp_path: Path) -> None:
+    image = captured(uri=str(clips.write(tmp_path / "clip.mp4", [0.0])))[0].image
+    assert np.abs(image[3, 3].astype(int) - (250, 20, 20)).max() < 12
+
+
+def test_variable_frame_rate_is_kept(tmp_path: Path) -> None:
+    at = [0.0, 0.04, 0.05, 0.3, 0.301, 1.7]
+    assert times(captured(uri=str(clips.write(tmp_path / "clip.mp4", at)))) == at
+
+
+def test_capture_time_is_now(tmp_path: Path) -> None:
+    before = time.monotonic_ns()
+    frames = captured(uri=str(clips.write(tmp_path / "clip.mp4", clips.steady(3))))
+    stamps = [frame.header.t_capture_ns for frame in frames]
+    assert before < stamps[0] < stamps[1] < stamps[2] < time.monotonic_ns()
+
+
+@pytest.mark.parametrize(("turned", "place"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
+def test_rotation_of_phones_is_honoured(tmp_path: Path, turned: int, place: tuple[int, int]) -> None:
+    path = clips.write(tmp_path / "clip.mp4", [0.0], turned=turned)
+    frame = captured(uri=str(path))[0]
+    assert frame.image.shape == ((64, 48, 3) if turned % 180 else (48, 64, 3))
+    assert block(frame) == place
+
+
+def test_scaling_counts_in_the_upright_picture(tmp_path: Path) -> None:
+    path = str(clips.write(tmp_path / "clip.mp4", [0.0], turned=90))
+    assert captured(uri=path, width=24)[0].image.shape == (32, 24, 3)
+    assert captured(uri=path, height=32)[0].image.shape == (32, 24, 3)
+    assert captured(uri=path, width=50, height=20)[0].image.shape == (20, 50, 3)
+    assert block(captured(uri=path, width=96)[0]) == (1, 0)
+
+
+@pytest.mark.parametrize("suffix", [".h264", ".ts"])
+def test_picture_size_may_change(tmp_path: Path, suffix: str) -> None:
+    small = clips.write(tmp_path / f"small{suffix}", clips.steady(4))
+    large = clips.write(tmp_path / f"large{suffix}", clips.steady(4), size=(96, 80))
+    both = tmp_path / f"both{suffix}"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    frames = captured(uri=str(both))
+    assert [frame.image.shape[:2] for frame in frames] == [(48, 64)] * 4 + [(80, 96)] * 4
+    assert numbers(frames) == [0, 1, 2, 3] * 2
+
+
+def test_fps_thins_a_video_out(tmp_path: Path) -> None:
+    path = str(clips.write(tmp_path / "clip.mp4", clips.steady(12, fps=60)))
+    assert numbers(captured(uri=path, fps=30.0)) == [0, 1, 3, 5, 7, 9, 11]
+    assert numbers(captured(uri=path, fps=60.0)) == list(range(12))
+    assert numbers(captured(uri=path, fps=1000.0)) == list(range(12))
+
+
+def test_loop_goes_on_in_time_and_starts_a_new_epoch(tmp_path: Path) -> None:
+    path = clips.write(tmp_path / "clip.mp4", [0.0, 0.1, 0.4 - 1 / 30])
+    frames = captured(uri=str(path), loop=True, limit=8)
+    assert numbers(frames) == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert times(frames) == [0, 0.1, 0.367, 0.4, 0.5, 0.767, 0.8, 0.9]
+    assert [frame.epoch for frame in frames] == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_paced_takes_the_time_of_the_clip(tmp_path: Path) -> None:
+    path = clips.write(tmp_path / "clip.mp4", [0.0, 0.05, 0.2])
+    frames = captured(uri=str(path), paced=True)
+    stamps = [frame.header.t_capture_ns / 1e9 for frame in frames]
+    assert stamps[2] - stamps[0] > 0.15
+    assert stamps[2] - stamps[1] > 0.1
+
+
+def test_pacer_starts_anew_where_timestamps_jump() -> None:
+    pacer = Pacer()
+    before = time.monotonic()
+    for pts in (0.0, 1000.0, 1000.01, 3.0, 3.01):
+        pacer.wait(pts)
+    assert 0.02 <= time.monotonic() - before < LONG_GAP_S
+
+
+def test_frames_are_born_in_the_allocated_array(tmp_path: Path) -> None:
+    node = Capture(uri=str(clips.write(tmp_path / "clip.mp4", clips.steady(2), turned=90)))
+    born: list[np.ndarray] = []
+
+    def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        born.append(np.empty(shape, dtype))
+        return born[-1]
+
+    node.__dict__["_allocate"] = allocate
+    frames = run_node(node)["frame"]
+    assert len(born) == 2
+    assert all(frame.image is array for frame, array in zip(frames, born, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "live"),
+    [
+        ({"uri": 0}, True),
+        ({"uri": "1"}, True),
+        ({"uri": "/dev/video2"}, True),
+        ({"uri": "clip.mp4"}, False),
+        ({"uri": "./0"}, False),
+        ({"uri": "clip.mp4", "paced": True}, True),
+    ],
+)
+def test_live(settings: dict[str, Any], live: bool) -> None:
+    assert Capture(**settings).live() is live
+
+
+# --- faults ---
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_cut_off_file_gives_what_it_has(tmp_path: Path, name: str, warnings_of: Callable[[], list[str]]) -> None:
+    path = clips.write(tmp_path / name, clips.steady(90), size=(320, 240), movflags="faststart")
+    frames = captured(uri=str(clips.cut(path, 0.5)))
+    assert 5 < len(frames) < 85
+    assert times(frames) == [round(index / 30, 3) for index in range(len(frames))]
+    (warning,) = warnings_of()
+    assert warning.startswith(f"{path} ends at {len(frames) / 30:.2f} s of 3.00 s: the file is cut off; ")
+    assert f"{len(frames)} of 90 frames delivered" in warning or name == "clip.mkv"
+
+
+def test_a_whole_file_gives_no_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
+    for at in (clips.steady(10), [0.0, 0.1, 2.0], [0.0]):
+        captured(uri=str(clips.write(tmp_path / "clip.mp4", at)))
+    assert warnings_of() == []
+
+
+def test_damage_in_the_middle_is_passed_over(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
+    path = clips.write(tmp_path / "clip.avi", clips.steady(30), codec="mjpeg", size=(160, 120))
+    data = bytearray(path.read_bytes())
+    start = data.find(b"00dc", data.find(b"00dc", len(data) // 3) + 1) + 8
+    data[start : start + 600] = bytes(600)
+    path.write_bytes(data)
+    frames = captured(uri=str(path))
+    assert len(frames) >= 28
+    (warning,) = warnings_of()
+    assert "damaged packets" in warning
+
+
+def test_a_loop_of_a_damaged_file_ends_with_an_error_not_in_circles(tmp_path: Path) -> None:
+    path = clips.write(tmp_path / "clip.mp4", clips.steady(3), movflags="faststart")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.find(b"mdat") + 4])
+    with pytest.raises(NodeError, match="holds no picture that can be decoded"):
+        captured(uri=str(path), loop=True)
+
+
+def sound(path: Path, cover: bool = False) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le" if path.suffix == ".wav" else "mp3", rate=44_100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 2304), np.int16), format="s16", layout="stereo")
+        silence.rate = 44_100
+        for packet in [*stream.encode(silence), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty.mp4": (lambda path: path.touch(), "empty.mp4 is empty (0 bytes)"),
+    "words.mp4": (lambda path: path.write_text("words " * 99), "words.mp4 is neither a video nor a picture that can"),
+    "notes.txt": (lambda path: path.write_text("words " * 99), "notes.txt is a text file, not a video"),
+    "sound.wav": (sound, "sound.wav has no video stream (streams: audio)"),
+    "early.mp4": (
+        lambda path: clips.cut(clips.write(path, clips.steady(30)), 0.5),
+        "early.mp4 is cut off: its index (the moov box) is missing, as in a recording that was never finished",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_not_a_video(tmp_path: Path, name: str) -> None:
+    make, text = FAULTS[name]
+    make(tmp_path / name)
+    with pytest.raises(ConfigError) as error:
+        captured(uri=str(tmp_path / name))
+    assert str(error.value).startswith(str(tmp_path / text.split()[0]))
+    assert text in str(error.value)
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    cover = clips.write(tmp_path / "cover.mp4", [0.0], codec="mjpeg")
+    song = tmp_path / "song.m4a"
+    with av.open(str(song), "w", format="mp4") as container, av.open(str(cover)) as source:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        stream.disposition = av.stream.Disposition.attached_pic
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    with pytest.raises(ConfigError, match="has no video stream"):
+        captured(uri=str(song))
+
+
+def test_a_missing_file_names_the_near_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("holiday.mp4", "other.mp4"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        captured(uri="holidy.mp4")
+    assert str(error.value) == f"no file {tmp_path}/holidy.mp4; did you mean 'holiday.mp4'?"
+    with pytest.raises(ConfigError) as error:
+        captured(uri="x")
+    assert str(error.value) == f"no file {tmp_path}/x; it holds holiday.mp4, other.mp4"
+    with pytest.raises(ConfigError) as error:
+        captured(uri="deep/down/x.mp4")
+    assert (
+        str(error.value)
+        == f"no file {tmp_path}/deep/down/x.mp4: there is no folder {tmp_path}/deep/down, only {tmp_path}"
+    )
+    with pytest.raises(ConfigError, match=r"no file matches .*/\*\.png"):
+        captured(uri="*.png")
+
+
+def test_network_addresses_are_refused_without_their_password() -> None:
+    with pytest.raises(ConfigError, match="rtsp:// addresses cannot be read") as error:
+        captured(uri="rtsp://user:secret@host/stream")
+    assert "secret" not in str(error.value)
+
+
+# --- pictures ---
+
+
+def put(path: Path, index: int = 0) -> Path:
+    cv2.imwrite(str(path), clips.picture(index))
+    return path
+
+
+def test_folder_in_natural_order(tmp_path: Path) -> None:
+    for index, name in enumerate(["shot1.png", "shot2.jpg", "shot10.PNG"]):
+        put(tmp_path / name, index)
+    put(tmp_path / ".hidden.png", 9)
+    (tmp_path / "readme.txt").write_text("no picture")
+    frames = captured(uri=str(tmp_path), fps=10.0)
+    assert numbers(frames) == [0, 1, 2]
+    assert times(frames) == [0.0, 0.1, 0.2]
+    assert numbers(captured(uri=f"{tmp_path}/*1*")) == [0, 2]
+    assert times(captured(uri=str(tmp_path))) == [0.0, 0.033, 0.067]
+
+
+def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
+    for index in range(4):
+        put(tmp_path / f"{index}.png", index)
+    clips.cut(tmp_path / "1.png", 0.5)
+    (tmp_path / "2.png").write_bytes(b"")
+    frames = captured(uri=str(tmp_path))
+    assert numbers(frames) == [0, 3]
+    assert times(frames) == [0.0, 0.1]
+    assert warnings_of() == [f"{tmp_path}/{n}.png cannot be read as a picture: left out" for n in (1, 2)]
+
+
+def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no pictures \(\.bmp .*\); the folder is empty"):
+        captured(uri=str(tmp_path))
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with pytest.raises(NodeError, match=r"a\.png cannot be read as a picture, nor can the 1 others"):
+        captured(uri=str(tmp_path))
+
+
+def test_one_picture_looped_is_one_scene(tmp_path: Path) -> None:
+    frames = captured(uri=str(put(tmp_path / "face.png", 5)), loop=True, fps=20.0, limit=3, width=32)
+    assert numbers(frames) == [5, 5, 5]
+    assert times(frames) == [0.0, 0.05, 0.1]
+    assert {frame.epoch for frame in frames} == {0}
+    assert frames[0].image.shape == (24, 32, 3)
+
+
+def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
+    path = put(tmp_path / "photo.jpg")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turn clockwise
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:])
+    frame = captured(uri=str(path))[0]
+    assert frame.image.shape == (64, 48, 3)
+    assert block(frame) == (0, 1)
+
+
+# --- webcams: FFmpeg's lavfi device stands in for a camera, through the same code ---
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def plug_in(graph: str) -> None:
+        monkeypatch.setattr(_webcam, "device", lambda uri: _webcam.Device("lavfi", graph))
+
+    return plug_in
+
+
+def test_webcam_delivers_live(camera: Callable[[str], None], warnings_of: Callable[[], list[str]]) -> None:
+    camera("testsrc2=size=320x240:rate=50,realtime")
+    before = time.monotonic_ns()
+    frames = captured(uri=0, width=640, height=480, limit=5)
+    assert frames[0].pts == 0.0
+    assert all(later.pts > earlier.pts for earlier, later in pairwise(frames))
+    assert all(before < frame.header.t_capture_ns < time.monotonic_ns() for frame in frames)
+    assert frames[0].image.shape == (240, 320, 3)
+    assert "testsrc2=size=320x240:rate=50,realtime gives 320 x 240 instead of 640 x 480" in warnings_of()
+
+
+def test_a_slow_graph_sees_the_newest_picture(
+    camera: Callable[[str], None], warnings_of: Callable[[], list[str]]
+) -> None:
+    camera("testsrc2=size=64x48:rate=100,realtime")
+    node = Capture(uri=0)
+    node.open()
+    try:
+        frames = node.process()
+        first = next(frames)
+        time.sleep(0.3)
+        second, third = next(frames), next(frames)
+        assert second.pts - first.pts > 0.2
+        assert third.header.t_capture_ns - second.header.t_capture_ns < 0.2e9
+    finally:
+        node.close()
+    assert any("pictures were replaced by newer ones" in text for text in warnings_of())
+
+
+def test_a_webcam_that_goes_away_is_an_error(camera: Callable[[str], None]) -> None:
+    camera("testsrc2=size=64x48:rate=30:duration=0.1")
+    with pytest.raises(NodeError, match=r"has gone away \(end of its stream\)"):
+        captured(uri=0)
+
+
+def test_a_silent_webcam_is_an_error(camera: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_webcam, "SILENCE_S", 0.05)
+    camera("testsrc2=size=64x48:rate=4,realtime")
+    with pytest.raises(NodeError, match="has given no picture for"):
+        captured(uri=0)
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys/class"), reason="Video4Linux")
+def test_no_webcam_names_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; (this machine shows no webcam|there are)"):
+        captured(uri=97)
+    monkeypatch.setattr(_webcam, "devices", lambda: [("/dev/video2", "HD Webcam")])
+    with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; there are /dev/video2 \(HD Webcam\)"):
+        captured(uri="/dev/video97")
+    with pytest.raises(ConfigError, match=r"/dev/null does not open as a webcam \(Inappropriate ioctl for device\)"):
+        _webcam.Webcam(_webcam.Device("v4l2", "/dev/null"), 1280, 720, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.EBUSY, "/dev/video0 is busy: another program uses it"),
+        (errno.EACCES, "no permission to read /dev/video0"),
+    ],
+)
+def test_a_busy_webcam_says_so(monkeypatch: pytest.MonkeyPatch, number: int, text: str) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        av.error.err_check(-number)
+
+    monkeypatch.setattr(av, "open", refuse)  # there is no camera in a test that could be busy
+    with pytest.raises(ConfigError, match=text):
+        _webcam.Webcam(_webcam.Device("v4l2", "/dev/video0"), 0, 0, 0.0)
+
+
+def test_header_of_a_frame_is_complete(tmp_path: Path) -> None:
+    frame = captured(uri=str(clips.write(tmp_path / "clip.mp4", clips.steady(2))))[1]
+    assert frame.header._replace(t_capture_ns=0) == Header(stream="test", seq=1, pts=frame.pts)
