@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Literal, NamedTuple
 
-from graph.messages import Message
+from graph.messages import Mark, Message
 
 JoinKind = Literal["seq", "hold"]
 
@@ -38,7 +38,8 @@ class Join:
     def push(self, name: str, arrived: Arrived) -> list[str]:
         """Take a message that came on input `name`; return the inputs that thereby finished with one (repeated)."""
         if name in self._held:
-            self._held[name] = arrived
+            if not isinstance(arrived.message, Mark):  # "nothing to say" takes back nothing
+                self._held[name] = arrived
             return [name]
         seq = arrived.message.header.seq
         if seq <= self._last_seq[name]:
