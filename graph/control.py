@@ -132,7 +132,7 @@ class Control(threading.Thread):
                 continue
             if command["k"] == "finish":
                 self._stuck_at = time.monotonic() + STUCK_S
-            if command["k"] == "gone" and self._sender:
+            if command["k"] == "forget" and self._sender:
                 self._sender.forget(command["node"])
             if command["k"] == "abort" and self._sender:
                 self._sender.released.set()

@@ -245,10 +245,10 @@ class Supervisor:
             on = f" on frame {child.last_seq}" if child.last_seq >= 0 else ""
             logger.error("%s %s%s", name, _death(code), on)
         child.failure_told = False
-        for other in self.children.values():
-            self._tell(other, "gone", node=name)
+        self._tell_all("forget", node=name)
         if child.spec.restart != "never" and self._may_start_again(child):
             return
+        self._tell_all("gone", node=name)
         self.code = FAILED
         self._finish()
 
@@ -280,6 +280,7 @@ class Supervisor:
             self.duration = None
             self._finish()
         if self.interrupts and self.deadline is None:
+            logger.info("ending in order; Ctrl-C again kills")
             self._finish()
         if self.interrupts > 1 or (self.deadline is not None and now >= self.deadline):
             self._give_up()
@@ -322,6 +323,10 @@ class Supervisor:
     def _tell(self, child: Child, kind: str | None, **content: Any) -> None:
         if kind is not None and child.running:
             self._send(child.spec.name.encode(), kind, **content)
+
+    def _tell_all(self, kind: str, **content: Any) -> None:
+        for child in self.children.values():
+            self._tell(child, kind, **content)
 
     def _send(self, identity: bytes, kind: str, **content: Any) -> None:
         self.control.send_multipart([identity, wire.pack({"v": wire.VERSION, "k": kind, **content})], zmq.NOBLOCK)

@@ -20,7 +20,7 @@ import zmq
 
 from graph import slots, wire
 from graph.control import BusHandler, Control
-from graph.errors import ConfigError, EndOfStream, GraphError
+from graph.errors import EndOfStream, GraphError
 from graph.join import Arrived, Join, JoinKind
 from graph.messages import Header, Hop, Mark, Message
 from graph.metrics import Meter
@@ -91,6 +91,7 @@ class Worker:
         self.sender: Sender
         self.join: Join
         self.finishing = False
+        self.finish_asked = False
         self.phase = "start"
         self.seq = job.first_seq - 1
         self.unmatched = 0
@@ -99,18 +100,18 @@ class Worker:
         """Run the node to its end; return the exit code."""
         self.control.start()
         self._log_to_bus()
-        code = 1
+        code = 0
         try:
             self._open()
-            try:
-                self._link()
-                self._play()
-                code = 0
-            finally:
-                self._close()
-        except Exception as exc:  # noqa: BLE001 - the one place where a node's error becomes a report
-            code = 1
-            self._report_failure(exc)
+            self._link()
+            self._play()
+        except Exception as exc:  # noqa: BLE001 - here, and only here, a node's error becomes a report
+            code = self._report_failure(exc)
+        self.phase = "close"
+        try:
+            self._close(goes_on=self._will_start_again(failed=code != 0))
+        except Exception as exc:  # noqa: BLE001 - here, and only here, a node's error becomes a report
+            code = self._report_failure(exc)
         self._leave(code)
         return code
 
@@ -314,8 +315,10 @@ class Worker:
         self._obey_all()
 
     def _look_for_lost(self) -> None:
-        for receiver in self.receivers.values():
-            if receiver.lost():
+        """Notice that a sender of another graph died; of deaths in this one the supervisor tells."""
+        for edge in self.job.edges:
+            receiver = self.receivers[edge.target_port]
+            if edge.source_graph and receiver.lost():
                 logger.warning("%s: the sender is gone; its stream ends here", receiver.name)
                 receiver.expire()
 
@@ -328,6 +331,7 @@ class Worker:
     def _obey(self, command: dict[str, Any]) -> None:
         kind = command["k"]
         if kind == "finish":
+            self.finish_asked = True
             self.finishing = not self.node.inputs
             self._expire([edge for edge in self.job.edges if edge.source_graph])
         elif kind == "abort":
@@ -357,16 +361,21 @@ class Worker:
         self.node.changed(name)
         logger.info("%s = %r", name, value)
 
-    def _close(self) -> None:
-        """Close the node, say end of stream, and wait until everybody has taken everything."""
-        self.phase = "close"
+    def _will_start_again(self, failed: bool) -> bool:
+        restart = self.job.node.restart
+        return not self.finish_asked and (restart == "always" or (failed and restart == "on_failure"))
+
+    def _close(self, goes_on: bool) -> None:
+        """Close the node, say end of stream unless it goes on in another process, and wait until all is taken."""
         try:
-            self.node.close()
+            if hasattr(self, "node"):
+                self.node.close()
         finally:
             for receiver in self.receivers.values():
                 receiver.close()
-            self.sender.end()
-            self._drain()
+            if hasattr(self, "sender") and not goes_on:
+                self.sender.end()
+                self._drain()
 
     def _drain(self) -> None:
         self.meter.state("BLOCKED", time.monotonic_ns())
@@ -393,13 +402,14 @@ class Worker:
         root.handlers[:] = [BusHandler(self.control)]
         root.setLevel(self.job.log_level)
 
-    def _report_failure(self, exc: Exception) -> None:
+    def _report_failure(self, exc: Exception) -> int:
+        """Tell the supervisor; return the exit code. A GraphError explains itself, anything else needs its trace."""
         where = f"on frame {self.seq}" if self.phase == "process" else f"in {self.phase}"
-        known = isinstance(exc, GraphError | ConfigError)
+        known = isinstance(exc, GraphError)
+        text = str(exc) if known else f"{type(exc).__name__}: {exc}"
         trace = "" if known else "".join(traceback.format_exception(exc))
-        self.control.say(
-            "error", where=where, text=f"{type(exc).__name__}: {exc}" if not known else str(exc), trace=trace
-        )
+        self.control.say("error", where=where, text=text, trace=trace)
+        return 1
 
     def _leave(self, code: int) -> None:
         if hasattr(self, "sender"):

@@ -1,0 +1,53 @@
+"""Every test gets a run folder of its own, and fails if it leaves a process, thread, socket or memory behind."""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+
+PATIENCE_S = 20.0
+
+
+def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
+    """Wait for a condition; say whether it came true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else set()
+
+
+@pytest.fixture(autouse=True)
+def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="fg"))
+    monkeypatch.setenv("FACEGRAPH_RUN_DIR", str(folder))
+    threads, memory = set(threading.enumerate()), shared_memory()
+    yield folder
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        child.kill()
+    left = sorted(path.name for path in folder.iterdir())
+    shutil.rmtree(folder)
+    assert not [child for child in children if "pytest" not in child.name()], f"processes left: {children}"
+    assert not left, f"left in the run folder: {left}"
+    assert eventually(lambda: set(threading.enumerate()) <= threads), f"threads left: {threading.enumerate()}"
+    assert shared_memory() <= memory, f"left in /dev/shm: {shared_memory() - memory}"
+
+
+@pytest.fixture
+def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
+    context = zmq.Context()
+    yield context
+    context.destroy(linger=0)

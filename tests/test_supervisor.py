@@ -1,0 +1,238 @@
+"""Whole graphs in real processes: how they end, and what is left when something is killed."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import eventually
+from tests.graphs import Graph, node, rows, wait_for_rows
+
+pytestmark = pytest.mark.slow
+
+
+def line(frames: int = 100, pause: float = 0.0, **write: object) -> dict[str, Any]:
+    """source -> copy -> write"""
+    return {
+        "name": "line",
+        "nodes": {
+            "source": node("Source", frames=frames, pause=pause),
+            "copy": node("Copy", {"frame": "source.frame"}),
+            "write": node("Write", {"frame": "copy.copied"}, **write),
+        },
+    }
+
+
+@pytest.mark.parametrize("born", [False, True])
+def test_end_of_stream_with_full_queues_loses_nothing(tmp_path: Path, born: bool) -> None:
+    config = line(frames=200, pause=0.0) | {}
+    config["nodes"]["source"]["settings"]["born"] = born
+    config["nodes"]["write"]["settings"] = {"pause": 0.003}
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 0, graph.text()
+    got = rows(tmp_path / "out.jsonl")
+    assert [row[0] for row in got] == list(range(200))
+    assert all(row[2] == row[0] % 251 and row[3] for row in got)
+    assert got[0][4] == ["source", "copy"]
+    assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
+
+
+def test_changing_picture_size(tmp_path: Path) -> None:
+    config = line(frames=100)
+    config["nodes"]["source"]["settings"]["sizes"] = True
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 0, graph.text()
+    assert [row[:4] for row in rows(tmp_path / "out.jsonl")] == [[i, 0, i, True] for i in range(100)]
+
+
+@pytest.mark.parametrize("victim", ["source", "copy", "write"])
+def test_sigkill_of_a_node(tmp_path: Path, victim: str) -> None:
+    with Graph(tmp_path, line(frames=100_000, pause=0.005)) as graph:
+        wait_for_rows(tmp_path / "out.jsonl", 10)
+        graph.node(victim).kill()
+        assert graph.wait() == 1
+        assert f"{victim} was killed by SIGKILL" in graph.text()
+        if victim != "write":
+            assert "closed\n" in (tmp_path / "out.jsonl").read_text()
+
+
+def test_sigkill_of_the_supervisor(tmp_path: Path) -> None:
+    with Graph(tmp_path, line(frames=100_000, pause=0.005)) as graph:
+        wait_for_rows(tmp_path / "out.jsonl", 10)
+        nodes = graph.nodes()
+        assert len(nodes) == 3
+        graph.process.kill()
+        assert eventually(lambda: not [n for n in nodes if n.is_running() and n.status() != psutil.STATUS_ZOMBIE])
+
+
+def test_sigkill_of_the_supervisor_while_nodes_open(tmp_path: Path) -> None:
+    with Graph(tmp_path, line(frames=100_000)) as graph:
+        assert eventually(lambda: len(graph.nodes()) == 3)
+        nodes = graph.nodes()
+        graph.process.kill()
+        assert eventually(lambda: not [n for n in nodes if n.is_running() and n.status() != psutil.STATUS_ZOMBIE])
+    from graph import rundir
+
+    rundir.sweep()
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_interrupt_ends_in_order(tmp_path: Path, whole_group: bool) -> None:
+    with Graph(tmp_path, line(frames=100_000, pause=0.005)) as graph:
+        wait_for_rows(tmp_path / "out.jsonl", 10)
+        if whole_group:  # as a terminal does
+            os.killpg(graph.process.pid, signal.SIGINT)
+        else:
+            graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+    assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
+    seqs = [row[0] for row in rows(tmp_path / "out.jsonl")]
+    assert seqs == list(range(len(seqs)))
+
+
+def test_second_interrupt_kills(tmp_path: Path) -> None:
+    config = line(frames=100_000)
+    config["nodes"]["write"]["settings"] = {"pause": 30.0}
+    with Graph(tmp_path, config) as graph:
+        assert eventually(graph.playing)
+        graph.interrupt()
+        assert eventually(lambda: "ending in order" in graph.text())
+        graph.interrupt()
+        assert eventually(lambda: graph.process.poll() is not None, 5)
+        assert graph.process.returncode == 1
+
+
+def test_stuck_source_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    config = line(frames=100)
+    config["nodes"]["source"]["settings"]["pause_after"] = 20
+    with Graph(tmp_path, config) as graph:
+        wait_for_rows(tmp_path / "out.jsonl", 21)
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+        assert "did not come back" in graph.text()
+    assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "bad failed on frame 5: ZeroDivisionError: seven by zero"),
+        ("exit", "bad ended with exit code 7 and no word of why"),
+        ("nonsense", "bad failed on frame 5: TypeError: Fail.process() gave str"),
+        ("close", "bad failed in close: RuntimeError: disk full"),
+        ("open", "bad failed in open: RuntimeError: no such model"),
+    ],
+)
+def test_failing_node_is_named(tmp_path: Path, how: str, words: str) -> None:
+    config = line(frames=20)
+    config["nodes"]["bad"] = node("Fail", {"frame": "copy.copied"}, how=how)
+    config["nodes"]["write"]["inputs"] = {"frame": "bad.copied"}
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 1
+        assert words in graph.text()
+        assert how == "exit" or "Traceback" in graph.text()
+    if how in ("raise", "exit", "nonsense"):
+        assert [row[0] for row in rows(tmp_path / "out.jsonl")][:5] == [0, 1, 2, 3, 4][
+            : len(rows(tmp_path / "out.jsonl"))
+        ]
+    if how != "open":
+        assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
+
+
+def test_node_that_keeps_many_frames(tmp_path: Path) -> None:
+    config = line(frames=150)
+    config["nodes"]["keep"] = node("Keep", {"frame": "copy.copied"})
+    config["nodes"]["write"]["inputs"] = {"frame": "keep.copied"}
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 0, graph.text()
+    assert len(rows(tmp_path / "out.jsonl")) == 150
+
+
+def test_restart_on_failure_goes_on(tmp_path: Path) -> None:
+    config = line(frames=100_000, pause=0.01)
+    config["nodes"]["bad"] = node("FailOnce", {"frame": "copy.copied"}, mark=str(tmp_path / "mark"))
+    config["nodes"]["bad"]["restart"] = "on_failure"
+    config["nodes"]["write"]["inputs"] = {"frame": "bad.copied"}
+    with Graph(tmp_path, config) as graph:
+        assert eventually(lambda: any(row[0] > 30 for row in rows(tmp_path / "out.jsonl"))), graph.text()
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+        assert "bad: starting again" in graph.text()
+    seqs = [row[0] for row in rows(tmp_path / "out.jsonl")]
+    assert seqs == sorted(set(seqs))
+
+
+def test_restarted_source_bumps_the_epoch(tmp_path: Path) -> None:
+    config = line(frames=100_000, pause=0.01)
+    config["nodes"]["source"]["restart"] = "on_failure"
+    with Graph(tmp_path, config) as graph:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        graph.node("source").kill()
+        assert eventually(lambda: any(row[1] == 1 for row in rows(tmp_path / "out.jsonl"))), graph.text()
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+    seqs = [row[0] for row in rows(tmp_path / "out.jsonl")]
+    assert seqs == sorted(set(seqs))
+
+
+def test_restart_gives_up(tmp_path: Path) -> None:
+    config = line(frames=100_000, pause=0.01)
+    config["nodes"]["bad"] = node("Fail", {"frame": "copy.copied"}, how="open")
+    config["nodes"]["bad"]["restart"] = "on_failure"
+    config["nodes"]["write"]["inputs"] = {"frame": "bad.copied"}
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 1
+        assert "giving up" in graph.text()
+
+
+def test_duration(tmp_path: Path) -> None:
+    with Graph(tmp_path, line(frames=100_000, pause=0.01), "run", "--duration", "0.5") as graph:
+        assert graph.wait() == 0, graph.text()
+    assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
+
+
+def test_a_node_may_end_the_graph(tmp_path: Path) -> None:
+    with Graph(tmp_path, line(frames=100_000, pause=0.002, stop_after=10)) as graph:
+        assert graph.wait() == 0, graph.text()
+        assert "write asks the graph to finish" in graph.text()
+
+
+def test_two_graphs_side_by_side_and_the_same_name_twice(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = line(frames=100_000, pause=0.005)
+    second = line(frames=50) | {"name": "second"}
+    with Graph(tmp_path / "a", first) as one:
+        wait_for_rows(tmp_path / "a" / "out.jsonl", 5)
+        with Graph(tmp_path / "b", first) as twin:
+            assert twin.wait() == 2
+            assert "a graph named 'line' is running already" in twin.text()
+        with Graph(tmp_path / "b", second) as two:
+            assert two.wait() == 0, two.text()
+        assert len(rows(tmp_path / "b" / "out.jsonl")) == 50
+        one.interrupt()
+        assert one.wait() == 0
+
+
+def test_stalled_consumer_harms_nobody_else(tmp_path: Path) -> None:
+    config = line(frames=100_000, pause=0.002)
+    config["nodes"]["stalled"] = node("Write", {"frame": "source.frame"}, path="stalled.jsonl")
+    config["edges"] = {"source.frame -> stalled.frame": {"policy": "drop_oldest", "queue": 2}}
+    with Graph(tmp_path, config) as graph:
+        wait_for_rows(tmp_path / "stalled.jsonl", 3)
+        stalled = graph.node("stalled")
+        stalled.suspend()
+        before = len(rows(tmp_path / "out.jsonl"))
+        wait_for_rows(tmp_path / "out.jsonl", before + 300)
+        stalled.resume()
+        before = len(rows(tmp_path / "stalled.jsonl"))
+        wait_for_rows(tmp_path / "stalled.jsonl", before + 10)
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+    assert [row[0] for row in rows(tmp_path / "out.jsonl")] == list(range(len(rows(tmp_path / "out.jsonl"))))
+    seqs = [row[0] for row in rows(tmp_path / "stalled.jsonl")]
+    assert seqs == sorted(set(seqs))
+    assert len(seqs) < len(rows(tmp_path / "out.jsonl"))

@@ -1,0 +1,188 @@
+"""Small nodes with which the tests of the runtime build their graphs."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graph import EndOfStream, Frame, Header, Input, Message, Node, Output, array, setting
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Numbers(Message):
+    """A message type that graph/ does not know."""
+
+    word: str = ""
+    values: NDArray[np.float64] = array(np.float64, "N")
+
+
+def picture(seq: int, size: int = 64) -> NDArray[np.uint8]:
+    """A picture that tells its number in every pixel."""
+    return np.full((size, size, 3), seq % 251, np.uint8)
+
+
+class Source(Node):
+    """Counts frames; each is filled with its number."""
+
+    frame = Output(Frame)
+
+    frames: int = 100
+    size: int = 64  # pixels; 64 is above the inline limit
+    pause: float = 0.0  # seconds between frames
+    is_live: bool = False
+    born: bool = False  # in shared memory
+    pause_after: int = -1  # frame after which to hang
+    sizes: bool = False  # another picture size every 10 frames
+
+    def live(self) -> bool:
+        return self.is_live
+
+    def process(self) -> Iterator[Frame]:
+        for seq in range(self.frames):
+            size = self.size + (seq // 10) * 8 if self.sizes else self.size
+            image = self.empty((size, size, 3)) if self.born else np.empty((size, size, 3), np.uint8)
+            image[:] = seq % 251
+            if self.pause:
+                time.sleep(self.pause)
+            yield Frame(image=image, header=Header(pts=seq / 25))
+            if seq == self.pause_after:
+                time.sleep(1000)
+
+
+class Copy(Node):
+    """Hands frames on, after a while if told so."""
+
+    frame = Input(Frame)
+    copied = Output(Frame)
+
+    pause: float = setting(0.0, minimum=0.0, changeable=True)
+    every: int = 1  # says something about each n-th frame only
+
+    def process(self, frame: Frame) -> Frame | None:
+        time.sleep(self.pause)
+        return Frame(image=frame.image) if frame.seq % self.every == 0 else None
+
+
+class Fail(Node):
+    """Fails when and how it is told."""
+
+    frame = Input(Frame)
+    copied = Output(Frame)
+
+    at: int = 5
+    how: str = "raise"  # raise, exit, nonsense, open, close
+
+    def open(self) -> None:
+        if self.how == "open":
+            raise RuntimeError("no such model")
+
+    def process(self, frame: Frame) -> Any:
+        if frame.seq == self.at and self.how == "raise":
+            raise ZeroDivisionError("seven by zero")
+        if frame.seq == self.at and self.how == "exit":
+            os._exit(7)
+        if frame.seq == self.at and self.how == "nonsense":
+            return "text"
+        return Frame(image=frame.image)
+
+    def close(self) -> None:
+        if self.how == "close":
+            raise RuntimeError("disk full")
+
+
+class FailOnce(Node):
+    """Fails on its first start, when the file `mark` does not exist yet."""
+
+    frame = Input(Frame)
+    copied = Output(Frame)
+
+    mark: str = ""
+
+    def process(self, frame: Frame) -> Frame:
+        if frame.seq >= 5 and not os.path.exists(self.mark):
+            with open(self.mark, "w", encoding="utf-8"):
+                pass
+            raise ZeroDivisionError("the first time")
+        return Frame(image=frame.image)
+
+
+class Keep(Node):
+    """Keeps the last frames, as a node that delays would."""
+
+    frame = Input(Frame)
+    copied = Output(Frame)
+
+    count: int = 40
+
+    def open(self) -> None:
+        self.kept: list[Frame] = []
+
+    def process(self, frame: Frame) -> Frame:
+        self.kept = [*self.kept[-self.count :], frame]
+        assert all((kept.image == kept.seq % 251).all() for kept in self.kept)
+        return Frame(image=frame.image)
+
+
+class Pair(Node):
+    """Joins two inputs."""
+
+    a = Input(Frame)
+    b = Input(Frame, optional=True)
+    paired = Output(Numbers)
+
+    def process(self, a: Frame, b: Frame | None) -> Numbers:
+        values = [a.seq, a.image[0, 0, 0], -1 if b is None else b.seq]
+        return Numbers(word="pair", values=np.array(values, np.float64))
+
+
+class Write(Node):
+    """Writes a line for every frame: seq, epoch, first pixel, pts, nodes on the way."""
+
+    frame = Input(Frame)
+
+    path: str = "out.jsonl"
+    pause: float = 0.0
+    stop_after: int = -1
+
+    def open(self) -> None:
+        self.file = open(self.path, "w", encoding="utf-8")
+
+    def process(self, frame: Frame) -> None:
+        time.sleep(self.pause)
+        same = bool((frame.image == frame.image[0, 0, 0]).all())
+        row = [frame.seq, frame.epoch, int(frame.image[0, 0, 0]), same, [hop.node for hop in frame.header.hops]]
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        if frame.seq == self.stop_after:
+            raise EndOfStream
+
+    def close(self) -> None:
+        self.file.write("closed\n")
+        self.file.close()
+        logger.info("closed in order")
+
+
+class WriteNumbers(Node):
+    """Writes the values of every message."""
+
+    numbers = Input(Numbers)
+
+    path: str = "numbers.jsonl"
+
+    def open(self) -> None:
+        self.file = open(self.path, "w", encoding="utf-8")
+
+    def process(self, numbers: Numbers) -> None:
+        self.file.write(json.dumps([numbers.seq, numbers.values.tolist()]) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
