@@ -49,14 +49,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> GraphSpec:
     check.nodes()
     check.inputs()
     check.cycles()
-    check.edges()
+    check.joins()
     document.raise_problems()
     check.warn_of_unread()
     return GraphSpec(
         name=model.name or _stem(Path(path)),
         attach=model.attach,
         nodes=check.specs,
-        edges=tuple(check.edge(source, target) for source, target in check.pairs()),
+        edges=tuple(check.edges.spec(source, target, check.live) for source, target in check.edges.pairs),
         path=str(path),
     )
 
@@ -85,6 +85,50 @@ def _override(document: Document, text: str) -> None:
         document.fail(place, str(exc))
 
 
+class _Edges:
+    """The edges of a graph: what the file says of them, or the defaults."""
+
+    def __init__(self, model: GraphModel) -> None:
+        self.model = model
+        self.pairs = [
+            (source, f"{name}.{port}") for name, node in model.nodes.items() for port, source in node.inputs.items()
+        ]
+        self._said = {_edge_name(key): edge for key, edge in model.edges.items()}
+
+    def said(self, source: str, target: str) -> EdgeModel:
+        """Return what the file says of one edge."""
+        return self._said.get(f"{source} -> {target}", EdgeModel())
+
+    def joins(self, node: str) -> list[str]:
+        """Return how the connected inputs of a node join."""
+        return [self.said(source, f"{node}.{port}").join for port, source in self.model.nodes[node].inputs.items()]
+
+    def spec(self, source: str, target: str, live: set[str]) -> EdgeSpec:
+        """Return one edge; `live` are the sources in real time."""
+        said = self.said(source, target)
+        policy, queue = said.policy, said.queue
+        if policy is None:
+            policy, queue = self._default(source, target, live)
+        return EdgeSpec(source, target, policy, 1 if policy == "latest" else queue or QUEUE, said.join)
+
+    def _default(self, source: str, target: str, live: set[str]) -> tuple[Policy, int | None]:
+        said = self.said(source, target)
+        if not self._flows_live(source, live):
+            return "block", said.queue
+        if said.join == "seq" and self.joins(target.partition(".")[0]).count("seq") > 1:
+            return "drop_oldest", said.queue or JOIN_DEPTH
+        return ("latest", 1) if said.queue is None else ("drop_oldest", said.queue)
+
+    def _flows_live(self, source: str, live: set[str]) -> bool:
+        """Return whether what comes from `source` began in real time; another graph is never to be held up."""
+        if self.model.live is not None:
+            return self.model.live
+        node = source.partition(".")[0]
+        if "/" in node or node in live:
+            return True
+        return any(self._flows_live(origin, live) for origin in self.model.nodes[node].inputs.values())
+
+
 class _Check:
     """The checks of a graph whose file has the right shape. What is wrong is noted in the document."""
 
@@ -92,6 +136,7 @@ class _Check:
         self.document = document
         self.model = model
         self.broken = broken
+        self.edges = _Edges(model)
         self.specs: dict[str, NodeSpec] = {}
         self.classes: dict[str, type[Node]] = {}
         self.live: set[str] = set()
@@ -199,7 +244,7 @@ class _Check:
     def cycles(self) -> None:
         """Check that no message comes back to where it started."""
         before: dict[str, dict[str, str]] = {name: {} for name in self.model.nodes}
-        for source, target in self.pairs():
+        for source, target in self.edges.pairs:
             match = _SOURCE.fullmatch(source)
             if match and not match["graph"] and match["node"] in before:
                 name, _, port = target.partition(".")
@@ -214,66 +259,26 @@ class _Check:
                     ("nodes", cycle[1], "inputs", port), f"closes a cycle: {' -> '.join(cycle)}; frames flow one way"
                 )
 
-    def edges(self) -> None:
+    def joins(self) -> None:
         """Check that what `edges:` says is about edges that exist, and that every node waits for some input."""
-        there = [f"{source} -> {target}" for source, target in self.pairs()]
+        there = [f"{source} -> {target}" for source, target in self.edges.pairs]
         for key, edge in self.model.edges.items():
-            if _edge_name(key) not in there and not self._is_broken(key):
-                self.document.add(("edges", key), f"there is no such edge; {choices(_edge_name(key), there, 'edges')}")
+            name = _edge_name(key)
+            target = name.partition(" -> ")[2].partition(".")[0]
+            if name not in there and target not in self.broken:
+                self.document.add(("edges", key), f"there is no such edge; {choices(name, there, 'edges')}")
             if edge.policy == "latest" and edge.queue not in (None, 1):
                 self.document.add(("edges", key, "queue"), f"is {edge.queue}, but `latest` keeps 1; see drop_oldest")
         for name, class_ in self.classes.items():
-            joins = [
-                self._model(source, f"{name}.{port}").join for port, source in self.model.nodes[name].inputs.items()
-            ]
-            if class_.inputs and "seq" not in joins and name not in self.broken and joins:
+            joins = set(self.edges.joins(name))
+            if joins == {"hold"} and name not in self.broken:
                 self.document.add(("nodes", name, "inputs"), "are all `join: hold`; one must be `seq`, to set the pace")
-
-    def _is_broken(self, key: str) -> bool:
-        return _edge_name(key).partition(" -> ")[2].split(".")[0] in self.broken
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return source and target of all edges."""
-        return [
-            (source, f"{name}.{port}")
-            for name, node in self.model.nodes.items()
-            for port, source in node.inputs.items()
-        ]
-
-    def edge(self, source: str, target: str) -> EdgeSpec:
-        """Return one edge with what the file says of it, or the defaults."""
-        model = self._model(source, target)
-        policy, queue = model.policy, model.queue
-        if policy is None:
-            policy, queue = self._default(source, target, queue)
-        return EdgeSpec(source, target, policy, 1 if policy == "latest" else queue or QUEUE, model.join)
-
-    def _model(self, source: str, target: str) -> EdgeModel:
-        named = {_edge_name(key): edge for key, edge in self.model.edges.items()}
-        return named.get(f"{source} -> {target}", EdgeModel())
-
-    def _default(self, source: str, target: str, queue: int | None) -> tuple[Policy, int | None]:
-        if not self._flows_live(source):
-            return "block", queue
-        node = self.model.nodes[target.partition(".")[0]]
-        name = target.partition(".")[0]
-        joins = [self._model(origin, f"{name}.{port}").join for port, origin in node.inputs.items()]
-        if joins.count("seq") > 1 and self._model(source, target).join == "seq":
-            return "drop_oldest", queue or JOIN_DEPTH
-        return ("latest", 1) if queue is None else ("drop_oldest", queue)
-
-    def _flows_live(self, source: str) -> bool:
-        """Return whether what comes from `source` began in real time; another graph is never to be held up."""
-        if self.model.live is not None:
-            return self.model.live
-        if "/" in source:
-            return True
-        node = source.partition(".")[0]
-        return node in self.live or any(self._flows_live(origin) for origin in self.model.nodes[node].inputs.values())
+            if not joins and class_.inputs and all(port.optional for port in class_.inputs.values()):
+                self.document.add(("nodes", name), f"no input is connected; inputs: {', '.join(class_.inputs)}")
 
     def warn_of_unread(self) -> None:
         """Warn of nodes that work for nobody."""
-        read = {source.partition(".")[0] for source, _ in self.pairs()}
+        read = {source.partition(".")[0] for source, _ in self.edges.pairs}
         for name, class_ in self.classes.items():
             if class_.outputs and name not in read:
                 where = self.document.place(("nodes", name))

@@ -85,6 +85,13 @@ class Render(Node):
     def process(self, frame: Frame, faces: Faces | None) -> None: ...
 
 
+class Either(Node):
+    left = Input(Frame, optional=True)
+    right = Input(Frame, optional=True)
+
+    def process(self, left: Frame | None, right: Frame | None) -> None: ...
+
+
 class Show(Node):
     frame = Input(Frame)
 
@@ -333,6 +340,10 @@ CASES = {
     "no inputs": (
         SHOW + '  more: {type: "@Show"}',
         ["g.yaml:5: nodes.more: input 'frame' is not connected; outputs that carry Frame: camera.frame"],
+    ),
+    "no optional input": (
+        SHOW + '  more: {type: "@Either"}',
+        ["g.yaml:5: nodes.more: no input is connected; inputs: left, right"],
     ),
     "unknown input": (
         FACES.replace("found:", "fuond:"),
