@@ -4,19 +4,18 @@ Shapes: B batch, N 68 points, K cells of the vote map.
 """
 
 import logging
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from nodes._geometry import MARGIN, crop, crop_matrix, to_input
 from training import augment, landmark_data, landmark_net, metrics
 from training.landmark_data import Sample
-from training.settings import SettingsError, Strict
+from training.landmark_settings import LandmarkSettings
+from training.settings import SettingsError
 from training.task import Batch, Deployment
 
 logger = logging.getLogger("training")
@@ -27,56 +26,10 @@ OUTPUTS = {
     "states": f"(faces, 4) probabilities: {', '.join(landmark_data.STATES)}; left as seen in the image",
     "presence": "(faces,) probability that the crop shows a face about where its box says",
 }
-TERMS = [
-    "300-W training parts of LFPW and HELEN: research only",
-    "InfAnFace training set: research only",
-    "YouTube Faces frames: research only",
-    "All-Age-Faces: research only",
-    "WIDER FACE, between its faces: research only",
-]
 RARE_STATES = (3.0, 3.0, 1.0, 3.0)
 """Weight of a state that holds against one that does not: closed eyes and wide open mouths are one in ten or fewer."""
 PORTRAIT_BOX = np.array([[178, 165, 358, 332]], np.float32)
 """Box of the 68 points in the portrait of Grace Hopper that matplotlib carries, by eye."""
-
-
-class Source(Strict):
-    """One data set: a folder of pictures with .pts, below `data`."""
-
-    folder: str
-    weight: float = Field(1.0, ge=0)
-    """How often one of its faces is drawn, against a weight of 1; 0 keeps the set out of training."""
-    held_out: float = Field(0.0, ge=0, le=1)
-    """Share of its people kept for validation."""
-    person: str = r".*"
-    """Pattern whose match at the start of a file's name is the person; the default takes every file as its own."""
-    jaw_weight: float = 1.0
-    """Weight of the jaw line, below 1 where labels follow the 3-D contour and not the visible one."""
-    states: bool = True
-    """Whether eye and mouth states are learnt from these labels."""
-
-
-class LandmarkSettings(Strict):
-    """Settings of the landmark task."""
-
-    data: Path = Path("data")
-    cache: Path = Path(".cache")
-    sources: dict[str, Source]
-    backgrounds: str | None = None
-    """Folder of pictures without faces, below `data`."""
-    wider: str | None = None
-    """Folder of WIDER FACE, below `data`: crops between its faces teach what is no face."""
-    negatives: float = Field(0.12, ge=0, lt=1)
-    """Share of a batch that shows no face or has lost it."""
-    rare: float = Field(2.0, ge=1)
-    """How much more often closed eyes, wide open mouths and half profiles are drawn, each."""
-    network: str = "vote"
-    """vote or slim."""
-    size: int = Field(160, ge=32, multiple_of=32)
-    coordinate_weight: float = 0.3
-    spread_weight: float = 0.05
-    states_weight: float = 0.4
-    presence_weight: float = 0.3
 
 
 class LandmarkTask:
@@ -89,10 +42,9 @@ class LandmarkTask:
         self.settings = settings
         training, validation = read_sources(settings)
         self.crops, faults = landmark_data.cache_crops(training, settings.cache)
-        self.validation = Validation(validation, settings)
-        self.faults = faults
-        for fault in faults[:10]:
+        for fault in faults:
             logger.warning("%s", fault)
+        self.validation = Validation(validation, settings)
         self.backgrounds = read_backgrounds(settings, held_out=False)
         self.states = landmark_data.states(self.crops.points)
         self.chances = self._chances()
@@ -130,7 +82,7 @@ class LandmarkTask:
             "image": torch.from_numpy(to_input(images)),
             "points": torch.from_numpy(points),
             "weights": torch.from_numpy(weights * present[:, None]),
-            "states": torch.from_numpy(self._states(points, indices, present)),
+            "states": torch.from_numpy(landmark_data.states(points) * present[:, None]),
             "states_weight": torch.from_numpy((self.states_known[indices] & present).astype(np.float32)),
             "presence": torch.from_numpy(present.astype(np.float32)),
         }
@@ -155,12 +107,6 @@ class LandmarkTask:
         x, y = rng.integers(0, landmark_data.CACHE_SIDE - size + 1, 2) if size < landmark_data.CACHE_SIDE else (0, 0)
         cut = picture[y : y + size, x : x + size]
         return cut[:, ::-1] if rng.random() < 0.5 else cut
-
-    def _states(self, points: np.ndarray, indices: np.ndarray, present: np.ndarray) -> np.ndarray:
-        """States of the augmented faces: of the mapped points, so mirrored ones have their eyes exchanged."""
-        found = landmark_data.states(points)
-        found[~present] = 0
-        return found
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of score, coordinate, spread, state and presence losses."""
@@ -192,6 +138,11 @@ class LandmarkTask:
         """Measure mean errors per set with true boxes, F1 of the states, and accuracy of presence."""
         return self.validation(network)
 
+    def _terms(self) -> list[str]:
+        s = self.settings
+        terms = [f"{name}: {source.terms}" for name, source in s.sources.items() if source.weight > 0]
+        return terms + ([f"no faces: {s.background_terms}"] if s.backgrounds or s.wider else [])
+
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
         """Return the network with probabilities for logits; the reference is the crop of the portrait's face."""
         size = self.settings.size
@@ -208,7 +159,7 @@ class LandmarkTask:
                 "pixels": "the centre of pixel (0, 0) is (0.0, 0.0)",
                 "portrait_box": PORTRAIT_BOX[0].tolist(),
             },
-            terms=TERMS,
+            terms=self._terms(),
         )
 
 

@@ -11,7 +11,8 @@ from nodes._geometry import to_input
 from tests.training.faces68 import write_set
 from training import checkpoint, evaluate, export
 from training.landmark_net import VoteNet, convolution
-from training.landmark_task import LandmarkSettings, LandmarkTask
+from training.landmark_settings import LandmarkSettings
+from training.landmark_task import LandmarkTask
 from training.settings import RunSettings, SettingsError
 
 
@@ -28,7 +29,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network.train()(torch.randn(8, 3, 64, 64))  # batch statistics that are not the initial ones
     settings = RunSettings(name="tiny", task="training.landmark_task:LandmarkTask", settings=own, steps=1)
     checkpoint.save(folder / "best.pt", {
-        "ema": network.state_dict(), "step": 1, "seconds": 1.0, "commit": "", "settings": settings.model_dump(mode="json"),
+        "ema": network.state_dict(), "step": 1, "seconds": 1.0, "commit": "",
+        "settings": settings.model_dump(mode="json"),
     })
     export.export(folder / "best.pt", folder / "tiny")
     return folder / "tiny"

@@ -4,7 +4,8 @@ import torch
 
 from tests.training.faces68 import write_set
 from training.landmark_data import states
-from training.landmark_task import LandmarkSettings, LandmarkTask, run
+from training.landmark_settings import LandmarkSettings
+from training.landmark_task import LandmarkTask, run
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
 
 

@@ -1,0 +1,50 @@
+"""Settings of the landmark task: data sets and their weights, network, loss."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from training.settings import Strict
+
+
+class Source(Strict):
+    """One data set: a folder of pictures with .pts, below `data`."""
+
+    folder: str
+    weight: float = Field(1.0, ge=0)
+    """How often one of its faces is drawn, against a weight of 1; 0 keeps the set out of training."""
+    held_out: float = Field(0.0, ge=0, le=1)
+    """Share of its people kept for validation."""
+    person: str = r".*"
+    """Pattern whose match at the start of a file's name is the person; the default takes every file as its own."""
+    jaw_weight: float = 1.0
+    """Weight of the jaw line, below 1 where labels follow the 3-D contour and not the visible one."""
+    terms: str = "terms not stated"
+    """What the set is and may be used for; goes into the card of the released network."""
+    states: bool = True
+    """Whether eye and mouth states are learnt from these labels."""
+
+
+class LandmarkSettings(Strict):
+    """Settings of the landmark task."""
+
+    data: Path = Path("data")
+    cache: Path = Path(".cache")
+    sources: dict[str, Source]
+    backgrounds: str | None = None
+    """Folder of pictures without faces, below `data`."""
+    wider: str | None = None
+    """Folder of WIDER FACE, below `data`: crops between its faces teach what is no face."""
+    background_terms: str = "terms not stated"
+    """Terms of both, for the card."""
+    negatives: float = Field(0.12, ge=0, lt=1)
+    """Share of a batch that shows no face or has lost it."""
+    rare: float = Field(2.0, ge=1)
+    """How much more often closed eyes, wide open mouths and half profiles are drawn, each."""
+    network: str = "vote"
+    """vote or slim."""
+    size: int = Field(160, ge=32, multiple_of=32)
+    coordinate_weight: float = 0.3
+    spread_weight: float = 0.05
+    states_weight: float = 0.4
+    presence_weight: float = 0.3
