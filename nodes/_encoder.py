@@ -26,7 +26,6 @@ KEYFRAME_INTERVAL = 60  # frames; a player that seeks decodes no more than these
 THREADS = min(4, os.cpu_count() or 1)  # each takes a slice of the picture, and slices cost bits
 SMPTE170M = 6  # H.273: the matrix of BT.601, which cv2.COLOR_BGR2YUV_I420 uses
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: black is 16, white 235
-FF_QP2LAMBDA = 118  # libavutil: how `global_quality` counts quantisers
 
 Codec = Literal["libx264", "mpeg4"]
 ENCODERS: tuple[Codec, ...] = ("libx264", "mpeg4")  # the better one first
@@ -96,8 +95,7 @@ class VideoWriter:
         context.colorspace = SMPTE170M
         context.color_range = LIMITED_RANGE
         if codec == "mpeg4":
-            context.qscale = True
-            context.global_quality = round(FF_QP2LAMBDA * mpeg4_quantiser(crf))
+            context.qmin = context.qmax = mpeg4_quantiser(crf)
 
     def write(self, image: Image, pts: float) -> None:
         """Append (H, W, 3) uint8 BGR; raises NodeError if it cannot be written (disk full)."""
@@ -140,12 +138,12 @@ def _encoder_options(codec: Codec, crf: int, preset: str) -> dict[str, str]:
     return {"crf": str(crf), "preset": preset, "tune": "zerolatency"} if codec == "libx264" else {}
 
 
-def mpeg4_quantiser(crf: int) -> float:
+def mpeg4_quantiser(crf: int) -> int:
     """Return the MPEG-4 part 2 quantiser (1..31) about as coarse as an H.264 one of `crf`.
 
     H.264's step is 0.625 * 2^(qp / 6) (ITU-T H.264, table 8-15), MPEG-4's twice its quantiser.
     """
-    return max(1.0, min(31.0, 0.3125 * 2 ** (crf / 6)))
+    return max(1, min(31, round(0.3125 * 2 ** (crf / 6))))
 
 
 def even(size: tuple[int, int]) -> tuple[int, int]:
