@@ -106,9 +106,9 @@ def load(path: str | Path, backend: str = "onnxruntime", threads: int = 1, devic
     Raises FileNotFoundError naming the absolute path, ModuleNotFoundError saying what to install, and ValueError for
     an unknown backend or device, a file of another backend, or one that cannot be read as a network.
     """
-    kind, suffix, package = BACKENDS[known(backend, "backend", tuple(BACKENDS))]
+    file = locate(path, backend)
     known(device, "device", ("cpu", "cuda"))
-    file = _model_file(Path(path), suffix, backend)
+    kind, _, package = BACKENDS[backend]
     try:
         return kind(file, threads, device)
     except ModuleNotFoundError as exc:
@@ -137,8 +137,10 @@ def card(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _model_file(path: Path, suffix: str, backend: str) -> Path:
-    """Return the absolute path of an existing network file with the suffix of its backend."""
+def locate(path: str | Path, backend: str) -> Path:
+    """Return the absolute path of the file that `load` would read. Raises as `load` does."""
+    path = Path(path)
+    suffix = BACKENDS[known(backend, "backend", tuple(BACKENDS))][1]
     suffixes = {own: name for name, (_, own, _) in BACKENDS.items()}
     if path.suffix in suffixes and path.suffix != suffix:
         raise ValueError(f"{path}: a file for backend {suffixes[path.suffix]!r}, but the backend is {backend!r}, "

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Frame, Input, Node, Output, setting
-from nodes._backend import MODELS, load
+from nodes._backend import MODELS, load, locate
 from nodes._boxes import STRIDES, decode, letterbox, nms, to_frame
 from nodes._geometry import to_input
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
+RELEASED = MODELS / "faces"
 OVERLAP = 0.4
 """Two boxes that overlap by more (intersection over union) are one face."""
 THUMBNAIL = (32, 18)
@@ -31,7 +32,7 @@ class FaceModel:
         self, path: str | Path | None = None, backend: str = "onnxruntime", threads: int = 1, device: str = "cpu"
     ) -> None:
         """Load the network at `path`, or the released one. Raises as `nodes._backend.load` does."""
-        self._network = load(path or MODELS / "faces", backend, threads, device)
+        self._network = load(path or RELEASED, backend, threads, device)
 
     def detect(
         self, image: Image, threshold: float = 0.5, size: int = 320, min_face: float = 0.0, max_faces: int | None = None
@@ -74,6 +75,10 @@ class FaceDetector(Node):
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
     threads: int = setting(1, minimum=1)  # CPU threads of the network
+
+    def __post_init__(self) -> None:
+        """Refuse settings for which there is no network file, before the graph starts."""
+        locate(self.model or RELEASED, self.backend)
 
     def open(self) -> None:
         """Load the network."""

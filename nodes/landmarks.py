@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Faces, Frame, Input, Node, Output, setting
-from nodes._backend import MODELS, card, known, load
+from nodes._backend import MODELS, card, known, load, locate
 from nodes._geometry import (
     MARGIN,
     apply,
@@ -28,6 +28,7 @@ from nodes.detect import check_picture
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
+RELEASED = MODELS / "landmarks"
 FOV = 60.0
 """Angle of view across the longer side, degrees, where nothing better is known: webcams and phones have 55 to 75."""
 
@@ -42,7 +43,7 @@ class LandmarkModel:
         self, path: str | Path | None = None, backend: str = "onnxruntime", threads: int = 1, device: str = "cpu"
     ) -> None:
         """Load the network at `path`, or the released one. Raises as `nodes._backend.load` does."""
-        path = Path(path or MODELS / "landmarks")
+        path = Path(path or RELEASED)
         self._network = load(path, backend, threads, device)
         self._size = int(card(path)["input"]["shape"][-1])
 
@@ -129,6 +130,10 @@ class Landmarks(Node):
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
     threads: int = setting(1, minimum=1)  # CPU threads of the network
+
+    def __post_init__(self) -> None:
+        """Refuse settings for which there is no network file, before the graph starts."""
+        locate(self.model or RELEASED, self.backend)
 
     def open(self) -> None:
         """Load the network."""

@@ -86,6 +86,11 @@ def test_the_node_searches_every_nth_frame_and_where_the_scene_changes() -> None
     assert [message.seq for message in blind] == [0, 4, 8, 12]
 
 
+def test_a_model_that_is_not_there_is_refused_before_anything_starts() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no network file .*/nowhere/faces\.mnn"):
+        FaceDetector(model="nowhere/faces", backend="mnn")
+
+
 def test_noise_is_no_change_of_the_scene() -> None:
     frames = source(frames=6, noise=12, motion="still")["frame"]
     said = run_node(FaceDetector(every=100), frame=frames)["faces"]
