@@ -143,11 +143,22 @@ class Document:
 
 
 def parse_value(text: str) -> Any:
-    """Return the value of a piece of YAML. Raises ConfigError if it is none."""
+    """Return the value of a piece of YAML from the command line.
+
+    What does not open a list, a mapping or a quoted text is one plain value, so that `*.png`, `#1.mp4` and
+    `a: b` are the texts they look like. Raises ConfigError if it is not YAML.
+    """
+    text = text.strip()
+    loader = _CoreLoader(text)
     try:
-        return yaml.load(text, _CoreLoader)  # a SafeLoader: it makes plain data only
+        if text.startswith(("[", "{", '"', "'")):
+            return loader.get_single_data()
+        tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+        return loader.construct_object(yaml.ScalarNode(tag, text))
     except yaml.YAMLError as exc:
         raise ConfigError(f"{text!r} is not YAML: {_reason(exc)}") from exc
+    finally:
+        loader.dispose()
 
 
 def _replaced(data: Any, keys: Keys, value: Any) -> Any:

@@ -252,6 +252,7 @@ def test_wrong_setting(line: str, error: str) -> None:
         ("camera.width=5", "is 5, expected int from 16 to 7680"),
         ("camra.width=5", "there is no node 'camra'; did you mean 'camera'?"),
         ("camera=5", "is not of the form node.setting=value"),
+        ("camera.width=", "is empty, expected int from 16 to 7680"),
         ("camera.width", "is not of the form node.setting=value"),
         (
             "camera.crop=[1",
@@ -261,6 +262,26 @@ def test_wrong_setting(line: str, error: str) -> None:
 )
 def test_wrong_override(override: str, error: str) -> None:
     assert errors(SHOW, override) == [f"--set {override}: {error}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("*.png", "*.png"),
+        ("#1 clip.mp4", "#1 clip.mp4"),
+        ("a: b", "a: b"),
+        ("C:\\clips\\a.mp4", "C:\\clips\\a.mp4"),
+        ("rtsp://me:word@host/1", "rtsp://me:word@host/1"),
+        ("%08d.png", "%08d.png"),
+        ('"7"', "7"),
+        ("'7'", "7"),
+        ("7", 7),
+        ("-1", -1),
+        ("''", ""),
+    ],
+)
+def test_overrides_that_look_like_yaml_but_are_texts(text: str, value: object) -> None:
+    assert good(SHOW, f"camera.uri={text}").nodes["camera"].settings == {"uri": value}
 
 
 def test_override_of_one_node_leaves_the_other_that_shares_its_settings() -> None:
