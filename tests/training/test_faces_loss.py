@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -8,32 +7,28 @@ from training.faces_loss import (  # noqa: E402
     IGNORED,
     assign,
     detection_loss,
-    generalised_overlap,
-    pairwise_overlap,
     points_loss,
 )
-from training.faces_net import FaceNet, boxes_of, cells  # noqa: E402
+from training.faces_net import boxes_of, cells  # noqa: E402
 
 SIDE = 64
 
 
 def perfect_maps(faces, points=None):
-    """Maps that say exactly these faces, each in the cell it lies in at the stride nearest a third of its height."""
-    maps = [torch.zeros(1, 15, SIDE // s, SIDE // s) for s in (8, 16, 32)]
-    for level in maps:
-        level[:, 0], level[:, 3:5] = -12, -4  # elsewhere: no face, and a box too small to overlap any
+    """Maps on which every cell that learns a face says exactly that face."""
+    owner, centres, strides = owners(faces)
+    rows = torch.zeros(len(owner), 15)
+    rows[:, 0], rows[:, 3:5] = -12, -4  # elsewhere: no face, and a box too small to overlap any
     for i, (x0, y0, x1, y1) in enumerate(faces):
-        level = min(range(3), key=lambda k: abs(8 * 2**k - (y1 - y0) / 3))
-        stride = 8 * 2**level
-        x, y, w, h = (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
-        row, column = int((y + 0.5) // stride), int((x + 0.5) // stride)
-        cell = maps[level][0, :, row, column]
-        cell[0] = 12
-        cell[1], cell[2] = (x - (column + 0.5) * stride + 0.5) / stride, (y - (row + 0.5) * stride + 0.5) / stride
-        cell[3], cell[4] = np.log(w / stride), np.log(h / stride)
+        middle, sides = torch.tensor([x0 + x1, y0 + y1]) / 2, torch.tensor([x1 - x0, y1 - y0])
+        mine = owner == i
+        rows[mine, 0] = 12
+        rows[mine, 1:3] = (middle - centres[mine]) / strides[mine, None]
+        rows[mine, 3:5] = (sides / strides[mine, None]).log()
         if points is not None:
-            cell[5:] = ((points[i] - torch.tensor([x, y])) / torch.tensor([w, h])).flatten()
-    return maps
+            rows[mine, 5:] = ((points[i] - middle) / sides).flatten()
+    counts = [(SIDE // s) ** 2 for s in (8, 16, 32)]
+    return [part.T.reshape(1, 15, side, side) for part, side in zip(rows.split(counts), (8, 4, 2), strict=True)]
 
 
 def batch_of(faces, kinds=None, points=None):
@@ -85,22 +80,32 @@ def test_a_batch_without_faces_has_a_finite_loss_and_gradient():
     assert all(torch.isfinite(level.grad).all() for level in maps)
 
 
-def test_every_face_is_learnt_by_a_cell_and_no_cell_learns_two():
-    torch.manual_seed(0)
-    maps = FaceNet().eval()(torch.zeros(1, 3, SIDE, SIDE))
-    outputs, centres, strides = cells(maps)
-    faces = torch.tensor([[2.0, 2, 9, 10], [30, 30, 38, 40], [4, 20, 60, 62], [46, 30, 54, 40]])
-    owner, overlap = assign(faces, boxes_of(outputs, centres, strides)[0], outputs[0, :, 0], centres, strides)
-    assert set(owner.tolist()) == {-1, 0, 1, 2, 3}
-    assert (strides[owner == 2] >= 16).any() and (strides[owner == 0] == 8).all()
-    assert ((overlap > 0) <= (pairwise_overlap(faces, boxes_of(outputs, centres, strides)[0]).amax(0) > 0)).all()
+def owners(faces, kinds=None, side=SIDE):
+    _, centres, strides = cells([torch.zeros(1, 15, side // s, side // s) for s in (8, 16, 32)])
+    return assign(torch.tensor(faces).reshape(-1, 4), torch.tensor(kinds or [FACE] * len(faces)), centres, strides), centres, strides
+
+
+def test_every_face_is_learnt_by_cells_about_its_centre_at_the_stride_of_its_size():
+    faces = [[2.0, 2, 9, 10], [30, 30, 38, 40], [4, 4, 60, 62], [38, 30, 46, 40], [60, 60, 126, 127]]
+    owner, centres, strides = owners(faces, side=128)
+    for face, (expected, count) in enumerate(zip(([8], [8], [16, 32], [8], [32]), (4, 4, 7, 4, 4), strict=True)):
+        mine = owner == face
+        middle = (torch.tensor(faces[face][:2]) + torch.tensor(faces[face][2:])) / 2
+        assert set(strides[mine].tolist()) <= set(expected) and 1 <= mine.sum() <= count
+        assert ((centres[mine] - middle).abs().amax(1) < 0.9 * strides[mine]).all()
+
+
+def test_padding_and_ignored_faces_are_not_learnt():
+    assert (owners([[2.0, 2, 9, 10], [30, 30, 38, 40]], [0, IGNORED])[0] == -1).all()
+    assert (owners([])[0] == -1).all()
 
 
 def test_overlaps_have_their_known_values():
-    a = torch.tensor([[0.0, 0, 10, 10]])
+    a = torch.tensor([[0.0, 0, 10, 10]]).expand(3, 4)
     b = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 0, 30, 10]])
-    torch.testing.assert_close(pairwise_overlap(a, b)[0], torch.tensor([1, 1 / 3, 0]))
-    torch.testing.assert_close(generalised_overlap(a.expand(3, 4), b), torch.tensor([1, 1 / 3, -1 / 3]))
+    plain, generalised = overlaps(a, b)
+    torch.testing.assert_close(plain, torch.tensor([1, 1 / 3, 0]))
+    torch.testing.assert_close(generalised, torch.tensor([1, 1 / 3, -1 / 3]))
 
 
 def test_points_are_measured_in_box_sides():
