@@ -294,4 +294,4 @@ def _is_live(spec: NodeSpec) -> bool:
     try:
         return build(spec).live()
     except Exception as exc:  # a node may check its settings in __post_init__, and reads them in live()
-        raise ConfigError(f"{spec.type.partition(':')[2]} refuses them: {exc}") from exc
+        raise ConfigError(f"{spec.type.partition(':')[2]}: {exc}") from exc

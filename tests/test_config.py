@@ -348,7 +348,7 @@ CASES = {
     ),
     "refused settings": (
         SHOW + '  more:\n    type: "@Writer"\n    inputs: {frame: camera.frame}\n    settings: {path: a.txt}',
-        ["g.yaml:8: nodes.more.settings: Writer refuses them: a .txt holds no pictures; write .mp4"],
+        ["g.yaml:8: nodes.more.settings: Writer: a .txt holds no pictures; write .mp4"],
     ),
     "restart": (
         SHOW.replace('"@Show",', '"@Show", restart: on_failre,'),
