@@ -74,20 +74,14 @@ def test_evaluation_runs_on_the_exported_file(exported: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_wrong_file_is_noticed(exported: Path, tmp_path: Path) -> None:
+def test_a_wrong_file_is_noticed(exported: Path) -> None:
     torch.manual_seed(1)
-    other = LandmarkTask.deploy(FakeTask(), VoteNet(64).eval(), export.portrait())
+    state = checkpoint.load(exported.with_name("best.pt"))
+    task = LandmarkTask(LandmarkSettings(**state["settings"]["settings"]))
+    other = task.deploy(VoteNet(64).eval(), export.portrait())
     with pytest.raises(RuntimeError, match="onnxruntime is off in"):
         export.parity(other, exported, "onnxruntime")
 
-
-class FakeTask:
-    """Settings and pictures enough to deploy a network."""
-
-    settings = LandmarkSettings(size=64, sources={})
-
-    class validation:
-        images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
 
 
 def test_folding_keeps_the_function() -> None:
