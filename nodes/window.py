@@ -34,7 +34,7 @@ class Window(Node):
             self._show_window(frame)
         cv2.imshow(self._name, frame.image)
         # pollKey also lets the window redraw; it does not wait, so the frames keep their own time.
-        if cv2.pollKey() & 0xFF in QUIT_KEYS or cv2.getWindowProperty(self._name, cv2.WND_PROP_VISIBLE) < 1:
+        if cv2.pollKey() & 0xFF in QUIT_KEYS or not self._visible():
             raise EndOfStream
 
     def _show_window(self, frame: Frame) -> None:
@@ -43,6 +43,12 @@ class Window(Node):
         height, width = frame.image.shape[:2]
         scale = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
         cv2.resizeWindow(self._name, round(width * scale), round(height * scale))
+
+    def _visible(self) -> bool:
+        try:
+            return cv2.getWindowProperty(self._name, cv2.WND_PROP_VISIBLE) >= 1
+        except cv2.error:  # Qt is gone with its last window
+            return False
 
     def close(self) -> None:
         """Close the window."""
