@@ -1,0 +1,44 @@
+"""A hop, or a chain of nodes, through this project's runtime."""
+
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from graph import supervisor
+from graph.spec import EdgeSpec, GraphSpec, NodeSpec
+from tests.bench._traffic import Plan
+
+
+def hop_spec(plan: Plan, copy: bool, folder: Path, queue: int = 4) -> GraphSpec:
+    """Return a graph of a sender and a receiver, joined by a `block` edge."""
+    sent = {"plan": plan.settings(), "copy": copy, "report": str(folder / "sent.json")}
+    received = {"plan": plan.settings(), "report": str(folder / "received.json")}
+    nodes = {
+        "sender": NodeSpec("sender", "tests.bench._nodes:Sender", sent),
+        "receiver": NodeSpec("receiver", "tests.bench._nodes:Receiver", received),
+    }
+    edges = (EdgeSpec("sender.frame", "receiver.frame", policy="block", queue=queue),)
+    return GraphSpec(f"hop-{folder.name}", None, nodes, edges, "made in code")
+
+
+def run_quietly(spec: GraphSpec, profile: Path | None = None) -> None:
+    """Run a graph without its report; raises RuntimeError if it fails."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = supervisor.run(spec, profile=str(profile) if profile else None, log_level="WARNING")
+    if code:
+        raise RuntimeError(f"the graph {spec.name} failed with exit code {code}")
+
+
+def measure(plan: Plan, copy: bool, queue: int = 4, profile: bool = False) -> dict[str, float]:
+    """Run a hop and return what Arrivals.result gives, and how many were sent."""
+    with tempfile.TemporaryDirectory(prefix="fg") as name:
+        folder = Path(name)
+        run_quietly(hop_spec(plan, copy, folder, queue), folder / "profile" if profile else None)
+        files = (folder / "sent.json", folder / "received.json")
+        result: dict[str, Any] = {}
+        for file in files:
+            result |= json.loads(file.read_text(encoding="utf-8"))
+        return result
