@@ -1,6 +1,5 @@
 """What a graph saw, kept in files: frames as a video, faces as JSON lines or CSV. Both survive a killed run."""
 
-import csv
 import json
 import logging
 import math
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
 
-from graph import POSE, STATES, ConfigError, Faces, Frame, Input, Node, setting
+from graph import POSE, STATES, ConfigError, Faces, Frame, Input, Node, NodeError, setting
 
 if TYPE_CHECKING:
     from nodes._encoder import VideoWriter
@@ -44,13 +43,13 @@ class Record(Node):
     codec: Literal["auto", "libx264", "mpeg4"] = "auto"  # auto: libx264, or mpeg4 where FFmpeg lacks it
 
     def open(self) -> None:
-        """Create the file; raises ConfigError if it cannot be."""
+        """Check that the file can be written; raises ConfigError if not."""
         from nodes._encoder import encoder
 
         self._writer: VideoWriter | None = None
         self._told_size = False
         self._encoder = encoder(self.codec)
-        self._file = create(self.path, VIDEO_SUFFIXES)
+        self._file = writable(self.path, VIDEO_SUFFIXES)
 
     def process(self, frame: Frame) -> None:
         """Append one frame; raises NodeError if it cannot be written."""
@@ -66,12 +65,10 @@ class Record(Node):
 
     def close(self) -> None:
         """Finish the file; without a single frame there is none."""
-        if "_file" not in self.__dict__:
-            return
-        if self._writer is not None:
-            self._writer.close()
-        else:
-            self._file.unlink(missing_ok=True)
+        writer = self.__dict__.get("_writer")
+        if writer is not None:
+            writer.close()
+        elif "_file" in self.__dict__:
             logger.warning("no frame came: %s is not written", self._file)
 
 
@@ -86,35 +83,44 @@ class RecordFaces(Node):
     path: str  # .jsonl or .csv; missing folders are made
 
     def open(self) -> None:
-        """Create the file; raises ConfigError if it cannot be."""
-        path = create(self.path, DATA_SUFFIXES)
-        self._file: TextIO = path.open("w", encoding="utf-8", newline="")
-        self._write = self._write_rows if path.suffix.lower() == ".csv" else self._write_line
-        if path.suffix.lower() == ".csv":
-            self._csv = csv.writer(self._file)
-            self._csv.writerow(COLUMNS)
-            self._file.flush()
+        """Check that the file can be written; raises ConfigError if not."""
+        self._path = writable(self.path, DATA_SUFFIXES)
+        self._is_table = self._path.suffix.lower() == ".csv"
+        self._file: TextIO | None = None
 
     def process(self, faces: Faces) -> None:
-        """Append the faces of one frame."""
-        self._write(faces)
-        self._file.flush()
+        """Append the faces of one frame; raises NodeError if they cannot be written (disk full)."""
+        text = csv_rows(faces) if self._is_table else json_line(faces)
+        try:
+            if self._file is None:
+                self._file = self._path.open("w", encoding="utf-8", newline="\n")
+                self._file.write(",".join(COLUMNS) + "\n" if self._is_table else "")
+            self._file.write(text)
+            self._file.flush()
+        except OSError as exc:
+            raise NodeError(f"{self._path}: {exc.strerror}") from exc
 
     def close(self) -> None:
-        """Close the file."""
-        if "_file" in self.__dict__:
-            self._file.close()
+        """Close the file; without a single frame there is none."""
+        file = self.__dict__.get("_file")
+        if file is not None:
+            file.close()
+        elif "_path" in self.__dict__:
+            logger.warning("no frame came: %s is not written", self._path)
 
-    def _write_line(self, faces: Faces) -> None:
-        json.dump(as_json(faces), self._file, allow_nan=False, separators=(",", ":"))
-        self._file.write("\n")
 
-    def _write_rows(self, faces: Faces) -> None:
-        self._csv.writerows(rows(faces))
+def json_line(faces: Faces) -> str:
+    """Return the faces of one frame as a line of JSON; a number that is not finite is null."""
+    return json.dumps(as_json(faces), allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def csv_rows(faces: Faces) -> str:
+    """Return the faces of one frame as lines of CSV, one per face; a number that is not finite is left empty."""
+    return "".join(",".join("" if value is None else str(value) for value in row) + "\n" for row in rows(faces))
 
 
 def as_json(faces: Faces) -> dict[str, Any]:
-    """Return the faces of one frame as JSON has them; a number that is not finite is null."""
+    """Return the faces of one frame as dictionaries and lists of rounded numbers, None where one is not finite."""
     columns = zip(
         faces.ids.tolist(),
         rounded(faces.boxes, 2),
@@ -139,7 +145,7 @@ def as_json(faces: Faces) -> dict[str, Any]:
 
 
 def rows(faces: Faces) -> Iterator[list[Any]]:
-    """Yield one row of COLUMNS per face; a number that is not finite is left empty."""
+    """Yield the values of COLUMNS for each face."""
     for face in as_json(faces)["faces"]:
         points = [value for point in face["landmarks"] for value in point]
         yield [
@@ -160,21 +166,31 @@ def finite(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
-def create(path: str, suffixes: tuple[str, ...]) -> Path:
-    """Make an empty file, and the folders on the way; an existing file is emptied.
+def writable(path: str, suffixes: tuple[str, ...]) -> Path:
+    """Return the absolute path of a file that can be written, with the folders on the way made.
 
-    Raises ConfigError for another suffix than `suffixes`, and where nothing can be written.
+    An existing file keeps its content until the first frame. Raises ConfigError for another suffix than
+    `suffixes`, and where nothing can be written.
     """
     file = Path(path).expanduser().absolute()
-    if file.suffix.lower() not in suffixes:
-        near = get_close_matches(file.suffix.lower(), suffixes, n=1)
-        other = "Record" if suffixes is DATA_SUFFIXES else "RecordFaces"
-        known = file.suffix.lower() in VIDEO_SUFFIXES + DATA_SUFFIXES
-        hint = f"; nodes.record:{other} writes {file.suffix}" if known else f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"path {path!r} ends in {file.suffix!r}, expected {' or '.join(suffixes)}{hint}")
+    _check_suffix(file, suffixes)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.open("wb").close()
+        existed = file.exists()
+        file.open("ab").close()
+        if not existed:
+            file.unlink()
     except OSError as exc:
         raise ConfigError(f"cannot write {file}: {exc.strerror}") from exc
     return file
+
+
+def _check_suffix(file: Path, suffixes: tuple[str, ...]) -> None:
+    suffix = file.suffix.lower()
+    if suffix in suffixes:
+        return
+    near = get_close_matches(suffix, suffixes, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    if suffix in VIDEO_SUFFIXES + DATA_SUFFIXES:
+        hint = f"; nodes.record:{'Record' if suffix in VIDEO_SUFFIXES else 'RecordFaces'} writes {suffix}"
+    raise ConfigError(f"{file.name!r} ends in {suffix!r}, expected {' or '.join(suffixes)}{hint}")

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -116,11 +115,17 @@ def test_an_existing_file_is_overwritten(tmp_path: Path) -> None:
     assert len(read(path)) == 3
 
 
-def test_without_a_frame_there_is_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "clip.mp4"
-    run_node(Record(path=str(path)), frame=[])
-    assert not path.exists()
-    assert f"no frame came: {path} is not written" in caplog.text
+def test_without_a_frame_nothing_is_written_or_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    video, lines = tmp_path / "clip.mp4", tmp_path / "faces.jsonl"
+    for _ in range(2):
+        run_node(Record(path=str(video)), frame=[])
+        run_node(RecordFaces(path=str(lines)), faces=[])
+        for path in (video, lines):
+            assert f"no frame came: {path} is not written" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+    video.write_bytes(b"from an earlier run")
+    run_node(Record(path=str(video)), frame=[])
+    assert video.read_bytes() == b"from an earlier run"
 
 
 def test_lower_crf_is_larger(tmp_path: Path) -> None:
@@ -146,8 +151,8 @@ def test_auto_takes_the_best_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("clip.mp5", "path 'clip.mp5' ends in '.mp5', expected .mp4 or .mov or .mkv; did you mean .mp4?"),
-        ("clip", "path 'clip' ends in '', expected .mp4 or .mov or .mkv"),
+        ("clip.mp5", "'clip.mp5' ends in '.mp5', expected .mp4 or .mov or .mkv; did you mean .mp4?"),
+        ("clip", "'clip' ends in '', expected .mp4 or .mov or .mkv"),
         ("faces.csv", "expected .mp4 or .mov or .mkv; nodes.record:RecordFaces writes .csv"),
         ("file/clip.mp4", "cannot write {cwd}/file/clip.mp4: File exists"),
         ("folder.mp4", "cannot write {cwd}/folder.mp4: Is a directory"),
@@ -173,6 +178,8 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     try:
         with pytest.raises(NodeError, match=r"clip\.mp4: File too large"):
             run_node(Record(path=str(path), crf=5), frame=noise)
+        with pytest.raises(NodeError, match=r"faces\.csv: File too large"):
+            run_node(RecordFaces(path=str(tmp_path / "faces.csv")), faces=[some_faces(0, 20)] * 20)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -318,12 +325,3 @@ def test_killed_faces_are_all_there(tmp_path: Path, suffix: str) -> None:
         rows = [row for row in csv.DictReader(lines) if row["seq"] == str(recorded)]
         assert len(rows) == 3
         assert all(rows[2].values())
-
-
-def test_header_row_is_there_at_once(tmp_path: Path) -> None:
-    node: Any = RecordFaces(path=str(tmp_path / "faces.csv"))
-    node.open()
-    try:
-        assert (tmp_path / "faces.csv").read_text().startswith("seq,pts,epoch,id,score,left,")
-    finally:
-        node.close()
