@@ -108,8 +108,8 @@ class RunningGraph:
             while arrived := receiver.receive():
                 _consumed(receivers, join.push(name, arrived))
             if receiver.ended:
-                _consumed(receivers, join.end(name))
-        _consumed(receivers, join.skip_to_newest())
+                join.end(name)
+        _consumed(receivers, join.settle())
 
     def _wait(self, receivers: dict[str, Receiver]) -> None:
         poller = zmq.Poller()

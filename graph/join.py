@@ -36,7 +36,7 @@ class Join:
         return name in self._waiting
 
     def push(self, name: str, arrived: Arrived) -> list[str]:
-        """Take a message that came on input `name`; return the inputs that thereby finished with one (repeated)."""
+        """Take a message that came on input `name`; return `[name]` if the join has finished with it already."""
         if name in self._held:
             if not isinstance(arrived.message, Mark):  # "nothing to say" takes back nothing
                 self._held[name] = arrived
@@ -47,34 +47,41 @@ class Join:
             return [name]
         self._last_seq[name] = seq
         self._waiting[name].append(arrived)
-        return self._evict() if len(self._waiting) > 1 else []
+        return []
+
+    def settle(self) -> list[str]:
+        """Let go what can no longer be matched, and with `newest` all but the newest complete set.
+
+        Returns the inputs that finished with a message each (repeated). Call it before `pop`.
+        """
+        if len(self._waiting) < 2:
+            return []
+        return self._evict() + self._skip_to_newest()
 
     def pop(self) -> dict[str, Arrived | None] | None:
         """Return the next complete set, with None for a held input that has nothing yet; None if there is no set.
 
-        Whoever processes the set has then finished with one message of each `seq` input.
+        The join must be settled. Whoever processes the set has then finished with one message of each `seq` input.
         """
         queues = self._waiting.values()
         if not all(queues):
             return None
         taken: dict[str, Arrived | None] = {name: queue.popleft() for name, queue in self._waiting.items()}
+        assert len({arrived.message.header.seq for arrived in taken.values() if arrived}) == 1, "not settled"
         taken.update(self._held)
         return taken
 
-    def skip_to_newest(self) -> list[str]:
-        """With `newest`, let go all but the newest complete set; return the inputs that finished with one each."""
+    def _skip_to_newest(self) -> list[str]:
         if not self._newest or not all(len(queue) > 1 for queue in self._waiting.values()):
             return []
         common = set.intersection(*({a.message.header.seq for a in queue} for queue in self._waiting.values()))
         return self._drop_below(max(common)) if common else []
 
-    def end(self, name: str) -> list[str]:
-        """Note that input `name` has ended; return the inputs that finished with a message each."""
+    def end(self, name: str) -> None:
+        """Note that input `name` has ended."""
         self._ended.add(name)
         if name in self._waiting:
             self._last_seq[name] = 1 << 62
-            return self._evict()
-        return []
 
     @property
     def finished(self) -> bool:

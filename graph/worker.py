@@ -245,7 +245,7 @@ class Worker:
         """Wait for the messages of the next frame; None when there can be no more."""
         while True:
             self._receive()
-            self._consumed(self.join.skip_to_newest())
+            self._consumed(self.join.settle())
             taken = self.join.pop()
             if taken is not None:
                 return taken
@@ -298,7 +298,7 @@ class Worker:
             while arrived := receiver.receive():
                 self._consumed(self.join.push(name, arrived))
             if receiver.ended:
-                self._consumed(self.join.end(name))
+                self.join.end(name)
 
     def _consumed(self, names: list[str]) -> None:
         for name in names:
