@@ -55,6 +55,10 @@ class Header(NamedTuple):
         return self._replace(stream=stream, seq=seq, t_capture_ns=self.t_capture_ns or now_ns)
 
 
+DTYPES = {np.dtype(code).str: np.dtype(code) for code in "?bBhHiIqQefd"}
+"""What an array may consist of: numbers that any language has, in this machine's byte order."""
+
+
 class ArraySpec(NamedTuple):
     """The dtype and shape that an array field promises."""
 
@@ -83,8 +87,13 @@ def describe(value: Any) -> str:
 
 
 def array(dtype: DTypeLike, *shape: Dimension) -> Any:
-    """Declare an array field. Where only the first dimension is free, the default is zero rows."""
+    """Declare an array field. Where only the first dimension is free, the default is zero rows.
+
+    Raises TypeError for a dtype that cannot be sent.
+    """
     spec = ArraySpec(np.dtype(dtype), shape)
+    if spec.dtype.str not in DTYPES:
+        raise TypeError(f"arrays of {spec.dtype} cannot be sent; valid: {', '.join(map(str, DTYPES.values()))}")
     if shape and isinstance(shape[0], str) and all(isinstance(length, int) for length in shape[1:]):
         zero_rows = (0, *(int(length) for length in shape[1:]))
         return field(default_factory=lambda: np.zeros(zero_rows, spec.dtype), metadata={"array": spec})
@@ -118,6 +127,10 @@ class Message:
     def __post_init__(self) -> None:
         """Check the declared arrays."""
         check_arrays(type(self), self.__dict__)
+
+    def __bool__(self) -> bool:
+        """Be true even with zero rows: empty is a value, and not the same as no message."""
+        return True
 
     @property
     def seq(self) -> int:

@@ -1,63 +1,142 @@
-"""Run one node in this process, without sockets, on given messages.
+"""Run one node, or a whole graph, in this process, without sockets.
 
-faces = run_node(Smooth(slack=2.0), frame=frames, raw=detections)["faces"]
+    faces = run_node(Smooth(strength=2.0), frame=frames, raw=detections)["faces"]
+    faces = run_graph(load("configs/demo.yaml"), limit=10)["smooth.faces"]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from graphlib import TopologicalSorter
 from typing import Any
 
 from graph.errors import EndOfStream
 from graph.messages import Header, Mark, Message
 from graph.node import Node, as_outputs
+from graph.spec import GraphSpec, build
+
+Said = dict[str, Message | None]
+"""What a node said about one frame, by output."""
 
 
 def run_node(node: Node, limit: int | None = None, **inputs: Sequence[Message | None]) -> dict[str, list[Message]]:
     """Open `node`, feed it the given messages in step, close it, and return what it said by output.
 
-    `inputs` holds one list per input port, all of one length; messages without a `seq` get their place in the
-    list, with 30 frames per second as `pts`. None stands for "nothing to say". `limit` ends a source after so
+    `inputs` holds one list per connected input port, all of one length; messages without a `seq` get their place in
+    the list, with 30 frames per second as `pts`. None stands for "nothing to say". `limit` ends a source after so
     many yields. Messages come out with the header of their inputs, as in a running graph.
     """
-    if set(inputs) != set(node.inputs):
+    needed = {name for name, port in node.inputs.items() if not port.optional}
+    if not needed <= set(inputs) <= set(node.inputs):
         raise ValueError(f"{type(node).__name__} has inputs {list(node.inputs)}, given {list(inputs)}")
     said: dict[str, list[Message]] = {name: [] for name in node.outputs}
-    node.open()
-    try:
-        steps = _drive(node, inputs) if inputs else _drain(node, limit)
-        for header, result in steps:
-            for name, message in as_outputs(type(node), result).items():
+    with ExitStack() as stack:
+        _open(node, stack)
+        for outputs in _steps(node, inputs) if node.inputs else _frames(node, "test", limit):
+            for name, message in outputs.items():
                 if message is not None:
-                    said[name].append(message.with_header(_stamp(node, message.header, header)))
-    except EndOfStream:
-        pass
-    finally:
-        node.close()
+                    said[name].append(message)
     return said
 
 
-def _drive(node: Node, inputs: Mapping[str, Sequence[Message | None]]) -> Any:
+def run_graph(
+    spec: GraphSpec, limit: int | None = None, nodes: Mapping[str, Node] | None = None
+) -> dict[str, list[Message]]:
+    """Run a whole graph frame by frame, and return everything that was said by "node.output".
+
+    `limit` ends each source after so many frames. `nodes` puts instances in the place of the graph's own.
+    """
+    running = {name: build(node) for name, node in spec.nodes.items()} | dict(nodes or {})
+    order = list(TopologicalSorter({n: {e.source_node for e in spec.edges_into(n)} for n in spec.nodes}).static_order())
+    said: dict[str, list[Message]] = {f"{name}.{port}": [] for name in order for port in running[name].outputs}
+    with ExitStack() as stack:
+        for name in order:
+            _open(running[name], stack)
+        sources = {name: _frames(running[name], spec.name, limit) for name in order if not running[name].inputs}
+        for now in _frames_of_graph(spec, running, order, sources, said):
+            for port, message in now.items():
+                if message is not None:
+                    said[port].append(message)
+    return said
+
+
+def _frames_of_graph(
+    spec: GraphSpec,
+    running: Mapping[str, Node],
+    order: list[str],
+    sources: Mapping[str, Iterator[Said]],
+    said: Mapping[str, list[Message]],
+) -> Iterator[Said]:
+    """Give what all nodes said about each frame, by "node.output", until a source ends."""
+    while True:
+        now: Said = {}
+        for name in order:
+            if name in sources:
+                outputs = next(sources[name], None)
+                if outputs is None:
+                    return
+            else:
+                outputs = _process(running[name], _inputs(spec, name, now, said))
+            now.update({f"{name}.{port}": message for port, message in outputs.items()})
+        yield now
+
+
+def _inputs(spec: GraphSpec, name: str, now: Said, said: Mapping[str, list[Message]]) -> dict[str, Message | None]:
+    """Collect a node's inputs: of this frame, or the last there was where the edge holds."""
+    given: dict[str, Message | None] = {}
+    for edge in spec.edges_into(name):
+        message = now[edge.source]
+        if message is None and edge.join == "hold" and said[edge.source]:
+            message = said[edge.source][-1]
+        given[edge.target_port] = message
+    return given
+
+
+def _open(node: Node, stack: ExitStack) -> None:
+    stack.callback(node.close)
+    node.open()
+
+
+def _steps(node: Node, inputs: Mapping[str, Sequence[Message | None]]) -> Iterator[Said]:
     for index, row in enumerate(zip(*inputs.values(), strict=True)):
         given = {name: _numbered(message, index) for name, message in zip(inputs, row, strict=True)}
-        missing = [name for name, message in given.items() if message is None and not node.inputs[name].optional]
-        header = next((message.header for message in given.values() if message), Mark(header=_header(index)).header)
-        yield header, None if missing else node.process(**given)
-
-
-def _drain(node: Node, limit: int | None) -> Any:
-    for index, result in enumerate(node.process()):
-        if index == limit:
+        try:
+            yield _process(node, given)
+        except EndOfStream:
             return
-        yield _header(index), result
+
+
+def _process(node: Node, given: Mapping[str, Message | None]) -> Said:
+    """Call `process` as a worker does, and stamp what it says with the header of the frame."""
+    arguments = {name: given.get(name) for name in node.inputs}
+    header = next((message.header for message in arguments.values() if message is not None), Mark().header)
+    missing = [name for name, message in arguments.items() if message is None and not node.inputs[name].optional]
+    outputs = as_outputs(type(node), None if missing else node.process(**arguments))
+    return {name: None if message is None else message.with_header(header) for name, message in outputs.items()}
+
+
+def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Said]:
+    frames: Any = node.process()
+    try:
+        for seq, result in enumerate(frames):
+            if seq == limit:
+                return
+            yield {name: _stamp(message, stream, seq) for name, message in as_outputs(type(node), result).items()}
+    except EndOfStream:
+        return
+    finally:
+        frames.close()
+
+
+def _stamp(message: Message | None, stream: str, seq: int) -> Message | None:
+    if message is None:
+        return None
+    return message.with_header(message.header.numbered(stream, seq, _header(seq).t_capture_ns))
 
 
 def _numbered(message: Message | None, index: int) -> Message | None:
     if message is None:
         return None
     return message if message.seq >= 0 else message.with_header(_header(index))
-
-
-def _stamp(node: Node, own: Header, given: Header) -> Header:
-    return given if node.inputs else own.numbered("test", given.seq, given.t_capture_ns)
 
 
 def _header(index: int) -> Header:

@@ -286,7 +286,8 @@ class Worker:
     def _publish(self, outputs: dict[str, Message | None], header: Header, times: tuple[int, int, int]) -> None:
         header = header._replace(hops=(*header.hops, Hop(self.name, *times)))
         for port, message in outputs.items():
-            self.sender.publish(port, message.with_header(header) if message else Mark.restore(header, {}))
+            stamped = Mark.restore(header, {}) if message is None else message.with_header(header)
+            self.sender.publish(port, stamped)
         self.meter.frame(header.seq, *times, time.monotonic_ns(), header.t_capture_ns)
 
     def _publish_marks(self, header: Header) -> None:
