@@ -12,7 +12,7 @@ from nodes._geometry import landmark_box, landmark_roll
 Floats = NDArray[np.float32]
 
 SAME_FACE = 0.7
-"""Largest `distances` between a detection and a track of one face: neighbours in a crowd are 1 apart or more, and half
+"""Largest `apart` between a detection and a track of one face: neighbours in a crowd are 1 apart or more, and half
 a face side between two frames is faster than heads move. Chosen by eye on videos."""
 ASTRAY = 0.35
 """A track this far from its own fresh detection has been outrun: it starts again from the detection."""
@@ -20,6 +20,9 @@ TWINS = 0.25
 """Two tracks whose points are this close on average (in face sides) are on one face."""
 MISSES = 3
 """A track ends only after so many detections in a row without it, however much time lies between them."""
+MOMENTUM = 0.5
+"""Share of the last step that a face is expected to go on by: one at steady speed is met half-way, and one that turns
+round is missed by half a step more only."""
 HISTORY = 64
 """Frames a track remembers its place for: how late a detection may come."""
 
@@ -41,6 +44,15 @@ class Track:
     def place(self, seq: int) -> Floats:
         """Return the (4,) box that the face had at frame `seq`, or at the nearest one known."""
         return min(self.places, key=lambda place: abs(place[0] - seq))[1]
+
+    def ahead(self, seq: int) -> "Look":
+        """Return where to look for the face in frame `seq`: its last place, moved on as it moved before."""
+        if not self.visible or len(self.places) < 2:
+            return Look(self.box, self.roll, self)
+        (before, from_box), (last, to_box) = self.places[-2], self.places[-1]
+        steps = min(seq - last, 2) / (last - before)
+        move = (_centres(to_box) - _centres(from_box)) * np.float32(MOMENTUM * steps)
+        return Look(self.box + np.tile(move, 2), self.roll, self)
 
 
 @dataclass
@@ -71,7 +83,7 @@ class Tracks:
         `boxes` (F, 4) are landmark boxes. A detection that belongs to a track confirms it, and takes it along where
         the face was faster; one that belongs to none is a new face. A track that detections miss ends in time.
         """
-        own = {track.id: Look(track.box, track.roll, track) for track in self.tracks}
+        own = {track.id: track.ahead(now_seq) for track in self.tracks}
         if boxes is None:
             return list(own.values())
         pairs = match(boxes, np.array([track.place(seq) for track in self.tracks], np.float32).reshape(-1, 4))
@@ -82,7 +94,7 @@ class Tracks:
         for row, column in pairs:
             track = self.tracks[column]
             track.confirmed = max(track.confirmed, pts)
-            outrun = distances(boxes[row, None], track.box[None])[0, 0] > ASTRAY
+            outrun = apart(boxes[row], track.box) > ASTRAY
             if seq == now_seq and (outrun or not track.visible):
                 own[track.id] = Look(boxes[row], float(rolls[row]), track)
         self.tracks = [t for t in self.tracks if t.misses < MISSES or pts - t.confirmed <= self.patience]
@@ -123,19 +135,18 @@ class Tracks:
 
 
 def match(boxes: Floats, others: Floats) -> list[tuple[int, int]]:
-    """Pair boxes (A, 4) with boxes (B, 4) of the same faces, each at most once, least `distances` in sum."""
-    apart = distances(boxes, others)
+    """Pair boxes (A, 4) with boxes (B, 4) of the same faces, each at most once, least `apart` in sum."""
+    gaps = apart(boxes[:, None], others[None])
     # Beyond the gate all costs are alike, so a far pair never changes how near ones are paired.
-    rows, columns = linear_sum_assignment(np.minimum(apart, SAME_FACE))
-    return [(int(a), int(b)) for a, b in zip(rows, columns, strict=True) if apart[a, b] < SAME_FACE]
+    rows, columns = linear_sum_assignment(np.minimum(gaps, SAME_FACE))
+    return [(int(a), int(b)) for a, b in zip(rows, columns, strict=True) if gaps[a, b] < SAME_FACE]
 
 
-def distances(boxes: Floats, others: Floats) -> Floats:
-    """Return (A, B): distance of the centres in mean face sides, plus the logarithm of the ratio of the sides."""
-    centres, sides = _centres(boxes)[:, None], _sides(boxes)[:, None]
-    other_centres, other_sides = _centres(others)[None], _sides(others)[None]
-    apart = np.linalg.norm(centres - other_centres, axis=2) / ((sides + other_sides) / 2)
-    return np.asarray(apart + np.abs(np.log(sides / other_sides)), np.float32)
+def apart(boxes: Floats, others: Floats) -> Floats:
+    """Return the distance of the centres of boxes (..., 4), in mean face sides, plus the log of the sides' ratio."""
+    sides, other_sides = _sides(boxes), _sides(others)
+    between = np.linalg.norm(_centres(boxes) - _centres(others), axis=-1) / ((sides + other_sides) / 2)
+    return np.asarray(between + np.abs(np.log(sides / other_sides)), np.float32)
 
 
 def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -165,12 +176,12 @@ def _claim(look: Look, landmarks: Floats) -> tuple[int, float]:
     if look.track is None:
         return 2, 0.0
     moved = np.linalg.norm(landmarks - look.track.landmarks, axis=1).mean()
-    return int(not look.track.visible), float(moved / _sides(look.track.box[None])[0])
+    return int(not look.track.visible), float(moved / _sides(look.track.box))
 
 
 def _centres(boxes: Floats) -> Floats:
-    return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, np.float32)
+    return np.asarray((boxes[..., :2] + boxes[..., 2:]) / 2, np.float32)
 
 
 def _sides(boxes: Floats) -> Floats:
-    return np.asarray(np.maximum(boxes[:, 2:] - boxes[:, :2], 1).max(1), np.float32)
+    return np.asarray(np.maximum(boxes[..., 2:] - boxes[..., :2], 1).max(-1), np.float32)

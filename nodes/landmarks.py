@@ -19,10 +19,11 @@ from nodes._geometry import (
     detector_to_landmark_box,
     invert,
     landmark_box,
+    landmark_roll,
     to_input,
 )
 from nodes._pose import camera_matrix, head_pose
-from nodes._tracks import Look, Tracks
+from nodes._tracks import Look, Tracks, apart
 from nodes.detect import check_picture
 
 Image = NDArray[np.uint8]
@@ -32,6 +33,12 @@ RELEASED = MODELS / "landmarks"
 FOV = 60.0
 """Angle of view across the longer side, degrees, where nothing better is known: webcams and phones have 55 to 75."""
 
+OFF_CENTRE = 0.2
+"""A face this far from where it was looked for (see `nodes._tracks.apart`) is looked at once more, where it was found.
+
+Measured on 85 faces of AFW with early weights: boxes shifted by 0.1, 0.2, 0.3, 0.4 face sides give 5.6, 6.4, 8.4 and
+15.6 % error against 5.4 % with the true box, while presence still tells the face.
+"""
 UNKNOWN_SPREAD = 0.02
 """Uncertainty of the points of networks that tell none (Slim), in crop sides: about their mean error."""
 
@@ -175,4 +182,12 @@ class Landmarks(Node):
     def _predict(self, frame: Frame, looks: list[Look]) -> Faces:
         boxes = np.array([look.box for look in looks], np.float32).reshape(-1, 4)
         rolls = np.array([look.roll for look in looks], np.float32)
-        return self._model.predict(frame.image, boxes, "landmarks", rolls, self.fov)
+        seen = self._model.predict(frame.image, boxes, "landmarks", rolls, self.fov)
+        rolls = landmark_roll(seen.landmarks)
+        found = landmark_box(seen.landmarks, rolls)
+        off = (apart(boxes, found) > OFF_CENTRE) & (seen.scores >= self.presence)
+        if off.any():
+            again = self._model.predict(frame.image, found[off], "landmarks", rolls[off], self.fov)
+            for name in ("boxes", "scores", "landmarks", "spread", "pose", "states"):
+                getattr(seen, name)[off] = getattr(again, name)
+        return seen

@@ -132,6 +132,17 @@ def test_follows_a_moving_face_from_one_detection() -> None:
         assert errors(faces.landmarks, truth)[0] < NME
 
 
+def test_follows_a_face_that_moves_half_its_side_per_frame() -> None:
+    frames, truths = source(frames=6, width=1280, height=360, pan=1.0, period=1.2, motion="triangle", zoom=0.0)
+    speed = np.linalg.norm(np.diff([truth[0, 30] for truth in truths], axis=0), axis=1).max()
+    side = (tight(truths[0])[0, 2:] - tight(truths[0])[0, :2]).max()
+    assert speed > 0.5 * side
+    seen = follow(frames, [detected(truths[0])] + [None] * 5)
+    for faces, truth in zip(seen, truths, strict=True):
+        assert list(faces.ids) == [0]
+        assert errors(faces.landmarks, truth)[0] < NME
+
+
 def test_two_faces_late_and_repeated_detections_two_ids() -> None:
     frames, truths = source(frames=30, width=640, height=320, copies=2, period=2.0)
     frames = [frame.with_header(Header(seq=i, pts=i / 30)) for i, frame in enumerate(frames)]

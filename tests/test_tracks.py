@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nodes._geometry import landmark_box
-from nodes._tracks import Look, Tracks, distances, inside, match, twins
+from nodes._tracks import Look, Tracks, apart, inside, match, twins
 
 SIZE = (640, 480)
 FPS = 30
@@ -36,7 +36,7 @@ class Stream:
         landmarks = np.zeros((len(self.looks), 68, 2), np.float32)
         presence = np.zeros(len(self.looks), np.float32)
         for row, look in enumerate(self.looks):
-            near = distances(look.box[None], self.boxes(faces))[0]
+            near = apart(look.box, self.boxes(faces))
             landmarks[row] = faces[near.argmin()] if len(faces) else look.box[:2]
             presence[row] = 0.9 if len(faces) and near.min() < 0.5 else 0.1
         pairs = self.tracks.see(self.looks, landmarks, presence, SIZE, self.seq, self.seq / FPS)
@@ -167,9 +167,9 @@ def test_matching_prefers_the_best_sum_to_the_nearest_first() -> None:
 
 
 def test_distances_are_in_face_sides() -> None:
-    box = np.array([[0, 0, 100, 80]], np.float32)
-    assert distances(box, box + np.float32([30, 0, 30, 0]))[0, 0] == pytest.approx(0.3)
-    assert distances(box, box * 2)[0, 0] == pytest.approx(np.hypot(50, 40) / 150 + np.log(2), rel=1e-5)
+    box = np.array([0, 0, 100, 80], np.float32)
+    assert apart(box, box + np.float32([30, 0, 30, 0])) == pytest.approx(0.3)
+    assert apart(box, box * 2) == pytest.approx(np.hypot(50, 40) / 150 + np.log(2), rel=1e-5)
 
 
 def test_twins_and_inside_on_no_face() -> None:
