@@ -7,6 +7,7 @@ bounded: whatever breaks a bound or the form raises WireError.
 
 from collections.abc import Callable, Sequence
 from math import prod
+from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
 
 import msgpack
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph.errors import WireError
-from graph.messages import Header, Hop, Mark, Message, array_specs, body_fields, from_fields
+from graph.messages import DTYPES, Header, Hop, Mark, Message, array_specs, body_fields, from_fields
 
 VERSION = 1
 MAX_HEADER = 1 << 20
@@ -23,7 +24,8 @@ MAX_BUFFER = 1 << 28
 """Bytes of one array: a 16K RGB picture has 4e8 bits of room below it."""
 MAX_ARRAYS = 64
 MAX_HOPS = 256
-DTYPES = {np.dtype(code).str: np.dtype(code) for code in "?bBhHiIqQefd"}
+SEQ_END = 1 << 62
+"""Sequence numbers lie below."""
 
 Place = int | Sequence[int]
 """Where an array's bytes are: their number (inline), or (slot, offset, number) in shared memory."""
@@ -42,14 +44,19 @@ def unpack(data: bytes | memoryview) -> dict[str, Any]:
     if not isinstance(header, dict) or not isinstance(header.get("k"), str):
         raise WireError("a header is a map with a kind 'k'")
     if header.get("v") != VERSION:
-        raise WireError(f"protocol version {header.get('v')!r}; this side speaks {VERSION}")
+        raise WireError(f"protocol version {brief(header.get('v'))}; this side speaks {VERSION}")
     return header
 
 
 def arrays_of(message: Message) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a message by field."""
+    """Return the arrays of a message by field. Raises WireError for one that is too large to be sent."""
     values = message.__dict__
-    return {name: values[name] for name in array_specs(type(message))}
+    arrays: dict[str, NDArray[Any]] = {name: values[name] for name in array_specs(type(message))}
+    for name, value in arrays.items():
+        if value.nbytes > MAX_BUFFER:
+            what = f"{type(message).__name__}.{name}"
+            raise WireError(f"{what} has {value.nbytes} bytes; at most {MAX_BUFFER} are allowed")
+    return arrays
 
 
 def encode(message: Message, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> bytes:
@@ -83,36 +90,45 @@ def decode(packet: dict[str, Any], type_: type[Message], fetch: Callable[[int, P
     or a place in shared memory. Raises WireError if the packet is malformed.
     """
     try:
-        header = Header(
-            packet["stream"],
-            packet["seq"],
-            packet["epoch"],
-            packet["pts"],
-            packet["t"],
-            tuple(Hop(*hop) for hop in packet["hops"]),
-        )
+        header = _header(packet)
         if packet["type"] == "Mark":
             return Mark.restore(header, {})
         arrays, body = packet["arrays"], packet["body"]
-        if len(arrays) > MAX_ARRAYS or len(header.hops) > MAX_HOPS or type(header.seq) is not int:
-            raise WireError(f"{len(arrays)} arrays, {len(header.hops)} hops, seq {header.seq!r}")
+        if len(arrays) > MAX_ARRAYS:
+            raise WireError(f"{len(arrays)} arrays; at most {MAX_ARRAYS} are allowed")
         for index, (name, code, shape, place) in enumerate(arrays):
             body[name] = _array(fetch(index, place), code, shape)
         return from_fields(type_, header, body)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise WireError(f"malformed data packet: {type(exc).__name__}: {exc}") from exc
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
+        raise WireError(f"malformed data packet: {type(exc).__name__}: {str(exc)[:200]}") from exc
+
+
+def _header(packet: dict[str, Any]) -> Header:
+    stream, seq, epoch, pts, t, hops = (packet[name] for name in ("stream", "seq", "epoch", "pts", "t", "hops"))
+    if len(hops) > MAX_HOPS:
+        raise WireError(f"{len(hops)} hops; at most {MAX_HOPS} are allowed")
+    if type(stream) is not str or type(epoch) is not int or type(t) is not int or not isinstance(pts, int | float):
+        raise WireError(f"stream {brief(stream)}, epoch {brief(epoch)}, t {brief(t)}, pts {brief(pts)}")
+    if type(seq) is not int or not -1 <= seq < SEQ_END:
+        raise WireError(f"seq {brief(seq)}")
+    for name, *times in hops:
+        if type(name) is not str or [type(time) for time in times] != [int, int, int]:
+            raise WireError(f"hop {brief([name, *times])}")
+    return Header(stream, seq, epoch, pts, t, tuple(Hop(*hop) for hop in hops))
 
 
 def _array(flat: NDArray[np.uint8], code: str, shape: list[int]) -> NDArray[Any]:
     dtype = DTYPES[code]
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != flat.size:
-        raise WireError(f"{flat.size} bytes for an array {code}{shape}")
+        raise WireError(f"{flat.size} bytes for an array {code}{brief(shape)}")
     return flat.view(dtype).reshape(shape)
 
 
 def inline_size(place: Place) -> int | None:
     """Return the number of inline bytes, or None for a place in shared memory. Raises WireError if out of bounds."""
-    size = place if isinstance(place, int) else place[2]
-    if not 0 <= size <= MAX_BUFFER:
-        raise WireError(f"an array of {size} bytes; at most {MAX_BUFFER} are allowed")
-    return size if isinstance(place, int) else None
+    numbers = [place] if isinstance(place, int) else place
+    if len(numbers) not in (1, 3) or not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise WireError(f"a place {brief(place)}; it is a number of bytes, or a slot, an offset and a number of bytes")
+    if numbers[-1] > MAX_BUFFER:
+        raise WireError(f"an array of {numbers[-1]} bytes; at most {MAX_BUFFER} are allowed")
+    return place if isinstance(place, int) else None
