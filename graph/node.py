@@ -80,6 +80,9 @@ class Node:
     def close(self) -> None:
         """Give back what open took. Always called if open was."""
 
+    def idle(self) -> None:
+        """Do what must go on while no input comes (a window's events). Called some 20 times a second then."""
+
     def live(self) -> bool:
         """Say whether this source delivers in real time (a camera) and must never be waited for."""
         return False

@@ -38,7 +38,7 @@ BOOTSTRAP = (
     "from graph.worker import main; main()"
 )
 
-OK, FAILED = 0, 1
+OK, FAILED, WRONG_CONFIG = 0, 1, 2
 
 
 @dataclass
@@ -53,7 +53,6 @@ class Child:
     last_seq: int = -1
     epoch: int = 0
     done: bool = False
-    failed: bool = False
     failure_told: bool = False
     quiet_told: bool = False
     starts: deque[float] = field(default_factory=deque)
@@ -96,6 +95,7 @@ class Supervisor:
         self.played: float | None = None
         self.deadline: float | None = None
         self.code = OK
+        self.wrong_config = False
 
     def run(self) -> int:
         """Run the graph; return the exit code."""
@@ -155,7 +155,7 @@ class Supervisor:
         with contextlib.suppress(BrokenPipeError):  # it died at once; _reap tells
             child.process.stdin.write(job.to_wire())
             child.process.stdin.flush()
-        child.state, child.heard, child.done, child.failed = "NULL", time.monotonic(), False, False
+        child.state, child.heard, child.done = "NULL", time.monotonic(), False
         child.starts.append(time.monotonic())
 
     def _listen(self) -> None:
@@ -184,7 +184,8 @@ class Supervisor:
         elif kind == "linked":
             self._enter(child, "LINKED")
         elif kind == "error":
-            child.failed = child.failure_told = True
+            child.failure_told = True
+            self.wrong_config |= bool(said["wrong_config"])
             logger.error("%s failed %s: %s%s", name, said["where"], said["text"], _indent(said["trace"]))
         elif kind == "finish":
             logger.info("%s asks the graph to finish", name)
@@ -203,7 +204,7 @@ class Supervisor:
 
     def _advance(self) -> None:
         """Let all take the next step together: READY -> linked -> PLAYING."""
-        if self.played is not None or self.code != OK:
+        if self.played is not None or self.deadline is not None:
             return
         states = {child.state for child in self.children.values()}
         if states == {"READY"}:
@@ -249,7 +250,7 @@ class Supervisor:
         if child.spec.restart != "never" and self._may_start_again(child):
             return
         self._tell_all("gone", node=name)
-        self.code = FAILED
+        self.code = WRONG_CONFIG if self.wrong_config and self.played is None else FAILED
         self._finish()
 
     def _may_start_again(self, child: Child) -> bool:

@@ -20,7 +20,7 @@ import zmq
 
 from graph import slots, wire
 from graph.control import BusHandler, Control
-from graph.errors import EndOfStream, GraphError
+from graph.errors import ConfigError, EndOfStream, GraphError
 from graph.join import Arrived, Join, JoinKind
 from graph.messages import Header, Hop, Mark, Message
 from graph.metrics import Meter
@@ -33,6 +33,7 @@ from graph.spec import EdgeSpec, NodeSpec, build
 
 logger = logging.getLogger(__name__)
 
+IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast as fingers are
 FAREWELL_S = 2.0  # consumers of other graphs and tools get so long to take what is left
 
 
@@ -227,19 +228,19 @@ class Worker:
         os._exit(0)
 
     def _play_inputs(self) -> None:
-        while not self.finishing:
-            taken = self._next_set()
-            if taken is None:
-                return
-            try:
-                self._step(taken)
-            except EndOfStream:
-                self.control.say("finish")
-                return
-            finally:
-                names = [name for name in taken if self.join.waits_for(name)]
-                del taken
-                self._consumed(names)
+        try:
+            while not self.finishing:
+                taken = self._next_set()
+                if taken is None:
+                    return
+                try:
+                    self._step(taken)
+                finally:
+                    names = [name for name in taken if self.join.waits_for(name)]
+                    del taken
+                    self._consumed(names)
+        except EndOfStream:
+            self.control.say("finish")
 
     def _next_set(self) -> dict[str, Arrived | None] | None:
         """Wait for the messages of the next frame; None when there can be no more."""
@@ -254,7 +255,14 @@ class Worker:
             self.meter.state("WAITING", time.monotonic_ns())
             for receiver in self.receivers.values():
                 receiver.flush(idle=True)
-            self._wait_for_input(1000)
+            self._wait_for_input(self._patience_ms())
+
+    def _patience_ms(self) -> int:
+        """Let a node that has something to do in quiet times do it; return how long to wait for input."""
+        if type(self.node).idle is Node.idle:
+            return 1000
+        self.node.idle()
+        return IDLE_MS
 
     def _step(self, taken: dict[str, Arrived | None]) -> None:
         """Process one frame."""
@@ -409,7 +417,8 @@ class Worker:
         known = isinstance(exc, GraphError)
         text = str(exc) if known else f"{type(exc).__name__}: {exc}"
         trace = "" if known else "".join(traceback.format_exception(exc))
-        self.control.say("error", where=where, text=text, trace=trace)
+        wrong_config = isinstance(exc, ConfigError) and self.phase in ("start", "open")
+        self.control.say("error", where=where, text=text, trace=trace, wrong_config=wrong_config)
         return 1
 
     def _leave(self, code: int) -> None:

@@ -136,8 +136,6 @@ def test_failing_node_is_named(tmp_path: Path, how: str, words: str) -> None:
         assert how == "exit" or "Traceback" in graph.text()
     if how in ("raise", "exit", "nonsense"):
         assert [row[0] for row in rows(tmp_path / "out.jsonl")] == list(range(5))
-            : len(rows(tmp_path / "out.jsonl"))
-        ]
     if how != "open":
         assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
@@ -236,3 +234,21 @@ def test_stalled_consumer_harms_nobody_else(tmp_path: Path) -> None:
     seqs = [row[0] for row in rows(tmp_path / "stalled.jsonl")]
     assert seqs == sorted(set(seqs))
     assert len(seqs) < len(rows(tmp_path / "out.jsonl"))
+
+
+def test_idle_goes_on_while_no_input_comes(tmp_path: Path) -> None:
+    config = line(frames=100)
+    config["nodes"]["source"]["settings"]["pause_after"] = 3
+    config["nodes"]["patient"] = node("Patient", {"frame": "copy.copied"})
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 0, graph.text()
+        assert "patient asks the graph to finish" in graph.text()
+
+
+def test_wrong_setting_found_by_open_is_exit_code_2(tmp_path: Path) -> None:
+    config = line(frames=100)
+    config["nodes"]["source"] = {"type": "nodes.capture:Capture", "settings": {"uri": "no-such-clip.mp4"}}
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 2, graph.text()
+        assert "source failed in open: no file" in graph.text()
+        assert "Traceback" not in graph.text()

@@ -186,3 +186,20 @@ class WriteNumbers(Node):
 
     def close(self) -> None:
         self.file.close()
+
+
+class Patient(Node):
+    """Ends the graph when nothing has come for a while."""
+
+    frame = Input(Frame)
+
+    def open(self) -> None:
+        self.quiet = 0
+
+    def process(self, frame: Frame) -> None:
+        self.quiet = 0
+
+    def idle(self) -> None:
+        self.quiet += 1
+        if self.quiet > 5:
+            raise EndOfStream
