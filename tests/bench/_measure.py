@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-console = Console(width=110, highlight=False)
+console = Console(width=110, highlight=False, soft_wrap=True)
 
 Run = Callable[[], Mapping[str, float]]
 

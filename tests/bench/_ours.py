@@ -5,9 +5,9 @@ import io
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from graph import supervisor
+from graph.profile import Profile
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 from tests.bench._traffic import Plan
 
@@ -24,12 +24,17 @@ def hop_spec(plan: Plan, copy: bool, folder: Path, queue: int = 4) -> GraphSpec:
     return GraphSpec(f"hop-{folder.name}", None, nodes, edges, "made in code")
 
 
-def run_quietly(spec: GraphSpec, profile: Path | None = None) -> None:
-    """Run a graph without its report; raises RuntimeError if it fails."""
+def run_quietly(spec: GraphSpec, folder: Path | None = None, duration: float | None = None) -> Profile:
+    """Run a graph without its report, with a profile if it is given a folder; return what its nodes measured.
+
+    Raises RuntimeError if the graph fails.
+    """
+    running = supervisor.Supervisor(spec, duration, str(folder) if folder else None, "WARNING")
     with contextlib.redirect_stdout(io.StringIO()):
-        code = supervisor.run(spec, profile=str(profile) if profile else None, log_level="WARNING")
+        code = running.run()
     if code:
         raise RuntimeError(f"the graph {spec.name} failed with exit code {code}")
+    return running.profile
 
 
 def measure(plan: Plan, copy: bool, queue: int = 4, profile: bool = False) -> dict[str, float]:
@@ -37,8 +42,12 @@ def measure(plan: Plan, copy: bool, queue: int = 4, profile: bool = False) -> di
     with tempfile.TemporaryDirectory(prefix="fg") as name:
         folder = Path(name)
         run_quietly(hop_spec(plan, copy, folder, queue), folder / "profile" if profile else None)
-        files = (folder / "sent.json", folder / "received.json")
-        result: dict[str, Any] = {}
-        for file in files:
-            result |= json.loads(file.read_text(encoding="utf-8"))
-        return result
+        return received(folder)
+
+
+def received(folder: Path) -> dict[str, float]:
+    """Return what both ends of a hop wrote into `folder`."""
+    result: dict[str, float] = {}
+    for name in ("sent.json", "received.json"):
+        result |= json.loads((folder / name).read_text(encoding="utf-8"))
+    return result
