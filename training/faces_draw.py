@@ -35,7 +35,7 @@ class Scene:
 
 def draw_scene(rng: np.random.Generator, pictures: list[Picture], cutouts: Cutouts | None, size: int) -> Scene:
     """Draw one picture of `size` x `size`: one window or a mosaic of four, faces put in, mirror, turn, light."""
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         scene = mosaic(rng, [pictures[i] for i in rng.integers(len(pictures), size=4)], size)
     else:
         scene = window(rng, pictures[rng.integers(len(pictures))], size, size)
@@ -177,11 +177,11 @@ def _draw_roll(rng: np.random.Generator) -> float:
 
 
 def _draw_turn(rng: np.random.Generator) -> float:
-    """Whole pictures stay upright but for one in seven: a tilted camera, or one lying on its side."""
+    """Whole pictures stay upright but for one in twelve: a tilted camera, or one lying on its side."""
     kind = rng.random()
-    if kind < 0.86:
+    if kind < 0.92:
         return 0.0
-    return float(np.radians(rng.normal(0, 15))) if kind < 0.96 else float(rng.choice((-0.5, 0.5, 1.0)) * np.pi)
+    return float(np.radians(rng.normal(0, 15))) if kind < 0.98 else float(rng.choice((-0.5, 0.5, 1.0)) * np.pi)
 
 
 def mirror(scene: Scene) -> Scene:

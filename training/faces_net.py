@@ -13,21 +13,29 @@ from nodes._boxes import CHANNELS, STRIDES
 from training.landmark_net import Separable, convolution
 
 
-class Single(Separable):
-    """A separable convolution whose depthwise half stays in float32 under autocast.
+class Down(nn.Module):
+    """A separable convolution whose second half is linear, with a shortcut around both where shapes allow it.
 
-    The backward pass of strided and of 5 x 5 depthwise convolutions in bfloat16 is ten times slower than in float32 on
-    CPUs (measured with torch 2.13: a third of the whole step).
+    Under autocast the depthwise half stays in float32: the backward pass of strided and of 5 x 5 depthwise convolutions
+    in bfloat16 is ten times slower than in float32 on CPUs (measured with torch 2.13: a third of the whole step).
     """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> None:
+        super().__init__()
+        self.depthwise = convolution(inputs, inputs, kernel, stride, groups=inputs)
+        self.pointwise = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        if not torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            out = self.depthwise(x.float())
-        out = self.pointwise(out)
+        out = self.pointwise(self._depthwise(x))
         return x + out if self.shortcut else out
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return self.depthwise(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.depthwise(x.float())
 
 
 class FaceNet(nn.Module):
@@ -45,10 +53,10 @@ class FaceNet(nn.Module):
             convolution(stem, low, stride=2),
             Separable(low, low),
         )
-        self.stride8 = nn.Sequential(Single(low, middle, stride=2), *(Separable(middle, middle) for _ in range(3)))
-        self.stride16 = nn.Sequential(Single(middle, high, stride=2), *(Separable(high, high) for _ in range(2)))
+        self.stride8 = nn.Sequential(Down(low, middle, stride=2), *(Separable(middle, middle) for _ in range(3)))
+        self.stride16 = nn.Sequential(Down(middle, high, stride=2), *(Separable(high, high) for _ in range(2)))
         self.stride32 = nn.Sequential(
-            Single(high, high, stride=2), *(Single(high, high, kernel=5) for _ in range(2))
+            Down(high, high, stride=2), *(Down(high, high, kernel=5) for _ in range(2))
         )
         self.side32 = convolution(high, neck, kernel=1)
         self.side16 = convolution(high, neck, kernel=1)

@@ -166,3 +166,19 @@ def test_torch_maps_are_the_networks(data):
     for found, true, stride in zip(torch_maps(network)(image), expected, _boxes.STRIDES, strict=True):
         assert found.shape == (15, 64 // stride, 96 // stride)
         np.testing.assert_allclose(found, true[0].numpy(), atol=1e-5)
+
+
+def test_the_network_says_the_same_in_bfloat16_as_trained_and_in_float32_as_measured(data):
+    torch.manual_seed(0)
+    network = FaceTask(settings_of(data)).network().eval().to(memory_format=torch.channels_last)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training: no layer is without effect
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.5)
+    image = torch.randn(1, 3, 64, 64).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        exact = network(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = network(image)
+    for a, b in zip(exact, rough, strict=True):
+        assert (a - b).abs().max() < 0.05 * a.abs().max()
