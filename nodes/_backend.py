@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 MODELS = Path(__file__).with_name("models")
@@ -161,6 +162,12 @@ def known(value: str, name: str, valid: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(value, valid, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{name} {value!r} is not one of {', '.join(map(repr, valid))}{hint}")
+
+
+def check_picture(image: Image) -> None:
+    """Raise ValueError unless `image` is (H, W, 3) uint8 with pixels in it."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"expected a BGR picture uint8 (H, W, 3), found {image.dtype}{image.shape}")
 
 
 def _faults() -> tuple[type[BaseException], ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Frame, Input, Node, Output, setting
-from nodes._backend import MODELS, load, locate
+from nodes._backend import MODELS, check_picture, load, locate
 from nodes._boxes import STRIDES, decode, letterbox, nms, to_frame
 from nodes._geometry import to_input
 
@@ -74,7 +74,7 @@ class FaceDetector(Node):
     model: str = ""  # path of the network file, with or without suffix; empty: the released one
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
-    threads: int = setting(1, minimum=1)  # CPU threads of the network
+    threads: int = setting(1, minimum=1)  # CPU threads
 
     def __post_init__(self) -> None:
         """Refuse settings for which there is no network file, before the graph starts."""
@@ -82,6 +82,7 @@ class FaceDetector(Node):
 
     def open(self) -> None:
         """Load the network."""
+        cv2.setNumThreads(self.threads)
         self._model = FaceModel(self.model or None, self.backend, self.threads, self.device)
         self._waited = self.every
         self._thumbnail: Image | None = None
@@ -105,13 +106,7 @@ class FaceDetector(Node):
 
 
 def thumbnail(image: Image) -> Image:
-    """Return the picture averaged to `THUMBNAIL`, from every fourth pixel of large ones."""
+    """Return the picture averaged to `THUMBNAIL`; of large ones, a sample of sixteen or more pixels per cell."""
     step = max(1, min(image.shape[0] // (4 * THUMBNAIL[1]), image.shape[1] // (4 * THUMBNAIL[0])))
     small = cv2.resize(image[::step, ::step], THUMBNAIL, interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.uint8)
-
-
-def check_picture(image: Image) -> None:
-    """Raise ValueError unless `image` is (H, W, 3) uint8 with pixels in it."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"expected a BGR picture uint8 (H, W, 3), found {image.dtype}{image.shape}")

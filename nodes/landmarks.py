@@ -6,11 +6,12 @@ faces = LandmarkModel().predict(image, boxes, kind="detector")
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Faces, Frame, Input, Node, Output, setting
-from nodes._backend import MODELS, card, known, load, locate
+from nodes._backend import MODELS, card, check_picture, known, load, locate
 from nodes._geometry import (
     MARGIN,
     apply,
@@ -24,7 +25,6 @@ from nodes._geometry import (
 )
 from nodes._pose import camera_matrix, head_pose
 from nodes._tracks import Look, Tracks, apart
-from nodes.detect import check_picture
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -136,7 +136,7 @@ class Landmarks(Node):
     model: str = ""  # path of the network file, with or without suffix; empty: the released one
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
-    threads: int = setting(1, minimum=1)  # CPU threads of the network
+    threads: int = setting(1, minimum=1)  # CPU threads
 
     def __post_init__(self) -> None:
         """Refuse settings for which there is no network file, before the graph starts."""
@@ -144,6 +144,7 @@ class Landmarks(Node):
 
     def open(self) -> None:
         """Load the network."""
+        cv2.setNumThreads(self.threads)
         self._model = LandmarkModel(self.model or None, self.backend, self.threads, self.device)
         self._tracks = Tracks(self.presence, self.patience)
         self._stream: tuple[int, tuple[int, ...]] | None = None
