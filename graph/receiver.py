@@ -2,6 +2,7 @@
 
 import logging
 import time
+from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
 
 import numpy as np
@@ -137,17 +138,21 @@ class Receiver:
         elif kind == "refused":
             raise GraphError(f"{self.name}: refused by {self._source}: {packet.get('why')}")
         elif kind != "ping":
-            raise WireError(f"a sender said {kind!r}")
+            raise WireError(f"a sender said {brief(kind)}")
         return None
 
     def _welcome(self, packet: dict[str, Any]) -> None:
-        types = packet.get("types") or ["?"]
+        types, path = packet.get("types"), packet.get("shm")
+        if self.welcomed or not isinstance(path, str | None):
+            raise WireError(f"a welcome with shm {brief(path)}, or the second one")
+        if not isinstance(types, list) or not types or not all(isinstance(name, str) for name in types):
+            raise WireError(f"a welcome with types {brief(types)}")
         if self.type is None:
             self.type = find_type(types)
         elif type_name(self.type) not in types:
             raise GraphError(f"{self.name}: reads {type_name(self.type)}, but {self._source} gives {types[0]}")
-        if packet.get("shm"):
-            self._map = SlotMap(packet["shm"])
+        if path:
+            self._map = SlotMap(path)
         self.welcomed = True
 
     def _break_off(self, exc: Exception) -> None:

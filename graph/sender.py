@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
 
 import zmq
@@ -275,7 +276,7 @@ class Sender:
 
     def _release(self, link: Link, number: int) -> None:
         if link.leases[number] <= 0:
-            raise WireError(f"release of slot {number}, on which {link.name} has no lease")
+            raise WireError(f"release of slot {number}, on which it has no lease")
         link.leases[number] -= 1
         if not link.leases[number]:
             del link.leases[number]
@@ -296,12 +297,14 @@ class Sender:
         elif kind == "bye":
             self._drop_link(link)
         else:
-            raise WireError(f"a consumer said {kind!r}; it may say hello, credit, bye")
+            raise WireError(f"a consumer said {brief(kind)}; it may say hello, credit, bye")
 
     def _credit(self, link: Link, said: dict[str, Any]) -> None:
         number, released = said.get("n"), said.get("release", [])
-        if not isinstance(number, int) or not 0 <= number <= MAX_CREDIT or not isinstance(released, list):
-            raise WireError(f"credit of {number!r}; 0..{MAX_CREDIT} are allowed")
+        if not isinstance(number, int) or not 0 <= number <= MAX_CREDIT:
+            raise WireError(f"credit of {brief(number)}; 0..{MAX_CREDIT} are allowed")
+        if not isinstance(released, list) or not all(isinstance(slot, int) for slot in released):
+            raise WireError(f"release of {brief(released)}; it is a list of slot numbers")
         link.heard_ns = time.monotonic_ns()
         for slot in released:
             self._release(link, slot)
@@ -318,8 +321,9 @@ class Sender:
             "types": self._ports[link.port],
             "shm": self._slots_path if link.shm else None,
         }
-        for stale in [other for other in self._links.values() if other.name == link.name]:
-            self._drop_link(stale)  # the same edge of a node that was started again
+        for other in list(self._links.values()):
+            if other.name == link.name or other.identity == identity:
+                self._drop_link(other)  # the same edge of a node that was started again
         self._links[identity] = link
         self._by_port[link.port].append(link)
         self._send(link, [wire.pack(welcome)])
@@ -330,13 +334,13 @@ class Sender:
     def _admit(self, identity: bytes, said: dict[str, Any]) -> Link:
         port, policy, name = said.get("port"), said.get("policy", "latest"), said.get("name")
         queue, credits = said.get("queue", 1), said.get("credits", 1)
-        if port not in self._ports:
-            raise WireError(f"{self._node} has no output {port!r}; outputs: {list(self._ports)}")
+        if not isinstance(port, str) or port not in self._ports:
+            raise WireError(f"{self._node} has no output {brief(port)}; outputs: {list(self._ports)}")
         if policy not in POLICIES:
-            raise WireError(f"no policy {policy!r}; policies: {list(POLICIES)}")
+            raise WireError(f"no policy {brief(policy)}; policies: {list(POLICIES)}")
         for what, value in (("queue", queue), ("credits", credits)):
             if not isinstance(value, int) or not 1 <= value <= MAX_CREDIT:
-                raise WireError(f"{what} of {value!r}; 1..{MAX_CREDIT} are allowed")
+                raise WireError(f"{what} of {brief(value)}; 1..{MAX_CREDIT} are allowed")
         shm = bool(said.get("shm")) and self._slots_path is not None
         name = name if isinstance(name, str) else f"?{identity.hex()}"
         return Link(identity, name, port, policy, queue, shm, credits, heard_ns=time.monotonic_ns())

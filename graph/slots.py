@@ -203,20 +203,28 @@ class SlotServer:
             return
         connection = self.sockets[fd]
         try:
-            request = connection.recv(REQUEST.size, socket.MSG_DONTWAIT)
+            request = connection.recv(REQUEST.size + 1)
             if len(request) != REQUEST.size:
                 raise ConnectionError("closed, or not our protocol")
-            slot_fd, size = self._pool.descriptor(REQUEST.unpack(request)[0])
-            socket.send_fds(connection, [REPLY.pack(size)], [slot_fd] if size else [])
         except BlockingIOError:
             return
         except OSError:
-            del self.sockets[fd]
-            connection.close()
+            self._disconnect(connection)
+            return
+        slot_fd, size = self._pool.descriptor(REQUEST.unpack(request)[0])
+        try:
+            socket.send_fds(connection, [REPLY.pack(size)], [slot_fd] if size else [])
+        except OSError:  # gone, or asks without ever reading the answers
+            self._disconnect(connection)
+
+    def _disconnect(self, connection: socket.socket) -> None:
+        del self.sockets[connection.fileno()]
+        connection.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             connection, _ = self._listener.accept()
+            connection.setblocking(False)
             _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid != os.getuid():
                 logger.warning("refused user %d on the shared memory socket", uid)
@@ -237,7 +245,7 @@ class SlotMap:
     The open connection also tells that the sender lives: see `alive`.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, limit: int = POOL_BYTES) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(TIMEOUT)
         try:
@@ -245,6 +253,7 @@ class SlotMap:
         except OSError:
             self._socket.close()
             raise
+        self._limit = limit
         self._memories: dict[int, mmap.mmap] = {}
         self._leased: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
         self.released: list[int] = []  # slot numbers whose arrays are gone, to be told to the sender
@@ -268,12 +277,24 @@ class SlotMap:
         reply, fds, _flags, _address = socket.recv_fds(self._socket, REPLY.size, 1)
         if not fds:
             raise WireError(f"the sender has no slot {number}")
+        size = int.from_bytes(reply, "little")
+        if sum(map(len, self._memories.values())) + size > self._limit:
+            self._unmap_idle()
         try:
             flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-            self._memories[number] = mmap.mmap(fds[0], REPLY.unpack(reply)[0], flags, mmap.PROT_READ)
+            self._memories[number] = mmap.mmap(fds[0], size, flags, mmap.PROT_READ)
+        except ValueError as exc:
+            raise WireError(f"slot {number} has not the {size} bytes that it should have") from exc
         finally:
             os.close(fds[0])
         return self._memories[number]
+
+    def _unmap_idle(self) -> None:
+        """Give back the memory of slots that no array uses; the sender may have made others long ago."""
+        for number, memory in list(self._memories.items()):
+            with contextlib.suppress(BufferError):
+                memory.close()
+                del self._memories[number]
 
     def alive(self) -> bool:
         """Say whether the sender's process still has its end open."""

@@ -1,0 +1,364 @@
+"""Slots of shared memory: leases, sizes, what happens when they run out, and what a consumer cannot do."""
+
+import gc
+import mmap
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from graph import WireError, slots
+from graph.slots import SlotMap, SlotPool, SlotServer, slot_size
+from tests.conftest import eventually
+
+pytestmark = pytest.mark.skipif(not slots.AVAILABLE, reason="needs memfd")
+
+U8 = np.dtype(np.uint8)
+SHAPE = (40, 30, 3)
+
+
+@pytest.fixture
+def pool() -> Iterator[SlotPool]:
+    pool = SlotPool()
+    yield pool
+    pool.close()
+
+
+class Serving:
+    """A slot server in a thread, as a node's control thread drives it."""
+
+    def __init__(self, path: Path, pool: SlotPool) -> None:
+        self.server = SlotServer(str(path), pool)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            poller = select.poll()
+            for fd in self.server.sockets:
+                poller.register(fd, select.POLLIN)
+            for fd, _event in poller.poll(10):
+                if fd in self.server.sockets:
+                    self.server.serve(fd)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.server.close()
+
+
+@pytest.fixture
+def path(tmp_path_factory: pytest.TempPathFactory, run_dir: Path) -> Iterator[Path]:
+    path = run_dir / "s"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def serving(path: Path, pool: SlotPool) -> Iterator[Serving]:
+    serving = Serving(path, pool)
+    yield serving
+    serving.stop()
+
+
+@pytest.fixture
+def mapped(serving: Serving, path: Path) -> Iterator[SlotMap]:
+    mapped = SlotMap(str(path))
+    yield mapped
+    mapped.close()
+
+
+def filled(pool: SlotPool, value: int, shape: tuple[int, ...] = SHAPE) -> int:
+    """Copy an array of one value into a slot, and return its number."""
+    slot = pool.copy_in(np.full(shape, value, np.uint8))
+    assert slot is not None
+    return slot.number
+
+
+@given(st.integers(1, 1 << 28))
+def test_slot_size_wastes_at_most_a_quarter(nbytes: int) -> None:
+    size = slot_size(nbytes)
+    assert size % mmap.PAGESIZE == 0
+    assert nbytes <= size < max(nbytes * 1.25, nbytes + mmap.PAGESIZE)
+
+
+def test_a_slot_is_free_again_when_leases_and_array_are_gone(pool: SlotPool) -> None:
+    array = pool.empty(SHAPE, U8)
+    found = pool.find(array)
+    assert found is not None
+    slot, offset = found
+    assert offset == 0 and slot.fd >= 0
+    slot.leases += 1  # what a packet does first
+    pool.lease(slot.number)
+    del array
+    other = pool.empty(SHAPE, U8)
+    assert pool.find(other) != (slot, 0)
+    pool.release(slot.number)
+    pool.release(slot.number)
+    third = pool.empty(SHAPE, U8)
+    assert pool.find(third) == (slot, 0)
+
+
+def test_an_array_that_is_kept_keeps_its_slot(pool: SlotPool) -> None:
+    array = pool.empty(SHAPE, U8)
+    found = pool.find(array)
+    assert found is not None
+    number = found[0].number
+    found[0].leases = 1
+    pool.release(number)
+    array[:] = 7
+    others = [pool.empty(SHAPE, U8) for _ in range(5)]
+    for other in others:
+        other[:] = 9
+    assert (array == 7).all()
+
+
+def test_views_are_found_where_they_lie(pool: SlotPool) -> None:
+    array = pool.empty((50, 30, 3), U8)
+    found = pool.find(array[10:20])
+    assert found is not None and found[1] == 10 * 90
+    assert pool.find(array[:, ::2]) is None  # not contiguous: is copied
+    assert pool.find(np.zeros(SHAPE, np.uint8)) is None
+    assert pool.find(array.copy()) is None
+
+
+def test_born_array_takes_any_dtype_and_shape(pool: SlotPool) -> None:
+    points = pool.empty((5, 68, 2), np.dtype(np.float32))
+    points[:] = 1.5
+    assert points.flags.c_contiguous and points.dtype == np.float32
+    assert pool.empty((0, 68, 2), np.dtype(np.float32)).shape == (0, 68, 2)
+    assert pool.empty((), np.dtype(np.int64)).shape == ()
+
+
+@pytest.mark.parametrize("view", [np.s_[:], np.s_[::-1], np.s_[:, ::2], np.s_[:0]])
+def test_copies_are_contiguous(pool: SlotPool, view: slice) -> None:
+    array = np.arange(60 * 40, dtype=np.uint16).reshape(60, 40)[view]
+    slot = pool.copy_in(array)
+    if array.size == 0:
+        assert slot is None
+        return
+    assert slot is not None
+    assert bytes(slot.memory[: array.nbytes]) == array.tobytes()
+
+
+def test_release_of_what_nobody_has(pool: SlotPool) -> None:
+    number = filled(pool, 1)
+    pool.release(number)
+    for wrong in (number, 99, -1):
+        with pytest.raises(WireError, match=f"release of slot {wrong}, which is not leased"):
+            pool.release(wrong)
+
+
+def test_changing_sizes_share_slots_and_memory_stays_bounded() -> None:
+    pool = SlotPool(limit=400_000)
+    for step in range(200):
+        number = filled(pool, step % 251, (100 + step, 100, 3))
+        pool.release(number)
+    assert pool._bytes <= 400_000
+    assert len(os.listdir("/proc/self/fd")) < 200
+    pool.close()
+
+
+def test_exhausted_pool_gives_ordinary_arrays() -> None:
+    pool = SlotPool(limit=100_000)
+    kept = [pool.empty((100, 100, 3), U8) for _ in range(6)]
+    assert [pool.find(array) is not None for array in kept] == [True, True, True, False, False, False]
+    assert pool.copy_in(kept[0]) is None
+    for value, array in enumerate(kept):
+        array[:] = value
+    assert all((array == value).all() for value, array in enumerate(kept))
+    kept.clear()
+    del array
+    assert pool.copy_in(np.zeros((100, 100, 3), np.uint8)) is not None
+    pool.close()
+
+
+def test_full_memory_falls_back_to_ordinary_arrays(monkeypatch: pytest.MonkeyPatch, pool: SlotPool) -> None:
+    def full(fd: int, offset: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert pool.copy_in(np.zeros(SHAPE, np.uint8)) is None
+    assert pool.find(pool.empty(SHAPE, U8)) is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_pool_without_memfd_gives_ordinary_arrays(monkeypatch: pytest.MonkeyPatch, pool: SlotPool) -> None:
+    monkeypatch.setattr(slots, "AVAILABLE", False)
+    assert pool.copy_in(np.zeros(SHAPE, np.uint8)) is None
+    assert pool.find(pool.empty(SHAPE, U8)) is None
+
+
+def test_consumer_reads_what_was_written_and_releases_it(pool: SlotPool, mapped: SlotMap) -> None:
+    number = filled(pool, 42)
+    flat = mapped.array(number, 0, 3600)
+    picture = flat.view(np.uint8).reshape(SHAPE)
+    assert (picture == 42).all()
+    del flat
+    gc.collect()
+    assert mapped.released == []  # a view of it lives
+    part = picture[3]
+    del picture
+    assert mapped.released == []
+    del part
+    assert mapped.released == [number]
+
+
+def test_parts_of_a_slot(pool: SlotPool, mapped: SlotMap) -> None:
+    slot = pool.copy_in(np.arange(100, dtype=np.uint8))
+    assert slot is not None
+    assert mapped.array(slot.number, 10, 5).tolist() == [10, 11, 12, 13, 14]
+    assert len(mapped.array(slot.number, slot.size - 1, 1)) == 1
+    for offset, nbytes in ((0, slot.size + 1), (slot.size, 1), (-1, 5), (0, -1)):
+        with pytest.raises(WireError, match=f"of slot {slot.number}, which has {slot.size}"):
+            mapped.array(slot.number, offset, nbytes)
+    with pytest.raises(WireError, match="the sender has no slot 99"):
+        mapped.array(99, 0, 1)
+
+
+def test_consumer_cannot_write(pool: SlotPool, mapped: SlotMap) -> None:
+    array = mapped.array(filled(pool, 1), 0, 100)
+    assert not array.flags.writeable
+    with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+        array.flags.writeable = True
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1
+
+
+def descriptor(path: Path, number: int) -> tuple[int, int]:
+    """Ask for a slot as a program in another language would."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(str(path))
+        client.send(struct.pack("<q", number))
+        reply, fds, _flags, _address = socket.recv_fds(client, 8, 1)
+        return (fds[0] if fds else -1), struct.unpack("<q", reply)[0]
+
+
+def test_descriptor_is_sealed(pool: SlotPool, serving: Serving, path: Path) -> None:
+    number = filled(pool, 5)
+    fd, size = descriptor(path, number)
+    try:
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size * 2)
+        with pytest.raises(PermissionError):
+            os.write(fd, b"x")
+        with pytest.raises(PermissionError):
+            mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        with mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            assert memory[:100] == b"\x05" * 100
+    finally:
+        os.close(fd)
+    assert descriptor(path, 99) == (-1, 0)
+
+
+def test_memory_outlives_a_sender_that_is_gone(pool: SlotPool, serving: Serving, mapped: SlotMap) -> None:
+    array = mapped.array(filled(pool, 8), 0, 100)
+    assert mapped.alive()
+    serving.stop()
+    pool.close()
+    assert not mapped.alive()
+    mapped.close()
+    assert (array == 8).all()
+
+
+def test_only_this_user_is_served(
+    pool: SlotPool, serving: Serving, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+    own = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)  # the server takes us for somebody else
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(10)
+        client.connect(str(path))
+        assert client.recv(8) == b""
+
+
+@pytest.mark.parametrize("request_", [b"x", b"", b"123456789"])
+def test_malformed_request_is_disconnected(
+    serving: Serving, path: Path, mapped: SlotMap, pool: SlotPool, request_: bytes
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(10)
+        client.connect(str(path))
+        client.send(request_)
+        assert client.recv(8) == b""
+    assert mapped.array(filled(pool, 3), 0, 1)[0] == 3  # the others are served
+
+
+def test_who_never_reads_the_answers_is_disconnected(
+    serving: Serving, path: Path, mapped: SlotMap, pool: SlotPool
+) -> None:
+    number = filled(pool, 3)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(10)
+        client.connect(str(path))
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(10_000):
+                client.send(struct.pack("<q", number))
+    assert mapped.array(number, 0, 1)[0] == 3
+
+
+def test_closed_connections_are_forgotten(serving: Serving, path: Path) -> None:
+    for _ in range(5):
+        SlotMap(str(path)).close()
+    assert eventually(lambda: len(serving.server.sockets) == 1)
+
+
+def test_mappings_that_are_idle_are_given_back(pool: SlotPool, serving: Serving, path: Path) -> None:
+    mapped = SlotMap(str(path), limit=100_000)
+    kept = mapped.array(filled(pool, 250), 0, 3600)
+    for value in range(50):
+        array: NDArray[np.uint8] = mapped.array(filled(pool, value, (100, 200)), 0, 20_000)
+        assert (array == value).all()
+        del array
+        assert sum(map(len, mapped._memories.values())) <= 100_000
+    assert (kept == 250).all()
+    assert (mapped.array(3, 0, 20_000) == 2).all()  # mapped once more
+    assert len(mapped.released) == 51
+    mapped.close()
+
+
+def test_no_sender_at_all(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        SlotMap(str(path))
+
+
+LEASE = """
+import sys, time
+from graph.slots import SlotMap
+mapped = SlotMap(sys.argv[1])
+array = mapped.array(int(sys.argv[2]), 0, 3600)
+print(int(array[0]), flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_left_when_processes_are_killed(pool: SlotPool, serving: Serving, path: Path) -> None:
+    """The descriptor goes with the consumer; the memory with the last who has it."""
+    number = filled(pool, 77)
+    consumer = subprocess.Popen(
+        [sys.executable, "-c", LEASE, str(path), str(number)], stdout=subprocess.PIPE, text=True
+    )
+    assert consumer.stdout is not None
+    assert consumer.stdout.readline() == "77\n"
+    assert eventually(lambda: len(serving.server.sockets) == 2)
+    consumer.kill()
+    consumer.wait()
+    consumer.stdout.close()
+    assert eventually(lambda: len(serving.server.sockets) == 1)
