@@ -25,7 +25,6 @@ from graph.worker import Job
 logger = logging.getLogger("facegraph")
 
 GRACE_S = 10.0  # after Ctrl-C, or after a node failed, the others get so long to finish in order
-KILL_S = 2.0  # and so long between SIGTERM and SIGKILL
 QUIET_S = 5.0  # ten heartbeats missed: say so
 RESTARTS = 5  # within RESTART_WINDOW_S; more, and the node has failed (as Frigate's watchdog does)
 RESTART_WINDOW_S = 60.0
@@ -37,6 +36,9 @@ BOOTSTRAP = (
     "import os, sys; sys.path[:] = os.environ['FACEGRAPH_PATH'].split(os.pathsep); "
     "from graph.worker import main; main()"
 )
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""The processes are the parallelism: pools of BLAS threads in each of them would only wait for one another."""
 
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
 
@@ -147,7 +149,7 @@ class Supervisor:
         child.process = subprocess.Popen(
             [sys.executable, "-c", BOOTSTRAP, f"{self.spec.name}/{child.spec.name}"],
             stdin=subprocess.PIPE,
-            env={**os.environ, "FACEGRAPH_PATH": path},
+            env={**ONE_THREAD, **os.environ, "FACEGRAPH_PATH": path},
         )
         if hasattr(os, "pidfd_open"):
             child.pidfd = os.pidfd_open(child.process.pid)
@@ -299,7 +301,7 @@ class Supervisor:
         for child in self.children.values():
             child.start_again_at = None
             if self.played is None and child.process is not None:
-                child.process.terminate()
+                child.process.kill()
                 child.failure_told = True
             self._tell(child, "finish")
 

@@ -434,5 +434,6 @@ class Worker:
 
 def main() -> None:
     """Run the job on standard input; the process's exit code is the node's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's affair
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group by terminals and service managers
+        signal.signal(number, signal.SIG_IGN)  # the supervisor gets it too and sees to an orderly end
     sys.exit(Worker(Job.from_stdin()).run())

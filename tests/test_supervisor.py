@@ -79,14 +79,15 @@ def test_sigkill_of_the_supervisor_while_nodes_open(tmp_path: Path) -> None:
     rundir.sweep()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_interrupt_ends_in_order(tmp_path: Path, whole_group: bool) -> None:
+def test_interrupt_ends_in_order(tmp_path: Path, whole_group: bool, number: signal.Signals) -> None:
     with Graph(tmp_path, line(frames=100_000, pause=0.005)) as graph:
         wait_for_rows(tmp_path / "out.jsonl", 10)
-        if whole_group:  # as a terminal does
-            os.killpg(graph.process.pid, signal.SIGINT)
+        if whole_group:  # as terminals and service managers do
+            os.killpg(graph.process.pid, number)
         else:
-            graph.interrupt()
+            graph.process.send_signal(number)
         assert graph.wait() == 0, graph.text()
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
     seqs = [row[0] for row in rows(tmp_path / "out.jsonl")]
