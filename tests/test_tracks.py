@@ -26,7 +26,9 @@ class Stream:
         self.seq = -1
         self.looks: list[Look] = []
 
-    def frame(self, *faces: np.ndarray, found: list[np.ndarray] | None = None, late: int = 0) -> dict[int, np.ndarray]:
+    def frame(
+        self, *faces: np.ndarray, found: list[np.ndarray] | None = None, late: int = 0, sure: float = 0.8
+    ) -> dict[int, np.ndarray]:
         """Go one frame on; `found` are the faces a detector reports of the frame `late` frames ago."""
         self.seq += 1
         boxes = None if found is None else self.boxes(found)
@@ -38,7 +40,7 @@ class Stream:
         for row, look in enumerate(self.looks):
             near = apart(look.box, self.boxes(faces))
             landmarks[row] = faces[near.argmin()] if len(faces) else look.box[:2]
-            presence[row] = 0.9 if len(faces) and near.min() < 0.5 else 0.1
+            presence[row] = sure if len(faces) and near.min() < 0.5 else 0.1
         pairs = self.tracks.see(self.looks, landmarks, presence, SIZE, self.seq, self.seq / FPS)
         return {track.id: landmarks[row] for track, row in pairs}
 
@@ -126,6 +128,15 @@ def test_what_detections_miss_ends_after_its_patience_and_not_before_three_of_th
     rare = Stream(patience=0.5)
     rare.frame(poster, found=[poster])
     assert all(rare.frame(poster, found=[] if i == 30 else None) for i in range(60)), "one miss is not enough"
+
+
+def test_what_the_network_is_sure_of_outlasts_a_detector_that_misses_it() -> None:
+    stream = Stream(patience=0.5)
+    profile = face(150, 200)
+    stream.frame(profile, found=[profile])
+    seen = [bool(stream.frame(profile, found=[] if i % 5 == 0 else None, sure=0.99)) for i in range(170)]
+    assert all(seen[:140])
+    assert not any(seen[160:]), "but not for ever"
 
 
 def test_two_tracks_on_one_face_become_one_and_the_visitor_gets_its_own_face_back() -> None:
