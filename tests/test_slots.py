@@ -3,12 +3,10 @@
 import gc
 import mmap
 import os
-import select
 import socket
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from graph import WireError, slots
-from graph.slots import SlotMap, SlotPool, SlotServer, slot_size
+from graph.slots import SlotMap, SlotPool, slot_size
 from tests.conftest import eventually
+from tests.pair import Serving
 
 pytestmark = pytest.mark.skipif(not slots.AVAILABLE, reason="needs memfd")
 
@@ -33,30 +32,6 @@ def pool() -> Iterator[SlotPool]:
     pool = SlotPool()
     yield pool
     pool.close()
-
-
-class Serving:
-    """A slot server in a thread, as a node's control thread drives it."""
-
-    def __init__(self, path: Path, pool: SlotPool) -> None:
-        self.server = SlotServer(str(path), pool)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while not self._stop.is_set():
-            poller = select.poll()
-            for fd in self.server.sockets:
-                poller.register(fd, select.POLLIN)
-            for fd, _event in poller.poll(10):
-                if fd in self.server.sockets:
-                    self.server.serve(fd)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.server.close()
 
 
 @pytest.fixture

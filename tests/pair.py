@@ -1,0 +1,149 @@
+"""A sender and its consumers in one process, for the tests of the transport."""
+
+import select
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import zmq
+
+from graph import Frame, Header, Message, slots
+from graph.receiver import Receiver, type_names
+from graph.sender import Sender
+from graph.slots import SlotPool, SlotServer
+from tests.conftest import eventually
+
+Context = zmq.Context[zmq.Socket[bytes]]
+
+
+class Serving:
+    """A slot server in a thread, as a node's control thread drives it."""
+
+    def __init__(self, path: Path, pool: SlotPool) -> None:
+        self.server = SlotServer(str(path), pool)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._stop.is_set():
+            poller = select.poll()
+            for fd in self.server.sockets:
+                poller.register(fd, select.POLLIN)
+            for fd, _event in poller.poll(10):
+                if fd in self.server.sockets:
+                    self.server.serve(fd)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.server.close()
+
+
+def frame(seq: int, size: int = 64) -> Frame:
+    """A picture that tells its number in every pixel; of 64 pixels it is above the inline limit."""
+    image = np.full((size, size, 3), seq % 251, np.uint8)
+    return Frame(image=image, header=Header("test", seq))
+
+
+class Pair:
+    """One sender with its shared memory, and what its consumers said and got."""
+
+    def __init__(
+        self, context: Context, folder: Path, limit: int = slots.POOL_BYTES, type_: type[Message] = Frame
+    ) -> None:
+        self.context = context
+        self.endpoint = f"ipc://{folder}/n"
+        self.slots_path = folder / "n.shm"
+        self.pool = SlotPool(limit)
+        self.serving = Serving(self.slots_path, self.pool) if slots.AVAILABLE else None
+        self.drops: Counter[str] = Counter()
+        self.blocked: list[bool] = []
+        self.receivers: list[Receiver] = []
+        self.sender = Sender(
+            context,
+            "n",
+            self.endpoint,
+            {"out": type_names(type_)},
+            self.pool,
+            str(self.slots_path) if self.serving else None,
+            on_drop=self._drop,
+            on_blocked=self.blocked.append,
+        )
+
+    def _drop(self, edge: str, count: int) -> None:
+        self.drops[edge] += count
+
+    def receiver(self, policy: str = "block", queue: int = 4, name: str = "r.in", **kwargs: Any) -> Receiver:
+        """Connect a consumer, and wait until it is welcome."""
+        type_ = kwargs.pop("type_", Frame)
+        receiver = Receiver(self.context, self.endpoint, "out", type_, name=name, policy=policy, queue=queue, **kwargs)
+        self.receivers.append(receiver)
+        self.until(lambda: receiver.receive() is None and (receiver.welcomed or receiver.ended))
+        return receiver
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Let the sender do its work until something is true."""
+
+        def worked() -> bool:
+            if self.sender.lock.acquire(blocking=False):
+                try:
+                    self.sender.wait(5)
+                finally:
+                    self.sender.lock.release()
+            return condition()
+
+        assert eventually(worked)
+
+    def publish(self, *seqs: int) -> None:
+        for seq in seqs:
+            self.sender.publish("out", frame(seq))
+
+    def take(self, receiver: Receiver, count: int) -> list[int]:
+        """Let a consumer process so many frames, each compared with what was sent; return their numbers."""
+        got: list[int] = []
+
+        def one_more() -> bool:
+            arrived = receiver.receive()
+            if arrived is not None:
+                image = arrived.message.__dict__["image"]
+                assert (image == arrived.message.seq % 251).all()
+                got.append(arrived.message.seq)
+                del image, arrived
+                receiver.consumed()
+            receiver.flush(idle=True)
+            return len(got) >= count or receiver.ended
+
+        if count:
+            self.until(one_more)
+        return got
+
+    def leases(self) -> int:
+        """How many leases there are on all slots."""
+        return sum(slot.leases for slot in self.pool._slots.values())
+
+    def stranger(self) -> "zmq.Socket[bytes]":
+        """A consumer that says what it likes."""
+        socket: zmq.Socket[bytes] = self.context.socket(zmq.DEALER)
+        socket.connect(self.endpoint)
+        return socket
+
+    def answer(self, socket: "zmq.Socket[bytes]") -> dict[str, Any]:
+        """What the sender says to a stranger next."""
+        self.until(lambda: bool(socket.poll(0)))
+        answer: dict[str, Any] = msgpack.unpackb(socket.recv_multipart()[0])
+        return answer
+
+    def close(self) -> None:
+        for receiver in self.receivers:
+            receiver.close()
+        self.sender.close()
+        if self.serving:
+            self.serving.stop()
+        self.pool.close()
+        for path in self.slots_path.parent.iterdir():
+            path.unlink()
