@@ -68,7 +68,8 @@ class Node:
         for name in cls.__dict__.get("__annotations__", {}):
             if isinstance(cls.__dict__.get(name), Input | Output):
                 raise TypeError(f"{cls.__name__}.{name}: write a port without annotation: {name} = Input(...)")
-        ports = {name: value for name, value in vars(cls).items() if isinstance(value, Input | Output)}
+        inherited = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+        ports = {name: value for name, value in inherited.items() if isinstance(value, Input | Output)}
         cls.inputs = {name: port for name, port in ports.items() if isinstance(port, Input)}
         cls.outputs = {name: port for name, port in ports.items() if isinstance(port, Output)}
         dataclass(kw_only=True, eq=False)(cls)
@@ -101,7 +102,7 @@ class Node:
 
 
 def _check_process(cls: type[Node]) -> None:
-    process = cls.__dict__.get("process")
+    process = getattr(cls, "process", None)
     if process is None:
         raise TypeError(f"{cls.__name__} has no process()")
     arguments = list(inspect.signature(process).parameters)[1:]

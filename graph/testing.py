@@ -66,7 +66,7 @@ def _frames_of_graph(
     sources: Mapping[str, Iterator[Said]],
     said: Mapping[str, list[Message]],
 ) -> Iterator[Said]:
-    """Give what all nodes said about each frame, by "node.output", until a source ends."""
+    """Give what all nodes said about each frame, by "node.output", until one of them ends the stream."""
     while True:
         now: Said = {}
         for name in order:
@@ -75,7 +75,11 @@ def _frames_of_graph(
                 if outputs is None:
                     return
             else:
-                outputs = _process(running[name], _inputs(spec, name, now, said))
+                try:
+                    outputs = _process(running[name], _inputs(spec, name, now, said))
+                except EndOfStream:
+                    yield now
+                    return
             now.update({f"{name}.{port}": message for port, message in outputs.items()})
         yield now
 
