@@ -17,10 +17,25 @@ MARGIN = 1.4
 """Crop side in face sizes: points at the rim keep a whole window around them while the face moves."""
 
 
+class Area(NamedTuple):
+    """A square of the frame, sampled at (x + i stride, y + j stride) for i and j below `samples`."""
+
+    x: int
+    y: int
+    samples: int  # per side
+    stride: int
+
+    @property
+    def length(self) -> int:
+        """Side of the square, frame pixels."""
+        return self.samples * self.stride
+
+
 class Crop(NamedTuple):
     """The green channel around one face, (SIDE, SIDE) uint8, and where it lies in the frame."""
 
     image: NDArray[Any]
+    area: Area
     origin: NDArray[np.float64]  # frame pixels of the crop's (-0.5, -0.5)
     step: float  # frame pixels per crop pixel
 
@@ -40,31 +55,39 @@ def face_size(points: NDArray[Any]) -> float:
     return max(math.sqrt(width * height), 1.0)
 
 
-def crop(image: NDArray[Any], points: NDArray[Any]) -> Crop:
+def crop(image: NDArray[Any], points: NDArray[Any], last: Crop | None = None) -> Crop:
     """Cut the face out, upright and as it is, from a BGR picture; outside the picture its rim is repeated.
 
-    A large face is thinned out to every n-th pixel of every n-th row, so that a 4K face costs no more than a small
-    one. Green alone stands for grey (59 % of luma, and the least noisy channel of a Bayer sensor), which saves the
-    conversion. Size and place snap to a coarse lattice: on a still face two crops differ by sensor noise only, not by
-    resampling.
+    The place of the `last` crop is kept while the face fits it: on a still face two crops then differ by sensor noise
+    only, not by resampling. A large face is thinned out to every n-th pixel of every n-th row, so that a 4K face
+    costs no more than a small one. Green alone stands for grey (59 % of luma, and the least noisy channel of a
+    Bayer sensor), which saves the conversion.
     """
     low, high = points.min(axis=0), points.max(axis=0)
-    size = MARGIN * max(math.sqrt((high[0] - low[0]) * (high[1] - low[1])), 1.0)
-    side = 2 ** (round(math.log2(size) * 4) / 4)  # steps of 19 %
+    side = MARGIN * max(math.sqrt((high[0] - low[0]) * (high[1] - low[1])), 1.0)
+    middle = (low + high) / 2
+    area = last.area if last and fits(last.area, middle, side) else _area(middle, side)
+    small = cv2.resize(_samples(image, area), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    return Crop(small, area, np.array([area.x, area.y]) - area.stride / 2, area.length / SIDE)
+
+
+def fits(area: Area, middle: NDArray[Any], side: float) -> bool:
+    """Return whether a square about `middle` lies well in an area: off by a tenth at most, within 19 % of its size."""
+    off = np.abs(middle - (area.x + area.length / 2, area.y + area.length / 2)).max()
+    return bool(off < area.length / 10 and 0.84 < side / area.length < 1.19)
+
+
+def _area(middle: NDArray[Any], side: float) -> Area:
     stride = max(1, int(side // SIDE))
     count = max(8, int(side // stride))
-    length = count * stride
-    lattice = max(1, length // 16)
-    x0 = round(((low[0] + high[0]) - length) / 2 / lattice) * lattice
-    y0 = round(((low[1] + high[1]) - length) / 2 / lattice) * lattice
-    small = cv2.resize(_samples(image, x0, y0, count, stride), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-    return Crop(small, np.array([x0, y0]) - stride / 2, length / SIDE)
+    x, y = np.rint(middle - count * stride / 2).astype(int).tolist()
+    return Area(x, y, count, stride)
 
 
-def _samples(image: NDArray[Any], x0: int, y0: int, count: int, stride: int) -> NDArray[Any]:
-    """Return green at (x0 + i stride, y0 + j stride), i and j below `count`, the picture's rim repeated outside."""
+def _samples(image: NDArray[Any], area: Area) -> NDArray[Any]:
+    """Return green at the samples of an area, the picture's rim repeated outside."""
     height, width = image.shape[:2]
-    length = count * stride
+    x0, y0, length, stride = area.x, area.y, area.length, area.stride
     if x0 >= 0 and y0 >= 0 and x0 + length <= width and y0 + length <= height:
         region = image[y0 : y0 + length : stride, x0 : x0 + length]
         return np.asarray(cv2.extractChannel(region, 1)) if stride == 1 else region[:, ::stride, 1].copy()

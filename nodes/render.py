@@ -24,6 +24,9 @@ from nodes._draw import (
 SHOWN = 0.5
 """Probability from which a state is named."""
 
+SURE = 0.75
+"""Probability against a closed mouth from which it is called open: lips that just part are neither."""
+
 ROOM = 0.14
 """How far the box is drawn outside the landmarks, of their size: it then leaves the jaw and the brows free."""
 
@@ -42,7 +45,7 @@ def state_words(states: NDArray[Any]) -> list[str]:
         words.append("right eye closed")
     if "mouth_wide_open" in probable:
         words.append("mouth wide open")
-    elif "mouth_closed" not in probable:
+    elif states[STATES.index("mouth_closed")] < 1 - SURE:
         words.append("mouth open")
     return words
 
@@ -112,7 +115,7 @@ class Render(Node):
                 draw_axes(image, landmarks[30], faces.pose[row], 0.45 * size, thickness, outline)
             elif self.pose == "cube":
                 centre = (landmarks.min(axis=0) + landmarks.max(axis=0)) / 2
-                draw_cube(image, centre, faces.pose[row], 1.25 * size, color, thickness)
+                draw_cube(image, centre, faces.pose[row], 1.1 * size, color, thickness)
 
     def _draw_label(self, image: NDArray[Any], faces: Faces, row: int) -> None:
         lines = []

@@ -8,7 +8,7 @@ import pytest
 
 from graph import Faces, Frame, Header
 from graph.testing import run_node
-from nodes._flow import LOST, Crop, crop, face_size, prior, regularise, track
+from nodes._flow import LOST, crop, face_size, prior, regularise, track
 from nodes.smooth import GAP, Smooth, follow, noise_ratio, similarity, turned
 from nodes.source import TestSource
 from tests.bench.smoothing import amplitude, blink_clip, error, jitter, lag, one_euro, ours, scene, seed_rule
@@ -56,6 +56,15 @@ def test_a_crop_shows_what_lies_at_its_points() -> None:
         assert np.median(np.abs(difference)) <= 6
 
 
+def test_a_crop_stays_in_place_while_the_face_fits_it() -> None:
+    images, points = still_picture()
+    first = crop(images[0], points)
+    assert crop(images[0], points + 5, first).area == first.area
+    assert crop(images[0], points * 1.1 - points.mean(axis=0) * 0.1, first).area == first.area
+    assert crop(images[0], points + 25, first).area != first.area
+    assert crop(images[0], points * 1.3 - points.mean(axis=0) * 0.3, first).area != first.area
+
+
 def test_a_crop_beyond_the_picture_repeats_its_rim() -> None:
     images, points = still_picture()
     for shift in ((-330, 0), (330, 0), (0, -250), (5000, 5000)):
@@ -80,7 +89,7 @@ def test_flow_finds_a_known_motion_and_says_how_well() -> None:
 def test_flow_into_a_plain_crop_is_not_believed() -> None:
     images, points = still_picture()
     cut = crop(images[0], points)
-    plain = Crop(np.full_like(cut.image, 90), cut.origin, cut.step)
+    plain = cut._replace(image=np.full_like(cut.image, 90))
     _, claim = track(cut, plain, points, points)
     assert np.mean(claim > 1.5) > 0.9
 
@@ -193,7 +202,7 @@ def test_other_frame_rates_behave_alike(fps: float) -> None:
 
 @pytest.mark.parametrize("in_picture", [True, False])
 def test_blinks_keep_their_amplitude(in_picture: bool) -> None:
-    clip, closed = blink_clip(in_picture)
+    clip, closed = blink_clip(in_picture, **SMALL | {"frames": 75})
     assert amplitude(ours(clip), clip, closed) >= 95
 
 
@@ -204,6 +213,19 @@ def test_single_wild_detections_are_held_back() -> None:
     out = ours(clip._replace(raw=raw))
     pulled = np.linalg.norm(out[20:, 30] - clip.true[20:, 30], axis=1).max()
     assert pulled < 0.04 * clip.eye
+
+
+def test_an_overstated_spread_is_found_out() -> None:
+    """Networks announce their error against the truth; what counts here is how much it varies from frame to frame."""
+    clip = scene(**SMALL, pan=0.15, period=1.5)
+    told = 10 * np.hypot(0.007, 0.003) * clip.eye
+    out = run(
+        Smooth(),
+        [(im, faces(r[None], told), i / 30, 0) for i, (im, r) in enumerate(zip(clip.frames(), clip.raw, strict=True))],
+    )
+    honest = ours(clip)
+    assert np.sqrt(np.mean(np.square(out[-1].landmarks[0] - honest[-1]))) < 0.3 * told / 10
+    assert out[-1].spread.mean() < told / 10
 
 
 def test_strength_zero_is_raw_and_more_strength_is_calmer() -> None:
