@@ -23,9 +23,11 @@ SURE, TRUST = 0.9, 10.0
 that the landmark network follows with ease, and it takes only 0.6 % of background crops for such a face (measured)."""
 MISSES = 3
 """A track ends only after so many detections in a row without it, however much time lies between them."""
-MOMENTUM = 0.5
-"""Share of the last step that a face is expected to go on by: one at steady speed is met half-way, and one that turns
-round is missed by half a step more only."""
+MOMENTUM, COAST = 0.7, 10
+"""Share of its last step that a face is expected to go on by, and for how many frames out of sight. At a steady speed
+of half its side per frame it is then still met (measured), and one that turns round is not missed by twice its step."""
+NESTED = 0.6
+"""A face of which more lies within another one's box is the other one: what is behind a face shows less of itself."""
 HISTORY = 64
 """Frames a track remembers its place for: how late a detection may come."""
 
@@ -46,17 +48,15 @@ class Track:
     places: deque[tuple[int, Floats]] = field(default_factory=lambda: deque(maxlen=HISTORY))  # seq, box
 
     def place(self, seq: int) -> Floats:
-        """Return the (4,) box that the face had at frame `seq`, or at the nearest one known."""
-        return min(self.places, key=lambda place: abs(place[0] - seq))[1]
-
-    def ahead(self, seq: int) -> "Look":
-        """Return where to look for the face in frame `seq`: its last place, moved on as it moved before."""
-        if not self.visible or len(self.places) < 2:
-            return Look(self.box, self.roll, self)
-        (before, from_box), (last, to_box) = self.places[-2], self.places[-1]
-        steps = min(seq - last, 2) / (last - before)
-        move = (_centres(to_box) - _centres(from_box)) * np.float32(MOMENTUM * steps)
-        return Look(self.box + np.tile(move, 2), self.roll, self)
+        """Return the (4,) box of the face in frame `seq`: the nearest one known, moved on if it is older."""
+        last, box = self.places[-1]
+        if seq <= last:
+            return min(self.places, key=lambda place: abs(place[0] - seq))[1]
+        if len(self.places) < 2:
+            return box
+        before, from_box = self.places[-2]
+        step = (_centres(box) - _centres(from_box)) / (last - before)
+        return box + np.tile(step * np.float32(MOMENTUM * min(seq - last, COAST)), 2)
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Tracks:
         `boxes` (F, 4) are landmark boxes. A detection that belongs to a track confirms it, and takes it along where
         the face was faster; one that belongs to none is a new face. A track that detections miss ends in time.
         """
-        own = {track.id: track.ahead(now_seq) for track in self.tracks}
+        own = {track.id: Look(track.place(now_seq), track.roll, track) for track in self.tracks}
         if boxes is None:
             return list(own.values())
         pairs = match(boxes, np.array([track.place(seq) for track in self.tracks], np.float32).reshape(-1, 4))
@@ -169,10 +169,17 @@ def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[
     kept: list[int] = []
     for row in sorted(np.flatnonzero(present), key=lambda row: _claim(looks[row], landmarks[row])):
         gaps = np.linalg.norm(landmarks[kept] - landmarks[row], axis=2).mean(1) / sides[row]
-        doubled[row] = (gaps < TWINS).any()
+        doubled[row] = (gaps < TWINS).any() or (within(boxes[row], boxes[kept]) > NESTED).any()
         if not doubled[row]:
             kept.append(int(row))
     return doubled
+
+
+def within(box: Floats, others: Floats) -> Floats:
+    """Return (F,): the intersection of a box (4,) with others (F, 4), as share of the smaller of the two."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    smaller = np.minimum((box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(1))
+    return np.asarray(np.maximum(sides, 0).prod(1) / np.maximum(smaller, 1), np.float32)
 
 
 def inside(landmarks: Floats, size: tuple[int, int]) -> Floats:

@@ -10,7 +10,7 @@ from graph import Detections, Faces, Frame, Header
 from graph.testing import run_node
 from nodes._geometry import landmark_roll
 from nodes.detect import FaceDetector
-from nodes.landmarks import LandmarkModel, Landmarks, landmark_boxes, roll_of_points
+from nodes.landmarks import LandmarkModel, Landmarks, certain, landmark_boxes, roll_of_points
 from nodes.source import TestSource
 from tests.portrait import tight, true_points
 
@@ -197,3 +197,13 @@ def test_detector_and_landmarks_together() -> None:
         gaps = np.linalg.norm(faces.landmarks[:, None] - truth[None], axis=3).mean(2) / eyes
         assert sorted(gaps.argmin(1)) == [0, 1, 2]
         assert (gaps.min(1) < NME).all()
+
+
+def test_what_has_vague_points_is_no_face() -> None:
+    faces = Faces(
+        ids=np.arange(2), boxes=np.float32([[0, 0, 100, 80]] * 2), scores=np.float32([1, 1]),
+        landmarks=np.zeros((2, 68, 2), np.float32), spread=np.float32([[5] * 68, [30] * 68]),
+        pose=np.zeros((2, 3), np.float32), states=np.zeros((2, 4), np.float32),
+    )  # fmt: skip
+    assert certain(faces).tolist() == [True, False]
+    assert certain(Faces()).shape == (0,)

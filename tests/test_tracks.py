@@ -188,3 +188,23 @@ def test_twins_and_inside_on_no_face() -> None:
     assert twins([], none, np.zeros((0, 4), np.float32), np.zeros(0, bool)).shape == (0,)
     assert inside(none, SIZE).shape == (0,)
     assert inside(np.array([face(-20, 200)]), SIZE)[0] == pytest.approx(0.4, abs=0.1)
+
+
+def test_a_smaller_face_within_a_face_is_the_same_one() -> None:
+    stream = Stream()
+    a, part = face(200, 200), face(215, 220, 55)
+    assert list(stream.frame(a, found=[a])) == [0]
+    assert list(stream.frame(a, part, found=[a, part])) == [0]
+    apart = face(300, 200, 55)
+    assert list(stream.frame(a, apart, found=[a, apart])) == [0, 1]
+
+
+def test_a_walker_hidden_for_some_frames_is_expected_where_the_way_leads() -> None:
+    stream = Stream(patience=1.0)
+    path = [face(100 + 20 * i, 200) for i in range(20)]
+    stream.frame(path[0], found=[path[0]])
+    stream.frame(path[1])
+    stream.frame(path[2])
+    for _ in range(3, 9):
+        assert stream.frame() == {}
+    assert list(stream.frame(path[9], found=[path[9]])) == [0]
