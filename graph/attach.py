@@ -15,7 +15,7 @@ import zmq
 
 from graph import rundir, wire
 from graph.errors import ConfigError, GraphError
-from graph.join import Arrived, Join
+from graph.inputs import Inputs, Set
 from graph.messages import Mark, Message
 from graph.receiver import Receiver
 from graph.rundir import RunDir
@@ -87,40 +87,20 @@ class RunningGraph:
         return receiver
 
     def _stream(self, receivers: dict[str, Receiver]) -> Iterator[Any]:
-        join = Join(dict.fromkeys(receivers, "seq"), newest=len(receivers) > 1)
+        inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest=len(receivers) > 1)
         try:
-            while not join.finished:
-                self._receive(receivers, join)
-                taken = join.pop()
-                if taken is None:
-                    self._wait(receivers)
-                    continue
-                yield from _messages(taken)
-                del taken
-                _consumed(receivers, list(receivers))
+            while not inputs.finished:
+                taken = inputs.take()
+                if taken is not None:
+                    yield from _messages(taken)
+                    del taken
+                    inputs.done()
+                elif not inputs.wait(500) and (inputs.lost() or self.name not in rundir.running()):
+                    raise GraphError(f"the graph {self.name!r} has died")
         finally:
+            inputs.close()
             for receiver in receivers.values():
-                receiver.close()
                 self._receivers.remove(receiver)
-
-    def _receive(self, receivers: dict[str, Receiver], join: Join) -> None:
-        for name, receiver in receivers.items():
-            while arrived := receiver.receive():
-                _consumed(receivers, join.push(name, arrived))
-            if receiver.ended:
-                join.end(name)
-        _consumed(receivers, join.settle())
-
-    def _wait(self, receivers: dict[str, Receiver]) -> None:
-        poller = zmq.Poller()
-        for receiver in receivers.values():
-            receiver.flush(idle=True)
-            if not receiver.ended:
-                poller.register(receiver.socket, zmq.POLLIN)
-        if not poller.poll(500) and (
-            any(receiver.lost() for receiver in receivers.values()) or self.name not in rundir.running()
-        ):
-            raise GraphError(f"the graph {self.name!r} has died")
 
     def _ask(self, kind: str) -> dict[str, Any]:
         socket = self._context.socket(zmq.DEALER)
@@ -149,15 +129,9 @@ class RunningGraph:
         self.close()
 
 
-def _messages(taken: dict[str, Arrived | None]) -> Iterator[Any]:
+def _messages(taken: Set) -> Iterator[Any]:
     """Give what is in one set: a message, a tuple of messages, or nothing if one of them is a mark."""
     messages = tuple(arrived.message for arrived in taken.values() if arrived is not None)
     taken.clear()
     if not any(isinstance(message, Mark) for message in messages):
         yield messages[0] if len(messages) == 1 else messages
-
-
-def _consumed(receivers: dict[str, Receiver], names: list[str]) -> None:
-    for name in names:
-        receivers[name].consumed()
-        receivers[name].flush(idle=False)

@@ -134,8 +134,6 @@ class Control(threading.Thread):
                 self._stuck_at = time.monotonic() + STUCK_S
             if command["k"] == "forget" and self._sender:
                 self._sender.forget(command["node"])
-            if command["k"] == "abort" and self._sender:
-                self._sender.released.set()
             self.commands.append(command)
             self.arrived.set()
             self._poke(self._wake_out)

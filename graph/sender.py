@@ -133,7 +133,6 @@ class Sender:
         self._dead: deque[str] = deque()
         self._ended = False
         self.malformed = 0
-        self.released = threading.Event()  # set when no blocked publish may wait any longer
         self._router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._router.set(zmq.ROUTER_MANDATORY, 1)
         self._router.set(zmq.SNDHWM, 0)  # bounded by the credits
@@ -241,7 +240,7 @@ class Sender:
             return False
         if link.policy == "block":
             self._on_blocked(True)
-            while len(link.queue) >= link.capacity and link.identity in self._links and not self.released.is_set():
+            while len(link.queue) >= link.capacity and link.identity in self._links:
                 self._router.poll(100)
                 self.service()
                 self.ping()

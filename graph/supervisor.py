@@ -16,11 +16,11 @@ import zmq
 
 from graph import rundir, wire
 from graph.errors import ConfigError, WireError
+from graph.job import Job
 from graph.profile import Profile, format_report
 from graph.receiver import type_names
 from graph.rundir import RunDir
 from graph.spec import GraphSpec, NodeSpec, load_class
-from graph.worker import Job
 
 logger = logging.getLogger("facegraph")
 

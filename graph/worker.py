@@ -6,22 +6,21 @@ and only here is every exception caught, turned into a report, and the process e
 
 import logging
 import os
-import select
 import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import zmq
 
-from graph import slots, wire
+from graph import slots
 from graph.control import BusHandler, Control
 from graph.errors import ConfigError, EndOfStream, GraphError
-from graph.join import Arrived, Join, JoinKind
+from graph.inputs import Inputs, Set
+from graph.job import Job
+from graph.join import JoinKind
 from graph.messages import Header, Hop, Mark, Message
 from graph.metrics import Meter
 from graph.node import Node, as_outputs
@@ -29,7 +28,7 @@ from graph.receiver import Receiver, type_names
 from graph.rundir import RunDir
 from graph.sender import Sender
 from graph.slots import SlotPool, SlotServer
-from graph.spec import EdgeSpec, NodeSpec, build
+from graph.spec import EdgeSpec, build
 
 logger = logging.getLogger(__name__)
 
@@ -37,47 +36,11 @@ IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast a
 FAREWELL_S = 2.0  # consumers of other graphs and tools get so long to take what is left
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker must know, as it travels on standard input."""
-
-    graph: str
-    rundir: str
-    node: NodeSpec
-    edges: tuple[EdgeSpec, ...]  # into this node
-    log_level: int
-    trace: bool
-    first_seq: int = 0
-    epoch: int = 0
-
-    def to_wire(self) -> bytes:
-        """Return the job as bytes, its length first."""
-        edges = [[e.source, e.target, e.policy, e.queue, e.join] for e in self.edges]
-        node = [self.node.name, self.node.type, dict(self.node.settings), self.node.restart]
-        rest = [self.log_level, self.trace, self.first_seq, self.epoch]
-        data = wire.pack([self.graph, self.rundir, node, edges, *rest])
-        return len(data).to_bytes(4, "little") + data
-
-    @classmethod
-    def from_stdin(cls) -> "Job":
-        """Read the job; the pipe stays open and its end means that the supervisor died."""
-        size = int.from_bytes(_read_exactly(4), "little")
-        graph, rundir, node, edges, *rest = msgpack.unpackb(_read_exactly(size))
-        return cls(graph, rundir, NodeSpec(*node), tuple(EdgeSpec(*edge) for edge in edges), *rest)
-
-
-def _read_exactly(size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = os.read(0, size - len(data))
-        if not piece:
-            sys.exit(1)
-        data += piece
-    return data
-
-
 class Worker:
     """Runs one node."""
+
+    node: Node
+    sender: Sender
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -87,12 +50,9 @@ class Worker:
         self.control = Control(self.context, self.name, self.rundir)
         self.meter = Meter(self.name, job.trace)
         self.pool = SlotPool()
-        self.receivers: dict[str, Receiver] = {}
-        self.node: Node
-        self.sender: Sender
-        self.join: Join
-        self.finishing = False
-        self.finish_asked = False
+        self.inputs = Inputs({}, {}, newest=False)
+        self.finishing = False  # stop now
+        self.finish_asked = False  # sources are to stop, the others when their inputs end
         self.phase = "start"
         self.seq = job.first_seq - 1
         self.unmatched = 0
@@ -111,7 +71,7 @@ class Worker:
         self.phase = "close"
         try:
             self._close(goes_on=self._will_start_again(failed=code != 0))
-        except Exception as exc:  # noqa: BLE001 - here, and only here, a node's error becomes a report
+        except Exception as exc:  # noqa: BLE001 - likewise
             code = self._report_failure(exc)
         self._leave(code)
         return code
@@ -146,14 +106,15 @@ class Worker:
         """Connect to everything upstream, and wait for the word to play."""
         self.phase = "link"
         self._await("link")
-        for edge in self.job.edges:
-            self.receivers[edge.target_port] = self._receiver(edge)
-        kinds: dict[str, JoinKind] = {edge.target_port: edge.join for edge in self.job.edges}
-        matched = [edge for edge in self.job.edges if edge.join == "seq"]
-        self.join = Join(kinds, newest=len(matched) > 1 and any(edge.policy != "block" for edge in matched))
-        while not all(receiver.welcomed or receiver.ended for receiver in self.receivers.values()):
+        edges = self.job.edges
+        kinds: dict[str, JoinKind] = {edge.target_port: edge.join for edge in edges}
+        matched = [edge for edge in edges if edge.join == "seq"]
+        may_drop = any(edge.policy != "block" for edge in matched)
+        receivers = {edge.target_port: self._receiver(edge) for edge in edges}
+        self.inputs = Inputs(receivers, kinds, newest=len(matched) > 1 and may_drop)
+        while not self.inputs.welcomed and not self.finishing:
+            self.inputs.receive()
             self._wait_for_input(100)
-            self._receive()
         self.control.say("linked")
         self._await("play")
 
@@ -171,14 +132,13 @@ class Worker:
         )
 
     def _await(self, command: str) -> None:
-        while True:
+        """Wait for one command, and obey the others meanwhile."""
+        while not self.finishing:
             while self.control.commands:
                 said = self.control.commands.popleft()
                 if said["k"] == command:
                     return
                 self._obey(said)
-                if self.finishing:
-                    return
             self.control.arrived.wait(1.0)
             self.control.acknowledge()
 
@@ -236,26 +196,22 @@ class Worker:
                 try:
                     self._step(taken)
                 finally:
-                    names = [name for name in taken if self.join.waits_for(name)]
                     del taken
-                    self._consumed(names)
+                    self.inputs.done()
         except EndOfStream:
             self.control.say("finish")
 
-    def _next_set(self) -> dict[str, Arrived | None] | None:
+    def _next_set(self) -> Set | None:
         """Wait for the messages of the next frame; None when there can be no more."""
-        while True:
-            self._receive()
-            self._consumed(self.join.settle())
-            taken = self.join.pop()
+        while not self.finishing:
+            taken = self.inputs.take()
             if taken is not None:
                 return taken
-            if self.join.finished or self.finishing:
-                return None
+            if self.inputs.finished:
+                break
             self.meter.state("WAITING", time.monotonic_ns())
-            for receiver in self.receivers.values():
-                receiver.flush(idle=True)
             self._wait_for_input(self._patience_ms())
+        return None
 
     def _patience_ms(self) -> int:
         """Let a node that has something to do in quiet times do it; return how long to wait for input."""
@@ -264,11 +220,24 @@ class Worker:
         self.node.idle()
         return IDLE_MS
 
-    def _step(self, taken: dict[str, Arrived | None]) -> None:
+    def _wait_for_input(self, timeout_ms: int) -> None:
+        if not self.inputs.wait(timeout_ms, self.control.wake_fd):
+            self._look_for_lost()
+        self._obey_all()
+
+    def _look_for_lost(self) -> None:
+        """Notice that a sender of another graph died; of deaths in this one the supervisor tells."""
+        foreign = {edge.target_port: edge.source for edge in self.job.edges if edge.source_graph}
+        lost = [name for name in self.inputs.lost() if name in foreign]
+        for name in lost:
+            logger.warning("%s has died; its stream ends here", foreign[name])
+        self.inputs.expire(lost)
+
+    def _step(self, taken: Set) -> None:
         """Process one frame."""
-        header = self._merge(taken)
+        matched = self.inputs.matched(taken).values()
+        header = merge([arrived.message.header for arrived in matched])
         self.seq = header.seq
-        received = max(arrived.received_ns for name, arrived in taken.items() if arrived and self.join.waits_for(name))
         given: dict[str, Message | None] = {}
         for name, port in self.node.inputs.items():
             arrived = taken.get(name)  # nothing at all from an optional input that is not connected
@@ -277,19 +246,11 @@ class Worker:
                 self._publish_marks(header)
                 return
             given[name] = message
+        received = max(arrived.received_ns for arrived in matched)
         start = time.monotonic_ns()
         self.meter.state("PROCESSING", start)
         outputs = as_outputs(type(self.node), self.node.process(**given))
         self._publish(outputs, header, (received, start, time.monotonic_ns()))
-
-    def _merge(self, taken: dict[str, Arrived | None]) -> Header:
-        """Return the header of what comes of these messages: the frame's, with all the hops so far."""
-        matched = [a.message.header for name, a in taken.items() if a and self.join.waits_for(name)]
-        header = matched[0]
-        if len(matched) == 1:
-            return header
-        hops = dict.fromkeys(hop for other in matched for hop in other.hops)
-        return header._replace(hops=tuple(hops))
 
     def _publish(self, outputs: dict[str, Message | None], header: Header, times: tuple[int, int, int]) -> None:
         header = header._replace(hops=(*header.hops, Hop(self.name, *times)))
@@ -302,35 +263,6 @@ class Worker:
         for port in self.node.outputs:
             self.sender.publish(port, Mark.restore(header, {}))
 
-    def _receive(self) -> None:
-        for name, receiver in self.receivers.items():
-            while arrived := receiver.receive():
-                self._consumed(self.join.push(name, arrived))
-            if receiver.ended:
-                self.join.end(name)
-
-    def _consumed(self, names: list[str]) -> None:
-        for name in names:
-            self.receivers[name].consumed()
-            self.receivers[name].flush(idle=False)
-
-    def _wait_for_input(self, timeout_ms: int) -> None:
-        poller = select.poll()
-        poller.register(self.control.wake_fd, select.POLLIN)
-        for receiver in self.receivers.values():
-            poller.register(receiver.fd, select.POLLIN)
-        if not any(receiver.readable() for receiver in self.receivers.values()) and not poller.poll(timeout_ms):
-            self._look_for_lost()
-        self._obey_all()
-
-    def _look_for_lost(self) -> None:
-        """Notice that a sender of another graph died; of deaths in this one the supervisor tells."""
-        for edge in self.job.edges:
-            receiver = self.receivers[edge.target_port]
-            if edge.source_graph and receiver.lost():
-                logger.warning("%s: the sender is gone; its stream ends here", receiver.name)
-                receiver.expire()
-
     def _obey_all(self) -> None:
         while self.control.commands:
             self._obey(self.control.commands.popleft())
@@ -342,33 +274,19 @@ class Worker:
         if kind == "finish":
             self.finish_asked = True
             self.finishing = not self.node.inputs
-            self._expire([edge for edge in self.job.edges if edge.source_graph])
-        elif kind == "abort":
-            self.finishing = True
+            self.inputs.expire([edge.target_port for edge in self.job.edges if edge.source_graph])
         elif kind == "gone":
-            dead = command["node"]
-            self._expire([edge for edge in self.job.edges if edge.source_node == dead and not edge.source_graph])
+            self.inputs.expire([edge.target_port for edge in self._edges_from(command["node"])])
         elif kind == "relink":
-            self._relink(command["node"])
+            for edge in self._edges_from(command["node"]):
+                self.inputs.replace(edge.target_port, self._receiver(edge))
         elif kind == "set":
-            self._set(command["setting"], command["value"])
+            setattr(self.node, command["setting"], command["value"])
+            self.node.changed(command["setting"])
 
-    def _expire(self, edges: list[EdgeSpec]) -> None:
-        for edge in edges:
-            if edge.target_port in self.receivers:
-                self.receivers[edge.target_port].expire()
-
-    def _relink(self, node: str) -> None:
-        """Greet a node that was started again."""
-        for edge in self.job.edges:
-            if edge.source_node == node and not edge.source_graph:
-                self.receivers[edge.target_port].close()
-                self.receivers[edge.target_port] = self._receiver(edge)
-
-    def _set(self, name: str, value: Any) -> None:
-        setattr(self.node, name, value)
-        self.node.changed(name)
-        logger.info("%s = %r", name, value)
+    def _edges_from(self, node: str) -> list[EdgeSpec]:
+        """Return the edges into this node that come from another one of the same graph."""
+        return [edge for edge in self.job.edges if edge.source_node == node and not edge.source_graph]
 
     def _will_start_again(self, failed: bool) -> bool:
         restart = self.job.node.restart
@@ -380,8 +298,7 @@ class Worker:
             if hasattr(self, "node"):
                 self.node.close()
         finally:
-            for receiver in self.receivers.values():
-                receiver.close()
+            self.inputs.close()
             if hasattr(self, "sender") and not goes_on:
                 self.sender.end()
                 self._drain()
@@ -389,7 +306,7 @@ class Worker:
     def _drain(self) -> None:
         self.meter.state("BLOCKED", time.monotonic_ns())
         farewell = time.monotonic() + FAREWELL_S
-        while not self.sender.idle() and not self.sender.released.is_set():
+        while not self.sender.idle():
             self.sender.wait(100)
             if time.monotonic() > farewell and not self.sender.has_consumers_of_this_graph():
                 return
@@ -398,10 +315,8 @@ class Worker:
         self.meter.state("BLOCKED" if blocked else "PROCESSING", time.monotonic_ns())
 
     def _snapshot(self) -> dict[str, Any]:
-        if hasattr(self, "join"):
-            let_go = sum(self.join.let_go.values())
-            self.meter.unmatched(let_go - self.unmatched)
-            self.unmatched = let_go
+        self.meter.unmatched(self.inputs.let_go - self.unmatched)
+        self.unmatched = self.inputs.let_go
         for edge, waiting in self.sender.depths().items():
             self.meter.depth(edge, waiting)
         return self.meter.snapshot()
@@ -430,6 +345,14 @@ class Worker:
             self.sender.close()
         self.pool.close()
         self.context.term()
+
+
+def merge(headers: list[Header]) -> Header:
+    """Return the header of what comes of these messages of one frame: the first one's, with all the hops so far."""
+    if len(headers) == 1:
+        return headers[0]
+    hops = dict.fromkeys(hop for header in headers for hop in header.hops)
+    return headers[0]._replace(hops=tuple(hops))
 
 
 def main() -> None:

@@ -1,0 +1,49 @@
+"""What a supervisor tells a worker, as it travels on the worker's standard input."""
+
+import os
+import sys
+from dataclasses import dataclass
+
+import msgpack
+
+from graph import wire
+from graph.spec import EdgeSpec, NodeSpec
+
+
+@dataclass(frozen=True)
+class Job:
+    """One node to run."""
+
+    graph: str
+    rundir: str
+    node: NodeSpec
+    edges: tuple[EdgeSpec, ...]  # into this node
+    log_level: int
+    trace: bool
+    first_seq: int = 0
+    epoch: int = 0
+
+    def to_wire(self) -> bytes:
+        """Return the job as bytes, its length first."""
+        edges = [[e.source, e.target, e.policy, e.queue, e.join] for e in self.edges]
+        node = [self.node.name, self.node.type, dict(self.node.settings), self.node.restart]
+        rest = [self.log_level, self.trace, self.first_seq, self.epoch]
+        data = wire.pack([self.graph, self.rundir, node, edges, *rest])
+        return len(data).to_bytes(4, "little") + data
+
+    @classmethod
+    def from_stdin(cls) -> "Job":
+        """Read the job; the pipe stays open, and its end means that the supervisor died."""
+        size = int.from_bytes(_read_exactly(4), "little")
+        graph, rundir, node, edges, *rest = msgpack.unpackb(_read_exactly(size))
+        return cls(graph, rundir, NodeSpec(*node), tuple(EdgeSpec(*edge) for edge in edges), *rest)
+
+
+def _read_exactly(size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = os.read(0, size - len(data))
+        if not piece:
+            sys.exit(1)
+        data += piece
+    return data
