@@ -71,7 +71,7 @@ class Inputs:
 
     def expire(self, names: Iterable[str]) -> None:
         """End these inputs after what has arrived."""
-        for name in names:
+        for name in self._receivers.keys() & set(names):  # none yet if a sender failed before all were linked
             self._receivers[name].expire()
 
     def replace(self, name: str, receiver: Receiver) -> None:
