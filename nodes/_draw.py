@@ -180,7 +180,7 @@ def draw_axes(
     for axis in np.argsort(-ends[2]):
         end = fixed(origin[None] + length * ends[:2, axis])[0].tolist()
         if outline:
-            cv2.line(image, start, end, DARK, thickness + 2 * outline, cv2.LINE_AA, SHIFT)
+            cv2.line(image, start, end, DARK, thickness + outline, cv2.LINE_AA, SHIFT)
         cv2.line(image, start, end, AXES[axis], thickness, cv2.LINE_AA, SHIFT)
 
 

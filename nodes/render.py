@@ -100,14 +100,14 @@ class Render(Node):
         landmarks, color = faces.landmarks[row], track_color(int(faces.ids[row]))
         size = size_of(landmarks)
         thickness = max(1, round(stroke(size) * self.scale))
-        outline = 1 if size >= 80 else 0  # on a small face the rims would cover it
+        outline = 1 if size >= 80 else 0  # on a small face dark rims would cover what they frame
         if self.box:
             draw_brackets(image, widened(faces.boxes[row]), color, thickness, outline)
         if self.style in ("contours", "both"):
             draw_contours(image, landmarks, color, thickness, outline)
         if self.style in ("points", "both"):
             shade = WHITE if self.style == "both" else color
-            draw_points(image, landmarks, shade, max(0.8, size / 100) * self.scale, 0.7 * outline)
+            draw_points(image, landmarks, shade, max(0.8, size / 100) * self.scale, 0.7 * (size >= 140))
         if self.spread and np.isfinite(faces.spread[row]).all():
             draw_spread(image, landmarks, faces.spread[row], WHITE)
         if np.isfinite(faces.pose[row]).all():

@@ -166,9 +166,9 @@ class TestSource(Node):
     paced: bool = False  # deliver in real time like a camera; otherwise as fast as they are taken
     copies: int = setting(1, minimum=1, maximum=20)  # pictures, each in a cell of a grid and on its own path
     size: float = setting(0.9, minimum=0.05, maximum=4.0)  # of the cell that a picture fills
-    motion: Motion = "sine"
+    motion: Motion = "sine"  # shape of the swing: smooth, or at constant speed and turning at once, or with rests
     period: float = setting(4.0, minimum=0.05)  # seconds of one swing to the right, to the left and back
-    pan: float = setting(0.1, minimum=0.0, maximum=2.0)  # swing to each side, of the frame's height
+    pan: float = setting(0.1, minimum=0.0, maximum=2.0)  # swing to each side, of the cell's height
     zoom: float = setting(0.15, minimum=0.0, maximum=0.9)  # swing of the size, 0.15: 15 % larger and smaller
     rotation: float = setting(10.0, minimum=0.0, maximum=180.0)  # swing to each side, degrees
     cut_every: float = setting(0.0, minimum=0.0)  # seconds between jumps to another place and path; 0: none
