@@ -28,6 +28,7 @@ class Join:
         self._last_seq = dict.fromkeys(self._waiting, -1)
         self._held: dict[str, Arrived | None] = {name: None for name, kind in kinds.items() if kind == "hold"}
         self._ended: set[str] = set()
+        self._restarted: set[str] = set()
         self._newest = newest
         self.let_go: dict[str, int] = dict.fromkeys(kinds, 0)
 
@@ -47,6 +48,7 @@ class Join:
             return [name]
         self._last_seq[name] = seq
         self._waiting[name].append(arrived)
+        self._restarted.discard(name)
         return []
 
     def settle(self) -> list[str]:
@@ -56,7 +58,7 @@ class Join:
         """
         if len(self._waiting) < 2:
             return []
-        return self._evict() + self._skip_to_newest()
+        return self._evict() + self._let_go_what_died() + self._skip_to_newest()
 
     def pop(self) -> dict[str, Arrived | None] | None:
         """Return the next complete set, with None for a held input that has nothing yet; None if there is no set.
@@ -83,6 +85,15 @@ class Join:
         if name in self._waiting:
             self._last_seq[name] = 1 << 62
 
+    def restarted(self, name: str) -> None:
+        """Note that the sender of input `name` was started again.
+
+        The frames that it had not answered died with it. What came of them on other edges is not waited with any
+        more until `name` speaks again: a sender that is blocked by it could never give that node a new frame.
+        """
+        if name in self._waiting:
+            self._restarted.add(name)
+
     @property
     def finished(self) -> bool:
         """True once no further set can come."""
@@ -100,6 +111,16 @@ class Join:
             if not dropped:
                 return gone
             gone += dropped
+
+    def _let_go_what_died(self) -> list[str]:
+        gone: list[str] = []
+        for silent in self._restarted:
+            for name, queue in self._waiting.items():
+                while queue and queue[-1].message.header.seq > self._last_seq[silent]:
+                    queue.pop()
+                    self.let_go[name] += 1
+                    gone.append(name)
+        return gone
 
     def _drop_below(self, seq: int) -> list[str]:
         gone: list[str] = []

@@ -43,7 +43,7 @@ class Run:
                 return
             seqs = {given.message.seq for given in taken.values() if given is not None}
             assert len(seqs) == 1, f"mixed frames {seqs}"
-            self.finished.update(list(taken))
+            self.finished.update(name for name in taken if self.join.waits_for(name))
             self.out += seqs
 
     def end(self) -> None:
@@ -204,3 +204,46 @@ def test_input_that_ends_before_anything_came() -> None:
     assert join.finished
     join.push("b", arrived(0))
     assert join.settle() == ["b"]
+
+
+def test_nobody_waits_for_what_died_with_a_sender() -> None:
+    """`b` is started again: what the others hold of frames that it never answered must give its credits back."""
+    run = Run(Join({"a": "seq", "b": "seq", "c": "seq"}), "a", "b", "c")
+    for name, seqs in (("a", range(4)), ("b", range(2)), ("c", range(3))):
+        for seq in seqs:
+            run.push(name, seq)
+    run.take()
+    assert run.out == [0, 1]
+    run.join.restarted("b")
+    run.take()
+    assert run.join.let_go == {"a": 2, "b": 0, "c": 1}
+    run.push("a", 4)
+    run.take()
+    assert run.join.let_go["a"] == 3
+    run.push("b", 4)  # speaks again: from here on all is waited for
+    for name in "abc":
+        run.push(name, 5)
+    run.take()
+    assert run.out == [0, 1, 5]
+    assert run.finished == run.pushed
+
+
+def test_answers_from_before_a_restart_are_still_matched() -> None:
+    run = Run(Join({"a": "seq", "b": "seq"}), "a", "b")
+    for seq in range(3):
+        run.push("b", seq)
+    run.join.restarted("b")
+    run.take()
+    for seq in range(5):
+        run.push("a", seq)
+    run.take()
+    assert run.out == [0, 1, 2]
+    assert run.join.let_go == {"a": 2, "b": 0}
+
+
+def test_restart_of_a_held_input_changes_nothing() -> None:
+    run = Run(Join({"a": "seq", "b": "hold"}), "a", "b")
+    run.join.restarted("b")
+    run.push("a", 0)
+    run.take()
+    assert run.out == [0]
