@@ -165,6 +165,8 @@ def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[
     track that jumps. A track out of sight has less claim than any in sight, a new face the least.
     """
     doubled = np.zeros(len(looks), bool)
+    if present.sum() < 2:
+        return doubled
     sides = _sides(boxes)
     kept: list[int] = []
     for row in sorted(np.flatnonzero(present), key=lambda row: _claim(looks[row], landmarks[row])):

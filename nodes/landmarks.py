@@ -142,9 +142,9 @@ class Landmarks(Node):
     found = Input(Detections, optional=True)
     faces = Output(Faces)
 
-    presence: float = setting(0.5, minimum=0.0, maximum=1.0)  # least probability that a look shows a face
-    patience: float = setting(1.0, minimum=0.0)  # seconds that a face keeps its id unseen, or seen and not detected
-    fov: float = setting(FOV, minimum=1.0, maximum=170.0, changeable=True)  # degrees, longer side; for the pose
+    presence: float = setting(0.5, minimum=0.0, maximum=1.0)  # least probability of a face
+    patience: float = setting(1.0, minimum=0.0)  # seconds a face keeps its id out of sight, or undetected
+    fov: float = setting(FOV, minimum=1.0, maximum=170.0, changeable=True)  # degrees the camera sees across the longer side
     model: str = ""  # path of the network file, with or without suffix; empty: the released one
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
