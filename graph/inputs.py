@@ -78,6 +78,7 @@ class Inputs:
         """Go on with another receiver: the sender was started again."""
         self._receivers[name].close()
         self._receivers[name] = receiver
+        self._join.restarted(name)
 
     def close(self) -> None:
         """Take leave of all senders."""

@@ -56,6 +56,7 @@ class Child:
     epoch: int = 0
     done: bool = False
     failure_told: bool = False
+    dismissed: bool = False
     quiet_told: bool = False
     starts: deque[float] = field(default_factory=deque)
     start_again_at: float | None = None
@@ -239,11 +240,13 @@ class Supervisor:
     def _ended(self, child: Child, code: int) -> None:
         name = child.spec.name
         if code == 0 and child.done:
-            child.state = "DONE"
-            if child.spec.restart == "always" and self._may_start_again(child):
-                return
+            self._done(child)
             return
         child.state = "FAILED"
+        if child.dismissed:
+            self._tell_all("forget", node=name)
+            self._tell_all("gone", node=name)
+            return
         if not child.failure_told:
             on = f" on frame {child.last_seq}" if child.last_seq >= 0 else ""
             logger.error("%s %s%s", name, _death(code), on)
@@ -254,6 +257,17 @@ class Supervisor:
         self._tell_all("gone", node=name)
         self.code = WRONG_CONFIG if self.wrong_config and self.played is None else FAILED
         self._finish()
+
+    def _done(self, child: Child) -> None:
+        """See to a node that ended in order."""
+        name = child.spec.name
+        child.state = "DONE"
+        if child.spec.restart == "always" and not self.spec.edges_into(name):
+            if self._may_start_again(child):
+                return
+            self._tell_all("gone", node=name)  # it thought that it would go on
+        if all(self.children[sink].state == "DONE" for sink in self.spec.sinks()):
+            self._finish()  # nobody is left to deliver to, like a camera joined with a file that has ended
 
     def _may_start_again(self, child: Child) -> bool:
         """Plan another start, unless the graph is ending or there were too many."""
@@ -299,10 +313,12 @@ class Supervisor:
             return
         self.deadline = time.monotonic() + GRACE_S
         for child in self.children.values():
-            child.start_again_at = None
-            if self.played is None and child.process is not None:
-                child.process.kill()
-                child.failure_told = True
+            if child.start_again_at is not None:
+                child.start_again_at = None
+                self._tell_all("gone", node=child.spec.name)
+            if child.process is not None and (self.played is None or child.state in ("NULL", "READY")):
+                child.process.kill()  # what it would read from may have ended already
+                child.dismissed = True
             self._tell(child, "finish")
 
     def _give_up(self) -> None:

@@ -290,7 +290,8 @@ class Worker:
 
     def _will_start_again(self, failed: bool) -> bool:
         restart = self.job.node.restart
-        return not self.finish_asked and (restart == "always" or (failed and restart == "on_failure"))
+        always = restart == "always" and not self.job.edges  # whoever has inputs ends with them
+        return not self.finish_asked and (always or (failed and restart != "never"))
 
     def _close(self, goes_on: bool) -> None:
         """Close the node, say end of stream unless it goes on in another process, and wait until all is taken."""
