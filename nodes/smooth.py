@@ -6,7 +6,7 @@ the one against the other by their errors: the flow predicts, the detection corr
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -203,8 +203,8 @@ class Smooth(Node):
     """Steady the landmarks without lagging behind fast movement.
 
     Each face has its own memory, which ends with the track, at a cut, at a pause of half a second, and when the
-    stream starts afresh; the next output is then the detection itself. `spread` comes out as the standard deviation of
-    the smoothed points, `boxes` are tight around them; head pose and states are averaged lightly.
+    stream starts afresh; the next output is then the detection itself. `boxes` are tight around the steadied points;
+    head pose and states are averaged lightly. `spread` passes as it is: most of that error is the same in every frame.
     """
 
     frame = Input(Frame)
@@ -237,7 +237,7 @@ class Smooth(Node):
         if last and not (self.strength and 0 < raw.pts - last.pts <= GAP and overlap(last.raw, points)):
             last = None
         now = crop(image, points, last.crop if last else None) if self.flow else None
-        spread = np.maximum(raw.spread[row].astype(np.float64), NOISE_FLOOR * face_size(points))
+        spread = np.fmax(raw.spread[row].astype(np.float64), NOISE_FLOOR * face_size(points))
         predicted = None
         if last and now and last.crop:
             predicted = predict_by_flow(last, now, points, spread)
@@ -277,17 +277,14 @@ class Smooth(Node):
         face.states = follow(face.states, raw.states[row], elapsed, STATE_TIME * self.strength, STATE_STEP)
 
     def _as_faces(self, raw: Faces) -> Faces:
-        landmarks, spread = raw.landmarks.copy(), raw.spread.copy()
-        pose, states, boxes = raw.pose.copy(), raw.states.copy(), raw.boxes.copy()
+        landmarks, boxes = raw.landmarks.copy(), raw.boxes.copy()
+        pose, states = raw.pose.copy(), raw.states.copy()
         for row, id_ in enumerate(raw.ids):
             face = self._tracks.get(int(id_))
             if face:
-                landmarks[row], spread[row] = face.points, np.sqrt(face.variance)
-                pose[row], states[row] = face.pose, face.states
+                landmarks[row], pose[row], states[row] = face.points, face.pose, face.states
                 boxes[row] = *face.points.min(axis=0), *face.points.max(axis=0)
-        return Faces(
-            ids=raw.ids, boxes=boxes, scores=raw.scores, landmarks=landmarks, spread=spread, pose=pose, states=states
-        )
+        return replace(raw, landmarks=landmarks, boxes=boxes, pose=pose, states=states)
 
 
 def begin(points: NDArray[Any], spread: NDArray[Any], raw: Faces, row: int) -> Track:
