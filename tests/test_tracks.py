@@ -168,10 +168,11 @@ def test_twenty_faces() -> None:
         assert list(seen) == list(range(20))
 
 
-def test_matching_prefers_the_best_sum_to_the_nearest_first() -> None:
-    boxes = np.array([[0, 0, 100, 100], [50, 0, 150, 100]], np.float32)
-    others = np.array([[30, 0, 130, 100], [80, 0, 180, 100]], np.float32)
-    assert match(boxes, others) == [(0, 0), (1, 1)]
+def test_matching_takes_the_nearest_first_and_each_box_once() -> None:
+    boxes = np.array([[0, 0, 100, 100], [100, 0, 200, 100], [60, 0, 160, 100]], np.float32)
+    others = np.array([[90, 0, 190, 100], [20, 0, 120, 100]], np.float32)
+    assert match(boxes, others) == [(0, 1), (1, 0)]
+    assert match(boxes, others[:0]) == []
     assert match(boxes[:0], others) == []
     assert match(boxes, boxes + 1000) == []
     assert match(boxes[:1], np.array([[30, 30, 70, 70]], np.float32)) == [], "half as large is somebody else"
