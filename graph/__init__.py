@@ -10,7 +10,7 @@ from graph.messages import POSE, STATES, Detections, Faces, Frame, Header, Hop, 
 from graph.node import Input, Node, Output, setting
 
 if TYPE_CHECKING:
-    from graph.attach import attach
+    from graph.attached import attach
 
 __all__ = [
     "POSE",
@@ -39,7 +39,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import `attach` when it is first used: a node's process has no need of it."""
     if name == "attach":
-        from graph.attach import attach
+        from graph.attached import attach
 
         return attach
     raise AttributeError(f"module 'graph' has no attribute {name!r}")

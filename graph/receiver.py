@@ -80,8 +80,8 @@ class Receiver:
             try:
                 message = self._take(parts)
             except (WireError, OSError) as exc:
-                self._break_off(exc)
-                return None
+                self._take_failed(exc)
+                continue
             if message is not None:
                 return Arrived(message, time.monotonic_ns())
         return None
@@ -155,10 +155,10 @@ class Receiver:
             self._map = SlotMap(path)
         self.welcomed = True
 
-    def _break_off(self, exc: Exception) -> None:
+    def _take_failed(self, exc: Exception) -> None:
+        if isinstance(exc, OSError) and self.lost():
+            return  # memory of a dead sender that was never mapped here; another may take its place
         self.ended = True
-        if self._expired and isinstance(exc, OSError):
-            return  # memory of a dead sender that was never mapped here
         self.malformed += 1
         logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
 

@@ -275,6 +275,8 @@ class SlotMap:
     def _map(self, number: int) -> mmap.mmap:
         self._socket.send(REQUEST.pack(number))
         reply, fds, _flags, _address = socket.recv_fds(self._socket, REPLY.size, 1)
+        if not reply:
+            raise ConnectionResetError("the sender has closed its shared memory")
         if not fds:
             raise WireError(f"the sender has no slot {number}")
         size = int.from_bytes(reply, "little")

@@ -1,5 +1,6 @@
 """Messages keep what they declare, and are what their documentation says."""
 
+import pkgutil
 from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any
 
@@ -35,6 +36,11 @@ def test_public_names_exist() -> None:
         assert getattr(graph, name) is not None
     with pytest.raises(AttributeError, match="module 'graph' has no attribute 'nonsense'"):
         graph.nonsense  # noqa: B018
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """Importing it would put the module in the place of what `graph` exports under that name."""
+    assert not {info.name for info in pkgutil.iter_modules(graph.__path__)} & set(graph.__all__)
 
 
 def test_empty_is_a_value() -> None:
