@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nodes._boxes import CHANNELS, STRIDES, decode, letterbox, nms, overlaps, to_frame
+from nodes._boxes import CHANNELS, STRIDES, decode, letterbox, merge, nms, overlaps, to_frame
 from nodes._geometry import BORDER
 
 
@@ -86,6 +86,27 @@ def test_nms_agrees_with_the_plain_one(rng, count, iou):
     boxes = np.concatenate((corner, corner + rng.uniform(5, 40, (count, 2))), 1).astype(np.float32)
     scores = rng.uniform(0, 1, count).astype(np.float32)
     assert nms(boxes, scores, iou).tolist() == plain_nms(boxes.tolist(), scores.tolist(), iou)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 60])
+@pytest.mark.parametrize("iou", [0.0, 0.3, 0.7])
+def test_merge_keeps_what_nms_keeps_blended_with_what_it_suppresses(rng, count, iou):
+    corner = rng.uniform(0, 60, (count, 2))
+    boxes = np.concatenate((corner, corner + rng.uniform(5, 40, (count, 2))), 1).astype(np.float32)
+    scores = rng.uniform(0.1, 1, count).astype(np.float32)
+    points = rng.uniform(0, 60, (count, 5, 2)).astype(np.float32)
+    found = merge(boxes, scores, points, iou)
+    left = sorted(range(count), key=lambda i: -scores[i])
+    for box, score, face_points in zip(*found, strict=True):
+        group = [i for i in left if i == left[0] or plain_overlap(boxes[i].tolist(), boxes[left[0]].tolist()) > iou]
+        weights = [float(scores[i]) ** 2 for i in group]
+        assert score == scores[left[0]]
+        for mean, values in ((box, boxes), (face_points, points)):
+            expected = sum(w * values[i].astype(float) for w, i in zip(weights, group, strict=True)) / sum(weights)
+            np.testing.assert_allclose(mean, expected, rtol=1e-4, atol=1e-3)
+        left = [i for i in left if i not in group]
+    assert not left
+    assert len(found[0]) == len(nms(boxes, scores, iou)) and found[2].shape == (len(found[0]), 5, 2)
 
 
 def test_overlaps_agree_with_the_plain_ones_and_boxes_without_area_have_none(rng):

@@ -25,13 +25,17 @@ lies above the points' top; its width is the same (measured behind RFB-320 on 76
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture with its faces: boxes (F, 4) x0, y0, x1, y1 and which of them count neither way (F,)."""
+    """One picture with its faces: boxes (F, 4) x0, y0, x1, y1, which of them count neither way (F,), five points each.
+
+    Points are (F, 5, 2), or None when none are known.
+    """
 
     path: Path
     name: str
     boxes: Floats
     ignored: NDArray[np.bool_]
     _pixels: list[Image] = field(default_factory=list, repr=False, compare=False)
+    points: Floats | None = None
 
     def image(self) -> Image:
         """Return the decoded picture and keep it: small ones only. Raises SettingsError when it cannot be read."""
@@ -167,6 +171,16 @@ class Cutouts:
     def points(self) -> Floats:
         """Five points (F, 5, 2) in crop pixels."""
         return five_points(self.crops.points)
+
+    def picture(self, face: int, turn: float = 0.0) -> Picture:
+        """Return one crop as a picture of its own, turned about the face by `turn` radians."""
+        oval, image, points = self.ovals.only(face), self.crops.images[face], self.points[face]
+        if turn:
+            linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]], np.float32)
+            matrix = np.column_stack((linear, oval.centres[0] - linear @ oval.centres[0]))
+            image = cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+            points = (points @ linear.T + matrix[:, 2]).astype(np.float32)
+        return Picture(Path(), "", oval.boxes(turn), np.zeros(1, bool), [image], points[None])
 
     @cached_property
     def chances(self) -> NDArray[np.float64]:

@@ -34,18 +34,28 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, pictures: list[Picture], cutouts: Cutouts | None, size: int) -> Scene:
-    """Draw one picture of `size` x `size`: one window or a mosaic of four, faces put in, mirror, turn, light."""
+    """Draw one picture of `size` x `size`: one window or a mosaic of four, a face put in, mirror, turn, light.
+
+    Faces are put into one scene in seven only: more of them teach the seam around them in place of the face.
+    """
     if rng.random() < 0.2:
-        scene = mosaic(rng, [pictures[i] for i in rng.integers(len(pictures), size=4)], size)
+        scene = mosaic(rng, [pick(rng, pictures, cutouts) for _ in range(4)], size)
     else:
-        scene = window(rng, pictures[rng.integers(len(pictures))], size, size)
-    if cutouts is not None:
-        for _ in range(rng.choice(4, p=(0.45, 0.3, 0.15, 0.1))):
-            scene = put_face(rng, scene, cutouts)
+        scene = window(rng, pick(rng, pictures, cutouts), size, size)
+    if cutouts is not None and rng.random() < 0.15:
+        scene = put_face(rng, scene, cutouts)
     if rng.random() < 0.5:
         scene = mirror(scene)
     scene = turn(scene, _draw_turn(rng))
     return settle(Scene(_spoil(rng, scene.image), scene.boxes, scene.points, scene.kinds))
+
+
+def pick(rng: np.random.Generator, pictures: list[Picture], cutouts: Cutouts | None) -> Picture:
+    """Draw a picture: one in four is the crop of a face with points, and a third of those are turned."""
+    if cutouts is None or rng.random() >= 0.25:
+        return pictures[rng.integers(len(pictures))]
+    face = int(rng.choice(len(cutouts.chances), p=cutouts.chances))
+    return cutouts.picture(face, _draw_roll(rng) if rng.random() < 0.33 else 0.0)
 
 
 def window(rng: np.random.Generator, picture: Picture, width: int, height: int, shrink: float = 1.0) -> Scene:
@@ -62,7 +72,8 @@ def window(rng: np.random.Generator, picture: Picture, width: int, height: int, 
         box = picture.boxes[rng.choice(known)]
         if rng.random() < 0.5:
             wanted = np.exp(rng.uniform(np.log(8), np.log(0.8 * height)))
-            scale = np.clip(wanted / (box[3] - box[1]), 0.4, 2.0)
+            least = 0.7 * min(width, height) / max(image.shape[:2])  # the picture fills most of the window
+            scale = np.clip(wanted / (box[3] - box[1]), least, 2.0)
         span = np.array([width, height]) / (scale * shrink)
         middle = (box[:2] + box[2:]) / 2 + rng.uniform(-0.4, 0.4, 2) * span
     scale *= shrink
@@ -74,8 +85,11 @@ def window(rng: np.random.Generator, picture: Picture, width: int, height: int, 
     out = cv2.resize(cut(image, x, y, w, h), (width, height), interpolation=way)
     factor = np.array([width / w, height / h] * 2, np.float32)
     boxes = (picture.boxes - np.array([x, y] * 2, np.float32) + 0.5) * factor - 0.5
-    kinds = np.where(picture.ignored, IGNORED, FACE)
-    return _within(Scene(out, boxes, np.full((len(boxes), 5, 2), np.nan, np.float32), kinds))
+    if picture.points is None:
+        points = np.full((len(boxes), 5, 2), np.nan, np.float32)
+    else:
+        points = (picture.points - np.array([x, y], np.float32) + 0.5) * factor[:2] - 0.5
+    return _within(Scene(out, boxes, points, np.where(picture.ignored, IGNORED, FACE)))
 
 
 def _keep_inside(middle: NDArray[np.float64], sides: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
@@ -108,7 +122,8 @@ def mosaic(rng: np.random.Generator, pictures: list[Picture], size: int) -> Scen
         part = window(rng, picture, w, h, shrink=0.7)
         part = settle(part)
         out[top : top + h, left : left + w] = part.image
-        parts.append((part.boxes + np.array([left, top] * 2, np.float32), part.points, part.kinds))
+        corner = np.array([left, top], np.float32)
+        parts.append((part.boxes + np.tile(corner, 2), part.points + corner, part.kinds))
     return Scene(out, *(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 

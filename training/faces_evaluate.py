@@ -51,9 +51,7 @@ def exported(path: Path, backend: str = "onnxruntime") -> Maps:
 def find(maps: Maps, image: Image, size: tuple[int, int], threshold: float) -> tuple[Floats, Floats, Floats]:
     """Return boxes (F, 4), scores (F,) and points (F, 5, 2) in pixels of the picture fitted to `size`, best first."""
     fitted = _boxes.letterbox(image, size)[0]
-    boxes, scores, points = _boxes.decode(maps(to_input(fitted[None])), threshold=threshold)
-    kept = _boxes.nms(boxes, scores)
-    return boxes[kept], scores[kept], points[kept]
+    return _boxes.merge(*_boxes.decode(maps(to_input(fitted[None])), threshold=threshold))
 
 
 def detect(maps: Maps, picture: Picture, size: tuple[int, int], threshold: float = LOWEST) -> Detected:

@@ -108,10 +108,10 @@ class FaceTask:
                              "filled with 127 to multiples of 32; nodes._boxes.letterbox",
                 "pixels": "the centre of pixel (0, 0) is (0.0, 0.0)",
                 "points": list(_boxes.POINTS),
-                "decode": "nodes._boxes.decode, then nodes._boxes.nms at an overlap of 0.4",
+                "decode": "nodes._boxes.decode, then nodes._boxes.merge at an overlap of 0.4",
                 "threshold": 0.5,
-                "scores": f"logits calibrated on the held-out pictures (slope {slope:.3f}, shift {shift:.3f}): the score "
-                          "is about the share of such detections that are faces",
+                "scores": f"logits calibrated on the held-out pictures (slope {slope:.3f}, shift {shift:.3f}): "
+                          "the score is about the share of such detections that are faces",
             },
             terms=TERMS,
         )
