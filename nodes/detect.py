@@ -22,7 +22,11 @@ RELEASED = MODELS / "faces"
 OVERLAP = 0.4
 """Two boxes that overlap by more (intersection over union) are one face."""
 THUMBNAIL = (32, 18)
-"""Width and height to which frames are averaged before they are compared: too coarse for noise or small movements."""
+"""Width and height to which frames are averaged before they are compared: too coarse for noise or small movements.
+
+Measured on three clips: at most 7 grey levels from frame to frame in a crowded street, 1 to 6 with one face; cuts from
+one clip to another give 49 and more.
+"""
 
 
 class FaceModel:
@@ -66,7 +70,7 @@ class FaceDetector(Node):
     faces = Output(Detections)
 
     every: int = setting(5, minimum=1, changeable=True)  # frames from one search to the next
-    scene: float = setting(5.0, minimum=0.0, changeable=True)  # grey levels; a change that starts a search; 0: off
+    scene: float = setting(10.0, minimum=0.0, changeable=True)  # grey levels; a change that starts a search; 0: off
     threshold: float = setting(0.5, minimum=0.0, maximum=1.0, changeable=True)  # least score of a face
     size: int = setting(320, minimum=64, changeable=True)  # pixels, longer side searched; larger finds smaller faces
     min_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels of the frame; smaller faces are left out
