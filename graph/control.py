@@ -11,6 +11,7 @@ import select
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,11 @@ from graph.slots import SlotServer
 REPORT_S = 0.5  # heartbeat; the supervisor worries after ten of them
 STUCK_S = 2.0  # a source that has not come back for so long after `finish` is taken for stuck
 BUSY_S = 0.001  # how long to leave the main thread alone that is sending
+
+
+def identity(supervisor_pid: int, node: str) -> bytes:
+    """Return the name of a node's line; with the supervisor's pid, so that no stray of an earlier run is heard."""
+    return f"{supervisor_pid}/{node}".encode()
 
 
 class Control(threading.Thread):
@@ -46,7 +52,7 @@ class Control(threading.Thread):
         self._on_stuck: Callable[[], None] | None = None
         self._stuck_at: float | None = None
         self._socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        self._socket.set(zmq.IDENTITY, node.encode())
+        self._socket.set(zmq.IDENTITY, identity(os.getppid(), node))
         self._socket.set(zmq.LINGER, 2000)
         self._socket.connect(rundir.control)
         self._control_fd: int = self._socket.get(zmq.FD)
@@ -78,7 +84,15 @@ class Control(threading.Thread):
             os.read(self.wake_fd, 4096)
 
     def run(self) -> None:
-        """Serve until `stop`."""
+        """Serve until `stop`. Without this thread nobody would end the process: if it fails, all of it does."""
+        try:
+            self._serve_until_stopped()
+        finally:
+            if not self._stopping:
+                traceback.print_exc()
+                os._exit(1)
+
+    def _serve_until_stopped(self) -> None:
         next_report = time.monotonic()
         while not self._stopping:
             self._sleep(max(0.0, next_report - time.monotonic()))

@@ -1,70 +1,36 @@
 """Starts the nodes of a graph, watches them, and brings them to an end together."""
 
-import contextlib
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections import deque
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import zmq
 
-from graph import rundir, wire
+from graph import wire
+from graph.attached import attach
+from graph.child import Child, describe_death
+from graph.control import identity as identity_of
 from graph.errors import ConfigError, WireError
 from graph.job import Job
 from graph.profile import Profile, format_report
 from graph.receiver import type_names
 from graph.rundir import RunDir
-from graph.spec import GraphSpec, NodeSpec, load_class
+from graph.spec import GraphSpec, did_you_mean, load_class
 
 logger = logging.getLogger("facegraph")
 
 GRACE_S = 10.0  # after Ctrl-C, or after a node failed, the others get so long to finish in order
 QUIET_S = 5.0  # ten heartbeats missed: say so
+START_S = 30.0  # the same before the first word: Python and a node's libraries must load
 RESTARTS = 5  # within RESTART_WINDOW_S; more, and the node has failed (as Frigate's watchdog does)
 RESTART_WINDOW_S = 60.0
 BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 SEQ_GAP = 100_000
 """A source that is started again counts on from its last known number plus this: heartbeats come twice a second,
 so fewer than that can have gone unreported, and sequence numbers never go back."""
-BOOTSTRAP = (
-    "import os, sys; sys.path[:] = os.environ['FACEGRAPH_PATH'].split(os.pathsep); "
-    "from graph.worker import main; main()"
-)
-
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""The processes are the parallelism: pools of BLAS threads in each of them would only wait for one another."""
-
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
-
-
-@dataclass
-class Child:
-    """One node's process, and what is known of it."""
-
-    spec: NodeSpec
-    process: "subprocess.Popen[bytes] | None" = None
-    pidfd: int = -1
-    state: str = "NULL"
-    heard: float = 0.0
-    last_seq: int = -1
-    epoch: int = 0
-    done: bool = False
-    failure_told: bool = False
-    dismissed: bool = False
-    quiet_told: bool = False
-    starts: deque[float] = field(default_factory=deque)
-    start_again_at: float | None = None
-
-    @property
-    def running(self) -> bool:
-        """Say whether the process has started and not been reaped."""
-        return self.process is not None
 
 
 def run(spec: GraphSpec, duration: float | None = None, profile: str | None = None, log_level: str = "INFO") -> int:
@@ -74,10 +40,18 @@ def run(spec: GraphSpec, duration: float | None = None, profile: str | None = No
     latency.png and trace.json. Returns the exit code: 0 done, 1 a node failed. Raises ConfigError if the graph
     cannot start here (its name is taken, or the graph that it attaches to does not run).
     """
-    if spec.attach is not None and spec.attach not in rundir.running():
-        there = ", ".join(rundir.running()) or "none"
-        raise ConfigError(f"{spec.path}: no graph named {spec.attach!r} is running; running now: {there}")
+    if spec.attach is not None:
+        _check_attached(spec, spec.attach)
     return Supervisor(spec, duration, profile, log_level).run()
+
+
+def _check_attached(spec: GraphSpec, name: str) -> None:
+    with attach(name) as running:
+        for edge in spec.edges:
+            port = edge.source.removeprefix(f"{name}/")
+            if edge.source_graph and port not in running.ports:
+                there = did_you_mean(port, running.ports) or f"outputs: {', '.join(running.ports)}"
+                raise ConfigError(f"{spec.path}: the graph {name!r} has no output {port!r}; {there}")
 
 
 class Supervisor:
@@ -90,6 +64,7 @@ class Supervisor:
         self.profile_folder = profile
         self.profile = Profile(spec)
         self.children = {name: Child(node) for name, node in spec.nodes.items()}
+        self.by_identity = {identity_of(os.getpid(), name): child for name, child in self.children.items()}
         self.rundir = RunDir.of(spec.name)
         self.context: zmq.Context[Any] = zmq.Context()
         self.control: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
@@ -146,27 +121,14 @@ class Supervisor:
             first_seq=first_seq,
             epoch=child.epoch,
         )
-        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        child.process = subprocess.Popen(
-            [sys.executable, "-c", BOOTSTRAP, f"{self.spec.name}/{child.spec.name}"],
-            stdin=subprocess.PIPE,
-            env={**ONE_THREAD, **os.environ, "FACEGRAPH_PATH": path},
-        )
-        if hasattr(os, "pidfd_open"):
-            child.pidfd = os.pidfd_open(child.process.pid)
-        assert child.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once; _reap tells
-            child.process.stdin.write(job.to_wire())
-            child.process.stdin.flush()
-        child.state, child.heard, child.done = "NULL", time.monotonic(), False
-        child.starts.append(time.monotonic())
+        child.start(job)
 
     def _listen(self) -> None:
         while self.control.poll(0):
             identity, *parts = self.control.recv_multipart()
             try:
                 said = wire.unpack(parts[0] if len(parts) == 1 else b"")
-                child = self.children.get(identity.decode(errors="replace"))
+                child = self.by_identity.get(identity)
                 if child is not None:
                     self._hear(child, said)
                 elif said["k"] == "describe":
@@ -223,19 +185,10 @@ class Supervisor:
 
     def _reap(self) -> None:
         for child in self.children.values():
-            if child.process is not None and child.process.poll() is not None:
+            code = child.reap()
+            if code is not None:
                 self._listen()  # its last words
-                code = child.process.returncode
-                self._forget_process(child)
                 self._ended(child, code)
-
-    def _forget_process(self, child: Child) -> None:
-        assert child.process is not None and child.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            child.process.stdin.close()
-        if child.pidfd >= 0:
-            os.close(child.pidfd)
-        child.process, child.pidfd = None, -1
 
     def _ended(self, child: Child, code: int) -> None:
         name = child.spec.name
@@ -249,7 +202,7 @@ class Supervisor:
             return
         if not child.failure_told:
             on = f" on frame {child.last_seq}" if child.last_seq >= 0 else ""
-            logger.error("%s %s%s", name, _death(code), on)
+            logger.error("%s %s%s", name, describe_death(code), on)
         child.failure_told = False
         self._tell_all("forget", node=name)
         if child.spec.restart != "never" and self._may_start_again(child):
@@ -302,7 +255,7 @@ class Supervisor:
         if self.interrupts > 1 or (self.deadline is not None and now >= self.deadline):
             self._give_up()
         for child in self.children.values():
-            quiet = child.running and now - child.heard > QUIET_S
+            quiet = child.running and now - child.heard > (START_S if child.state == "NULL" else QUIET_S)
             if quiet and not child.quiet_told:
                 logger.warning("%s has not been heard of for %.0f s", child.spec.name, now - child.heard)
             child.quiet_told = quiet
@@ -316,8 +269,8 @@ class Supervisor:
             if child.start_again_at is not None:
                 child.start_again_at = None
                 self._tell_all("gone", node=child.spec.name)
-            if child.process is not None and (self.played is None or child.state in ("NULL", "READY")):
-                child.process.kill()  # what it would read from may have ended already
+            if child.running and (self.played is None or child.state in ("NULL", "READY")):
+                child.kill()  # what it would read from may have ended already
                 child.dismissed = True
             self._tell(child, "finish")
 
@@ -330,18 +283,14 @@ class Supervisor:
 
     def _kill_all(self) -> None:
         for child in self.children.values():
-            child.start_again_at = None
-            if child.process is not None:
-                child.process.kill()
-                child.process.wait()
-                self._forget_process(child)
+            child.kill_and_reap()
 
     def _interrupt(self, number: int, frame: Any) -> None:
         self.interrupts += 1
 
     def _tell(self, child: Child, kind: str | None, **content: Any) -> None:
         if kind is not None and child.running:
-            self._send(child.spec.name.encode(), kind, **content)
+            self._send(identity_of(os.getpid(), child.spec.name), kind, **content)
 
     def _tell_all(self, kind: str, **content: Any) -> None:
         for child in self.children.values():
@@ -376,13 +325,6 @@ class Supervisor:
         if self.profile_folder is not None:
             for path in self.profile.write(self.profile_folder):
                 logger.info("wrote %s", path)
-
-
-def _death(code: int) -> str:
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code} and no word of why"
 
 
 def _indent(trace: str) -> str:

@@ -1,0 +1,96 @@
+"""One node's process as the supervisor sees it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graph.job import Job
+from graph.spec import NodeSpec
+
+BOOTSTRAP = (
+    "import os, sys; sys.path[:] = os.environ['FACEGRAPH_PATH'].split(os.pathsep); "
+    "from graph.worker import main; main()"
+)
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""The processes are the parallelism: pools of BLAS threads in each of them would only wait for one another."""
+
+
+@dataclass
+class Child:
+    """A node's process, and what is known of it."""
+
+    spec: NodeSpec
+    process: "subprocess.Popen[bytes] | None" = None
+    pidfd: int = -1  # readable when the process has ended
+    state: str = "NULL"
+    heard: float = 0.0  # CLOCK_MONOTONIC seconds of its last word
+    last_seq: int = -1
+    epoch: int = 0
+    done: bool = False
+    failure_told: bool = False
+    dismissed: bool = False
+    quiet_told: bool = False
+    starts: deque[float] = field(default_factory=deque)
+    start_again_at: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Say whether the process has started and not been reaped."""
+        return self.process is not None
+
+    def start(self, job: Job) -> None:
+        """Start a fresh interpreter on a job; never a fork, whose threads and locks would be broken."""
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", BOOTSTRAP, f"{job.graph}/{job.node.name}"],
+            stdin=subprocess.PIPE,
+            env={**ONE_THREAD, **os.environ, "FACEGRAPH_PATH": path},
+        )
+        if hasattr(os, "pidfd_open"):
+            self.pidfd = os.pidfd_open(self.process.pid)
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; `reap` tells
+            self.process.stdin.write(job.to_wire())
+            self.process.stdin.flush()
+        self.state, self.heard, self.done = "NULL", time.monotonic(), False
+        self.starts.append(self.heard)
+
+    def reap(self) -> int | None:
+        """Return the exit code if the process has ended, and forget it."""
+        if self.process is None or self.process.poll() is None:
+            return None
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        code = self.process.returncode
+        self.process, self.pidfd = None, -1
+        return code
+
+    def kill(self) -> None:
+        """Kill the process; `reap` afterwards."""
+        if self.process is not None:
+            self.process.kill()
+
+    def kill_and_reap(self) -> None:
+        """Kill the process and wait for its end."""
+        self.start_again_at = None
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.reap()
+
+
+def describe_death(code: int) -> str:
+    """Return what an exit code tells of a process that said nothing."""
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code} and no word of why"
