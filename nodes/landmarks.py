@@ -163,8 +163,9 @@ class Landmarks(Node):
     threads: int = setting(1, minimum=1)  # CPU threads
 
     def __post_init__(self) -> None:
-        """Refuse settings for which there is no network file, before the graph starts."""
+        """Refuse settings for which there is no network file, or no card beside it, before the graph starts."""
         locate(self.model or RELEASED, self.backend)
+        card(self.model or RELEASED)
 
     def open(self) -> None:
         """Load the network."""
