@@ -38,10 +38,12 @@ class Inputs:
         return {name: arrived for name, arrived in taken.items() if arrived and self._join.waits_for(name)}
 
     def receive(self) -> None:
-        """Take in what has come: messages, welcomes, ends."""
+        """Take in what has come: messages, welcomes, ends; of a single input one message, to process it at once."""
         for name, receiver in self._receivers.items():
             while arrived := receiver.receive():
                 self._return_credits(self._join.push(name, arrived))
+                if len(self._receivers) == 1:
+                    return
             if receiver.ended:
                 self._join.end(name)
 

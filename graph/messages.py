@@ -47,12 +47,16 @@ class Header(NamedTuple):
     t_capture_ns: int = 0
     hops: tuple[Hop, ...] = ()
 
-    def numbered(self, stream: str, seq: int, now_ns: int) -> "Header":
+    def numbered(self, stream: str, seq: int, now_ns: int, epoch: int = 0) -> "Header":
         """Return the header of a source's message: what the source left open is filled in.
 
         A source sets `pts`, `t_capture_ns` and `epoch` where it knows them: `Frame(header=Header(pts=1.5), ...)`.
         """
-        return self._replace(stream=stream, seq=seq, t_capture_ns=self.t_capture_ns or now_ns)
+        return Header(stream, seq, self.epoch + epoch, self.pts, self.t_capture_ns or now_ns, self.hops)
+
+    def after(self, hop: Hop) -> "Header":
+        """Return the header with one more hop."""
+        return Header(self.stream, self.seq, self.epoch, self.pts, self.t_capture_ns, (*self.hops, hop))
 
 
 DTYPES = {np.dtype(code).str: np.dtype(code) for code in "?bBhHiIqQefd"}
@@ -67,7 +71,8 @@ class ArraySpec(NamedTuple):
 
     def check(self, name: str, value: Any, lengths: dict[str, int]) -> None:
         """Raise ValueError unless `value` keeps the promise; `lengths` collects the free dimensions."""
-        if not isinstance(value, np.ndarray) or value.dtype != self.dtype or value.ndim != len(self.shape):
+        wrong = not isinstance(value, np.ndarray) or (value.dtype is not self.dtype and value.dtype != self.dtype)
+        if wrong or len(value.shape) != len(self.shape):
             raise ValueError(f"{name} is {describe(value)}, expected {self}")
         for expected, found in zip(self.shape, value.shape, strict=True):
             if isinstance(expected, str):
@@ -149,7 +154,7 @@ class Message:
 
     def with_header(self, header: Header) -> Self:
         """Return the same content under another header; arrays are shared, not copied."""
-        return self.restore(header, {name: self.__dict__[name] for name in body_fields(type(self))})
+        return self.restore(header, self.__dict__)
 
     @classmethod
     def restore(cls, header: Header, values: dict[str, Any]) -> Self:

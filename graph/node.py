@@ -119,7 +119,10 @@ def as_outputs(node: type[Node], result: Any) -> dict[str, Message | None]:
     """
     found: dict[str, Any] = {}
     if isinstance(result, Message) and len(node.outputs) == 1:
-        found = {next(iter(node.outputs)): result}
+        ((name, port),) = node.outputs.items()
+        if isinstance(result, port.type):
+            return {name: result}
+        found = {name: result}
     elif isinstance(result, dict):
         found = result
     elif result is not None:

@@ -21,6 +21,7 @@ import sys
 import threading
 import weakref
 from collections import defaultdict
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -109,6 +110,8 @@ class SlotPool:
             return None
         base = array.base
         assert isinstance(base, np.ndarray)
+        if array.nbytes == base.nbytes:
+            return slot, 0
         return slot, array.ctypes.data - base.ctypes.data
 
     def copy_in(self, array: NDArray[Any]) -> Slot | None:
@@ -239,6 +242,22 @@ class SlotServer:
         self.sockets.clear()
 
 
+class _Lease(weakref.ref[NDArray[np.uint8]]):
+    """Tells when an array in a slot is gone."""
+
+    __slots__ = ("number",)
+
+    def __new__(cls, array: NDArray[np.uint8], callback: Callable[["_Lease"], None], number: int) -> "_Lease":
+        return super().__new__(cls, array, callback)
+
+    def __init__(self, array: NDArray[np.uint8], callback: Callable[["_Lease"], None], number: int) -> None:
+        super().__init__(array, callback)  # type: ignore[call-arg]
+        self.number = number
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
 class SlotMap:
     """The consumer's side: the slots of one sender, mapped read-only when first needed.
 
@@ -255,7 +274,7 @@ class SlotMap:
             raise
         self._limit = limit
         self._memories: dict[int, mmap.mmap] = {}
-        self._leased: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
+        self._leased: set[_Lease] = set()
         self.released: list[int] = []  # slot numbers whose arrays are gone, to be told to the sender
 
     def array(self, number: int, offset: int, nbytes: int) -> NDArray[np.uint8]:
@@ -264,13 +283,12 @@ class SlotMap:
         if offset < 0 or nbytes < 0 or offset + nbytes > len(memory):
             raise WireError(f"bytes {offset}..{offset + nbytes} of slot {number}, which has {len(memory)}")
         flat: NDArray[np.uint8] = np.frombuffer(memory, np.uint8, nbytes, offset)
-        key = id(flat)
-        self._leased[key] = weakref.ref(flat, lambda _: self._array_died(key, number))
+        self._leased.add(_Lease(flat, self._give_back, number))
         return flat
 
-    def _array_died(self, key: int, number: int) -> None:
-        del self._leased[key]
-        self.released.append(number)
+    def _give_back(self, lease: "_Lease") -> None:
+        self._leased.discard(lease)
+        self.released.append(lease.number)
 
     def _map(self, number: int) -> mmap.mmap:
         self._socket.send(REQUEST.pack(number))

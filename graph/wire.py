@@ -104,31 +104,41 @@ def decode(packet: dict[str, Any], type_: type[Message], fetch: Callable[[int, P
 
 
 def _header(packet: dict[str, Any]) -> Header:
-    stream, seq, epoch, pts, t, hops = (packet[name] for name in ("stream", "seq", "epoch", "pts", "t", "hops"))
+    stream, seq, epoch = packet["stream"], packet["seq"], packet["epoch"]
+    pts, t, hops = packet["pts"], packet["t"], packet["hops"]
     if len(hops) > MAX_HOPS:
         raise WireError(f"{len(hops)} hops; at most {MAX_HOPS} are allowed")
     if type(stream) is not str or type(epoch) is not int or type(t) is not int or not isinstance(pts, int | float):
         raise WireError(f"stream {brief(stream)}, epoch {brief(epoch)}, t {brief(t)}, pts {brief(pts)}")
     if type(seq) is not int or not -1 <= seq < SEQ_END:
         raise WireError(f"seq {brief(seq)}")
-    for name, *times in hops:
-        if type(name) is not str or [type(time) for time in times] != [int, int, int]:
-            raise WireError(f"hop {brief([name, *times])}")
-    return Header(stream, seq, epoch, pts, t, tuple(Hop(*hop) for hop in hops))
+    return Header(stream, seq, epoch, pts, t, tuple([_hop(hop) for hop in hops]))
+
+
+def _hop(hop: Any) -> Hop:
+    if len(hop) != 4 or type(hop[0]) is not str or not type(hop[1]) is type(hop[2]) is type(hop[3]) is int:
+        raise WireError(f"hop {brief(hop)}")
+    return Hop(*hop)
 
 
 def _array(flat: NDArray[np.uint8], code: str, shape: list[int]) -> NDArray[Any]:
     dtype = DTYPES[code]
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != flat.size:
         raise WireError(f"{flat.size} bytes for an array {code}{brief(shape)}")
-    return flat.view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, flat)
 
 
 def inline_size(place: Place) -> int | None:
     """Return the number of inline bytes, or None for a place in shared memory. Raises WireError if out of bounds."""
-    numbers = [place] if isinstance(place, int) else place
-    if len(numbers) not in (1, 3) or not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+    slot, offset, size = _numbers(place)
+    if not type(slot) is type(offset) is type(size) is int or min(slot, offset, size) < 0 or max(slot, offset) >> 63:
         raise WireError(f"a place {brief(place)}; it is a number of bytes, or a slot, an offset and a number of bytes")
-    if numbers[-1] > MAX_BUFFER:
-        raise WireError(f"an array of {numbers[-1]} bytes; at most {MAX_BUFFER} are allowed")
-    return place if isinstance(place, int) else None
+    if size > MAX_BUFFER:
+        raise WireError(f"an array of {size} bytes; at most {MAX_BUFFER} are allowed")
+    return size if isinstance(place, int) else None
+
+
+def _numbers(place: Place) -> Sequence[int]:
+    if isinstance(place, int):
+        return 0, 0, place
+    return place if len(place) == 3 else (-1, -1, -1)

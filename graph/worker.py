@@ -4,6 +4,7 @@ The supervisor starts `main` with a job on standard input. The node's own code r
 and only here is every exception caught, turned into a report, and the process ended in order.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -144,6 +145,8 @@ class Worker:
 
     def _play(self) -> None:
         self.phase = "process"
+        gc.collect()
+        gc.freeze()  # what was imported and opened stays: the collector need not walk through it while frames flow
         self.control.say("state", state="PLAYING")
         if self.node.inputs:
             self._play_inputs()
@@ -152,20 +155,19 @@ class Worker:
 
     def _play_source(self) -> None:
         frames = self.node.process()
+        self.meter.state("PROCESSING", time.monotonic_ns())
         self.control.watch_source(self._abandon)
         try:
             while not self.finishing:
                 start = time.monotonic_ns()
-                self.meter.state("PROCESSING", start)
                 self.seq += 1
                 try:
                     outputs = as_outputs(type(self.node), next(frames))
                 except (StopIteration, EndOfStream):
                     break
                 end = time.monotonic_ns()
-                given = next((message.header for message in outputs.values() if message is not None), Header())
-                header = given.numbered(self.job.graph, self.seq, end)
-                header = header._replace(epoch=header.epoch + self.job.epoch)
+                given = _first_header(outputs)
+                header = given.numbered(self.job.graph, self.seq, end, self.job.epoch)
                 self._publish(outputs, header, (start, start, end))
                 self._obey_all()
         finally:
@@ -253,7 +255,7 @@ class Worker:
         self._publish(outputs, header, (received, start, time.monotonic_ns()))
 
     def _publish(self, outputs: dict[str, Message | None], header: Header, times: tuple[int, int, int]) -> None:
-        header = header._replace(hops=(*header.hops, Hop(self.name, *times)))
+        header = header.after(Hop(self.name, *times))
         for port, message in outputs.items():
             stamped = Mark.restore(header, {}) if message is None else message.with_header(header)
             self.sender.publish(port, stamped)
@@ -354,6 +356,13 @@ def merge(headers: list[Header]) -> Header:
         return headers[0]
     hops = dict.fromkeys(hop for header in headers for hop in header.hops)
     return headers[0]._replace(hops=tuple(hops))
+
+
+def _first_header(outputs: dict[str, Message | None]) -> Header:
+    for message in outputs.values():
+        if message is not None:
+            return message.header
+    return Header()
 
 
 def main() -> None:
