@@ -76,7 +76,8 @@ class RunningGraph:
                 raise ConfigError(f"{self.name} has no output {port!r}; outputs: {', '.join(self.ports)}")
         if len(ports) > 1:
             policy, queue = ("drop_oldest" if policy == "latest" else policy), max(queue, 16)
-        return self._stream({port: self._receiver(port, policy, queue, shm, type_) for port in ports})
+        receivers = {port: self._receiver(port, policy, queue, shm, type_) for port in ports}
+        return self._stream(receivers, newest=len(ports) > 1 and policy != "block")
 
     def _receiver(self, port: str, policy: str, queue: int, shm: bool, type_: type[Message] | None) -> Receiver:
         node, output = port.split(".")
@@ -86,8 +87,8 @@ class RunningGraph:
         self._receivers.append(receiver)
         return receiver
 
-    def _stream(self, receivers: dict[str, Receiver]) -> Iterator[Any]:
-        inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest=len(receivers) > 1)
+    def _stream(self, receivers: dict[str, Receiver], newest: bool) -> Iterator[Any]:
+        inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest)
         try:
             while not inputs.finished:
                 taken = inputs.take()

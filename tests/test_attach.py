@@ -1,0 +1,220 @@
+"""Reading from a running graph: out of Python, and with a graph of extra nodes. The graph does not notice."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graph
+from graph import ConfigError, Frame, GraphError
+from graph.attached import RunningGraph
+from tests.conftest import eventually
+from tests.graphs import Graph, node, rows, wait_for_rows
+from tests.toys import Numbers
+
+pytestmark = pytest.mark.slow
+
+
+def running(frames: int = 100_000, pause: float = 0.003, name: str = "main") -> dict[str, Any]:
+    """source -> copy -> write, source -> pair"""
+    return {
+        "name": name,
+        "nodes": {
+            "source": node("Source", frames=frames, pause=pause),
+            "copy": node("Copy", {"frame": "source.frame"}),
+            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
+            "write": node("Write", {"frame": "copy.copied"}),
+            "numbers": node("WriteNumbers", {"numbers": "pair.paired"}),
+        },
+    }
+
+
+def take(stream: Any, count: int) -> list[Any]:
+    return [message for message, _ in zip(stream, range(count), strict=False)]
+
+
+def untouched(folder: Path) -> bool:
+    """Whether the graph's own lossless edge has missed nothing."""
+    seqs = [row[0] for row in rows(folder / "out.jsonl")]
+    return seqs == [*range(len(seqs))]
+
+
+def test_subscribe(tmp_path: Path) -> None:
+    """One port, several, every policy, inline bytes, and what is asked wrongly; one graph for all."""
+    with Graph(tmp_path, running()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g:
+            assert g.ports == {
+                "source.frame": "graph.messages:Frame",
+                "copy.copied": "graph.messages:Frame",
+                "pair.paired": "tests.toys:Numbers",
+            }
+            assert {name: found["state"] for name, found in g.description["nodes"].items()} == dict.fromkeys(
+                ("source", "copy", "pair", "write", "numbers"), "PLAYING"
+            )
+            one_port(g)
+            several_ports(g)
+            wrong_questions(g)
+        with pytest.raises(ConfigError, match=r"no graph named 'mian' is running; did you mean 'main'\?"):
+            graph.attach("mian")
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+        assert main.text().count("broke the protocol") == 1  # the policy that there is not
+    assert untouched(tmp_path)
+
+
+def one_port(g: RunningGraph) -> None:
+    for shm in (True, False):
+        frames = []
+        for frame in g.subscribe("source.frame", policy="block", queue=8, shm=shm):
+            assert isinstance(frame, Frame) and (frame.image == frame.seq % 251).all()
+            assert not frame.image.flags.writeable and frame.header.stream == "main"
+            frames.append(frame.seq)
+            if len(frames) == 30:
+                break
+        assert frames == [*range(frames[0], frames[0] + 30)]  # with "block" not one is missing
+    assert all(isinstance(message, Numbers) for message in take(g.subscribe("pair.paired"), 3))
+    assert take(g.subscribe("copy.copied", type_=Frame), 1)[0].header.hops[1].node == "copy"
+
+
+def several_ports(g: RunningGraph) -> None:
+    for policy in ("latest", "block"):
+        got = take(g.subscribe("source.frame", "copy.copied", "pair.paired", policy=policy, queue=2), 20)
+        seqs = [frame.seq for frame, _, _ in got]
+        assert all(frame.seq == copied.seq == numbers.seq for frame, copied, numbers in got)
+        assert seqs == sorted(set(seqs))
+        if policy == "block":
+            assert seqs == [*range(seqs[0], seqs[0] + 20)]
+
+
+def wrong_questions(g: RunningGraph) -> None:
+    with pytest.raises(ConfigError, match=r"main has no output 'source\.image'; outputs: source\.frame, copy\.copied"):
+        g.subscribe("source.image")
+    with pytest.raises(ConfigError, match=r"subscribe needs a port; outputs"):
+        g.subscribe()
+    with pytest.raises(GraphError, match=r"refused by .*: no policy 'newest'; policies"):
+        take(g.subscribe("source.frame", policy="newest"), 1)
+    with pytest.raises(GraphError, match=r"reads tests\.toys:Numbers, but .* gives graph\.messages:Frame"):
+        take(g.subscribe("source.frame", type_=Numbers), 1)
+
+
+def test_slow_consumer_gets_the_newest(tmp_path: Path) -> None:
+    with Graph(tmp_path, running()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g:
+            stream = g.subscribe("copy.copied")
+            first = next(stream).seq
+            wait_for_rows(tmp_path / "out.jsonl", first + 200)  # meanwhile it reads nothing
+            assert next(stream).seq >= first + 190
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+    assert untouched(tmp_path)
+
+
+def test_stream_ends_with_the_graph(tmp_path: Path) -> None:
+    with Graph(tmp_path, running(frames=300)) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g:
+            seqs = [frame.seq for frame in g.subscribe("copy.copied", policy="block", queue=4)]
+        assert seqs == [*range(seqs[0], 300)]  # to the last frame
+        assert main.wait() == 0, main.text()
+
+
+def test_forgetful_consumer_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """It has asked for frames and reads none: the graph ends without it."""
+    with Graph(tmp_path, running(frames=200)) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g:
+            stream = g.subscribe("copy.copied")
+            next(stream)
+            assert main.wait() == 0, main.text()
+    assert untouched(tmp_path) and len(rows(tmp_path / "out.jsonl")) == 200
+
+
+def test_graph_that_dies_is_told(tmp_path: Path) -> None:
+    with Graph(tmp_path, running()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g:
+            stream = g.subscribe("source.frame")
+            next(stream)
+            main.process.kill()
+            with pytest.raises(GraphError, match="the graph 'main' has died"):
+                take(stream, 100_000)
+        with pytest.raises(ConfigError, match="no graph named 'main' is running; running now: none"):
+            graph.attach("main")
+
+
+CONSUMER = """
+import sys, time, graph
+kept = []
+with graph.attach("main") as g:
+    for frame in g.subscribe("copy.copied", policy=sys.argv[1], queue=4):
+        kept.append(frame)
+        print(frame.seq, flush=True)
+"""
+
+
+@pytest.mark.parametrize("policy", ["block", "drop_oldest"])
+def test_killed_consumer_is_forgotten(tmp_path: Path, policy: str) -> None:
+    """It holds frames, and its edge may even block: the graph goes on all the same."""
+    with Graph(tmp_path, running()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        consumer = subprocess.Popen([sys.executable, "-c", CONSUMER, policy], stdout=subprocess.PIPE, text=True)
+        assert consumer.stdout is not None
+        assert [int(consumer.stdout.readline()) > 0 for _ in range(10)] == [True] * 10
+        consumer.kill()
+        consumer.communicate()
+        wait_for_rows(tmp_path / "out.jsonl", len(rows(tmp_path / "out.jsonl")) + 100)
+        assert eventually(lambda: "is gone" in main.text())
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+    assert untouched(tmp_path)
+
+
+def extra() -> dict[str, Any]:
+    """Extra nodes for the running graph."""
+    return {
+        "attach": "main",
+        "nodes": {
+            "pair": node("Pair", {"a": "main/source.frame", "b": "main/copy.copied"}),
+            "numbers": node("WriteNumbers", {"numbers": "pair.paired"}, path="extra.jsonl"),
+        },
+    }
+
+
+@pytest.mark.parametrize("end", ["extra first", "main first", "main is killed", "extra is killed"])
+def test_extra_nodes(tmp_path: Path, end: str) -> None:
+    (tmp_path / "main").mkdir()
+    (tmp_path / "extra").mkdir()
+    with Graph(tmp_path / "main", running()) as main:
+        wait_for_rows(tmp_path / "main" / "out.jsonl", 5)
+        with Graph(tmp_path / "extra", extra(), "attach") as attached:
+            assert eventually(lambda: len(rows(tmp_path / "extra" / "extra.jsonl")) >= 20), attached.text()
+            if end == "extra first":
+                attached.interrupt()
+                assert attached.wait() == 0, attached.text()
+            elif end == "extra is killed":
+                nodes = attached.nodes()
+                attached.process.kill()
+                assert eventually(lambda: not any(found.is_running() for found in nodes))
+            elif end == "main is killed":
+                main.process.kill()
+            if end != "main is killed":
+                before = len(rows(tmp_path / "main" / "out.jsonl"))
+                wait_for_rows(tmp_path / "main" / "out.jsonl", before + 50)
+                main.interrupt()
+                assert main.wait() == 0, main.text()
+            if not end.startswith("extra"):
+                assert attached.wait() == 0, attached.text()
+    assert untouched(tmp_path / "main")
+    got = rows(tmp_path / "extra" / "extra.jsonl")
+    assert all(a == b for _, (a, _, b) in got)
+    assert [seq for seq, _ in got] == sorted({seq for seq, _ in got})
+
+
+def test_extra_nodes_without_the_graph(tmp_path: Path) -> None:
+    with Graph(tmp_path, extra(), "attach") as attached:
+        assert attached.wait() == 2
+        assert "no graph named 'main' is running" in attached.text()

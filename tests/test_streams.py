@@ -1,0 +1,186 @@
+"""Streams through whole graphs in real processes: diamonds, fan-out, policies, joins that hold, restarts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import eventually
+from tests.graphs import Graph, node, rows, wait_for_rows
+
+pytestmark = pytest.mark.slow
+
+
+def diamond(copy: dict[str, Any] | None = None, **source: Any) -> dict[str, Any]:
+    """source -> copy -> pair.b, source -> pair.a"""
+    return {
+        "name": "diamond",
+        "nodes": {
+            "source": node("Source", **source),
+            "copy": node("Copy", {"frame": "source.frame"}, **(copy or {})),
+            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
+            "write": node("WriteNumbers", {"numbers": "pair.paired"}),
+        },
+    }
+
+
+def pairs(folder: Path) -> list[list[float]]:
+    """What came out of a diamond: seq, seq and pixel of the one input, seq of the other (-1: nothing)."""
+    return [[seq, *values] for seq, values in rows(folder / "numbers.jsonl")]
+
+
+def fan_out(policies: dict[str, dict[str, Any]], frames: int, **source: Any) -> dict[str, Any]:
+    """One source, and a Write node for each name, with the edge that is given."""
+    writers = {name: node("Write", {"frame": "source.frame"}, path=f"{name}.jsonl") for name in policies}
+    return {
+        "name": "fan",
+        "nodes": {"source": node("Source", frames=frames, **source), **writers},
+        "edges": {f"source.frame -> {name}.frame": edge for name, edge in policies.items() if edge},
+    }
+
+
+def numbers(path: Path) -> list[int]:
+    return [row[0] for row in rows(path)]
+
+
+def test_diamond_that_blocks_matches_every_frame(tmp_path: Path) -> None:
+    with Graph(tmp_path, diamond(frames=200)) as graph:
+        assert graph.wait() == 0, graph.text()
+    assert pairs(tmp_path) == [[seq, seq, seq % 251, seq] for seq in range(200)]
+
+
+@pytest.mark.parametrize("queue", [1, 4])
+def test_diamond_with_a_branch_that_says_nothing_at_times(tmp_path: Path, queue: int) -> None:
+    config = diamond({"every": 3}, frames=100)
+    config["edges"] = {
+        edge: {"queue": queue}
+        for edge in ("source.frame -> pair.a", "source.frame -> copy.frame", "copy.copied -> pair.b")
+    }
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 0, graph.text()
+    assert pairs(tmp_path) == [[seq, seq, seq % 251, -1 if seq % 3 else seq] for seq in range(100)]
+
+
+def test_live_diamond_with_a_slow_branch_gives_matched_frames(tmp_path: Path) -> None:
+    config = diamond({"pause": 0.02}, frames=100_000, pause=0.004, is_live=True)
+    with Graph(tmp_path, config) as graph:
+        wait_for_rows(tmp_path / "numbers.jsonl", 40)
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+    got = pairs(tmp_path)
+    assert all(seq == a == b and pixel == seq % 251 for seq, a, pixel, b in got)
+    seqs = [row[0] for row in got]
+    assert seqs == sorted(set(seqs))
+    assert seqs[-1] > 2 * len(seqs)  # the slow branch skipped frames, and so did the fast one with it
+
+
+def test_held_input_never_delays(tmp_path: Path) -> None:
+    """The slow branch is held: every frame of the fast one comes through, with the newest there was."""
+    config = diamond({"pause": 0.05}, frames=150, pause=0.005)
+    config["edges"] = {
+        "source.frame -> copy.frame": {"policy": "latest"},
+        "copy.copied -> pair.b": {"join": "hold", "policy": "latest"},
+    }
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 0, graph.text()
+    got = pairs(tmp_path)
+    assert [row[0] for row in got] == [*range(150)]
+    held = [row[3] for row in got]
+    assert held[0] == -1 and held == sorted(held)
+    assert 3 < len(set(held)) < 100
+
+
+def test_join_of_sources_of_different_length_ends_with_the_shorter(tmp_path: Path) -> None:
+    config = diamond(frames=30)
+    config["nodes"]["copy"] = node("Source", frames=100_000, pause=0.001)
+    config["nodes"]["pair"]["inputs"] = {"a": "source.frame", "b": "copy.frame"}
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 0, graph.text()
+    assert [row[0] for row in pairs(tmp_path)] == [*range(30)]
+
+
+def test_fan_out_to_five(tmp_path: Path) -> None:
+    with Graph(tmp_path, fan_out({f"w{i}": {} for i in range(5)}, frames=150)) as graph:
+        assert graph.wait() == 0, graph.text()
+    for i in range(5):
+        got = rows(tmp_path / f"w{i}.jsonl")
+        assert [row[:4] for row in got] == [[seq, 0, seq, True] for seq in range(150)]
+
+
+def test_policies_side_by_side_account_for_every_frame(tmp_path: Path) -> None:
+    """A reader that is too slow: its policy says what it misses, and the report counts it."""
+    policies = {
+        "all": {},
+        "oldest": {"policy": "drop_oldest", "queue": 3},
+        "newest": {"policy": "drop_newest", "queue": 3},
+        "latest": {"policy": "latest"},
+    }
+    config = fan_out(policies, frames=200, pause=0.002)
+    for name in ("oldest", "newest", "latest"):
+        config["nodes"][name]["settings"]["pause"] = 0.03
+    with Graph(tmp_path, config, "run", "--profile", str(tmp_path / "profile")) as graph:
+        assert graph.wait() == 0, graph.text()
+    dropped = {edge["name"]: edge["dropped"] for edge in edges_of(tmp_path / "profile")}
+    got = {name: numbers(tmp_path / f"{name}.jsonl") for name in policies}
+    assert got["all"] == [*range(200)]
+    for name, seqs in got.items():
+        assert seqs == sorted(set(seqs))
+        assert len(seqs) + dropped[f"source.frame -> {name}.frame"] == 200
+    for name in ("oldest", "latest"):
+        assert got[name][-1] == 199  # what comes last is never dropped
+        assert len(got[name]) < 150
+    assert got["newest"][:6] == [*range(6)]  # three under way, three in the queue
+
+
+def edges_of(profile: Path) -> list[dict[str, Any]]:
+    found = json.loads((profile / "latency.json").read_text())["edges"]
+    return [{"name": name, **edge} for name, edge in found.items()] if isinstance(found, dict) else found
+
+
+def test_restarted_branch_of_a_diamond_goes_on(tmp_path: Path) -> None:
+    """The frames that died with the branch are let go; the blocked source must not wait for them for ever."""
+    config = diamond(frames=100_000, pause=0.002)
+    config["nodes"]["copy"] = node("FailOnce", {"frame": "source.frame"}, mark=str(tmp_path / "mark"))
+    config["nodes"]["copy"]["restart"] = "on_failure"
+    with Graph(tmp_path, config) as graph:
+        assert eventually(lambda: len(pairs(tmp_path)) > 50), graph.text()
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+        assert "copy: starting again" in graph.text()
+    got = pairs(tmp_path)
+    assert all(seq == a == b for seq, a, _pixel, b in got)
+    assert [row[0] for row in got] == sorted({row[0] for row in got})
+
+
+def test_interrupt_while_a_node_waits_for_its_restart(tmp_path: Path) -> None:
+    config = fan_out({"write": {}}, frames=100_000, pause=0.002)
+    config["nodes"]["bad"] = node("Fail", {"frame": "source.frame"}, at=5, how="exit")
+    config["nodes"]["bad"]["restart"] = "on_failure"
+    config["nodes"]["late"] = node("Write", {"frame": "bad.copied"}, path="late.jsonl")
+    with Graph(tmp_path, config) as graph:
+        assert eventually(lambda: "bad: starting again" in graph.text()), graph.text()
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+        assert "killed" not in graph.text()
+    assert (tmp_path / "late.jsonl").read_text().endswith("closed\n")
+
+
+def test_source_that_always_restarts_goes_on_until_asked_to_end(tmp_path: Path) -> None:
+    config = fan_out({"write": {}}, frames=200, pause=0.005)
+    config["nodes"]["source"]["restart"] = "always"
+    out = tmp_path / "write.jsonl"
+    with Graph(tmp_path, config) as graph:
+        assert eventually(lambda: any(row[1] >= 2 for row in rows(out)), 40), graph.text()
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+    assert numbers(out) == sorted(set(numbers(out)))
+    assert out.read_text().endswith("closed\n")
+
+
+def test_node_that_always_restarts_ends_with_its_stream(tmp_path: Path) -> None:
+    config = fan_out({"write": {}}, frames=10)
+    config["nodes"]["write"]["restart"] = "always"
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 0, graph.text()
+    assert numbers(tmp_path / "write.jsonl") == [*range(10)]
