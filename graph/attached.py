@@ -63,10 +63,11 @@ class RunningGraph:
     ) -> Iterator[Any]:
         """Give the messages of a port as they come, until the stream ends.
 
-        With several ports, tuples of messages of the same frame. `policy` and `queue` say what happens while you
-        are slow: with "latest" you miss frames, with "block" the graph waits for you. Several ports get a queue
-        of at least 16, so that fast ports can wait for slow ones. `shm=False` has all bytes sent. `type_` is
-        needed for message types that this process has not imported.
+        The messages are yours: copies, which you may keep and write to. With several ports, tuples of messages of
+        the same frame. `policy` and `queue` say what happens while you are slow: with "latest" you miss frames, with
+        "block" the graph waits for you. Several ports get a queue of at least 16, so that fast ports can wait for
+        slow ones. `shm=False` has all bytes sent. `type_` is needed for message types that this process has not
+        imported.
         Raises ConfigError for a port that does not exist, GraphError if the graph dies.
         """
         if not ports:
@@ -76,14 +77,17 @@ class RunningGraph:
                 raise ConfigError(f"{self.name} has no output {port!r}; outputs: {', '.join(self.ports)}")
         if len(ports) > 1:
             policy, queue = ("drop_oldest" if policy == "latest" else policy), max(queue, 16)
-        receivers = {port: self._receiver(port, policy, queue, shm, type_) for port in ports}
+        receivers = {
+            port: self._receiver(port, type_, policy=policy, queue=queue, shm=shm, marks=len(ports) > 1)
+            for port in ports
+        }
         return self._stream(receivers, newest=len(ports) > 1 and policy != "block")
 
-    def _receiver(self, port: str, policy: str, queue: int, shm: bool, type_: type[Message] | None) -> Receiver:
+    def _receiver(self, port: str, type_: type[Message] | None, **options: Any) -> Receiver:
         node, output = port.split(".")
         name = f"attached/{time.monotonic_ns()}.{port}"
         endpoint = self._place.data(node)
-        receiver = Receiver(self._context, endpoint, output, type_, name=name, policy=policy, queue=queue, shm=shm)
+        receiver = Receiver(self._context, endpoint, output, type_, name=name, **options)
         self._receivers.append(receiver)
         return receiver
 
@@ -133,6 +137,5 @@ class RunningGraph:
 def _messages(taken: Set) -> Iterator[Any]:
     """Give what is in one set: a message, a tuple of messages, or nothing if one of them is a mark."""
     messages = tuple(arrived.message for arrived in taken.values() if arrived is not None)
-    taken.clear()
     if not any(isinstance(message, Mark) for message in messages):
-        yield messages[0] if len(messages) == 1 else messages
+        yield messages[0].copy() if len(messages) == 1 else tuple(message.copy() for message in messages)

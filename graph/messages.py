@@ -156,6 +156,11 @@ class Message:
         """Return the same content under another header; arrays are shared, not copied."""
         return self.restore(header, self.__dict__)
 
+    def copy(self) -> Self:
+        """Return the same message with arrays of its own, which may be kept and written to."""
+        arrays = {name: self.__dict__[name].copy() for name in array_specs(type(self))}
+        return self.restore(self.header, {**self.__dict__, **arrays})
+
     @classmethod
     def restore(cls, header: Header, values: dict[str, Any]) -> Self:
         """Build a message from all its fields without checking them (see check_arrays)."""

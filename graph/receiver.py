@@ -34,11 +34,13 @@ class Receiver:
         policy: str = "latest",
         queue: int = 1,
         shm: bool = True,
+        marks: bool = True,
     ) -> None:
         """Connect and say hello; `welcomed` turns true when the answer came (see receive).
 
         `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
-        the sender's counts. `shm` False asks for all bytes inline.
+        the sender's counts. `shm` False asks for all bytes inline, `marks` False for
+        no marks: whoever joins nothing by seq needs none.
         """
         self.name = name
         self.type = type_
@@ -65,6 +67,7 @@ class Receiver:
             queue=queue,
             credits=queue,
             shm=shm and slots.AVAILABLE,
+            marks=marks,
         )
 
     def receive(self) -> Arrived | None:

@@ -18,7 +18,7 @@ import zmq
 
 from graph import wire
 from graph.errors import WireError
-from graph.messages import Message
+from graph.messages import Mark, Message
 from graph.slots import SlotPool
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Packet:
         self._arrays = wire.arrays_of(message)
         self._parts: dict[bool, list[bytes]] = {}
         self.slots: list[int] = []
+        self.is_mark = isinstance(message, Mark)
 
     def parts(self, shm: bool) -> list[bytes]:
         """Return header and inline buffers."""
@@ -101,6 +102,7 @@ class Link:
     policy: str
     capacity: int
     shm: bool
+    marks: bool
     credits: int
     queue: deque[Waiting] = field(default_factory=deque)
     leases: Counter[int] = field(default_factory=Counter)
@@ -150,7 +152,8 @@ class Sender:
             if links:
                 packet = Packet(message, self._pool)
                 for link in list(links):
-                    self._offer(link, packet)
+                    if link.marks or not packet.is_mark:
+                        self._offer(link, packet)
                 packet.drop()
             self.service()
 
@@ -353,13 +356,14 @@ class Sender:
                 raise WireError(f"{what} of {brief(value)}; 1..{MAX_CREDIT} are allowed")
         shm = bool(said.get("shm")) and self._slots_path is not None
         name = name if isinstance(name, str) else f"?{identity.hex()}"
-        return Link(identity, name, port, policy, queue, shm, credits, heard_ns=time.monotonic_ns())
+        marks = said.get("marks") is not False
+        return Link(identity, name, port, policy, queue, shm, marks, credits, heard_ns=time.monotonic_ns())
 
     def _ban(self, identity: bytes, exc: WireError) -> None:
         self.malformed += 1
         logger.warning("%s: a consumer broke the protocol and is disconnected: %s", self._node, exc)
         self._banned.add(identity)
-        link = self._links.get(identity) or Link(identity, "?", "", "latest", 1, False, 0)
+        link = self._links.get(identity) or Link(identity, "?", "", "latest", 1, False, False, 0)
         self._send(link, [wire.pack({"v": wire.VERSION, "k": "refused", "why": str(exc)})])
         if identity in self._links:
             self._drop_link(link)

@@ -130,6 +130,7 @@ class Worker:
             name=name,
             policy=edge.policy,
             queue=edge.queue,
+            marks=edge.join == "seq",  # a held value stays until there is a new one
         )
 
     def _await(self, command: str) -> None:

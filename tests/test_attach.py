@@ -70,7 +70,7 @@ def one_port(g: RunningGraph) -> None:
         frames = []
         for frame in g.subscribe("source.frame", policy="block", queue=8, shm=shm):
             assert isinstance(frame, Frame) and (frame.image == frame.seq % 251).all()
-            assert not frame.image.flags.writeable and frame.header.stream == "main"
+            assert frame.image.flags.owndata and frame.header.stream == "main"
             frames.append(frame.seq)
             if len(frames) == 30:
                 break

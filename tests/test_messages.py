@@ -165,3 +165,12 @@ def test_types_of_the_runtime_can_be_sent(type_: type[Message]) -> None:
     for name, found in body_fields(type_).items():
         assert name in array_specs(type_) or found.type in (str, int, float, bool), name
     assert fields(type_)[0].name == "header"
+
+
+def test_a_copy_is_ones_own() -> None:
+    frame = Frame(image=np.zeros((4, 4, 3), np.uint8), header=Header("s", 7))
+    frame.image.flags.writeable = False
+    copy = frame.copy()
+    copy.image[:] = 9
+    assert copy.seq == 7
+    assert not frame.image.any()

@@ -55,6 +55,14 @@ def test_policies_of_a_reader_that_stalls(
     assert pair.drops == {EDGE: dropped}
 
 
+def test_a_mark_takes_nothing_from_who_wants_no_marks(pair: Pair) -> None:
+    receiver = pair.receiver("latest", 1, marks=False)
+    pair.publish(0, 1)
+    pair.sender.publish("out", Mark(header=Header("test", 2)))
+    assert not pair.drops
+    assert pair.take(receiver, 2) == [0, 1]
+
+
 class Publishing(threading.Thread):
     """Publishes from a thread of its own, as a node whose edge may block."""
 
@@ -482,7 +490,7 @@ class FakeSender:
         self.identity, greeting = self.socket.recv_multipart()
         assert msgpack.unpackb(greeting) == {
             "v": 1, "k": "hello", "port": "out", "name": "r.in", "policy": "latest", "queue": 1, "credits": 1,
-            "shm": slots.AVAILABLE,
+            "shm": slots.AVAILABLE, "marks": True,
         }  # fmt: skip
 
     def say(self, *parts: bytes) -> None:
