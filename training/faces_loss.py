@@ -15,6 +15,8 @@ SPAN = 1.8, 5.5
 """Heights, in strides, of the faces that a stride learns; the finest takes all lower ones, the coarsest all higher."""
 LEAST = 0.3
 """Least target of a cell that learns a face: one whose box does not overlap it yet must still be taught."""
+FULL_WEIGHT = 20.0
+"""Height in pixels from which a face counts fully; lower ones count in proportion, or crowds decide everything."""
 
 
 def detection_loss(
@@ -42,13 +44,15 @@ def detection_loss(
     overlap_N, generalised_N = overlaps(found_N4, true_N4)
     target_N = overlap_N.detach().sqrt().clamp(min=LEAST)
     target_BA = torch.zeros_like(strides_A.expand_as(owner_BA)).index_put((image_N, cell_N), target_N)
-    total = target_N.sum().clamp(min=1.0)
+    weight_N = ((true_N4[:, 3] - true_N4[:, 1]) / FULL_WEIGHT).clamp(0.2, 1.0)
+    weight_BA = torch.ones_like(target_BA).index_put((image_N, cell_N), weight_N)
+    total = (target_N * weight_N).sum().clamp(min=1.0)
 
     logits_BA = outputs_BAC[..., 0]
     entropy_BA = F.binary_cross_entropy_with_logits(logits_BA, target_BA, reduction="none")
     focus_BA = (target_BA - logits_BA.detach().sigmoid()).square()
-    score = (entropy_BA * focus_BA * (positive_BA | ~ignored_BA)).sum() / total
-    box = ((1 - generalised_N) * target_N).sum() / total
+    score = (entropy_BA * focus_BA * weight_BA * (positive_BA | ~ignored_BA)).sum() / total
+    box = ((1 - generalised_N) * target_N * weight_N).sum() / total
     points = points_loss(outputs_BAC[image_N, cell_N, 5:], found_N4, batch["points"][image_N, face_N])
     return {"score": score, "box": box, "points": points}
 

@@ -100,29 +100,6 @@ def _area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
     return float(((recall[steps + 1] - recall[steps]) * precision[steps + 1]).sum())
 
 
-def calibration(pictures: list[Detected], size: float) -> tuple[float, float]:
-    """Return slope and shift of the score's logit that make it the logit of the share of detections that are right.
-
-    A logistic regression of right or wrong on the logit (Platt 1999), by Newton's method; with fewer than ten of either
-    the score stays as it is.
-    """
-    logits, right = [], []
-    for picture in pictures:
-        hits, counts = match(picture, picture.at_least(size))
-        scores = picture.scores[counts].astype(np.float64).clip(1e-6, 1 - 1e-6)
-        logits.append(np.log(scores / (1 - scores)))
-        right.append(hits[counts] >= 0)
-    x, y = np.concatenate(logits), np.concatenate(right).astype(np.float64)
-    if min(y.sum(), len(y) - y.sum()) < 10:
-        return 1.0, 0.0
-    columns, weights = np.stack((x, np.ones_like(x)), 1), np.array([1.0, 0.0])
-    for _ in range(30):
-        p = 1 / (1 + np.exp(-columns @ weights))
-        curvature = (columns * (p * (1 - p))[:, None]).T @ columns + 1e-6 * np.eye(2)
-        weights = weights + np.linalg.solve(curvature, columns.T @ (y - p))
-    return float(weights[0]), float(weights[1])
-
-
 def operating_point(pictures: list[Detected], size: float, threshold: float) -> tuple[float, float]:
     """Return precision and recall at one score threshold for faces of at least `size`."""
     true = tried = faces = 0

@@ -1,6 +1,5 @@
 """The face detector as a task of `training.train`: its data, its batches, its loss and its validation."""
 
-import copy
 import logging
 
 import numpy as np
@@ -9,11 +8,12 @@ from torch import Tensor, nn
 
 from nodes import _boxes
 from nodes._geometry import BORDER, MEAN, SCALE
+from training.faces_calibrate import calibrate
 from training.faces_data import Cutouts, Picture, read_backgrounds, read_wider, split
 from training.faces_draw import Scene, draw_scene
 from training.faces_evaluate import Maps, detect
 from training.faces_loss import detection_loss
-from training.faces_metric import calibration, curve
+from training.faces_metric import curve
 from training.faces_net import FaceNet, boxes_of, cells
 from training.faces_settings import SIZES, FaceSettings
 from training.landmark_data import cache_crops, read_folder
@@ -26,6 +26,8 @@ OUTPUT = (
     "cell's centre, x, y, in strides; logarithms of its width and height in strides; five points x, y as offsets from "
     "the centre of the box in its widths and heights"
 )
+CALIBRATION_PICTURES = 300
+"""Training pictures that the scores are calibrated on."""
 TERMS = [
     "WIDER FACE training part, a subset of 9 events: research only",
     "300-W training parts LFPW and HELEN, InfAnFace, YouTube Faces: research only",
@@ -87,19 +89,18 @@ class FaceTask:
         return total, {name: value.detach() for name, value in parts.items()}
 
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
-        """Return the network with named maps and calibrated scores.
+        """Calibrate the network's scores, in place, and return it with named maps.
 
         The reference is the portrait fitted to 320 x 240 in 320 x 256.
         """
-        maps = torch_maps(network)
-        found = [detect(maps, picture, self.settings.validation_size) for picture in self.held_out]
-        slope, shift = calibration(found, min(SIZES))
+        every = max(1, len(self.training) // CALIBRATION_PICTURES)
+        scores = calibrate(network, torch_maps(network), self.training[::every], self.settings.validation_size)
         fitted = np.full((2, 256, 320, 3), BORDER, np.uint8)
         for canvas, image in zip(fitted, (portrait, np.ascontiguousarray(portrait[::-1])), strict=True):
             small = _boxes.letterbox(image, (320, 240))[0]
             canvas[: small.shape[0], : small.shape[1]] = small
         return Deployment(
-            module=Deployed(calibrated(network, slope, shift)).eval(),
+            module=Deployed(network).eval(),
             images=fitted,
             dynamic={0: "pictures", 2: "height", 3: "width"},
             outputs={f"stride{stride}": OUTPUT.format(stride=stride) for stride in _boxes.STRIDES},
@@ -110,8 +111,10 @@ class FaceTask:
                 "points": list(_boxes.POINTS),
                 "decode": "nodes._boxes.decode, then nodes._boxes.merge at an overlap of 0.4",
                 "threshold": 0.5,
-                "scores": f"logits calibrated on the held-out pictures (slope {slope:.3f}, shift {shift:.3f}): "
-                          "the score is about the share of such detections that are faces",
+                "scores": "calibrated on training pictures: about the share of detections of this score and size that "
+                          "overlap a face by at least a half",
+                "calibration": {f"stride{stride}": {name: round(value, 3) for name, value in vars(score).items()}
+                                for stride, score in zip(_boxes.STRIDES, scores, strict=True)},
             },
             terms=TERMS,
         )
@@ -121,16 +124,6 @@ class FaceTask:
         maps = torch_maps(network)
         found = [detect(maps, picture, self.settings.validation_size) for picture in self.held_out]
         return {f"ap{size}": curve(found, size).average for size in SIZES}
-
-
-def calibrated(network: nn.Module, slope: float, shift: float) -> nn.Module:
-    """Return a copy whose score logits are `slope` times as large and moved by `shift`."""
-    network = copy.deepcopy(network)
-    with torch.no_grad():
-        for head in network.heads:
-            head[-1].weight[0] *= slope
-            head[-1].bias[0] = head[-1].bias[0] * slope + shift
-    return network
 
 
 class Deployed(nn.Module):

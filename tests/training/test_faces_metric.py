@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.faces_metric import Detected, calibration, curve, match, operating_point
+from training.faces_metric import Detected, curve, match, operating_point
 
 
 def picture(boxes=(), scores=(), truth=(), ignored=None):
@@ -60,17 +60,6 @@ def test_pictures_share_one_ranking():
     assert curve([high, low], 0).average == pytest.approx(0.5 * 0.5)
     assert operating_point([high, low], 0, 0.92) == (0.0, 0.0)
     assert operating_point([high, low], 0, 0.5) == (0.5, 0.5)
-
-
-def test_calibration_makes_the_score_the_share_of_right_detections():
-    rng = np.random.default_rng(1)
-    pictures = []
-    for _ in range(2000):
-        logit = rng.normal(-2, 1.5)
-        right = rng.random() < 1 / (1 + np.exp(-(2 * logit + 3)))
-        pictures.append(picture([A], [1 / (1 + np.exp(-logit))], [A] if right else [NOWHERE]))
-    assert calibration(pictures, 0) == pytest.approx((2, 3), abs=0.4)
-    assert calibration(pictures[:5], 0) == (1.0, 0.0)
 
 
 def test_agrees_with_counting_at_each_threshold():

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from training.faces_calibrate import Score, calibrate, examples, fit, fold  # noqa: E402
+from training.faces_data import Picture  # noqa: E402
+from training.faces_net import FaceNet  # noqa: E402
+from training.faces_task import torch_maps  # noqa: E402
+
+
+def test_fit_finds_the_law_behind_right_and_wrong():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, (20000, 3))
+    logit = 2 * values[:, 0] - 1 * values[:, 1] + 0.5 * values[:, 2] - 1
+    right = rng.random(20000) < 1 / (1 + np.exp(-logit))
+    found = fit(values, right)
+    assert (found.slope, found.width, found.height, found.shift) == pytest.approx((2, -1, 0.5, -1), abs=0.15)
+
+
+def test_too_few_examples_change_nothing():
+    assert fit(np.zeros((1000, 3)), np.arange(1000) < 5) == Score()
+    assert fit(np.zeros((0, 3)), np.zeros(0, bool)) == Score()
+
+
+def test_fit_stays_finite_when_right_and_wrong_part_cleanly():
+    values = np.linspace(-3, 3, 200)[:, None] * [1, 0, 0]
+    assert np.isfinite(list(vars(fit(values, values[:, 0] > 0)).values())).all()
+
+
+def test_fold_makes_the_network_say_the_calibrated_logit():
+    torch.manual_seed(0)
+    network = FaceNet().eval()
+    image = np.random.default_rng(0).normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
+    before = torch_maps(network)(image)
+    scores = [Score(2, 0.3, -0.5, 1), Score(), Score(0.5, 0, 2, -3)]
+    fold(network, scores)
+    for old, new, score in zip(before, torch_maps(network)(image), scores, strict=True):
+        expected = score.slope * old[0] + score.width * old[3] + score.height * old[4] + score.shift
+        np.testing.assert_allclose(new[0], expected, atol=1e-4)
+        np.testing.assert_array_equal(new[1:], old[1:])
+
+
+def one_cell(logit, log_side):
+    maps = [np.full((15, 64 // s, 64 // s), -20, np.float32) for s in (8, 16, 32)]
+    maps[0][:, 3, 3] = [logit, 0, 0, log_side, log_side, *[0] * 10]
+    return lambda _: maps
+
+
+def picture(boxes, ignored=False):
+    image = np.zeros((64, 64, 3), np.uint8)
+    return Picture(Path("p"), "p", np.array(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), ignored), [image])
+
+
+def test_examples_are_right_where_they_overlap_a_face_and_absent_about_ignored_ones():
+    at = (23.5, 23.5, 31.5, 31.5)
+    maps = one_cell(1.0, 0.0)
+    for boxes, ignored, expected in (([at], False, [True]), ([(50, 50, 60, 60)], False, [False]), ([], False, [False]),
+                                     ([at], True, [])):
+        (values, right), (none, _), _ = examples(maps, [picture(boxes, ignored)], (64, 64))
+        assert right.tolist() == expected and len(none) == 0
+        np.testing.assert_allclose(values, np.array([[1.0, 0, 0]])[: len(expected)], atol=1e-5)
+
+
+def test_calibrate_reports_what_it_folds():
+    network = FaceNet().eval()
+    assert calibrate(network, one_cell(1.0, 0.0), [picture([])], (64, 64)) == [Score()] * 3
