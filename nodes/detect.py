@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from graph import Detections, Frame, Input, Node, Output, setting
 from nodes._backend import MODELS, check_picture, load, locate
-from nodes._boxes import STRIDES, decode, letterbox, nms, to_frame
+from nodes._boxes import STRIDES, decode, letterbox, merge, to_frame
 from nodes._geometry import to_input
 
 Image = NDArray[np.uint8]
@@ -56,8 +56,8 @@ class FaceModel:
         boxes, points = to_frame(boxes, scale, offset), to_frame(points, scale, offset)
         large = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) >= min_face
         boxes, scores, points = boxes[large], scores[large], points[large]
-        kept = nms(boxes, scores, OVERLAP)[:max_faces]
-        return boxes[kept], scores[kept], points[kept]
+        boxes, scores, points = merge(boxes, scores, points, OVERLAP)
+        return boxes[:max_faces], scores[:max_faces], points[:max_faces]
 
 
 class FaceDetector(Node):
