@@ -153,7 +153,7 @@ class Write(Node):
     stop_after: int = -1
 
     def open(self) -> None:
-        self.file = open(self.path, "w", encoding="utf-8")
+        self.file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def process(self, frame: Frame) -> None:
         time.sleep(self.pause)
@@ -178,7 +178,7 @@ class WriteNumbers(Node):
     path: str = "numbers.jsonl"
 
     def open(self) -> None:
-        self.file = open(self.path, "w", encoding="utf-8")
+        self.file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def process(self, numbers: Numbers) -> None:
         self.file.write(json.dumps([numbers.seq, numbers.values.tolist()]) + "\n")
