@@ -33,6 +33,14 @@ class Window(Node):
         if not self._name:
             self._show_window(frame)
         cv2.imshow(self._name, frame.image)
+        self._look_at_keys()
+
+    def idle(self) -> None:
+        """Stay responsive while no frame comes (a camera that hangs)."""
+        if self._name:
+            self._look_at_keys()
+
+    def _look_at_keys(self) -> None:
         # pollKey also lets the window redraw; it does not wait, so the frames keep their own time.
         if cv2.pollKey() & 0xFF in QUIT_KEYS or not self._visible():
             raise EndOfStream

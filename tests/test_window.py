@@ -33,7 +33,10 @@ node = Window()
 node.open()
 try:
     for index in range(3000):
-        node.process(Frame(image=image, header=Header(stream="kitchen", seq=index)))
+        if index < int(sys.argv[1]):
+            node.process(Frame(image=image, header=Header(stream="kitchen", seq=index)))
+        else:
+            node.idle()
         print("shown", flush=True)
         time.sleep(0.01)
 except EndOfStream:
@@ -84,11 +87,14 @@ def display() -> Iterator[str]:
 
 
 @pytest.fixture
-def shown(display: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that shows a picture until it is told to end, with its window on the screen."""
+def shown(display: str, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """A process that shows a picture until it is told to end, with its window on the screen.
+
+    The parameter is the number of frames that come before it hears nothing more.
+    """
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "DISPLAY": display}
-    command = [sys.executable, "-c", SHOW]
+    command = [sys.executable, "-c", SHOW, str(getattr(request, "param", 3000))]
     process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
     with process:
         try:
@@ -147,7 +153,7 @@ def ended(process: "subprocess.Popen[str]") -> bool:
 
 @needs_x11
 @pytest.mark.slow
-@pytest.mark.parametrize("key", ["q", "Q", "Escape"])
+@pytest.mark.parametrize(("key", "shown"), [("q", 3000), ("Q", 3000), ("Escape", 3000), ("q", 1)], indirect=["shown"])
 def test_keys_end_the_graph(display: str, shown: "subprocess.Popen[str]", key: str) -> None:
     press(display, key)
     assert ended(shown)
