@@ -156,8 +156,10 @@ def measure(options: Any) -> dict[str, float]:
             f"precision at {threshold}, {least} px": precision,
             f"recall at {threshold}, {least} px": recall,
         }
-    empty = read_backgrounds(settings.data / settings.backgrounds, set(settings.not_backgrounds)) \
-        if settings.backgrounds else []
+    empty: list[Picture] = []
+    if settings.backgrounds:
+        empty = read_backgrounds(settings.data / settings.backgrounds, set(settings.not_backgrounds))
+        empty = split(empty, settings.background_hold_out, "name")[1]
     on_empty = [detect(maps, picture, size, threshold) for picture in empty]
     if empty:
         table["backgrounds"] = len(empty)

@@ -25,6 +25,8 @@ class FaceSettings(Strict):
     """Folder of pictures without faces; empty: none."""
     background_share: float = 0.05
     """Share of the scenes that are backgrounds."""
+    background_hold_out: float = 0.5
+    """Share of the backgrounds, by the hash of their names, on which false alarms are counted instead."""
     not_backgrounds: list[str] = Field(default_factory=list)
     """Names of pictures in `backgrounds` that show faces after all."""
     hold_out: float = 0.1

@@ -49,7 +49,8 @@ class FaceTask:
         self.training, self.held_out = split(pictures, settings.hold_out, settings.hold_out_by)
         self.backgrounds: list[Picture] = []
         if settings.backgrounds:
-            self.backgrounds = read_backgrounds(settings.data / settings.backgrounds, set(settings.not_backgrounds))
+            empty = read_backgrounds(settings.data / settings.backgrounds, set(settings.not_backgrounds))
+            self.backgrounds = split(empty, settings.background_hold_out, "name")[0]
         samples = []
         for name, folder in settings.points.items():
             more, missing = read_folder(settings.data / folder, name)
