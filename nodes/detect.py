@@ -21,6 +21,9 @@ Floats = NDArray[np.float32]
 RELEASED = MODELS / "faces"
 OVERLAP = 0.4
 """Two boxes that overlap by more (intersection over union) are one face."""
+OVERVIEW = 320
+"""Longer side, pixels, of the search for large faces: a network trained on scenes of 256 px knows none above 250 px
+(a face of 380 px was missed at 640 px and found at 320)."""
 THUMBNAIL = (32, 18)
 """Width and height to which frames are averaged before they are compared: too coarse for noise or small movements.
 
@@ -45,19 +48,25 @@ class FaceModel:
 
         Returns boxes (F, 4) as x0, y0, x1, y1, scores (F,) of at least `threshold`, and points (F, 5, 2): eyes, nose
         tip, mouth corners, image left first; all float32, in pixels of `image`. Boxes may reach beyond the picture.
-        `size` is the longer side, in pixels, at which the picture is searched, its proportions kept; `min_face` the
-        least longer side of a box in pixels of `image`. Raises ValueError unless the picture is uint8 (H, W, 3).
+        `size` is the longer side, in pixels, at which the picture is searched, its proportions kept; where that is much
+        more than OVERVIEW, it is searched at OVERVIEW as well. `min_face` is the least longer side of a box in pixels
+        of `image`. Raises ValueError unless the picture is uint8 (H, W, 3).
         """
         check_picture(image)
+        sizes = [size] if size < 1.5 * OVERVIEW else [size, OVERVIEW]
+        searched = [self._search(image, longer_side, threshold) for longer_side in sizes]
+        boxes, scores, points = (np.concatenate(parts) for parts in zip(*searched, strict=True))
+        boxes, scores, points = merge(boxes, scores, points, OVERLAP)
+        kept = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) >= min_face)[:max_faces]
+        return boxes[kept], scores[kept], points[kept]
+
+    def _search(self, image: Image, size: int, threshold: float) -> tuple[Floats, Floats, Floats]:
+        """Return boxes, scores and points at one size, overlapping ones included, in pixels of `image`."""
         picture, scale, offset = letterbox(image, (size, size))
         outputs = self._network.run(to_input(picture[None]))
         maps = sorted(outputs.values(), key=lambda level: -level.shape[-1])  # finest first, as STRIDES
         boxes, scores, points = decode(maps, STRIDES, threshold)
-        boxes, points = to_frame(boxes, scale, offset), to_frame(points, scale, offset)
-        large = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) >= min_face
-        boxes, scores, points = boxes[large], scores[large], points[large]
-        boxes, scores, points = merge(boxes, scores, points, OVERLAP)
-        return boxes[:max_faces], scores[:max_faces], points[:max_faces]
+        return to_frame(boxes, scale, offset), scores, to_frame(points, scale, offset)
 
 
 class FaceDetector(Node):

@@ -64,6 +64,15 @@ def test_finds_several_faces_best_first_and_limits_them(model: FaceModel) -> Non
     assert len(large) == 1
 
 
+@pytest.mark.parametrize("size", [320, 640])
+def test_a_face_that_fills_the_frame_is_found_at_any_size(model: FaceModel, size: int) -> None:
+    shot = source(frames=1, width=640, height=640, size=1.5)
+    truth = face_boxes(true_points(shot["truth"][0]))
+    assert truth[0, 3] - truth[0, 1] > 350  # pixels: more than the network was trained on
+    boxes, scores, _ = model.detect(shot["frame"][0].image, size=size)
+    assert overlaps(boxes[:1], truth)[0, 0] > 0.5 and scores[0] > 0.9
+
+
 def test_no_face_is_no_row(model: FaceModel) -> None:
     for height, width in ((480, 640), (40, 30), (1, 1)):
         boxes, scores, points = model.detect(np.full((height, width, 3), 90, np.uint8))
