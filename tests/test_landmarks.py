@@ -149,7 +149,7 @@ def test_follows_a_face_that_moves_half_its_side_per_frame() -> None:
     seen = follow(frames, [detected(truths[0])] + [None] * 5)
     for faces, truth in zip(seen, truths, strict=True):
         assert list(faces.ids) == [0]
-        assert errors(faces.landmarks, truth)[0] < 1.25 * NME  # the crop lies where the face was expected, not where it is
+        assert errors(faces.landmarks, truth)[0] < 1.25 * NME  # the crop lies where it was expected
 
 
 def test_two_faces_late_and_repeated_detections_two_ids() -> None:
