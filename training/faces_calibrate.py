@@ -37,11 +37,14 @@ class Score:
     shift: float = 0.0
 
 
-def fit(values: NDArray[np.float64], right: NDArray[np.bool_]) -> Score:
-    """Fit the logistic regression of right (N,) on logit, log width and log height (N, 3) by Newton's method."""
+def fit(values: NDArray[np.float64], right: NDArray[np.bool_], used: tuple[int, ...] = (1, 1, 1, 1)) -> Score:
+    """Fit the logistic regression of right (N,) on logit, log width and log height (N, 3) by Newton's method.
+
+    Columns (the three, then the shift) that are not `used` keep their weight.
+    """
     if min(right.sum(), len(right) - right.sum()) < FEWEST:
         return Score()
-    columns = np.column_stack((values, np.ones(len(values))))
+    columns = np.column_stack((values, np.ones(len(values)))) * used
     start = weights = np.array([1.0, 0.0, 0.0, 0.0])
     for _ in range(50):
         p = 1 / (1 + np.exp(-(columns @ weights).clip(-50, 50)))
@@ -51,27 +54,32 @@ def fit(values: NDArray[np.float64], right: NDArray[np.bool_]) -> Score:
 
 
 def examples(
-    maps: Maps, pictures: list[Picture], size: tuple[int, int]
+    maps: Maps, pictures: list[Picture], size: tuple[int, int], survivors: bool = False
 ) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """Return per stride the logit and log sides (N, 3) of the cells that score, and which of them are right (N,).
+    """Return per stride the logit and log sides (N, 3) of cells that score, and which of them are right (N,).
 
-    A cell is right when its box overlaps a face by at least a half; cells about ignored faces are left out.
+    A cell is right when its box overlaps a face by at least a half; those about ignored faces are left out. With
+    `survivors` only the cells that are left after suppression count.
     """
-    values: list[list[NDArray[np.float64]]] = [[] for _ in _boxes.STRIDES]
-    right: list[list[NDArray[np.bool_]]] = [[] for _ in _boxes.STRIDES]
+    values, right, level = [], [], []
     for picture in pictures:
         fitted, scale, offset = _boxes.letterbox(picture.image(), size)
         truth = picture.boxes * np.tile(scale, 2) + np.tile(offset, 2)
-        for i, (level, stride) in enumerate(zip(maps(to_input(fitted[None])), _boxes.STRIDES, strict=True)):
-            boxes, scores, _ = _boxes.decode([level], [stride], LOWEST)
-            overlap = _boxes.overlaps(boxes, truth) if len(truth) else np.zeros((len(boxes), 1), np.float32)
-            ignored = picture.ignored if len(truth) else np.zeros(1, bool)
-            kept = ~((overlap.max(1) > 0.3) & ignored[overlap.argmax(1)])
-            logits = np.log(scores) - np.log1p(-scores.clip(max=1 - 1e-6))
-            sides = np.log((boxes[:, 2:] - boxes[:, :2]) / stride)
-            values[i].append(np.column_stack((logits, sides))[kept].astype(np.float64))
-            right[i].append((overlap.max(1) >= IOU)[kept])
-    return [(np.concatenate(v), np.concatenate(r)) for v, r in zip(values, right, strict=True)]
+        found = [_boxes.decode([one], [stride], LOWEST)[:2] for one, stride in
+                 zip(maps(to_input(fitted[None])), _boxes.STRIDES, strict=True)]
+        strides = np.repeat(_boxes.STRIDES, [len(scores) for _, scores in found])
+        boxes, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        overlap = _boxes.overlaps(boxes, truth) if len(truth) else np.zeros((len(boxes), 1), np.float32)
+        ignored = picture.ignored if len(truth) else np.zeros(1, bool)
+        kept = _boxes.nms(boxes, scores) if survivors else np.arange(len(boxes))
+        kept = kept[~((overlap.max(1) > 0.3) & ignored[overlap.argmax(1)])[kept]]
+        logits = np.log(scores) - np.log1p(-scores.clip(max=1 - 1e-6))
+        sides = np.log((boxes[:, 2:] - boxes[:, :2]) / strides[:, None])
+        values.append(np.column_stack((logits, sides))[kept].astype(np.float64))
+        right.append((overlap.max(1) >= IOU)[kept])
+        level.append(strides[kept])
+    all_values, all_right, levels = np.concatenate(values), np.concatenate(right), np.concatenate(level)
+    return [(all_values[levels == stride], all_right[levels == stride]) for stride in _boxes.STRIDES]
 
 
 @torch.no_grad()
@@ -84,7 +92,15 @@ def fold(network: nn.Module, scores: list[Score]) -> None:
 
 
 def calibrate(network: nn.Module, maps: Maps, pictures: list[Picture], size: tuple[int, int]) -> list[Score]:
-    """Fit the scores on pictures and fold them into the network; return them, one per stride."""
+    """Fit the scores on pictures and fold them into the network, whose maps are `maps`; return them, one per stride.
+
+    First per stride over all cells: that ranks small and large boxes rightly. Then, for all strides at once, over the
+    cells that survive suppression: there rightness is rarer, and one half shall mean one half of what is shown.
+    """
     scores = [fit(values, right) for values, right in examples(maps, pictures, size)]
     fold(network, scores)
-    return scores
+    shown = examples(maps, pictures, size, survivors=True)
+    last = fit(*(np.concatenate(parts) for parts in zip(*shown, strict=True)), used=(1, 0, 0, 1))
+    fold(network, [last] * len(scores))
+    return [Score(*(last.slope * x for x in (one.slope, one.width, one.height)), last.slope * one.shift + last.shift)
+            for one in scores]
