@@ -30,6 +30,7 @@ BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 SEQ_GAP = 100_000
 """A source that is started again counts on from its last known number plus this: heartbeats come twice a second,
 so fewer than that can have gone unreported, and sequence numbers never go back."""
+LAST_WORDS_S = 1.0  # a worker that ends by itself always says so before
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
 
 
@@ -187,8 +188,16 @@ class Supervisor:
         for child in self.children.values():
             code = child.reap()
             if code is not None:
-                self._listen()  # its last words
+                self._hear_last_words(child, code)
                 self._ended(child, code)
+
+    def _hear_last_words(self, child: Child, code: int) -> None:
+        """Hear what an ended process said: ZeroMQ may still be reading it while its end is known already."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        self._listen()
+        while code in (OK, FAILED) and not child.done and time.monotonic() < deadline:
+            self.control.poll(50)
+            self._listen()
 
     def _ended(self, child: Child, code: int) -> None:
         name = child.spec.name
