@@ -62,10 +62,11 @@ class Inputs:
         poller = select.poll()
         if wake_fd >= 0:
             poller.register(wake_fd, select.POLLIN)
-        for receiver in self._receivers.values():
+        open_ = [receiver for receiver in self._receivers.values() if not receiver.ended]
+        for receiver in open_:  # one that ended may have left something unread for ever
             receiver.flush(idle=True)
             poller.register(receiver.fd, select.POLLIN)
-        return any(receiver.readable() for receiver in self._receivers.values()) or bool(poller.poll(timeout_ms))
+        return any(receiver.readable() for receiver in open_) or bool(poller.poll(timeout_ms))
 
     def lost(self) -> list[str]:
         """Return the inputs whose senders have died without a word."""
