@@ -51,6 +51,11 @@ class RunSettings(Strict):
     """torch threads; 0 leaves torch's choice."""
     workers: int = Field(0, ge=0)
     """Processes that prepare batches; 0 prepares them in the loop."""
+    parts: int = Field(0, ge=0)
+    """Into how many parts, drawn and normalised apart, a batch falls: shared out among the processes that torchrun
+    starts; more parts than processes need less memory. 0: one per process. The same parts give the same losses."""
+    compile: Literal["", "inductor", "aot_eager"] = ""
+    """Backend of torch.compile; inductor needs a C++ compiler, and on the CPUs measured gains nothing. Empty: none."""
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:

@@ -1,9 +1,11 @@
 """Train a network from a config file; stop it with Ctrl-C, type the same line again and it goes on.
 
 python -m training.train configs/train/landmarks.yaml --set settings.data=../data
+torchrun --nproc-per-node 4 -m training.train configs/train/landmarks.yaml --set settings.data=../data
 """
 
 import argparse
+import contextlib
 import copy
 import json
 import logging
@@ -18,11 +20,12 @@ from typing import Any, TextIO
 import cv2
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from training import checkpoint
+from training.distributed import Group, joined
 from training.settings import RunSettings, SettingsError, load_settings
 from training.task import Batch, Task, load_task
 
@@ -31,92 +34,92 @@ logger = logging.getLogger("training")
 
 def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
     """Run the loop to `settings.steps` or to the first signal; return the best value of the first metric."""
-    folder = runs / settings.name
-    folder.mkdir(parents=True, exist_ok=True)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
-    device = choose_device(settings.device)
-    amp = torch.autocast(device.type, torch.bfloat16, enabled=settings.amp and device.type == "cuda")
-    task = load_task(settings.task, settings.settings)
-    network = task.network().to(device, memory_format=torch.channels_last)
-    ema = copy.deepcopy(network).eval()
-    optimiser = make_optimiser(network, settings)
-    step, seconds = 0, 0.0
-    best = -math.inf if task.higher_is_better else math.inf
+    with joined(settings.device) as group:
+        with group.leader_first():  # it makes the caches that the others find
+            task = load_task(settings.task, settings.settings)
+        run = Run(task, settings, runs / settings.name, group)
+        model = group.share(run.network)
+        if settings.compile:
+            model = torch.compile(model, backend=settings.compile)
+        with Log(run) as log, Signals() as signals:
+            for parts in batches(task, settings, run.step, group):
+                log.add(learn(run, model, parts))
+                validating = run.step % settings.validate_every == 0 or run.step == settings.steps
+                stopping = group.any(signals.received)
+                if validating or run.step % settings.log_every == 0:
+                    log.train()
+                if validating and group.leads:
+                    improved = log.validation(task.validate(run.ema))
+                    if improved:
+                        run.save("best.pt")
+                if validating or stopping:
+                    run.save("last.pt")
+                    log.restart_clock()
+                if stopping:
+                    logger.info("%s: stopped at step %d; the same command goes on from here", settings.name, run.step)
+                    break
+        return run.best
 
-    last = folder / "last.pt"
-    if last.exists():
-        state = checkpoint.load(last)
-        network.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimiser.load_state_dict(state["optimiser"])
+
+class Run:
+    """What a run consists of beside its task, and keeps in its checkpoints."""
+
+    def __init__(self, task: Task, settings: RunSettings, folder: Path, group: Group) -> None:
+        self.task, self.settings, self.folder, self.group = task, settings, folder, group
+        self.network = task.network().to(group.device, memory_format=torch.channels_last)
+        self.ema = copy.deepcopy(self.network).eval()
+        self.optimiser = make_optimiser(self.network, settings)
+        self.step, self.seconds = 0, 0.0
+        self.best = -math.inf if task.higher_is_better else math.inf
+        self.commit = checkpoint.git_commit()
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "last.pt").exists():
+            self._restore(checkpoint.load(folder / "last.pt"))
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimiser.load_state_dict(state["optimiser"])
         checkpoint.restore_random_state(state["random"])
-        step, best, seconds = state["step"], state["best"], state["seconds"]
-        logger.info("%s: goes on from step %d, best %.4f", settings.name, step, best)
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        logger.info("%s: goes on from step %d, best %.4f", self.settings.name, self.step, self.best)
 
-    def save(path: Path) -> None:
-        checkpoint.save(path, {
-            "model": network.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict(),
-            "random": checkpoint.random_state(), "step": step, "best": best, "seconds": seconds,
-            "settings": settings.model_dump(mode="json"), "commit": commit,
-        })
+    def save(self, name: str) -> None:
+        """Write a checkpoint of this name into the run's folder; the leader does it for all."""
+        if self.group.leads:
+            checkpoint.save(self.folder / name, {
+                "model": self.network.state_dict(), "ema": self.ema.state_dict(),
+                "optimiser": self.optimiser.state_dict(), "random": checkpoint.random_state(), "step": self.step,
+                "best": self.best, "seconds": self.seconds, "settings": self.settings.model_dump(mode="json"),
+                "commit": self.commit,
+            })
 
-    commit = checkpoint.git_commit()
-    totals: dict[str, float] = {}
-    logged, began = step, time.monotonic()
-    with open_log(folder, step) as log, SummaryWriter(str(folder)) as board, Signals() as signals:
-        for batch in batches(task, settings, step, device):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, settings)
+
+def learn(run: Run, model: nn.Module, parts: list[Batch]) -> dict[str, Tensor]:
+    """Take one step on this process's parts of a batch; return the means of the losses, and the gradient's norm."""
+    settings, device = run.settings, run.group.device
+    amp = torch.autocast(device.type, torch.bfloat16, enabled=settings.amp and device.type == "cuda")
+    for group in run.optimiser.param_groups:
+        group["lr"] = learning_rate(run.step, settings)
+    run.optimiser.zero_grad(set_to_none=True)
+    means: dict[str, Tensor] = {}
+    for i, batch in enumerate(parts):
+        last = i == len(parts) - 1
+        with contextlib.nullcontext() if last or run.group.size == 1 else model.no_sync():
             with amp:
-                loss, parts = task.loss(network, batch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-            optimiser.step()
-            step += 1
-            average(ema, network, min(settings.ema, (1 + step) / (10 + step)))
-            for name, value in {"loss": loss.detach(), **parts, "gradient": norm}.items():
-                totals[name] = totals.get(name, 0.0) + float(value)
-
-            validating = step % settings.validate_every == 0 or step == settings.steps
-            if step % settings.log_every == 0 or validating:
-                elapsed = time.monotonic() - began
-                seconds += elapsed
-                means = {name: total / (step - logged) for name, total in totals.items()}
-                if not math.isfinite(means["loss"]):
-                    raise FloatingPointError(f"{settings.name}: the loss is not finite at step {step}; "
-                                             f"lower learning_rate (now {settings.learning_rate})")
-                speed = (step - logged) * settings.batch / elapsed
-                record(log, board, "train", step, {**means, "rate": learning_rate(step, settings), "speed": speed})
-                logger.info("%s %d/%d  %s  %.0f samples/s  %s left", settings.name, step, settings.steps, line(means),
-                            speed, clock((settings.steps - step) * settings.batch / speed))
-                totals, logged, began = {}, step, time.monotonic()
-            if validating:
-                metrics = task.validate(ema)
-                record(log, board, "validation", step, {**metrics, "minutes": seconds / 60})
-                logger.info("%s %d/%d  validation  %s", settings.name, step, settings.steps, line(metrics))
-                value = next(iter(metrics.values()))
-                if value > best if task.higher_is_better else value < best:
-                    best = value
-                    save(folder / "best.pt")
-                save(last)
-                began = time.monotonic()
-            elif signals.received:
-                save(last)
-            if signals.received:
-                logger.info("%s: stopped at step %d; the same command goes on from here", settings.name, step)
-                break
-    return best
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of a setting. Raises SettingsError when it asks for a GPU and there is none."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device: 'cuda', but torch finds no usable GPU here; use 'cpu' or 'auto'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+                loss, named = run.task.loss(model, batch)
+            (loss / len(parts)).backward()
+        for name, value in {"loss": loss, **named}.items():
+            means[name] = means.get(name, 0.0) + value.detach() / len(parts)
+    norm = nn.utils.clip_grad_norm_(run.network.parameters(), settings.clip)
+    run.optimiser.step()
+    run.step += 1
+    average(run.ema, run.network, min(settings.ema, (1 + run.step) / (10 + run.step)))
+    return {**means, "gradient": norm}
 
 
 def make_optimiser(network: nn.Module, settings: RunSettings) -> torch.optim.AdamW:
@@ -147,22 +150,33 @@ def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 class Draws(Dataset[Batch]):
-    """Batch `i` of a run, drawn from (seed, i) alone: workers and resumed runs get the same ones."""
+    """Part `j` of batch `i` of a run, drawn from (seed, i, j) alone: workers and resumed runs get the same ones."""
 
-    def __init__(self, task: Task, seed: int, batch: int) -> None:
-        self.task, self.seed, self.size = task, seed, batch
+    def __init__(self, task: Task, seed: int, size: int) -> None:
+        self.task, self.seed, self.size = task, seed, size
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.task.batch(np.random.default_rng([self.seed, step]), self.size)
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        step, part = place
+        return self.task.batch(np.random.default_rng([self.seed, step, part] if part else [self.seed, step]), self.size)
 
 
-def batches(task: Task, settings: RunSettings, start: int, device: torch.device) -> Iterator[Batch]:
-    """Yield the batches of steps start, start + 1, ... on the device."""
-    draws = Draws(task, settings.seed, settings.batch)
-    loader = DataLoader(draws, batch_size=None, sampler=range(start, settings.steps), num_workers=settings.workers,
-                        pin_memory=device.type == "cuda", worker_init_fn=quiet_worker)
-    for batch in loader:
-        yield {name: place(value, device) for name, value in batch.items()}
+def batches(task: Task, settings: RunSettings, start: int, group: Group) -> Iterator[list[Batch]]:
+    """Yield this process's parts of the batches of steps start, start + 1, ..., on its device."""
+    count = settings.parts or group.size
+    if count % group.size or settings.batch % count:
+        raise SettingsError(f"parts: {count} parts of a batch of {settings.batch} for {group.size} processes; "
+                            "parts must divide the batch, and processes the parts")
+    own = range(group.rank, count, group.size)
+    draws = Draws(task, settings.seed, settings.batch // count)
+    places = [(step, part) for step in range(start, settings.steps) for part in own]
+    loader = DataLoader(draws, batch_size=None, sampler=places, num_workers=settings.workers,
+                        pin_memory=group.device.type == "cuda", worker_init_fn=quiet_worker)
+    parts: list[Batch] = []
+    for part in loader:
+        parts.append({name: place(value, group.device) for name, value in part.items()})
+        if len(parts) == len(own):
+            yield parts
+            parts = []
 
 
 def place(value: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -178,20 +192,87 @@ def quiet_worker(_: int) -> None:
 
 
 class Signals:
-    """Notes the first SIGINT or SIGTERM inside its block; a second one acts as usual."""
+    """Notes the first SIGINT and the first SIGTERM inside its block; a second one of a kind acts as usual.
+
+    By kind, because torchrun answers Ctrl-C with a SIGTERM to each of its processes.
+    """
 
     def __enter__(self) -> "Signals":
         self.received = False
         self.previous: dict[int, Any] = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def _note(self, *_: object) -> None:
+    def _note(self, number: int, _: object) -> None:
         self.received = True
-        self.__exit__()
+        signal.signal(number, self.previous[number])
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+
+
+class Log:
+    """Means of the losses between two lines, and those lines: on the console, in metrics.jsonl and in TensorBoard."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.name = run, run.settings.name
+        self.totals: dict[str, Tensor] = {}
+        self.logged, self.validated = run.step, ""
+        self.restart_clock()
+
+    def __enter__(self) -> "Log":
+        self.files = contextlib.ExitStack()
+        if self.run.group.leads:
+            self.log = self.files.enter_context(open_log(self.run.folder, self.run.step))
+            self.board = self.files.enter_context(SummaryWriter(str(self.run.folder)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.files.close()
+
+    def restart_clock(self) -> None:
+        """Let what happened since the last line, such as a validation, not count as training."""
+        self.began = time.monotonic()
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Take in the losses of one step, without waiting for the device."""
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value.detach()
+
+    def train(self) -> None:
+        """Write the means since the last line. Raises FloatingPointError when the loss is no number."""
+        run, steps = self.run, self.run.step - self.logged
+        means = {name: float(run.group.mean(total / steps)) for name, total in self.totals.items()}
+        elapsed = time.monotonic() - self.began
+        run.seconds += elapsed
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(f"{self.name}: the loss is not finite at step {run.step}; "
+                                     f"lower learning_rate (now {run.settings.learning_rate})")
+        speed = steps * run.settings.batch / elapsed
+        if run.group.leads:
+            self._record("train", {**means, "rate": learning_rate(run.step, run.settings), "speed": speed})
+            left = clock((run.settings.steps - run.step) * run.settings.batch / speed)
+            logger.info("%s %d/%d  %s  %.0f samples/s  %s left%s", self.name, run.step, run.settings.steps, line(means),
+                        speed, left, self.validated)
+        self.totals, self.logged = {}, run.step
+        self.restart_clock()
+
+    def validation(self, metrics: dict[str, float]) -> bool:
+        """Write the metrics; say whether the first of them is the best so far, and note it in the run."""
+        run = self.run
+        self._record("validation", {**metrics, "minutes": run.seconds / 60})
+        logger.info("%s %d/%d  validation  %s", self.name, run.step, run.settings.steps, line(metrics))
+        name, value = next(iter(metrics.items()))
+        improved = value > run.best if run.task.higher_is_better else value < run.best
+        run.best = value if improved else run.best
+        self.validated = f"  {name} {value:.4f}, best {run.best:.4f}"
+        return improved
+
+    def _record(self, kind: str, values: dict[str, float]) -> None:
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        self.log.write(json.dumps({"kind": kind, "step": self.run.step, **rounded}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(f"{kind}/{name}", value, self.run.step)
 
 
 def open_log(folder: Path, step: int) -> TextIO:
@@ -201,14 +282,6 @@ def open_log(folder: Path, step: int) -> TextIO:
         kept = [text for text in path.read_text().splitlines() if text and json.loads(text)["step"] <= step]
         path.write_text("".join(text + "\n" for text in kept))
     return path.open("a", buffering=1)
-
-
-def record(log: TextIO, board: SummaryWriter, kind: str, step: int, values: dict[str, float]) -> None:
-    """Write one line of metrics to the JSON log and to TensorBoard."""
-    rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-    log.write(json.dumps({"kind": kind, "step": step, **rounded}) + "\n")
-    for name, value in values.items():
-        board.add_scalar(f"{kind}/{name}", value, step)
 
 
 def line(values: dict[str, float]) -> str:
@@ -228,10 +301,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="PLACE=VALUE", dest="overrides",
                         help="change one setting, as in --set steps=100")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run's folder")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     try:
-        train(load_settings(options.config, options.overrides))
+        train(load_settings(options.config, options.overrides), options.runs)
     except SettingsError as exc:
         logger.error("%s", exc)
         return 2

@@ -1,15 +1,22 @@
 import json
 import signal
+import subprocess
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests.training.faces68 import write_set
 from training import checkpoint, train
+from training.distributed import Group
 from training.settings import RunSettings, SettingsError, load_settings
 
 CONFIG = Path("configs/train/landmarks.yaml")
+ALONE = Group(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -57,15 +64,73 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path
     assert [entry["step"] for entry in lines if entry["kind"] == "validation"] == [3, 6]
 
 
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(text) for text in (folder / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    return [entry["loss"] for entry in lines if entry["kind"] == "train"]
+
+
+def torchrun(settings: RunSettings, folder: Path) -> list[str]:
+    """The command that trains in two processes, with the config it reads written to `folder`."""
+    folder.mkdir()
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*launch, "-m", "training.train", str(folder / "tiny.yaml"), "--runs", str(folder)]
+
+
+@pytest.mark.slow
+def test_two_processes_lose_what_one_loses(settings: RunSettings, tmp_path: Path) -> None:
+    done = subprocess.run(torchrun(settings, tmp_path / "two"), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    train.train(settings.model_copy(update={"parts": 2}), tmp_path / "one")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    one, two = (checkpoint.load(tmp_path / name / "tiny" / "last.pt")["model"] for name in ("one", "two"))
+    for name, value in one.items():
+        if "running" not in name and "tracked" not in name:  # statistics for validation: the leader's parts alone
+            torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-2)
+    assert done.stdout.count("validation") == 2  # one process speaks for both
+
+
+@pytest.mark.slow
+def test_several_processes_stop_together_and_save(settings: RunSettings, tmp_path: Path) -> None:
+    command = torchrun(settings.model_copy(update={"steps": 100000, "validate_every": 100000}), tmp_path / "two")
+    log = tmp_path / "two" / "tiny" / "metrics.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            output = process.communicate(timeout=120)[0]
+        finally:
+            process.kill()
+    assert "the same command goes on from here" in output
+    assert checkpoint.load(tmp_path / "two" / "tiny" / "last.pt")["step"] > 0
+
+
+def test_parts_that_do_not_divide_are_refused(settings: RunSettings) -> None:
+    task = train.load_task(settings.task, settings.settings)
+    with pytest.raises(SettingsError, match="parts: 3 parts of a batch of 4 for 1 processes"):
+        next(train.batches(task, settings.model_copy(update={"parts": 3}), 0, ALONE))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_loses_the_same(settings: RunSettings, tmp_path: Path) -> None:
+    few = settings.model_copy(update={"steps": 2})
+    train.train(few, tmp_path / "plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own internals
+        train.train(few.model_copy(update={"compile": "aot_eager"}), tmp_path / "compiled")
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_worker_processes_draw_the_same_batches(settings: RunSettings) -> None:
     task = train.load_task(settings.task, settings.settings)
     first, second = (
-        list(train.batches(task, settings.model_copy(update={"workers": workers}), 4, torch.device("cpu")))
-        for workers in (0, 1)
+        list(train.batches(task, settings.model_copy(update={"workers": workers}), 4, ALONE)) for workers in (0, 1)
     )
     assert len(first) == 2
-    for here, there in zip(first, second, strict=True):
+    for (here,), (there,) in zip(first, second, strict=True):
         assert all(torch.equal(here[name], there[name]) for name in here)
 
 

@@ -1,0 +1,81 @@
+"""Training in several processes: what torchrun started, as one object; a lone process is a group of one."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from training.settings import SettingsError
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that train one network together, and this one's place and device among them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process validates, logs and saves for all."""
+        return self.rank == 0
+
+    @contextlib.contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Run the block in the leader, then in all others."""
+        if self.size > 1 and not self.leads:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.leads:
+            dist.barrier()
+
+    def share(self, network: nn.Module) -> nn.Module:
+        """Return the network with gradients that are means over the group; it keeps its parameters."""
+        if self.size == 1:
+            return network
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=devices)
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a tensor over the group."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values / self.size
+
+    def any(self, flag: bool) -> bool:
+        """Say whether the flag is up in any process, so that all of them do the same."""
+        return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+
+
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[Group]:
+    """Join the group that torchrun's environment names, with nccl on GPUs and gloo on CPUs, and leave it at the end."""
+    size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = choose_device(device)
+    if size == 1:
+        yield Group(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise SettingsError(f"torchrun started more processes than the {torch.cuda.device_count()} GPUs here; "
+                                "start fewer, or set device=cpu")
+        chosen = torch.device("cuda", local)
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Group(dist.get_rank(), size, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of a setting. Raises SettingsError when it asks for a GPU and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device: 'cuda', but torch finds no usable GPU here; use 'cpu' or 'auto'")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
