@@ -16,7 +16,7 @@ from training.settings import SettingsError
 
 logger = logging.getLogger("training")
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 CACHE_SIDE, CACHE_MARGIN = 256, 2.2
 """Cached crops: 2.2 face sides leave room for a half-turned crop of 1.4; 116 px of face feed inputs up to 160."""
 CACHE_VERSION = 1
@@ -42,6 +42,10 @@ class Sample:
     points: NDArray[np.float32]
     source: str
     person: str
+    row: int | None = None
+    """Row of the prepared crops (`training.prepared`) that `path` names; None: `path` is a picture."""
+    held_out: bool = False
+    """Whether the index that it comes from holds it out."""
 
 
 def read_points(path: Path) -> NDArray[np.float32]:
@@ -119,7 +123,7 @@ def states(points: NDArray[np.float32]) -> NDArray[np.float32]:
 class Crops:
     """Cached faces: (F, 256, 256, 3) uint8 BGR, points (F, 68, 2) in crop pixels, and the set each comes from."""
 
-    images: NDArray[np.uint8]
+    images: "NDArray[np.uint8] | Rows"
     points: NDArray[np.float32]
     sources: NDArray[np.str_]
 
@@ -127,8 +131,38 @@ class Crops:
         return len(self.points)
 
 
+class Rows:
+    """Crops that lie in several memory-mapped files, taken one by one, as from an array of all of them."""
+
+    def __init__(self, places: list[tuple[NDArray[np.uint8], int]]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        crops, row = self._places[index]
+        return crops[row]
+
+
+def read_picture(sample: Sample) -> NDArray[np.uint8] | None:
+    """Return the picture (H, W, 3) BGR that a face's points lie in, or None when it cannot be read."""
+    return cv2.imread(str(sample.path), cv2.IMREAD_COLOR) if sample.row is None else map_crops(sample.path)[sample.row]
+
+
+def map_crops(path: Path) -> NDArray[np.uint8]:
+    """Return a file of cached crops as (F, 256, 256, 3), read only where it is looked at."""
+    return np.memmap(path, np.uint8, "r").reshape(-1, CACHE_SIDE, CACHE_SIDE, 3)
+
+
 def cache_crops(samples: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
-    """Return the crops of `samples`, from a memory-mapped file in `folder` that is made on first use, and faults."""
+    """Return the crops of `samples`, from a memory-mapped file in `folder` that is made on first use, and faults.
+
+    Prepared ones are used where they lie, and come last.
+    """
+    ready = [sample for sample in samples if sample.row is not None]
+    if ready:
+        return _with_prepared(ready, [sample for sample in samples if sample.row is None], folder)
     key = hashlib.sha256(repr((CACHE_VERSION, CACHE_SIDE, CACHE_MARGIN)).encode())
     for sample in samples:
         key.update(f"{sample.path} {sample.path.stat().st_mtime_ns}".encode())
@@ -139,8 +173,20 @@ def cache_crops(samples: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
         folder.mkdir(parents=True, exist_ok=True)
         _write_cache(samples, base)
     found = np.load(index)
-    images = np.memmap(base.with_suffix(".u8"), np.uint8, "r").reshape(-1, CACHE_SIDE, CACHE_SIDE, 3)
+    images = map_crops(base.with_suffix(".u8"))
     return Crops(images, found["points"], found["sources"]), [str(text) for text in found["faults"]]
+
+
+def _with_prepared(ready: list[Sample], others: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
+    files = {path: map_crops(path) for path in {sample.path for sample in ready}}
+    places = [(files[sample.path], sample.row or 0) for sample in ready]
+    points, sources = np.stack([sample.points for sample in ready]), np.array([sample.source for sample in ready])
+    if not others:
+        return Crops(Rows(places), points, sources), []
+    cut, faults = cache_crops(others, folder)
+    places = [(cut.images, i) for i in range(len(cut))] + places
+    crops = Crops(Rows(places), np.concatenate((cut.points, points)), np.concatenate((cut.sources, sources)))
+    return crops, faults
 
 
 def _write_cache(samples: list[Sample], base: Path) -> None:

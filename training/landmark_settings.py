@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from training.settings import Strict
 
 
 class Source(Strict):
-    """One data set: a folder of pictures with .pts, below `data`."""
+    """One data set: a folder of pictures with .pts, below `data`, or sets that `training.prepare` has read."""
 
-    folder: str
+    folder: str = ""
+    prepared: Path | None = None
+    """Folder that training.prepare wrote, in the place of `folder`; what it holds out stays held out."""
+    sets: str = ".*"
+    """Pattern of the names of the prepared sets that belong to this source."""
     weight: float = Field(1.0, ge=0)
     """How often one of its faces is drawn, against a weight of 1; 0 keeps the set out of training."""
     held_out: float = Field(0.0, ge=0, le=1)
@@ -23,6 +27,12 @@ class Source(Strict):
     """What the set is and may be used for; goes into the card of the released network."""
     states: bool = True
     """Whether eye and mouth states are learnt from these labels."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        if bool(self.folder) == bool(self.prepared):
+            raise ValueError("give either folder or prepared")
+        return self
 
 
 class LandmarkSettings(Strict):

@@ -4,17 +4,17 @@ Shapes: B batch, N 68 points, K cells of the vote map.
 """
 
 import logging
+from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nodes._geometry import MARGIN, crop, crop_matrix, to_input
-from training import augment, landmark_data, landmark_net, metrics
+from training import augment, landmark_data, landmark_net, metrics, prepared
 from training.landmark_data import Sample
-from training.landmark_settings import LandmarkSettings
+from training.landmark_settings import LandmarkSettings, Source
 from training.settings import SettingsError
 from training.task import Batch, Deployment
 
@@ -185,7 +185,7 @@ class Validation:
     def __init__(self, samples: list[Sample], settings: LandmarkSettings) -> None:
         cuts, self.sources, points = [], [], []
         for sample in samples:
-            image = cv2.imread(str(sample.path))
+            image = landmark_data.read_picture(sample)
             if image is None or landmark_data.outside(sample.points, image.shape):
                 continue
             cut, mapped = landmark_data.cut_face(image, sample.points, settings.size, MARGIN)
@@ -261,19 +261,25 @@ def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]
     """Read every data set and part it into training and validation by person; faults are logged."""
     training, validation = [], []
     for name, source in settings.sources.items():
-        person = landmark_data.person_of(source.person)
-        samples, faults = landmark_data.read_folder(settings.data / source.folder, name, person)
+        samples, faults = read_source(settings.data, name, source)
         for fault in faults[:5]:
             logger.warning("%s", fault)
         if len(faults) > 5:
             logger.warning("%s: %d more faults", name, len(faults) - 5)
-        held = [landmark_data.held_out(sample.person, source.held_out) for sample in samples]
+        held = [s.held_out or landmark_data.held_out(s.person, source.held_out) for s in samples]
         validation += [s for s, out in zip(samples, held, strict=True) if out]
         training += [s for s, out in zip(samples, held, strict=True) if not out and source.weight > 0]
         logger.info("%s: %d faces, %d held out", name, len(samples), sum(held))
     if not training:
         raise SettingsError("settings.sources: every source is held out or has weight 0; nothing to train on")
     return training, validation
+
+
+def read_source(data: Path, name: str, source: Source) -> tuple[list[Sample], list[str]]:
+    """Read one data set; return its faces and one line per fault."""
+    if source.prepared:
+        return prepared.read_faces(source.prepared, name, source.sets), []
+    return landmark_data.read_folder(data / source.folder, name, landmark_data.person_of(source.person))
 
 
 def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:

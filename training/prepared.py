@@ -1,0 +1,75 @@
+"""What `training.prepare` leaves behind: an index of faces with their crops, and an index of pictures with boxes.
+
+A prepared folder holds
+    faces.jsonl    one face per line: set, person, held_out, picture, frame (of a video), size, points, attributes
+    crops.u8       its crop: 256 x 256 x 3 bytes in BGR order, 2.2 face sides wide, in the order of the lines
+    crops.npy      its points in the crop, (F, 68, 2) float32
+    pictures.jsonl one picture per line: set, held_out, picture, boxes x0, y0, x1, y1, ignored, five points or null
+Points and boxes count pixels from 0, at their centres; pictures are named from the data folder on.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.faces_data import Picture
+from training.landmark_data import Sample
+from training.settings import SettingsError
+
+FACES, CROPS, POINTS, PICTURES = "faces.jsonl", "crops.u8", "crops.npy", "pictures.jsonl"
+
+
+def read_faces(folder: Path, source: str, sets: str = ".*") -> list[Sample]:
+    """Return the faces of the prepared sets whose whole names match the pattern, as one source of training.
+
+    Raises SettingsError when the folder is not a prepared one or no set matches.
+    """
+    crops, points = folder / CROPS, folder / POINTS
+    lines = list(_lines(folder / FACES))
+    if not crops.is_file() or not points.is_file():
+        raise SettingsError(f"{folder}: {CROPS} or {POINTS} is missing; run training.prepare again")
+    mapped = np.load(points)
+    if len(mapped) != len(lines):
+        raise SettingsError(f"{folder}: {len(lines)} lines in {FACES}, but {len(mapped)} crops; "
+                            "run training.prepare again")
+    return [
+        Sample(crops, mapped[row], source, f"{source}/{line['person']}", row, line["held_out"])
+        for row, line in _matching(lines, sets, folder)
+    ]
+
+
+def read_pictures(folder: Path, data: Path, sets: str = ".*") -> tuple[list[Picture], list[Picture]]:
+    """Return the prepared pictures with boxes, to train with and held out; `data` is the folder of all sets."""
+    training: list[Picture] = []
+    aside: list[Picture] = []
+    for _, line in _matching(list(_lines(folder / PICTURES)), sets, folder):
+        points = None if line["points"] is None else np.array(line["points"], np.float32).reshape(-1, 5, 2)
+        boxes = np.array(line["boxes"], np.float32).reshape(-1, 4)
+        picture = Picture(data / line["picture"], line["picture"], boxes, np.array(line["ignored"], bool),
+                          points=points)
+        (aside if line["held_out"] else training).append(picture)
+    return training, aside
+
+
+def _matching(lines: list[dict[str, Any]], sets: str, folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    pattern = re.compile(sets)
+    kept = [(row, line) for row, line in enumerate(lines) if pattern.fullmatch(line["set"])]
+    if not kept:
+        names = sorted({line["set"] for line in lines})
+        raise SettingsError(f"{folder}: no set matches {sets!r}; there are {', '.join(names) or 'none'}")
+    return kept
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open() as file:
+            for number, line in enumerate(file, 1):
+                yield json.loads(line)
+    except OSError as exc:
+        raise SettingsError(f"{path}: {exc.strerror}; python -m training.prepare makes it") from exc
+    except ValueError as exc:
+        raise SettingsError(f"{path}:{number}: not JSON ({exc})") from exc
