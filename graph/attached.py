@@ -3,6 +3,8 @@
 with graph.attach("webcam") as g:
     for faces in g.subscribe("smooth.faces"):
         print(faces.seq, faces.landmarks)
+
+Look inside and change: g.stats(), g.spec(), g.log(), g.set("detector.every", 3), g.pause(), g.restart("smooth").
 """
 
 import logging
@@ -23,19 +25,38 @@ from graph.spec import did_you_mean
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 5.0  # how long a supervisor may take to answer
+ANSWER_S = 10.0  # how long a supervisor may take to answer: it waits itself for nodes that are busy
+RESTART_S = 40.0  # the same for a node that is started again
+POLL_S = 0.1
 
 
-def attach(name: str) -> "RunningGraph":
-    """Return a handle on the graph `name` that this user runs on this host.
+def attach(name: str | None = None, wait: float = 0.0) -> "RunningGraph":
+    """Return a handle on the graph `name` that this user runs on this host; None: on the only one that runs.
 
-    Raises ConfigError if there is none, naming those that run.
+    `wait` is how many seconds to wait for it to start. Raises ConfigError if there is none, naming those that run.
     """
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return RunningGraph(_find(name))
+        except GraphError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(POLL_S)
+
+
+def _find(name: str | None) -> str:
     there = rundir.running()
-    if name not in there:
+    if name in there:
+        return name
+    if name is not None:
         hint = did_you_mean(name, there) or f"running now: {', '.join(there) or 'none'}"
         raise ConfigError(f"no graph named {name!r} is running; {hint}")
-    return RunningGraph(name)
+    if not there:
+        raise ConfigError("no graph is running; start one: run_graph.py CONFIG")
+    if len(there) > 1:
+        raise ConfigError(f"{len(there)} graphs are running, say which: {', '.join(there)}")
+    return there[0]
 
 
 class RunningGraph:
@@ -47,7 +68,7 @@ class RunningGraph:
         self._context: zmq.Context[Any] = zmq.Context()
         self._receivers: list[Receiver] = []
         try:
-            self.description = self._ask("describe")
+            self.description = self.spec()
         except GraphError:
             self.close()
             raise
@@ -57,6 +78,46 @@ class RunningGraph:
         """All outputs as "node.port", with the wire name of their message type."""
         nodes = self.description["nodes"]
         return {f"{node}.{port}": type_ for node in nodes for port, type_ in nodes[node]["outputs"].items()}
+
+    def spec(self) -> dict[str, Any]:
+        """Return what the graph is: state, nodes with type, state, ports and settings, edges; see graph/README.md.
+
+        A setting has `value`, `default`, `type`, `choices`, `minimum`, `maximum`, `changeable` and `about` (its unit
+        and effect). Passwords in values are hidden.
+        """
+        return self._ask("describe")
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the graph did in the last seconds, by node, edge and end of the graph; see graph/README.md."""
+        return self._ask("stats")
+
+    def log(self, since: int = 0) -> list[dict[str, Any]]:
+        """Return the newest lines of the graph's log after line `since`: number, time, level, node, text."""
+        names = ("number", "time", "level", "node", "text")
+        return [dict(zip(names, line, strict=True)) for line in self._ask("log", since=since)["lines"]]
+
+    def set(self, setting: str, value: Any) -> Any:
+        """Set "node.setting" and return the value that the node has now.
+
+        Raises ConfigError with the reason if there is no such setting, it may not change while the graph runs, or
+        the value does not fit.
+        """
+        node, dot, name = setting.partition(".")
+        if not (dot and name):
+            raise ConfigError(f"{setting!r} is not of the form node.setting")
+        return self._ask("set", node=node, setting=name, value=value)["value"]
+
+    def pause(self) -> None:
+        """Hold the sources; what is on its way is still processed. Returns when they have stopped."""
+        self._ask("pause")
+
+    def resume(self) -> None:
+        """Let the sources go on."""
+        self._ask("resume")
+
+    def restart(self, node: str) -> None:
+        """Start the process of a node again; returns when it plays. The frames that it had are lost."""
+        self._ask("restart", RESTART_S, node=node)
 
     def subscribe(
         self, *ports: str, policy: str = "latest", queue: int = 1, shm: bool = True, type_: type[Message] | None = None
@@ -107,17 +168,25 @@ class RunningGraph:
             for receiver in receivers.values():
                 self._receivers.remove(receiver)
 
-    def _ask(self, kind: str) -> dict[str, Any]:
+    def _ask(self, kind: str, seconds: float = ANSWER_S, **content: Any) -> dict[str, Any]:
+        """Return the answer to one request; from any thread, each request has a socket of its own."""
         socket = self._context.socket(zmq.DEALER)
+        until = time.monotonic() + seconds
         try:
             socket.set(zmq.LINGER, 0)
             socket.connect(self._place.control)
-            socket.send(wire.pack({"v": wire.VERSION, "k": kind}))
-            if not socket.poll(int(ANSWER_S * 1000)):
-                raise GraphError(f"the graph {self.name!r} has not answered for {ANSWER_S:.0f} s")
-            return wire.unpack(socket.recv())
+            socket.send(wire.pack({"v": wire.VERSION, "k": kind, **content}))
+            while not socket.poll(200):
+                if self.name not in rundir.running():
+                    raise GraphError(f"the graph {self.name!r} has ended")
+                if time.monotonic() >= until:
+                    raise GraphError(f"the graph {self.name!r} has not answered for {seconds:.0f} s")
+            answer = wire.unpack(socket.recv())
         finally:
             socket.close()
+        if answer["k"] == "refused":
+            raise ConfigError(str(answer.get("why")))
+        return {key: value for key, value in answer.items() if key not in ("v", "k", "id")}
 
     def close(self) -> None:
         """Take leave."""

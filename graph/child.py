@@ -38,6 +38,7 @@ class Child:
     quiet_told: bool = False
     starts: deque[float] = field(default_factory=deque)
     start_again_at: float | None = None
+    restart_by: float | None = None  # when a process that was asked to end, to be started again, is killed
 
     @property
     def running(self) -> bool:

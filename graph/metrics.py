@@ -20,6 +20,7 @@ LINEAR_NS = 1024  # below it the buckets are LINEAR_NS / SUB_BUCKETS = 32 ns wid
 OCTAVES = 30  # above it: 1.024 us * 2**30 = 1,100 s; longer times are counted in the last bucket
 BUCKETS = SUB_BUCKETS * (OCTAVES + 1)
 
+MAX_EDGES = 64  # of consumers that have left, whose counts are kept
 BATCH = 1024  # frames between two rounds of arithmetic
 TRACE_LIMIT = 20_000  # frames kept between two snapshots, 800 kB; the rest is counted as lost
 _ROW = Struct("6q")  # seq, received, start, end, published, captured
@@ -144,7 +145,7 @@ class Meter:
         self._drops: Counter[str] = Counter()
         self._unmatched = 0
         self._queued: dict[str, int] = {}
-        self._queue_peak: dict[str, int] = {}
+        self._queue_peak: Counter[str] = Counter()
         self._state = ""
         self._state_since = self._started = self._snapshot_at = time.monotonic_ns()
         self._state_ns: Counter[str] = Counter()
@@ -177,11 +178,14 @@ class Meter:
         """Count inputs that were let go because their partners of the same seq never came."""
         self._unmatched += count
 
-    def depth(self, edge: str, queued: int) -> None:
-        """Note how many messages wait in the queue of an outgoing edge now."""
-        self._queued[edge] = queued
-        if queued > self._queue_peak.get(edge, 0):
-            self._queue_peak[edge] = queued
+    def depths(self, queued: dict[str, int]) -> None:
+        """Note how many messages wait in the queue of each outgoing edge that there is now."""
+        self._queued = queued
+        for edge, waiting in queued.items():
+            self._queue_peak[edge] = max(waiting, self._queue_peak.get(edge, 0))
+        for counts in (self._drops, self._queue_peak):
+            for edge in [edge for edge in counts if edge not in queued][:-MAX_EDGES]:
+                del counts[edge]  # consumers that came and went, each with a name of its own
 
     def state(self, name: str, now_ns: int) -> None:
         """Note a change of state: WAITING (for input), PROCESSING, BLOCKED (by a consumer) or IDLE."""

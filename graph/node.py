@@ -42,10 +42,20 @@ class Output:
 
 
 def setting(
-    default: Any, *, minimum: float | None = None, maximum: float | None = None, changeable: bool = False
+    default: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    changeable: bool = False,
+    secret: bool = False,
 ) -> Any:
-    """Declare a setting with its range (inclusive); `changeable` ones may be set while the graph runs."""
-    return field(default=default, metadata={"minimum": minimum, "maximum": maximum, "changeable": changeable})
+    """Declare a setting with its range (inclusive).
+
+    `changeable` ones may be set while the graph runs. The value of a `secret` one is never shown; in others only
+    passwords within addresses are hidden.
+    """
+    metadata = {"minimum": minimum, "maximum": maximum, "changeable": changeable, "secret": secret}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(setting,))
@@ -89,7 +99,15 @@ class Node:
         return False
 
     def changed(self, name: str) -> None:
-        """Take notice that the changeable setting `name` has a new value (between two calls of process)."""
+        """Take notice that the changeable setting `name` has a new value (between two calls of process).
+
+        Raise ValueError, with the reason, to refuse it: the old value is then put back.
+        """
+
+    @property
+    def graph_name(self) -> str:
+        """The name of the running graph that this node is part of, as `graph.attach` takes it; empty in tests."""
+        return str(self.__dict__.get("_graph_name", ""))  # set by the worker
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> NDArray[Any]:
         """Return a new array for an output, uninitialised and writable.

@@ -214,7 +214,10 @@ class Sender:
 
     def depths(self) -> dict[str, int]:
         """Return how many messages wait for each consumer, by edge."""
-        return {self._edge(link): len(link.queue) for link in list(self._links.values())}
+        waiting: Counter[str] = Counter()
+        for link in list(self._links.values()):
+            waiting[self._edge(link)] += len(link.queue)
+        return dict(waiting)
 
     def close(self) -> None:
         """Close the socket; what was sent still goes out for a second."""
@@ -222,7 +225,8 @@ class Sender:
             self._router.close()
 
     def _edge(self, link: Link) -> str:
-        return f"{self._node}.{link.port} -> {link.name}"
+        name = "attached" if link.name.startswith("attached/") else link.name  # all readers by graph.attach together
+        return f"{self._node}.{link.port} -> {name}"
 
     def _forget(self, node: str) -> None:
         for link in [link for link in self._links.values() if link.name.split(".")[0] == node]:

@@ -24,6 +24,7 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     changeable: bool = False
+    secret: bool = False
 
     @property
     def required(self) -> bool:
@@ -54,6 +55,10 @@ class Setting:
         if self.minimum is not None:
             return f"of at least {self.minimum}"
         return f"of at most {self.maximum}" if self.maximum is not None else ""
+
+    def choices(self) -> list[Any] | None:
+        """Return the values of a setting that takes only certain ones, else None."""
+        return list(typing.get_args(self.type)) if typing.get_origin(self.type) is Literal else None
 
     def json_schema(self, description: str) -> dict[str, Any]:
         """Return the JSON Schema of the setting."""

@@ -1,6 +1,7 @@
 """Starts the nodes of a graph, watches them, and brings them to an end together."""
 
 import logging
+import math
 import os
 import signal
 import time
@@ -15,15 +16,18 @@ from graph.control import identity as identity_of
 from graph.errors import ConfigError, WireError
 from graph.job import Job
 from graph.profile import Profile, format_report
-from graph.receiver import type_names
 from graph.rundir import RunDir
-from graph.spec import GraphSpec, did_you_mean, load_class
+from graph.service import Service
+from graph.spec import GraphSpec, did_you_mean
+from graph.stats import Stats
 
 logger = logging.getLogger("facegraph")
 
 GRACE_S = 10.0  # after Ctrl-C, or after a node failed, the others get so long to finish in order
 QUIET_S = 5.0  # ten heartbeats missed: say so
 START_S = 30.0  # the same before the first word: Python and a node's libraries must load
+RESTART_S = 3.0  # a node that is to be restarted gets so long to come back and close
+MAX_REQUEST = 65536  # bytes
 RESTARTS = 5  # within RESTART_WINDOW_S; more, and the node has failed (as Frigate's watchdog does)
 RESTART_WINDOW_S = 60.0
 BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -64,11 +68,14 @@ class Supervisor:
         self.duration = duration
         self.profile_folder = profile
         self.profile = Profile(spec)
+        self.now = Stats(spec)
         self.children = {name: Child(node) for name, node in spec.nodes.items()}
         self.by_identity = {identity_of(os.getpid(), name): child for name, child in self.children.items()}
         self.rundir = RunDir.of(spec.name)
         self.context: zmq.Context[Any] = zmq.Context()
         self.control: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
+        self.service = Service(self)
+        self.paused = False
         self.interrupts = 0
         self.started = time.monotonic()
         self.played: float | None = None
@@ -80,6 +87,7 @@ class Supervisor:
         """Run the graph; return the exit code."""
         claim = self.rundir.claim(list(self.children))
         before = signal.signal(signal.SIGINT, self._interrupt), signal.signal(signal.SIGTERM, self._interrupt)
+        logger.addHandler(self.service.log)
         try:
             self.control.set(zmq.LINGER, 200)
             self.control.bind(self.rundir.control)
@@ -92,6 +100,7 @@ class Supervisor:
             self.control.close()
             self.context.term()
             claim.close()
+            logger.removeHandler(self.service.log)
             signal.signal(signal.SIGINT, before[0])
             signal.signal(signal.SIGTERM, before[1])
         self._report()
@@ -110,6 +119,7 @@ class Supervisor:
         self._start_again()
         self._advance()
         self._watch_time()
+        self.service.watch_time()
 
     def _spawn(self, child: Child, first_seq: int = 0) -> None:
         job = Job(
@@ -132,16 +142,28 @@ class Supervisor:
                 child = self.by_identity.get(identity)
                 if child is not None:
                     self._hear(child, said)
-                elif said["k"] == "describe":
-                    self._send(identity, "graph", **self._describe())
+                else:
+                    self._serve(identity, parts[0], said)
             except (WireError, KeyError, TypeError) as exc:
                 logger.warning("malformed control message: %s", exc)
+
+    def _serve(self, identity: bytes, data: bytes, said: dict[str, Any]) -> None:
+        """Answer a request of some process of this user."""
+
+        def reply(answer: dict[str, Any]) -> None:
+            self._send(identity, **{"id": said.get("id"), **answer})
+
+        if len(data) > MAX_REQUEST:
+            reply({"k": "refused", "why": f"a request of {len(data)} bytes; at most {MAX_REQUEST} are allowed"})
+        else:
+            self.service.take(said, reply)
 
     def _hear(self, child: Child, said: dict[str, Any]) -> None:
         child.heard = time.monotonic()
         kind, name = said["k"], child.spec.name
         if kind == "report":
             self.profile.take(name, said["snapshot"])
+            self.now.take(name, said["snapshot"])
             child.last_seq = max(child.last_seq, said["snapshot"]["last_seq"])
         elif kind == "log":
             logging.getLogger(f"facegraph.{name}").log(said["level"], "%s", said["text"])
@@ -156,6 +178,8 @@ class Supervisor:
         elif kind == "finish":
             logger.info("%s asks the graph to finish", name)
             self._finish()
+        elif kind == "answer":
+            self.service.answered(name, said)
         elif kind == "done":
             child.done = True
 
@@ -163,10 +187,14 @@ class Supervisor:
         child.state = state
         logger.debug("%s is %s", child.spec.name, state)
         if self.played is not None:  # a node that was started again joins a playing graph
-            self._tell(child, {"READY": "link", "LINKED": "play"}.get(state))
+            self.tell(child, {"READY": "link", "LINKED": "play"}.get(state))
             if state == "READY":
                 for edge in self.spec.edges_from(child.spec.name):
-                    self._tell(self.children[edge.target_node], "relink", node=child.spec.name)
+                    self.tell(self.children[edge.target_node], "relink", node=child.spec.name)
+            if state == "LINKED" and self.paused and child.spec.name in self.roots():
+                self.tell(child, "pause", ticket=0)
+            if state == "PLAYING":
+                self.service.playing(child.spec.name)
 
     def _advance(self) -> None:
         """Let all take the next step together: READY -> linked -> PLAYING."""
@@ -176,11 +204,11 @@ class Supervisor:
         if states == {"READY"}:
             for child in self.children.values():
                 child.state = "LINKING"
-                self._tell(child, "link")
+                self.tell(child, "link")
         elif states == {"LINKED"}:
             self.played = time.monotonic()
             for child in self.children.values():
-                self._tell(child, "play")
+                self.tell(child, "play")
             count, seconds = len(self.children), self.played - self.started
             logger.info("%s: %d nodes playing after %.1f s", self.spec.name, count, seconds)
 
@@ -201,6 +229,10 @@ class Supervisor:
 
     def _ended(self, child: Child, code: int) -> None:
         name = child.spec.name
+        if child.restart_by is not None:
+            self._restarted(child, orderly=code == 0 and child.done)
+            return
+        self.service.ended(name, for_good=child.spec.restart == "never")
         if code == 0 and child.done:
             self._done(child)
             return
@@ -246,8 +278,33 @@ class Supervisor:
         child.start_again_at = now + wait
         return True
 
+    def restart(self, child: Child) -> None:
+        """Start a node's process again: in order if it heeds us, else by force after RESTART_S."""
+        logger.info("%s: restart asked for", child.spec.name)
+        if child.running:
+            child.restart_by = time.monotonic() + RESTART_S
+            self.tell(child, "restart")
+        else:
+            child.start_again_at = time.monotonic()
+
+    def _restarted(self, child: Child, orderly: bool) -> None:
+        """Start a node again whose process was asked to end for that."""
+        child.restart_by, child.failure_told = None, False
+        if not orderly:
+            self._tell_all("forget", node=child.spec.name)
+        if self.deadline is not None:  # the graph is ending meanwhile
+            child.state = "DONE"
+            self._tell_all("gone", node=child.spec.name)
+            return
+        child.epoch += 1
+        self._spawn(child, first_seq=child.last_seq + (1 if orderly else SEQ_GAP))
+
     def _start_again(self) -> None:
         for child in self.children.values():
+            if child.restart_by is not None and time.monotonic() >= child.restart_by:
+                logger.warning("%s does not heed the restart; killing its process", child.spec.name)
+                child.restart_by = math.inf
+                child.kill()
             if child.start_again_at is not None and time.monotonic() >= child.start_again_at:
                 child.start_again_at = None
                 child.epoch += 1
@@ -281,7 +338,7 @@ class Supervisor:
             if child.running and (self.played is None or child.state in ("NULL", "READY")):
                 child.kill()  # what it would read from may have ended already
                 child.dismissed = True
-            self._tell(child, "finish")
+            self.tell(child, "finish")
 
     def _give_up(self) -> None:
         late = [child.spec.name for child in self.children.values() if child.running]
@@ -297,33 +354,37 @@ class Supervisor:
     def _interrupt(self, number: int, frame: Any) -> None:
         self.interrupts += 1
 
-    def _tell(self, child: Child, kind: str | None, **content: Any) -> None:
+    def tell(self, child: Child, kind: str | None, **content: Any) -> None:
+        """Send a word to a node that runs."""
         if kind is not None and child.running:
             self._send(identity_of(os.getpid(), child.spec.name), kind, **content)
 
     def _tell_all(self, kind: str, **content: Any) -> None:
         for child in self.children.values():
-            self._tell(child, kind, **content)
+            self.tell(child, kind, **content)
 
-    def _send(self, identity: bytes, kind: str, **content: Any) -> None:
-        self.control.send_multipart([identity, wire.pack({"v": wire.VERSION, "k": kind, **content})], zmq.NOBLOCK)
+    def _send(self, identity: bytes, k: str, **content: Any) -> None:
+        self.control.send_multipart([identity, wire.pack({"v": wire.VERSION, "k": k, **content})], zmq.NOBLOCK)
 
-    def _describe(self) -> dict[str, Any]:
-        """Return what an attached process may know."""
-        outputs = {name: load_class(node.type).outputs for name, node in self.spec.nodes.items()}
-        return {
-            "name": self.spec.name,
-            "pid": os.getpid(),
-            "nodes": {
-                name: {
-                    "type": child.spec.type,
-                    "state": child.state,
-                    "outputs": {port: type_names(output.type)[0] for port, output in outputs[name].items()},
-                }
-                for name, child in self.children.items()
-            },
-            "edges": [[edge.source, edge.target, edge.policy, edge.queue, edge.join] for edge in self.spec.edges],
-        }
+    @property
+    def state(self) -> str:
+        """The state of the whole graph: STARTING, PLAYING, PAUSED or ENDING."""
+        if self.deadline is not None or self.interrupts:
+            return "ENDING"
+        return "STARTING" if self.played is None else "PAUSED" if self.paused else "PLAYING"
+
+    def roots(self) -> list[str]:
+        """Return the nodes where frames enter this graph: its sources, and those that read only another graph."""
+        inner = {edge.target_node for edge in self.spec.edges if edge.source_graph is None}
+        return [name for name in self.children if name not in inner]
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the graph does now."""
+        states = {name: child.state for name, child in self.children.items()}
+        restarts = {name: child.epoch for name, child in self.children.items()}
+        playing_s = 0.0 if self.played is None else time.monotonic() - self.played
+        about = {"graph": self.spec.name, "state": self.state, "playing_s": round(playing_s, 1)}
+        return about | self.now.summary(states, restarts)
 
     def _report(self) -> None:
         if self.played is None:

@@ -53,6 +53,8 @@ class Worker:
         self.pool = SlotPool()
         self.inputs = Inputs({}, {}, newest=False)
         self.finishing = False  # stop now
+        self.paused = False  # take no frame in until told to
+        self.leaving = False  # to be started again in another process
         self.finish_asked = False  # sources are to stop, the others when their inputs end
         self.phase = "start"
         self.seq = job.first_seq - 1
@@ -80,6 +82,7 @@ class Worker:
     def _open(self) -> None:
         self.phase = "open"
         self.node = build(self.job.node)
+        self.node.__dict__["_graph_name"] = self.job.graph
         self.node.__dict__["_allocate"] = self.pool.empty
         self._serve()
         self.node.open()
@@ -171,6 +174,8 @@ class Worker:
                 header = given.numbered(self.job.graph, self.seq, end, self.job.epoch)
                 self._publish(outputs, header, (start, start, end))
                 self._obey_all()
+                while self.paused and not self.finishing:
+                    self._rest()
         finally:
             self.control.watch_source(None)
             frames.close()
@@ -207,6 +212,11 @@ class Worker:
     def _next_set(self) -> Set | None:
         """Wait for the messages of the next frame; None when there can be no more."""
         while not self.finishing:
+            if self.control.commands:
+                self._obey_all()
+            if self.paused and not self.finish_asked:
+                self._rest()
+                continue
             taken = self.inputs.take()
             if taken is not None:
                 return taken
@@ -215,6 +225,14 @@ class Worker:
             self.meter.state("WAITING", time.monotonic_ns())
             self._wait_for_input(self._patience_ms())
         return None
+
+    def _rest(self) -> None:
+        """Wait for a word of the supervisor, without taking in frames."""
+        self.meter.state("PAUSED", time.monotonic_ns())
+        self.control.arrived.wait((self._patience_ms() if self.node.inputs else 1000) / 1000)
+        self._obey_all()
+        if not self.paused:
+            self.meter.state("PROCESSING" if not self.node.inputs else "WAITING", time.monotonic_ns())
 
     def _patience_ms(self) -> int:
         """Let a node that has something to do in quiet times do it; return how long to wait for input."""
@@ -283,9 +301,24 @@ class Worker:
         elif kind == "relink":
             for edge in self._edges_from(command["node"]):
                 self.inputs.replace(edge.target_port, self._receiver(edge))
+        elif kind == "restart":
+            self.finishing = self.leaving = True
+        elif kind in ("pause", "resume"):
+            self.paused = kind == "pause"
+            self.control.say("answer", ticket=command["ticket"])
         elif kind == "set":
-            setattr(self.node, command["setting"], command["value"])
-            self.node.changed(command["setting"])
+            self.control.say("answer", ticket=command["ticket"], why=self._set(command["setting"], command["value"]))
+
+    def _set(self, name: str, value: Any) -> str:
+        """Change a setting, whose value was checked; return why the node refuses it, or nothing."""
+        before = getattr(self.node, name)
+        setattr(self.node, name, tuple(value) if isinstance(value, list) else value)
+        try:
+            self.node.changed(name)
+        except (ValueError, GraphError) as exc:
+            setattr(self.node, name, before)
+            return f"{self.name}.{name}: {exc}"
+        return ""
 
     def _edges_from(self, node: str) -> list[EdgeSpec]:
         """Return the edges into this node that come from another one of the same graph."""
@@ -294,7 +327,7 @@ class Worker:
     def _will_start_again(self, failed: bool) -> bool:
         restart = self.job.node.restart
         always = restart == "always" and not self.job.edges  # whoever has inputs ends with them
-        return not self.finish_asked and (always or (failed and restart != "never"))
+        return not self.finish_asked and (self.leaving or always or (failed and restart != "never"))
 
     def _close(self, goes_on: bool) -> None:
         """Close the node, say end of stream unless it goes on in another process, and wait until all is taken."""
@@ -321,8 +354,7 @@ class Worker:
     def _snapshot(self) -> dict[str, Any]:
         self.meter.unmatched(self.inputs.let_go - self.unmatched)
         self.unmatched = self.inputs.let_go
-        for edge, waiting in self.sender.depths().items():
-            self.meter.depth(edge, waiting)
+        self.meter.depths(self.sender.depths())
         return self.meter.snapshot()
 
     def _log_to_bus(self) -> None:

@@ -123,7 +123,7 @@ def test_the_trace_is_bounded_and_says_what_it_lost():
 def test_drops_queues_and_unmatched():
     meter = Meter("camera", trace=False)
     for queued in (1, 3, 2):
-        meter.depth("camera.frame -> slow.frame", queued)
+        meter.depths({"camera.frame -> slow.frame": queued})
     meter.drop("camera.frame -> slow.frame")
     meter.drop("camera.frame -> slow.frame", 4)
     meter.unmatched(2)

@@ -203,3 +203,21 @@ class Patient(Node):
         self.quiet += 1
         if self.quiet > 5:
             raise EndOfStream
+
+
+class Picky(Node):
+    """Refuses some values of its setting, and tells its value and its graph's name."""
+
+    frame = Input(Frame)
+    numbers = Output(Numbers)
+
+    even: int = setting(2, minimum=0, maximum=100, changeable=True)  # apples
+    token: str = setting("open sesame", changeable=True, secret=True)
+    uri: str = "rtsp://user:wonder@host/stream"
+
+    def changed(self, name: str) -> None:
+        if self.even % 2:
+            raise ValueError(f"{self.even} is odd")
+
+    def process(self, frame: Frame) -> Numbers:
+        return Numbers(word=self.graph_name, values=np.array([self.even], np.float64))

@@ -1,0 +1,272 @@
+"""What any process of this user may ask of a running graph: the supervisor's side. See graph/README.md, Control."""
+
+import dataclasses
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from reprlib import repr as brief  # what a stranger asks may be long and deep
+from typing import TYPE_CHECKING, Any
+
+from graph.catalog import comments
+from graph.errors import ConfigError
+from graph.receiver import type_names
+from graph.redact import HIDDEN, redact
+from graph.settings import Setting, settings_of, type_name
+from graph.spec import did_you_mean, load_class
+
+if TYPE_CHECKING:
+    from graph.child import Child
+    from graph.supervisor import Supervisor
+
+ANSWER_S = 5.0  # a node may be busy with one frame for so long before its silence is told
+PLAY_S = 30.0  # a node that was started again must load its models
+LOG_LINES = 500  # kept for whoever asks
+Answer = dict[str, Any]
+Reply = Callable[[Answer], None]
+
+
+@dataclass
+class Pending:
+    """A request that nodes have yet to answer."""
+
+    reply: Reply
+    awaited: set[str]
+    late: str  # what to say of them if they do not
+    deadline: float
+
+
+class Service:
+    """Answers requests. A request that is wrong is answered with `refused` and the reason."""
+
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self._supervisor = supervisor
+        self._pending: dict[int, Pending] = {}
+        self._tickets = 0
+        self.log = BusLog()
+
+    def take(self, said: dict[str, Any], reply: Reply) -> None:
+        """Answer a request now, or when the nodes that it concerns have."""
+        requests: dict[str, Callable[[dict[str, Any], Reply], None]] = {
+            "describe": lambda said, reply: reply({"k": "graph", **self.describe()}),
+            "stats": lambda said, reply: reply({"k": "stats", **self._supervisor.stats()}),
+            "log": lambda said, reply: reply({"k": "log", "lines": self.log.since(said.get("since", 0))}),
+            "set": self._set,
+            "pause": self._pause,
+            "resume": self._pause,
+            "restart": self._restart,
+        }
+        try:
+            if said["k"] not in requests:
+                raise ConfigError(f"no request {brief(said['k'])}; requests: {', '.join(requests)}")
+            requests[said["k"]](said, reply)
+        except ConfigError as exc:
+            reply({"k": "refused", "why": str(exc)})
+
+    def answered(self, node: str, said: dict[str, Any]) -> None:
+        """Hear what a node says to something that it was told."""
+        if said["ticket"] not in self._pending:
+            return
+        if said.get("why"):
+            self._refuse(said["ticket"], said["why"])
+        else:
+            self._strike(said["ticket"], node)
+
+    def playing(self, node: str) -> None:
+        """Note that a node plays: whoever had it started again is waiting for this."""
+        for ticket, pending in list(self._pending.items()):
+            if _play(node) in pending.awaited:
+                self._strike(ticket, _play(node))
+
+    def ended(self, node: str, for_good: bool) -> None:
+        """Note that a node's process has ended and will not answer."""
+        lost = {node, _play(node)} if for_good else {node}
+        for ticket, pending in list(self._pending.items()):
+            if lost & pending.awaited:
+                self._refuse(ticket, f"{node} has ended; see its log")
+
+    def watch_time(self) -> None:
+        """Tell those who have waited long enough; they hear again if it is done after all."""
+        now = time.monotonic()
+        for pending in self._pending.values():
+            if now >= pending.deadline:
+                pending.deadline = math.inf
+                who = ", ".join(sorted(name.partition(" ")[0] for name in pending.awaited))
+                pending.reply({"k": "refused", "why": f"{who} {pending.late}"})
+
+    def _strike(self, ticket: int, name: str) -> None:
+        pending = self._pending[ticket]
+        pending.awaited.discard(name)
+        if not pending.awaited:
+            self._pending.pop(ticket).reply({"k": "done"})
+
+    def describe(self) -> Answer:
+        """Return what an attached process may know of the graph."""
+        supervisor = self._supervisor
+        return {
+            "name": supervisor.spec.name,
+            "attach": supervisor.spec.attach,
+            "pid": os.getpid(),
+            "path": supervisor.spec.path,
+            "state": supervisor.state,
+            "nodes": {name: _describe(child) for name, child in supervisor.children.items()},
+            "edges": [[edge.source, edge.target, edge.policy, edge.queue, edge.join] for edge in supervisor.spec.edges],
+        }
+
+    def _set(self, said: dict[str, Any], reply: Reply) -> None:
+        child, setting = self._setting(said)
+        where = f"{child.spec.name}.{setting.name}"
+        try:
+            value = setting.check(said.get("value"))
+        except (ConfigError, TypeError) as exc:
+            raise ConfigError(f"{where} {exc}") from exc
+
+        def keep(answer: Answer) -> None:
+            if answer["k"] == "done":  # a node that is started again keeps it
+                child.spec = dataclasses.replace(child.spec, settings={**child.spec.settings, setting.name: value})
+                answer = {"k": "done", "value": _shown(setting.secret, value)}
+            reply(answer)
+
+        self._refuse_ended(child)
+        late = f"is busy with one frame for {ANSWER_S:.0f} s; {where} is set when it comes back"
+        self._ask([child], "set", keep, late, setting=setting.name, value=value)
+
+    def _setting(self, said: dict[str, Any]) -> "tuple[Child, Setting]":
+        child, name = self._child(said), said.get("setting")
+        known = settings_of(load_class(child.spec.type))
+        if not isinstance(name, str) or name not in known:
+            there = did_you_mean(str(name), known) or f"settings: {', '.join(known) or 'none'}"
+            raise ConfigError(f"{child.spec.name} has no setting {brief(name)}; {there}")
+        if not known[name].changeable:
+            there = ", ".join(key for key, setting in known.items() if setting.changeable) or "none"
+            raise ConfigError(
+                f"{child.spec.name}.{name} cannot be changed while the graph runs; changeable here: {there}"
+            )
+        return child, known[name]
+
+    def _pause(self, said: dict[str, Any], reply: Reply) -> None:
+        """Hold or let go the nodes where frames enter the graph; what is on its way is processed."""
+        supervisor = self._supervisor
+        self._refuse_unless_playing()
+        supervisor.paused = said["k"] == "pause"
+        late = f"is busy with one frame for {ANSWER_S:.0f} s; it obeys when it comes back"
+        self._ask([supervisor.children[name] for name in supervisor.roots()], said["k"], reply, late)
+
+    def _restart(self, said: dict[str, Any], reply: Reply) -> None:
+        child = self._child(said)
+        self._refuse_ended(child)
+        self._refuse_unless_playing()
+        self._supervisor.restart(child)
+        late = f"does not play {PLAY_S:.0f} s after its restart; see its log"
+        self._wait_for({_play(child.spec.name)}, reply, late, PLAY_S)
+
+    def _refuse_unless_playing(self) -> None:
+        state = self._supervisor.state
+        if state not in ("PLAYING", "PAUSED"):
+            raise ConfigError(f"the graph is {state}, not PLAYING or PAUSED")
+
+    def _child(self, said: dict[str, Any]) -> "Child":
+        name, children = said.get("node"), self._supervisor.children
+        if not isinstance(name, str) or name not in children:
+            there = did_you_mean(str(name), children) or f"nodes: {', '.join(children)}"
+            raise ConfigError(f"{self._supervisor.spec.name} has no node {brief(name)}; {there}")
+        return children[name]
+
+    @staticmethod
+    def _refuse_ended(child: "Child") -> None:
+        if child.state in ("DONE", "FAILED") and child.start_again_at is None:
+            raise ConfigError(f"{child.spec.name} has ended ({child.state})")
+
+    def _ask(self, children: "list[Child]", kind: str, reply: Reply, late: str, **content: Any) -> None:
+        """Tell some nodes something; the answer goes out when all of them have answered."""
+        running = [child for child in children if child.running]
+        if not running:  # they are about to be started again
+            reply({"k": "done"})
+            return
+        ticket = self._wait_for({child.spec.name for child in running}, reply, late, ANSWER_S)
+        for child in running:
+            self._supervisor.tell(child, kind, ticket=ticket, **content)
+
+    def _wait_for(self, awaited: set[str], reply: Reply, late: str, seconds: float) -> int:
+        self._tickets += 1
+        self._pending[self._tickets] = Pending(reply, awaited, late, time.monotonic() + seconds)
+        return self._tickets
+
+    def _refuse(self, ticket: int, why: str) -> None:
+        self._pending.pop(ticket).reply({"k": "refused", "why": why})
+
+
+def _play(node: str) -> str:
+    """Return what is awaited of a node that is to play again, as against an answer of its process."""
+    return f"{node} plays"
+
+
+class BusLog(logging.Handler):
+    """The last lines that the graph has logged, numbered from 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[list[Any]] = deque(maxlen=LOG_LINES)
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line: number, seconds since 1970, level, node (empty: the graph itself), text."""
+        self._count += 1
+        node = record.name.partition(".")[2]
+        self._lines.append([self._count, record.created, record.levelname, node, redact(record.getMessage())])
+
+    def since(self, number: Any) -> list[list[Any]]:
+        """Return the lines after `number`. Raises ConfigError if that is none."""
+        if not isinstance(number, int):
+            raise ConfigError(f"since is {brief(number)}, expected the number of a line")
+        return [line for line in self._lines if line[0] > number]
+
+
+def _describe(child: "Child") -> Answer:
+    static = _describe_class(child.spec.type)
+    settings = {
+        name: {"value": about["default"], **about}
+        | ({"value": _shown(secret, child.spec.settings[name])} if name in child.spec.settings else {})
+        for name, (secret, about) in static["settings"].items()
+    }
+    return {**static, "type": child.spec.type, "state": child.state, "settings": settings}
+
+
+@cache
+def _describe_class(type_: str) -> Answer:
+    class_ = load_class(type_)
+    said = comments(class_)
+    return {
+        "inputs": {port: type_names(input_.type)[0] for port, input_ in class_.inputs.items()},
+        "outputs": {port: type_names(output.type)[0] for port, output in class_.outputs.items()},
+        "settings": {
+            name: (
+                setting.secret,
+                {
+                    "default": None if setting.required else _shown(setting.secret, setting.default),
+                    "type": type_name(setting.type),
+                    "choices": setting.choices(),
+                    "minimum": setting.minimum,
+                    "maximum": setting.maximum,
+                    "changeable": setting.changeable,
+                    "about": said.get(name, ""),
+                },
+            )
+            for name, setting in settings_of(class_).items()
+        },
+    }
+
+
+def _shown(secret: bool, value: Any) -> Any:
+    return HIDDEN if secret and value else redact(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting's value as msgpack can carry it."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

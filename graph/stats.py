@@ -1,0 +1,160 @@
+"""What a running graph does now: rates, times and states of the last few seconds, from the nodes' heartbeats.
+
+`Profile` (graph/profile.py) holds the whole run; this here forgets.
+"""
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from graph.metrics import Histogram
+from graph.spec import EdgeSpec, GraphSpec
+
+WINDOW_S = 5.0
+PERCENTILES = (50, 95, 99)
+Snapshot = dict[str, Any]
+
+
+class NodeStats:
+    """The last snapshots of one node's Meter; those of an earlier process are forgotten."""
+
+    def __init__(self) -> None:
+        self._snapshots: deque[Snapshot] = deque()
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Take a snapshot; keep just enough older ones to look WINDOW_S back."""
+        kept = {key: value for key, value in snapshot.items() if key != "trace"}
+        if self._snapshots and self._snapshots[-1]["started_ns"] != kept["started_ns"]:
+            self._snapshots.clear()
+        self._snapshots.append(kept)
+        while len(self._snapshots) > 2 and kept["time_ns"] - self._snapshots[1]["time_ns"] >= WINDOW_S * 1e9:
+            self._snapshots.popleft()
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """The newest snapshot, None before the first."""
+        return self._snapshots[-1] if self._snapshots else None
+
+    @property
+    def window_s(self) -> float:
+        """How far these look back."""
+        return (self._snapshots[-1]["time_ns"] - self._snapshots[0]["time_ns"]) / 1e9 if self._snapshots else 0.0
+
+    def rate(self, name: str) -> float:
+        """Return the growth per second of a count ("frames", "cpu_s", "unmatched")."""
+        return self._per_s(self._snapshots[-1][name] - self._snapshots[0][name]) if self._snapshots else 0.0
+
+    def rates(self, name: str) -> dict[str, float]:
+        """Return the growth per second of counts by edge or state ("dropped", "state_ns")."""
+        if not self._snapshots:
+            return {}
+        first, last = self._snapshots[0][name], self._snapshots[-1][name]
+        return {key: self._per_s(last[key] - first.get(key, 0)) for key in last}
+
+    def _per_s(self, growth: float) -> float:
+        return growth / self.window_s if self.window_s else 0.0
+
+    def times_ms(self, name: str) -> dict[str, float] | None:
+        """Return p50, p95, p99 in ms of "wait", "process", "publish" or "age"; None if no frame came."""
+        if not self._snapshots:
+            return None
+        recent = _since(self._snapshots[0]["times"][name], self._snapshots[-1]["times"][name])
+        if not recent.count:
+            return None
+        return {f"p{p}": round(recent.percentile(p) / 1e6, 4) for p in PERCENTILES}
+
+
+def _since(before: Snapshot, now: Snapshot) -> Histogram:
+    """Return what a histogram counted between two of its snapshots."""
+    recent, older = Histogram.from_wire(now), Histogram.from_wire(before)
+    recent.counts -= older.counts
+    recent.total_ns -= older.total_ns
+    np.maximum(recent.counts, 0, out=recent.counts)
+    return recent
+
+
+class Stats:
+    """The present of all nodes of one graph."""
+
+    def __init__(self, spec: GraphSpec) -> None:
+        self.spec = spec
+        self.nodes = {name: NodeStats() for name in spec.nodes}
+
+    def take(self, node: str, snapshot: Snapshot) -> None:
+        """Take a snapshot of the Meter of `node`."""
+        self.nodes[node].take(snapshot)
+
+    def summary(self, states: dict[str, str], restarts: dict[str, int]) -> dict[str, Any]:
+        """Return what the answer `stats` holds, as graph/README.md documents it.
+
+        `states` and `restarts` are what the supervisor knows of the nodes' processes.
+        """
+        edges = self._edges()
+        return {
+            "window_s": round(max((node.window_s for node in self.nodes.values()), default=0.0), 2),
+            "nodes": {
+                name: self._node(name, edges, states[name]) | {"restarts": restarts[name]} for name in self.nodes
+            },
+            "edges": edges,
+            "paths": self._paths(),
+        }
+
+    def _node(self, name: str, edges: dict[str, Any], state: str) -> dict[str, Any]:
+        node = self.nodes[name]
+        latest = node.latest or {}
+        before = [edge for edge in edges.values() if edge["to"].partition(".")[0] == name]
+        return {
+            "state": latest.get("state") or state if state == "PLAYING" else state,
+            "fps": round(node.rate("frames"), 2),
+            "frames": latest.get("frames", 0),
+            "queue": sum(edge["queued"] for edge in before),
+            **{f"{what}_ms": node.times_ms(what) for what in ("wait", "process", "publish", "age")},
+            "busy_percent": round(node.rates("state_ns").get("PROCESSING", 0.0) / 1e7, 1),
+            "dropped": sum(edge["dropped"] for edge in before),
+            "dropped_per_s": round(sum(edge["dropped_per_s"] for edge in before), 2),
+            "unmatched": latest.get("unmatched", 0),
+            "cpu_percent": round(100 * node.rate("cpu_s"), 1),
+            "memory_mb": round(latest.get("rss_bytes", 0) / 1e6, 1),
+        }
+
+    def _edges(self) -> dict[str, dict[str, Any]]:
+        """Return all edges out of this graph's nodes, those that others have attached included."""
+        found = {edge.name: self._edge(edge.name, edge) for edge in self.spec.edges}
+        for node in self.nodes.values():
+            for name in (node.latest or {}).get("queued", {}):
+                if name not in found:
+                    found[name] = self._edge(name, None)
+        return found
+
+    def _edge(self, name: str, edge: EdgeSpec | None) -> dict[str, Any]:
+        source, _, target = name.partition(" -> ")
+        sender = self.nodes.get(source.partition(".")[0])
+        foreign = sender is None or (edge is not None and edge.source_graph is not None)
+        if foreign:  # the graph that it comes from measures it
+            return {"from": source, "to": target, **_policy(edge), "rate": None, **_NOTHING}
+        assert sender is not None
+        latest = sender.latest or {}
+        lost = sender.rates("dropped").get(name, 0.0)
+        return {
+            "from": source,
+            "to": target,
+            **_policy(edge),
+            "rate": round(max(sender.rate("frames") - lost, 0.0), 2),
+            "dropped": latest.get("dropped", {}).get(name, 0),
+            "dropped_per_s": round(lost, 2),
+            "queued": latest.get("queued", {}).get(name, 0),
+        }
+
+    def _paths(self) -> dict[str, dict[str, float] | None]:
+        """Return the age of the frames at each end of the graph: the whole way from their capture."""
+        return {name: self.nodes[name].times_ms("age") for name in self.spec.sinks()}
+
+
+_NOTHING = {"dropped": 0, "dropped_per_s": 0.0, "queued": 0}
+
+
+def _policy(edge: EdgeSpec | None) -> dict[str, Any]:
+    if edge is None:  # an attached consumer's own
+        return {"policy": None, "queue": None, "join": None}
+    return {"policy": edge.policy, "queue": edge.queue, "join": edge.join}

@@ -1,0 +1,230 @@
+"""Looking into a running graph and changing it, from another process: what is answered, and what is refused."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+import graph
+from graph import ConfigError, wire
+from graph.attached import RunningGraph
+from graph.redact import redact
+from graph.rundir import RunDir
+from tests.conftest import eventually
+from tests.graphs import Graph, node, rows, wait_for_rows
+from tests.toys import Numbers
+
+pytestmark = pytest.mark.slow
+
+
+def config() -> dict[str, Any]:
+    """source -> copy -> pair, and source -> pair; copy -> write; source -> picky"""
+    return {
+        "name": "main",
+        "nodes": {
+            "source": node("Source", frames=100_000, pause=0.003),
+            "copy": node("Copy", {"frame": "source.frame"}),
+            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
+            "picky": node("Picky", {"frame": "source.frame"}),
+            "write": node("Write", {"frame": "copy.copied"}),
+            "numbers": node("WriteNumbers", {"numbers": "pair.paired"}),
+        },
+    }
+
+
+@pytest.fixture
+def main(tmp_path: Path) -> Iterator[Graph]:
+    with Graph(tmp_path, config()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        yield main
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+
+
+def goes_on(main: Graph) -> None:
+    """Wait until frames reach both ends."""
+    for name in ("out.jsonl", "numbers.jsonl"):
+        wait_for_rows(main.folder / name, len(rows(main.folder / name)) + 20)
+
+
+def complete(main: Graph) -> bool:
+    return [row[0] for row in rows(main.folder / "out.jsonl")] == [*range(len(rows(main.folder / "out.jsonl")))]
+
+
+def test_look_and_change(main: Graph) -> None:
+    """All that leaves the graph's processes as they are, in one graph."""
+    with graph.attach() as g:
+        shows_what_it_is(g)
+        shows_what_it_does(g)
+        changes_settings(g)
+        pauses(main, g)
+        refuses_nonsense(g)
+    assert complete(main)
+
+
+def shows_what_it_is(g: RunningGraph) -> None:
+    spec = g.spec()
+    assert (spec["name"], spec["state"]) == ("main", "PLAYING")
+    assert {found["state"] for found in spec["nodes"].values()} == {"PLAYING"}
+    picky = spec["nodes"]["picky"]
+    assert (picky["type"], picky["inputs"]) == ("tests.toys:Picky", {"frame": "graph.messages:Frame"})
+    assert picky["settings"]["even"] == {
+        "value": 2,
+        "default": 2,
+        "type": "int",
+        "choices": None,
+        "minimum": 0,
+        "maximum": 100,
+        "changeable": True,
+        "about": "apples",
+    }
+    assert picky["settings"]["uri"]["value"] == "rtsp://user:***@host/stream"
+    assert ["copy.copied", "write.frame", "block", 4, "seq"] in spec["edges"]
+    assert "wonder" not in str(spec) and "sesame" not in str(spec)
+
+
+def shows_what_it_does(g: RunningGraph) -> None:
+    stream = g.subscribe("copy.copied")
+    next(stream)
+
+    def measured() -> bool:
+        stats = g.stats()
+        return stats["paths"]["write"] is not None and "copy.copied -> attached" in stats["edges"]
+
+    assert eventually(measured)
+    stats = g.stats()
+    copy, edge = stats["nodes"]["copy"], stats["edges"]["source.frame -> copy.frame"]
+    assert copy["fps"] > 0 and copy["frames"] > 0 and copy["memory_mb"] > 1 and copy["restarts"] == 0
+    assert copy["state"] in ("WAITING", "PROCESSING", "BLOCKED")
+    for name in ("wait_ms", "process_ms", "publish_ms"):
+        assert 0 <= copy[name]["p50"] <= copy[name]["p95"] <= copy[name]["p99"]
+    assert edge["rate"] > 0 and (edge["dropped"], edge["policy"], edge["queue"]) == (0, "block", 4)
+    assert 0 < stats["window_s"] < 8
+    assert stats["paths"].keys() == {"write", "numbers", "picky"}
+    assert stats["paths"]["write"]["p50"] > 0
+    stream.close()
+    assert eventually(lambda: "copy.copied -> attached" not in g.stats()["edges"])
+
+
+def changes_settings(g: RunningGraph) -> None:
+    assert g.set("picky.even", 4) == 4
+    told = next(g.subscribe("picky.numbers", type_=Numbers))
+    assert (told.word, told.values.tolist()) == ("main", [4])
+    assert g.set("picky.token", "alibaba") == "***"
+    for setting, value, why in (
+        ("picky.even", 5, r"^picky\.even: 5 is odd$"),
+        ("picky.even", 102, r"^picky\.even is 102, expected int from 0 to 100$"),
+        ("picky.even", "two", r"^picky\.even is 'two', expected int from 0 to 100$"),
+        ("picky.even", b"2", r"^picky\.even "),
+        ("picky.evn", 2, r"^picky has no setting 'evn'; did you mean 'even'\?$"),
+        ("piky.even", 2, r"^main has no node 'piky'; did you mean 'picky'\?$"),
+        ("picky.uri", "x", r"^picky\.uri cannot be changed while the graph runs; changeable here: even, token$"),
+        ("write.path", "x", r"^write\.path cannot be changed while the graph runs; changeable here: none$"),
+        ("even", 2, r"^'even' is not of the form node\.setting$"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            g.set(setting, value)
+    assert g.spec()["nodes"]["picky"]["settings"]["even"]["value"] == 4
+    assert next(g.subscribe("picky.numbers", type_=Numbers)).values.tolist() == [4]
+    assert g.set("copy.pause", 0.004) == 0.004  # this node is never idle now, and still obeys
+    assert g.set("copy.pause", 0.0) == 0.0
+
+
+def pauses(main: Graph, g: RunningGraph) -> None:
+    g.pause()
+    assert g.spec()["state"] == "PAUSED"
+    assert eventually(lambda: g.stats()["nodes"]["source"]["state"] == "PAUSED")
+    assert eventually(lambda: g.stats()["nodes"]["copy"]["fps"] == 0)
+    before = rows(main.folder / "out.jsonl")
+    assert g.set("picky.even", 6) == 6
+    assert rows(main.folder / "out.jsonl") == before
+    g.resume()
+    goes_on(main)
+    assert eventually(lambda: g.stats()["nodes"]["source"]["state"] != "PAUSED")
+
+
+def refuses_nonsense(g: RunningGraph) -> None:
+    """Straight to the socket, as a client with mistakes would."""
+    context: zmq.Context[Any] = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    socket.connect(RunDir.of("main").control)
+    requests: list[tuple[dict[str, Any], str]] = [
+        ({"k": "dance"}, "no request 'dance'; requests: describe, stats"),
+        ({"k": "set"}, "main has no node None; nodes: source"),
+        ({"k": "set", "node": ["picky"]}, "main has no node ['picky']"),
+        ({"k": "set", "node": "picky", "setting": 3}, "picky has no setting 3"),
+        ({"k": "set", "node": "picky", "setting": "even", "value": [[[[]]]]}, "picky.even is [[[[]]]], expected int"),
+        ({"k": "restart", "node": "nobody"}, "main has no node 'nobody'"),
+        ({"k": "log", "since": "x"}, "since is 'x'"),
+        ({"k": "stats", "padding": "x" * 70_000}, "at most 65536 are allowed"),
+    ]
+    for number, (request, why) in enumerate(requests):
+        socket.send(wire.pack({"v": wire.VERSION, "id": number, **request}))
+        assert socket.poll(30_000)
+        answer = wire.unpack(socket.recv())
+        assert (answer["k"], answer["id"]) == ("refused", number)
+        assert why in answer["why"]
+    socket.send(b"\xc1 no msgpack")
+    socket.send(wire.pack({"v": wire.VERSION + 1, "k": "stats"}))
+    socket.send_multipart([b"two", b"parts"])
+    socket.close()
+    context.term()
+    assert eventually(lambda: sum("malformed control message" in line["text"] for line in g.log()) == 3)
+    last = g.log()[-1]
+    assert (last["level"], last["node"]) == ("WARNING", "") and last["number"] >= 3
+    assert g.log(since=last["number"]) == []
+
+
+def test_restart_of_nodes(main: Graph) -> None:
+    with graph.attach("main") as g:
+        g.set("copy.pause", 0.001)
+        for name in ("copy", "write"):
+            before = main.node(name).pid
+            g.restart(name)
+            assert main.node(name).pid != before
+            goes_on(main)
+            assert g.stats()["nodes"][name]["restarts"] == 1
+        assert g.spec()["nodes"]["copy"]["settings"]["pause"]["value"] == 0.001
+        restarts_the_source(main, g)
+        assert "killing" not in main.text()
+        restarts_one_that_hangs(main, g)
+
+
+def restarts_the_source(main: Graph, g: RunningGraph) -> None:
+    """In a paused graph, which stays paused."""
+    g.pause()
+    g.restart("source")
+    before = len(rows(main.folder / "out.jsonl"))
+    assert g.stats()["state"] == "PAUSED"
+    assert len(rows(main.folder / "out.jsonl")) <= before + 8  # what was on its way
+    g.resume()
+    goes_on(main)
+    seqs, epochs = zip(*(row[:2] for row in rows(main.folder / "out.jsonl")), strict=True)
+    assert epochs[-1] == 1
+    assert list(seqs) == sorted(set(seqs))
+    assert seqs[-1] < 100_000  # it knows where it was
+
+
+def restarts_one_that_hangs(main: Graph, g: RunningGraph) -> None:
+    main.node("copy").send_signal(signal.SIGSTOP)
+    g.restart("copy")
+    assert "copy does not heed the restart; killing its process" in main.text()
+    goes_on(main)
+
+
+def test_a_busy_node_is_named(main: Graph) -> None:
+    with graph.attach("main") as g:
+        g.set("copy.pause", 8.0)
+        with pytest.raises(ConfigError, match=r"copy is busy with one frame for 5 s; copy\.pause is set when"):
+            g.set("copy.pause", 0.0)
+        goes_on(main)
+        assert g.spec()["nodes"]["copy"]["settings"]["pause"]["value"] == 0.0
+
+
+def test_passwords_are_hidden() -> None:
+    assert redact("rtsp://user:se/cr@et@host:554/a opened") == "rtsp://user:***@host:554/a opened"
+    assert redact({"a": ["http://host/?token=abc&x=1"]}) == {"a": ["http://host/?token=***&x=1"]}
+    assert redact(("rtsp://host/stream", 5, None)) == ["rtsp://host/stream", 5, None]
