@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graph.errors import ConfigError, EndOfStream, GraphError, NodeError, WireError
 from graph.messages import POSE, STATES, Detections, Faces, Frame, Header, Hop, Mark, Message, array
 from graph.node import Input, Node, Output, setting
+from graph.passwords import redact
 
 if TYPE_CHECKING:
     from graph.attached import attach
@@ -32,6 +33,7 @@ __all__ = [
     "WireError",
     "array",
     "attach",
+    "redact",
     "setting",
 ]
 

@@ -11,7 +11,7 @@ import zmq
 import graph
 from graph import ConfigError, wire
 from graph.attached import RunningGraph
-from graph.redact import redact
+from graph.passwords import redact
 from graph.rundir import RunDir
 from tests.conftest import eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
