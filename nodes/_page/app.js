@@ -1,0 +1,366 @@
+// The page: one WebSocket to the server (see nodes/_web_server.py for what travels over it).
+
+import { Diagram, nodeOf } from "./diagram.js";
+import { PictureView, colourOf, stateWords } from "./picture.js";
+
+const $ = (id) => document.getElementById(id);
+const view = new PictureView($("stage"), $("picture"), $("overlay"));
+const diagram = new Diagram($("diagram"));
+const RETRY_MS = [250, 500, 1000, 2000, 4000];
+const PAGE_TYPE = "nodes.web:WebView"; // cannot be restarted from here
+const STALE_MS = 2000; // without a picture for so long, the shown one is dimmed
+
+let socket = null;
+let tries = 0;
+let graph = null; // what the graph is made of
+let stats = null;
+let pending = null; // the newest picture that waits to be drawn
+let drawnAt = 0;
+let question = 0;
+const questions = new Map(); // id: what to do with the answer
+
+// ---------------------------------------------------------------- connection
+
+function connect() {
+  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  socket = new WebSocket(`${scheme}://${location.host}/live`);
+  socket.binaryType = "arraybuffer";
+  socket.onopen = () => { tries = 0; setState("connected", "good"); };
+  socket.onmessage = ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : receive(data));
+  socket.onclose = () => {
+    for (const answered of questions.values()) answered({ error: "the connection was lost" });
+    questions.clear();
+    pending?.bitmap.close();
+    pending = null;
+    setState("no connection, trying again", "bad");
+    $("stage").classList.add("stale");
+    setTimeout(connect, RETRY_MS[Math.min(tries++, RETRY_MS.length - 1)] * (1 + Math.random() / 2));
+  };
+}
+
+function say(content) {
+  if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(content));
+}
+
+function ask(content) {
+  return new Promise((answered) => {
+    if (socket.readyState !== WebSocket.OPEN) return answered({ error: "there is no connection" });
+    questions.set(++question, answered);
+    say({ ...content, id: question });
+  });
+}
+
+async function command(content) {
+  const answer = await ask(content);
+  if (answer.error) notice(answer.error);
+  return answer;
+}
+
+function hear(said) {
+  if (said.k === "graph") showGraph(said);
+  else if (said.k === "stats") showStats(said);
+  else if (said.k === "view") showView(said);
+  else if (said.k === "answer") {
+    questions.get(said.id)?.(said);
+    questions.delete(said.id);
+  }
+}
+
+// ---------------------------------------------------------------- picture
+
+async function receive(data) {
+  const from = socket;
+  const length = new DataView(data).getUint32(0, true);
+  const about = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+  const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
+  if (from !== socket) return bitmap.close();
+  const next = { bitmap, about, at: performance.now() };
+  if (pending && pending.about.seq > about.seq) return done(next, false); // decoded out of order
+  if (pending) done(pending, false);
+  else requestAnimationFrame(paint);
+  pending = next;
+}
+
+// A hidden tab is given no animation frames: it then says nothing, and the server sends nothing more.
+function paint() {
+  if (!pending) return;
+  const shown = pending;
+  pending = null;
+  view.show(shown.bitmap, shown.about);
+  showFaces(shown.about.faces);
+  $("waiting").hidden = true;
+  $("stage").classList.remove("stale");
+  drawnAt = performance.now();
+  done(shown, drawnAt - shown.at < 1000);
+}
+
+function done({ bitmap, about }, seen) {
+  bitmap.close();
+  say({ k: "drawn", seq: about.seq, seen });
+}
+
+setInterval(() => {
+  const paused = graph?.state === "PAUSED";
+  if (drawnAt && !paused && !document.hidden) $("stage").classList.toggle("stale", performance.now() - drawnAt > STALE_MS);
+}, 500);
+
+for (const box of $("layers").querySelectorAll("input")) {
+  const kept = localStorage.getItem(`layer ${box.value}`);
+  if (kept !== null) box.checked = kept === "true";
+  const apply = () => { view.layers[box.checked ? "add" : "delete"](box.value); };
+  box.onchange = () => {
+    apply();
+    localStorage.setItem(`layer ${box.value}`, box.checked);
+    view.draw();
+  };
+  apply();
+}
+
+function showView({ fps, age_ms }) {
+  const age = age_ms === null ? "" : ` · ${Math.round(age_ms)} ms after capture`;
+  $("view").textContent = `${fps.toFixed(0)} fps here${age}`;
+}
+
+// ---------------------------------------------------------------- faces
+
+function showFaces(faces) {
+  $("face-count").textContent = faces.length || "";
+  const cards = new Map([...$("faces").querySelectorAll(".face")].map((card) => [card.dataset.id, card]));
+  if (!faces.length) {
+    if (!$("faces").querySelector(".none")) $("faces").replaceChildren(make("p", { className: "none", textContent: "no face in view" }));
+    return;
+  }
+  $("faces").querySelector(".none")?.remove();
+  for (const face of faces) {
+    const card = cards.get(String(face.id)) ?? faceCard(face.id);
+    cards.delete(String(face.id));
+    fillFace(card, face);
+  }
+  for (const card of cards.values()) card.remove();
+}
+
+function faceCard(id) {
+  const card = make("div", { className: "face" });
+  card.dataset.id = id;
+  card.style.setProperty("--track", colourOf(id));
+  const meters = make("div", { className: "meters" });
+  for (const name of ["left eye", "right eye", "mouth"]) {
+    const meter = make("meter", { min: 0, max: 1 });
+    meter.setAttribute("aria-label", `${name} open`);
+    meters.append(make("span", { textContent: name }), meter);
+  }
+  card.append(make("div", { className: "who" }), make("div", { className: "pose" }), meters);
+  $("faces").append(card);
+  return card;
+}
+
+function fillFace(card, face) {
+  const score = face.score === null ? "" : `${Math.round(100 * face.score)} %`;
+  const words = [score, ...stateWords(face.states)].join(" · ");
+  card.querySelector(".who").replaceChildren(make("b", { textContent: `#${face.id}` }), words);
+  const [pitch, yaw, roll] = (face.pose ?? []).map((degrees) => Math.round(degrees));
+  card.querySelector(".pose").textContent = face.pose ? `pitch ${pitch}°  yaw ${yaw}°  roll ${roll}°` : "pose unknown";
+  const [left, right, closed] = face.states ?? [1, 1, 1];
+  [...card.querySelectorAll("meter")].forEach((meter, i) => { meter.value = 1 - [left, right, closed][i]; });
+}
+
+// ---------------------------------------------------------------- graph and numbers
+
+const GOOD = ["PLAYING", "PROCESSING", "WAITING", "IDLE", "DONE"];
+
+function colourOfState(state) {
+  if (state === "FAILED") return "bad";
+  return GOOD.includes(state) ? "good" : "warn";
+}
+
+const ms = (value) => (value < 9.995 ? value.toFixed(2) : value < 99.95 ? value.toFixed(1) : value.toFixed(0));
+const times = (of) => (of ? [of.p50, of.p95, of.p99] : []);
+
+function showGraph(said) {
+  graph = said;
+  $("name").textContent = said.name;
+  document.title = said.name;
+  const paused = said.state === "PAUSED";
+  setState(said.state.toLowerCase(), said.state === "PLAYING" ? "good" : "warn");
+  $("pause").hidden = !said.control || !(paused || said.state === "PLAYING");
+  $("pause").textContent = paused ? "Resume" : "Pause";
+  $("pause").onclick = () => command({ k: paused ? "resume" : "pause" });
+  showSettings();
+  if (stats) showDiagram();
+}
+
+function showStats(said) {
+  if (said.error) {
+    setState(said.error, "bad");
+    return;
+  }
+  stats = said;
+  if (!graph) return;
+  setState(graph.state.toLowerCase(), graph.state === "PLAYING" ? "good" : "warn");
+  const ends = Object.entries(said.paths).filter(([, age]) => age).map(([name, age]) => `${name} ${ms(age.p50)} ms`);
+  $("path").textContent = ends.length ? `capture to ${ends.join(", ")}` : "";
+  showDiagram();
+  showTable();
+}
+
+function showDiagram() {
+  const nodes = {};
+  for (const [name, now] of Object.entries(stats.nodes)) {
+    const work = now.process_ms ? ` · ${ms(now.process_ms.p50)} ms` : "";
+    nodes[name] = { colour: colourOfState(now.state), line: `${now.fps.toFixed(1)} fps${work}` };
+  }
+  const joined = new Map(); // several ports between the same nodes are one line
+  for (const [name, edge] of Object.entries(stats.edges)) {
+    const [from, to] = [nodeOf(edge.from), edge.to.includes(".") ? nodeOf(edge.to) : edge.to];
+    for (const end of [from, to]) nodes[end] ??= { colour: "", line: "another process", outside: true };
+    const line = joined.get(`${from} ${to}`) ?? { from, to, rate: 0, dropped: 0, losing: false, titles: [] };
+    line.rate = Math.max(line.rate, edge.rate ?? 0);
+    line.dropped += edge.dropped;
+    line.losing ||= edge.dropped_per_s > 0;
+    line.titles.push(`${name}: ${edge.policy ?? "its own policy"}, ${edge.queued} of ${edge.queue ?? "?"} waiting, ${edge.dropped} dropped`);
+    joined.set(`${from} ${to}`, line);
+  }
+  diagram.update(nodes, [...joined.values()].map((line) => ({
+    ...line,
+    text: `${line.rate.toFixed(0)}/s${line.dropped ? ` −${line.dropped}` : ""}`,
+    title: line.titles.join("\n"),
+  })));
+}
+
+function showTable() {
+  const rows = new Map([...$("nodes").rows].map((row) => [row.dataset.node, row]));
+  for (const [name, now] of Object.entries(stats.nodes)) {
+    const row = rows.get(name) ?? nodeRow(name);
+    rows.delete(name);
+    const lost = now.dropped + now.unmatched;
+    const cells = [
+      make("span", { className: `dot ${colourOfState(now.state)}`, textContent: now.state.toLowerCase() }),
+      now.fps.toFixed(1), now.queue, percentiles(now.wait_ms), percentiles(now.process_ms), `${now.busy_percent.toFixed(0)} %`,
+      make("span", { className: now.dropped_per_s ? "lost" : "", textContent: lost || "–" }),
+      `${now.cpu_percent.toFixed(0)} %`, `${now.memory_mb.toFixed(0)} MB`,
+    ];
+    cells.forEach((cell, i) => row.cells[i + 1].replaceChildren(cell));
+  }
+  for (const row of rows.values()) row.remove();
+}
+
+function nodeRow(name) {
+  const row = $("nodes").insertRow();
+  row.dataset.node = name;
+  row.append(make("th", { scope: "row", textContent: name }));
+  for (let i = 0; i < 10; i++) row.insertCell();
+  if (graph.control && graph.nodes[name]?.type !== PAGE_TYPE) {
+    const button = make("button", { textContent: "Restart", title: `Start ${name} again` });
+    button.onclick = async () => {
+      button.disabled = true;
+      await command({ k: "restart", node: name });
+      button.disabled = false;
+    };
+    row.cells[10].append(button);
+  }
+  return row;
+}
+
+function percentiles(of) {
+  if (!of) return "–";
+  const [middle, ...rest] = times(of).map(ms);
+  const cell = make("span", { textContent: middle });
+  cell.append(make("span", { className: "low", textContent: ` / ${rest.join(" / ")}` }));
+  return cell;
+}
+
+// ---------------------------------------------------------------- settings
+
+let formShape = "";
+
+function showSettings() {
+  const shape = JSON.stringify(Object.entries(graph.nodes).map(([name, node]) => [name, Object.keys(changeable(node)), graph.control]));
+  if (shape !== formShape) {
+    formShape = shape;
+    const groups = Object.entries(graph.nodes).filter(([, node]) => Object.keys(changeable(node)).length).map(([name, node]) => group(name, node));
+    $("settings").replaceChildren(...(groups.length ? groups : [make("p", { className: "none", textContent: "none" })]));
+  }
+  for (const [name, node] of Object.entries(graph.nodes)) {
+    for (const [setting, about] of Object.entries(changeable(node))) {
+      const field = $(`set ${name}.${setting}`);
+      if (field && field !== document.activeElement) fillField(field, about.value);
+    }
+  }
+}
+
+function changeable(node) {
+  return Object.fromEntries(Object.entries(node.settings).filter(([, about]) => about.changeable));
+}
+
+function group(name, node) {
+  const fields = make("fieldset", { disabled: !graph.control });
+  fields.append(make("legend", { textContent: name }));
+  for (const [setting, about] of Object.entries(changeable(node))) fields.append(settingRow(`${name}.${setting}`, setting, about));
+  return fields;
+}
+
+function settingRow(path, name, about) {
+  const row = make("div", { className: "setting" });
+  const output = make("output", {});
+  const field = fieldFor(about);
+  field.id = `set ${path}`;
+  field.show = () => { output.textContent = field.type === "range" ? field.value : ""; };
+  field.oninput = field.show;
+  field.onchange = async () => {
+    const answer = await command({ k: "set", setting: path, value: valueOf(field, about) });
+    row.classList.toggle("wrong", Boolean(answer.error));
+    if (answer.error) fillField(field, about.value);
+    else fillField(field, (about.value = answer.value));
+  };
+  const label = make("label", { textContent: name, htmlFor: field.id });
+  row.append(label, field, output, make("small", { textContent: about.about || about.type }));
+  fillField(field, about.value);
+  return row;
+}
+
+function fieldFor(about) {
+  if (about.choices) {
+    const select = make("select", {});
+    for (const choice of about.choices) select.append(make("option", { textContent: choice, value: JSON.stringify(choice) }));
+    return select;
+  }
+  if (typeof about.value === "boolean") return make("input", { type: "checkbox" });
+  if (typeof about.value !== "number") return make("input", { type: "text" });
+  const whole = about.type === "int";
+  if (about.minimum === null || about.maximum === null) return make("input", { type: "number", step: whole ? 1 : "any" });
+  const steps = whole ? 1 : Number(((about.maximum - about.minimum) / 100).toPrecision(1));
+  return make("input", { type: "range", min: about.minimum, max: about.maximum, step: steps });
+}
+
+function fillField(field, value) {
+  if (field.type === "checkbox") field.checked = value;
+  else field.value = field.tagName === "SELECT" ? JSON.stringify(value) : value;
+  field.show();
+}
+
+function valueOf(field, about) {
+  if (field.type === "checkbox") return field.checked;
+  if (field.tagName === "SELECT") return JSON.parse(field.value);
+  return typeof about.value === "number" ? Number(field.value) : field.value;
+}
+
+// ---------------------------------------------------------------- small things
+
+function make(tag, properties) {
+  return Object.assign(document.createElement(tag), properties);
+}
+
+function setState(text, colour) {
+  $("state").textContent = text;
+  $("state").className = `state ${colour}`;
+}
+
+let noticeTimer = 0;
+
+function notice(text) {
+  $("notice").textContent = text;
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => { $("notice").textContent = ""; }, 8000);
+}
+
+connect();

@@ -1,0 +1,76 @@
+"""One browser that looks: it gets the newest picture whenever it has drawn one, and holds up nobody."""
+
+import asyncio
+import time
+from collections import deque
+from statistics import median
+
+from aiohttp import web
+
+from nodes._web_picture import Picture
+
+UNDER_WAY = 2
+"""Pictures sent and not yet drawn: with one, the connection would rest while the browser draws."""
+
+SEEN = 120  # times between capture and screen that the median is taken of: four seconds at 30 fps
+
+
+class Client:
+    """A browser's connection, with room for one picture and one text of each kind: newer ones replace them."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self.socket = socket
+        self._news = asyncio.Event()
+        self._picture: Picture | None = None
+        self._last: Picture | None = None  # offered
+        self._texts: dict[str, str] = {}
+        self._under_way: dict[int, int] = {}  # seq: t_capture_ns
+        self._ages_ms: deque[float] = deque(maxlen=SEEN)
+        self._shown = 0
+        self._since = time.monotonic()
+
+    @property
+    def wants_picture(self) -> bool:
+        """Whether a picture offered now would be sent at once."""
+        return self._picture is None and len(self._under_way) < UNDER_WAY
+
+    def offer(self, picture: Picture) -> None:
+        """Send a picture when the browser is ready for it, unless it has it, or there is a newer one by then."""
+        if picture is not self._last:
+            self._picture = self._last = picture
+            self._news.set()
+
+    def tell(self, kind: str, text: str) -> None:
+        """Send a text as soon as may be, unless there is a newer one of its kind by then."""
+        self._texts[kind] = text
+        self._news.set()
+
+    def drawn(self, seq: int, seen: bool) -> None:
+        """Hear that the browser is done with a picture, and whether it was seen (not in a hidden tab)."""
+        t_capture_ns = self._under_way.pop(seq, None)
+        if t_capture_ns is not None and seen:
+            self._shown += 1
+            self._ages_ms.append((time.monotonic_ns() - t_capture_ns) / 1e6)
+        self._news.set()
+
+    def view(self) -> dict[str, float | None]:
+        """Return what this browser showed since the last call: frames per second, and their age in ms (median).
+
+        The age is from the capture until we heard that it was drawn: an upper bound, by the way back of that word.
+        """
+        now = time.monotonic()
+        fps = self._shown / max(now - self._since, 1e-3)
+        self._since, self._shown = now, 0
+        return {"fps": round(fps, 1), "age_ms": round(median(self._ages_ms), 1) if self._ages_ms else None}
+
+    async def send(self) -> None:
+        """Send until the connection ends; waits where the browser is slow, with nothing piling up meanwhile."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._texts:
+                await self.socket.send_str(self._texts.pop(next(iter(self._texts))))
+            if self._picture is not None and len(self._under_way) < UNDER_WAY:
+                picture, self._picture = self._picture, None
+                self._under_way[picture.seq] = picture.t_capture_ns
+                await self.socket.send_bytes(picture.data)

@@ -1,0 +1,86 @@
+"""What the page knows of the graph, and what it may change: asked of the running graph as any other process would."""
+
+import json
+import logging
+from typing import Any
+
+from graph import ConfigError, GraphError, attach
+
+logger = logging.getLogger(__name__)
+
+PAGE_TYPE = "nodes.web:WebView"
+
+
+class Inside:
+    """A view of the graph `name`; if that one is attached to another, of the other. Empty: there is no graph.
+
+    `look` is called by one thread at a time, `obey` by any.
+    """
+
+    def __init__(self, name: str, follow: bool, control: bool) -> None:
+        self.control = control
+        self.known: dict[str, str] = {}  # the newest text of each kind, for a browser that has just come
+        self._name = name
+        self._follow = follow
+        self._graph: Any = None
+
+    def look(self) -> dict[str, str]:
+        """Return what is new, as JSON texts by kind: "graph" where it has changed, and "stats"."""
+        if not self._name:
+            return {}
+        try:
+            news = self._ask()
+        except GraphError as exc:
+            self.close()
+            news = {"stats": {"error": str(exc)}}
+        texts = {kind: json.dumps({"k": kind, **content}) for kind, content in news.items()}
+        changed = {kind: text for kind, text in texts.items() if text != self.known.get(kind)}
+        self.known = {**self.known, **texts}
+        return changed
+
+    def _ask(self) -> dict[str, dict[str, Any]]:
+        if self._graph is None:
+            self._graph = attach(self._name)
+            above = self._graph.spec().get("attach") if self._follow else None
+            if above:
+                self.close()
+                self._name, self._follow = above, False
+                self._graph = attach(above)
+        return {"graph": {**self._graph.spec(), "control": self.control}, "stats": self._graph.stats()}
+
+    def obey(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Do what a browser asks: set (setting "node.name", value), pause, resume, restart (node).
+
+        Returns value, or error saying why not. Raises KeyError or TypeError for what is no command.
+        """
+        if not self.control or not self._name:
+            return {"error": "this page only shows (its node has control: false)"}
+        try:
+            with attach(self._name) as graph:
+                return {"value": self._do(graph, said)}
+        except GraphError as exc:
+            return {"error": str(exc)}
+
+    def _do(self, graph: Any, said: dict[str, Any]) -> Any:
+        kind = said["k"]
+        if kind == "set":
+            value = graph.set(str(said["setting"]), said["value"])
+            logger.info("from the page: set %s=%s", said["setting"], value)
+            return value
+        logger.info("from the page: %.20s %.60s", kind, said.get("node", ""))
+        if kind == "pause":
+            return graph.pause()
+        if kind == "resume":
+            return graph.resume()
+        if kind != "restart":
+            raise KeyError(kind)
+        node = str(said["node"])
+        if graph.spec()["nodes"].get(node, {}).get("type") == PAGE_TYPE:
+            raise ConfigError(f"{node} serves this page and cannot wait for itself: run_graph.py restart {node}")
+        return graph.restart(node)
+
+    def close(self) -> None:
+        """Take leave of the graph."""
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None

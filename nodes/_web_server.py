@@ -1,0 +1,228 @@
+"""The web server of the page: static files, a log-in where a token is asked, and one WebSocket per browser.
+
+Over the socket a browser gets pictures (binary, see _web_picture) and texts, JSON with a kind `k`:
+    graph   what the graph is made of: nodes, settings, edges
+    stats   what its nodes do now, once a second
+    view    what this browser showed: fps, age_ms
+    answer  to a command: id, and error or value
+and sends:
+    drawn   seq, seen: a picture is done with, another may come
+    set, pause, resume, restart   with an id, see _web_inside.Inside.obey
+"""
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from graph import ConfigError
+from nodes._web_access import Access
+from nodes._web_client import Client
+from nodes._web_inside import Inside
+from nodes._web_picture import Picture
+
+logger = logging.getLogger(__name__)
+
+PAGE = Path(__file__).with_name("_page")
+FILES = ("app.js", "picture.js", "diagram.js", "style.css", "icon.svg")
+MAX_CLIENTS = 32
+MAX_COMMAND = 16384  # bytes
+LOOK_S = 1.0  # between two looks at the graph
+HEARTBEAT_S = 15.0  # a browser that does not answer for so long is gone (its machine sleeps)
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class WebServer:
+    """Serves the page in a thread of its own until `close`.
+
+    `make` gives the newest picture; it is called in other threads, by one at a time, and only while somebody looks.
+    Raises ConfigError if nobody can listen on `host` and `port` (0: any free one).
+    """
+
+    def __init__(self, host: str, port: int, token: str, make: Callable[[], Picture | None], inside: Inside) -> None:
+        self.access = Access(host, port, token)
+        self._socket = listen(host, port)
+        self._make = make
+        self._inside = inside
+        self._clients: set[Client] = set()
+        self._loop = asyncio.new_event_loop()
+        self._frame = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._ended: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def news(self) -> None:
+        """Say that there is a new frame; raises what ended the server, if it did not end well."""
+        if self._ended.done():
+            self._ended.result()
+        if self._clients:
+            self._loop.call_soon_threadsafe(self._frame.set)
+
+    def close(self) -> None:
+        """Tell the browsers, and end."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
+            self._ended.set_result(None)
+        except BaseException as exc:  # noqa: BLE001 - `news` raises it in the node's thread, where it is told
+            self._ended.set_exception(exc)
+
+    async def _serve(self) -> None:
+        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await web.SockSite(runner, self._socket).start()
+            tasks = [asyncio.create_task(work()) for work in (self._stop.wait, self._send_pictures, self._look)]
+            done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+            for task in done:
+                task.result()
+        finally:
+            await runner.cleanup()
+
+    def _app(self) -> web.Application:
+        app = web.Application(middlewares=[self._guard], client_max_size=MAX_COMMAND)
+        app.router.add_get("/", self._page)
+        app.router.add_post("/login", self._log_in)
+        app.router.add_get("/live", self._live)
+        for name in FILES:
+            app.router.add_get(f"/{name}", _file(name))
+        app.on_response_prepare.append(_add_headers)
+        app.on_shutdown.append(self._dismiss)
+        return app
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.access.check_host(request)
+        if request.path in ("/live", "/login"):
+            self.access.check_origin(request)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        if "token" in request.query and self.access.is_token(request.query["token"]):
+            return self._let_in()
+        if not self.access.knows(request):
+            return web.FileResponse(PAGE / "login.html", status=401)
+        return web.FileResponse(PAGE / "index.html")
+
+    async def _log_in(self, request: web.Request) -> web.StreamResponse:
+        if not self.access.is_token(str((await request.post()).get("token", ""))):
+            return web.FileResponse(PAGE / "login.html", status=401)
+        return self._let_in()
+
+    def _let_in(self) -> web.Response:
+        response = web.Response(status=303, headers={"Location": "/"})  # leaves the token out of the address bar
+        response.set_cookie(self.access.cookie, self.access.proof, httponly=True, samesite="Strict")
+        return response
+
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        if not self.access.knows(request):
+            raise web.HTTPUnauthorized(text="The token is missing.\n")
+        if len(self._clients) >= MAX_CLIENTS:
+            raise web.HTTPServiceUnavailable(text=f"{MAX_CLIENTS} browsers look already.\n")
+        response = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_COMMAND, timeout=1.0)
+        await response.prepare(request)
+        client = Client(response)
+        self._clients.add(client)
+        for kind, text in self._inside.known.items():
+            client.tell(kind, text)
+        sending = asyncio.create_task(client.send())
+        self._frame.set()
+        try:
+            await self._listen(client)
+        finally:
+            self._clients.discard(client)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        return response
+
+    async def _listen(self, client: Client) -> None:
+        async for message in client.socket:
+            if message.type is not WSMsgType.TEXT:
+                break
+            try:
+                said = json.loads(message.data)
+                if said["k"] == "drawn":
+                    client.drawn(said["seq"], bool(said["seen"]))
+                    self._frame.set()
+                    continue
+                answer = {"k": "answer", "id": int(said["id"]), **await asyncio.to_thread(self._inside.obey, said)}
+            except (ValueError, KeyError, TypeError) as exc:
+                await client.socket.close(code=WSCloseCode.POLICY_VIOLATION, message=f"{exc!r}"[:100].encode())
+                return
+            await client.socket.send_str(json.dumps(answer))  # waits for a browser that does not read its answers
+
+    async def _send_pictures(self) -> None:
+        while True:
+            await self._frame.wait()
+            self._frame.clear()
+            if any(client.wants_picture for client in self._clients):
+                picture = await asyncio.to_thread(self._make)
+                if picture is not None:
+                    for client in self._clients:
+                        client.offer(picture)
+
+    async def _look(self) -> None:
+        while True:
+            if self._clients:
+                news = await asyncio.to_thread(self._inside.look)
+                for client in self._clients:
+                    for kind, text in news.items():
+                        client.tell(kind, text)
+                    client.tell("view", json.dumps({"k": "view", **client.view()}))
+            await asyncio.sleep(LOOK_S)
+
+    async def _dismiss(self, app: web.Application) -> None:
+        for client in set(self._clients):
+            await client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the graph has ended")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raises ConfigError saying why there can be none."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as exc:
+        hint = "; set port to another one, or 0 for any that is free" if exc.errno else ""
+        raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror or exc}{hint}") from exc
+
+
+def _file(name: str) -> Callable[[web.Request], Any]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(PAGE / name)
+
+    return answer
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)

@@ -1,0 +1,67 @@
+"""A web page: the live picture with the faces drawn in the browser, and the graph with its numbers and settings.
+
+    web: {type: nodes.web:WebView, inputs: {frame: camera.frame, faces: smooth.faces}}
+
+shows http://127.0.0.1:8080. Needs the extra `web`: pip install '.[web]'.
+"""
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from graph import ConfigError, Faces, Frame, Input, Node, setting
+
+if TYPE_CHECKING:
+    from nodes._web_picture import Picture
+
+logger = logging.getLogger(__name__)
+
+MISSING = "the web page needs aiohttp: pip install '.[web]' (or pip install aiohttp)"
+
+
+class WebView(Node):
+    """Show pictures, faces and the graph itself in browsers, several at once; a slow one gets fewer pictures.
+
+    Whoever may open the page may also change settings that are changeable, pause, and restart nodes, unless
+    `control` is false. The connection is not encrypted: on networks that others use, put it behind ssh -L or a proxy.
+    """
+
+    frame = Input(Frame)
+    faces = Input(Faces, optional=True)
+
+    host: str = "127.0.0.1"  # who is listened to; 0.0.0.0: the whole network, which must know the token
+    port: int = setting(8080, minimum=0, maximum=65535)  # 0: any that is free; the log says which
+    token: str = setting("", secret=True)  # asked of browsers; empty: $FACEGRAPH_WEB_TOKEN, else none is asked
+    control: bool = True  # whether the page may change the graph
+    graph: str = ""  # name of the graph to show; empty: the one of this node, or the one that that is attached to
+    width: int = setting(960, minimum=64, maximum=7680, changeable=True)  # pixels; wider pictures are scaled down
+    quality: int = setting(80, minimum=1, maximum=100, changeable=True)  # of the JPEG pictures
+
+    def open(self) -> None:
+        """Start the server; raises ConfigError if the address is taken, or open to others without a token."""
+        try:
+            from nodes._web_server import WebServer
+        except ModuleNotFoundError as exc:
+            raise ConfigError(MISSING) from exc
+        from nodes._web_inside import Inside
+        from nodes._web_picture import Newest
+
+        self._newest = Newest()
+        self._inside = Inside(self.graph or self.graph_name, follow=not self.graph, control=self.control)
+        token = self.token or os.environ.get("FACEGRAPH_WEB_TOKEN", "")
+        self._server = WebServer(self.host, self.port, token, self._picture, self._inside)
+        logger.info("the page is at %s", self._server.url)
+
+    def process(self, frame: Frame, faces: Faces | None) -> None:
+        """Have the newest frame ready for whoever looks; costs nothing while nobody does."""
+        self._newest.put(frame, faces)
+        self._server.news()
+
+    def _picture(self) -> "Picture | None":
+        return self._newest.picture(self.width, self.quality)
+
+    def close(self) -> None:
+        """Tell the browsers, and end the server."""
+        if "_server" in self.__dict__:
+            self._server.close()
+            self._inside.close()
