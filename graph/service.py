@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from graph.catalog import comments
 from graph.errors import ConfigError
-from graph.receiver import type_names
 from graph.passwords import HIDDEN, redact
+from graph.receiver import type_names
 from graph.settings import Setting, settings_of, type_name
 from graph.spec import did_you_mean, load_class
 
