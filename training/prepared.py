@@ -4,7 +4,7 @@ A prepared folder holds
     faces.jsonl    one face per line: set, person, held_out, picture, frame (of a video), size, points, attributes
     crops.u8       its crop: 256 x 256 x 3 bytes in BGR order, 2.2 face sides wide, in the order of the lines
     crops.npy      its points in the crop, (F, 68, 2) float32
-    pictures.jsonl one picture per line: set, held_out, picture, boxes x0, y0, x1, y1, ignored, five points or null
+    pictures.jsonl one picture per line: set, held_out, picture, boxes x0, y0, x1, y1, ignored, five points each or null
 Points and boxes count pixels from 0, at their centres; pictures are named from the data folder on.
 """
 
@@ -20,6 +20,7 @@ from training.faces_data import Picture
 from training.landmark_data import Sample
 from training.settings import SettingsError
 
+UNKNOWN = np.full((5, 2), np.nan, np.float32)
 FACES, CROPS, POINTS, PICTURES = "faces.jsonl", "crops.u8", "crops.npy", "pictures.jsonl"
 
 
@@ -47,7 +48,10 @@ def read_pictures(folder: Path, data: Path, sets: str = ".*") -> tuple[list[Pict
     training: list[Picture] = []
     aside: list[Picture] = []
     for _, line in _matching(list(_lines(folder / PICTURES)), sets, folder):
-        points = None if line["points"] is None else np.array(line["points"], np.float32).reshape(-1, 5, 2)
+        points = None
+        if line["points"] is not None:
+            known = [UNKNOWN if five is None else five for five in line["points"]]
+            points = np.array(known, np.float32).reshape(-1, 5, 2)
         boxes = np.array(line["boxes"], np.float32).reshape(-1, 4)
         picture = Picture(data / line["picture"], line["picture"], boxes, np.array(line["ignored"], bool),
                           points=points)
@@ -65,9 +69,11 @@ def _matching(lines: list[dict[str, Any]], sets: str, folder: Path) -> list[tupl
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    number = 0
     try:
         with path.open() as file:
-            for number, line in enumerate(file, 1):
+            for line in file:
+                number += 1
                 yield json.loads(line)
     except OSError as exc:
         raise SettingsError(f"{path}: {exc.strerror}; python -m training.prepare makes it") from exc

@@ -1,0 +1,55 @@
+"""Sheets of small pictures with what is known of them drawn on: to look through data before training on it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from nodes._geometry import Floats, Image
+
+TILE = 140
+BAR = 22
+
+
+def with_points(image: Image, points: Floats, side: int = TILE) -> Image:
+    """Return a square picture at a tile's size with points (N, 2) of its pixels as green dots."""
+    scale = side / image.shape[0]
+    tile: Any = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    for x, y in (np.asarray(points) + 0.5) * scale - 0.5:
+        _dot(tile, x, y, (0, 255, 0))
+    return tile
+
+
+def with_boxes(image: Image, boxes: Floats, ignored: Sequence[bool], points: Floats | None, side: int = TILE) -> Image:
+    """Return a picture fitted into a tile, with boxes (F, 4) yellow, ignored ones grey, and points (F, 5, 2) green."""
+    scale = side / max(image.shape[:2])
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    tile = np.full((side, side, 3), 40, np.uint8)
+    tile[: small.shape[0], : small.shape[1]] = small[:side, :side]
+    for box, unused in zip((np.asarray(boxes) + 0.5) * scale - 0.5, ignored, strict=True):
+        x0, y0, x1, y1 = box.round().astype(int).tolist()
+        cv2.rectangle(tile, (x0, y0), (x1, y1), (128, 128, 128) if unused else (0, 255, 255), 1)
+    for x, y in () if points is None else (points[np.isfinite(points).all(2)] + 0.5) * scale - 0.5:
+        _dot(tile, x, y, (0, 255, 0))
+    return tile
+
+
+def sheet(rows: list[tuple[str, list[Image]]], columns: int = 10) -> Image:
+    """Put tiles in rows under the rows' titles; a row without tiles is its title alone."""
+    width = columns * TILE
+    parts = []
+    for title, tiles in rows:
+        bar = np.full((BAR, width, 3), 255, np.uint8)
+        cv2.putText(bar, title, (4, BAR - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        parts.append(bar)
+        for start in range(0, len(tiles), columns):
+            line = np.full((TILE, width, 3), 255, np.uint8)
+            for i, tile in enumerate(tiles[start : start + columns]):
+                line[:, i * TILE : (i + 1) * TILE] = tile
+            parts.append(line)
+    return np.vstack(parts)
+
+
+def _dot(tile: Image, x: float, y: float, colour: tuple[int, int, int]) -> None:
+    cv2.circle(tile, (round(float(x) * 8), round(float(y) * 8)), 8, colour, -1, cv2.LINE_AA, 3)

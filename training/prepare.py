@@ -1,0 +1,276 @@
+"""Read every face set below a folder, list what is wrong, and write an index, crops and contact sheets.
+
+python -m training.prepare ../data --out prepared
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Column, Table
+
+from nodes._geometry import Image, landmark_box, landmark_roll
+from training import contact_sheet, landmark_data
+from training.find_sets import Found, find_sets
+from training.landmark_data import STATES, cut_face
+from training.prepared import CROPS, FACES, PICTURES, POINTS
+from training.read_landmarks import Labelled
+from training.settings import SettingsError
+
+logger = logging.getLogger("training")
+
+OFFICIAL_TESTS = r".*(testset|[iI][bB][uU][gG]|300W(/.*)?|AFLW2000[^/]*|WFLW[^/]*/test|/val)"
+"""Names of sets that others measure themselves on; not trained with unless asked for."""
+SMALL_EYE_DISTANCE = 0.5
+"""Outer eye corners nearer than this share of the width of the upright box of the points: a half profile."""
+BELONGS = 0.25
+"""A point farther outside the picture than this share of the face's side is listed; many a face reaches beyond its
+picture a little, and is labelled there."""
+FLAGS = (*(name.replace(" ", "_") for name in STATES), "small_eye_distance")
+SHOWN = 10
+"""Pictures of each set on the contact sheet, and kinds of faults on the console."""
+
+
+def attributes(points: NDArray[np.float32]) -> dict[str, bool]:
+    """Return the states of one face (68, 2) and whether its eyes lie near each other, whatever its size and roll."""
+    box = landmark_box(points[None], landmark_roll(points[None]))[0]
+    near = np.linalg.norm(points[36] - points[45]) < SMALL_EYE_DISTANCE * (box[2] - box[0])
+    states = zip(FLAGS, landmark_data.states(points).tolist(), strict=False)
+    return {name: bool(held) for name, held in states} | {FLAGS[-1]: bool(near)}
+
+
+def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, str], console: Console) -> list[Found]:
+    """Write the prepared folder `out` (see `training.prepared`) from all sets below `data`; return what was found."""
+    if not data.is_dir():
+        raise SettingsError(f"{data}: no such folder")
+    sets = list(_merged(track(find_sets(data, people), "reading labels", console=console)))
+    if not any(found.faces or found.pictures for found in sets):
+        raise SettingsError(f"{data}: no data set found; expected pictures with .pts beside them, or another layout "
+                            "that training/README.md names")
+    out.mkdir(parents=True, exist_ok=True)
+    held = Split(share, tests)
+    rows = write_faces(sets, data, out, held, console)
+    rows += write_pictures(sets, data, out, held, console)
+    cv2.imwrite(str(out / "sheet.png"), contact_sheet.sheet(rows))
+    faults = [fault for found in sets for fault in found.faults]
+    (out / "faults.txt").write_text("".join(fault + "\n" for fault in faults))
+    return sets
+
+
+class Split:
+    """Who is held out: whole sets by their names, and a share of the people of all others."""
+
+    def __init__(self, share: float, tests: str) -> None:
+        self.share = share
+        try:
+            self.tests = re.compile(tests)
+        except re.error as exc:
+            raise SettingsError(f"--hold-out-sets {tests}: not a pattern ({exc})") from exc
+
+    def __call__(self, name: str, person: str) -> bool:
+        """Say whether a person of the set of this name is held out; the same on every machine."""
+        return bool(self.tests.fullmatch(name)) or landmark_data.held_out(person, self.share)
+
+
+def _merged(sets: Iterable[Found]) -> list[Found]:
+    """Join sets of the same name, such as the clips of 300-VW."""
+    merged: dict[str, Found] = {}
+    for found in sets:
+        old = merged.get(found.name)
+        merged[found.name] = found if old is None else Found(
+            old.name, old.layout, old.faces + found.faces, old.pictures + found.pictures, old.faults + found.faults)
+    return list(merged.values())
+
+
+def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
+                console: Console) -> list[tuple[str, list[Image]]]:
+    """Write the index and the crops of all faces with 68 points; return rows of the contact sheet."""
+    total = sum(len(found.faces) for found in sets)
+    if not total:
+        return []
+    points, rows = [], []
+    with whole(out / FACES) as index, whole(out / CROPS) as crops:
+        for found in (found for found in sets if found.faces):
+            every, tiles = max(1, len(found.faces) // SHOWN), list[Image]()
+            faces = track(read_all(found.faces), found.name, len(found.faces), console=console)
+            for i, (face, image) in enumerate(faces):
+                fault, usable = judge(face.points, image)
+                found.faults.extend([f"{place(face)}: {fault}"] if fault else [])
+                if image is None or not usable:
+                    continue
+                cut, mapped = cut_face(image, face.points)
+                crops.write(cut.tobytes())
+                points.append(mapped)
+                index.write(json.dumps(line_of(face, found.name, data, image, held)).encode() + b"\n")
+                if i % every == 0 and len(tiles) < SHOWN:
+                    tiles.append(contact_sheet.with_points(cut, mapped))
+            rows.append((f"{found.name} ({found.layout}): {len(found.faces)} faces", tiles))
+        np.save(out / POINTS, np.array(points, np.float32).reshape(-1, 68, 2))
+    return rows
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name when it is complete, and not at all when writing it fails."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def judge(points: NDArray[np.float32], image: Image | None) -> tuple[str, bool]:
+    """Return what is wrong with a face (68, 2) in its picture, '' for nothing, and whether it can be used."""
+    if image is None:
+        return "picture cannot be read", False
+    fault = landmark_data.outside(points, image.shape)
+    if fault:
+        return fault, False
+    sides = np.array([image.shape[1], image.shape[0]])
+    beyond = np.maximum(-0.5 - points, points - (sides - 0.5)).max(1)
+    away = int((beyond > BELONGS * np.ptp(points, axis=0).max()).sum())
+    return f"{away} of 68 points lie far outside the picture; kept" if away else "", True
+
+
+def line_of(face: Labelled, name: str, data: Path, image: Image, held: Split) -> dict[str, Any]:
+    """Return the line of the index about one face."""
+    return {
+        "set": name, "person": face.person, "held_out": held(name, face.person),
+        "picture": face.picture.relative_to(data).as_posix(), "frame": face.frame,
+        "size": [image.shape[1], image.shape[0]],
+        "box": np.round(landmark_box(face.points[None])[0].astype(float), 2).tolist(),
+        **attributes(face.points), "points": np.round(face.points.astype(float), 2).tolist(),
+    }
+
+
+def place(face: Labelled) -> str:
+    """Return where a face is, for a fault."""
+    return str(face.picture) if face.frame is None else f"{face.picture}, frame {face.frame + 1}"
+
+
+def read_all(faces: list[Labelled]) -> Iterator[tuple[Labelled, Image | None]]:
+    """Yield each face with its picture, None where that cannot be read; a video is decoded once, from its start."""
+    path, image, capture, at = Path(), None, None, -1
+    try:
+        for face in faces:
+            if face.picture != path:
+                if capture is not None:
+                    capture.release()
+                path, at = face.picture, -1
+                capture = None if face.frame is None else cv2.VideoCapture(str(path))
+                image = cv2.imread(str(path), cv2.IMREAD_COLOR) if capture is None else None
+            while capture is not None and at < (face.frame or 0):
+                good, image = capture.read()
+                image, at = image if good else None, at + 1
+            yield face, image
+    finally:
+        if capture is not None:
+            capture.release()
+
+
+def write_pictures(sets: list[Found], data: Path, out: Path, held: Split,
+                   console: Console) -> list[tuple[str, list[Image]]]:
+    """Write the index of all pictures with boxes; return rows of the contact sheet."""
+    sets = [found for found in sets if found.pictures]
+    if not sets:
+        return []
+    rows = []
+    with whole(out / PICTURES) as index:
+        for found in sets:
+            every, tiles, kept = max(1, len(found.pictures) // SHOWN), list[Image](), 0
+            for i, picture in enumerate(track(found.pictures, found.name, console=console)):
+                image: Any = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)
+                if image is None:
+                    found.faults.append(f"{picture.path}: picture cannot be read")
+                    continue
+                inside = inner(picture.boxes, image)
+                found.faults.extend([f"{picture.path}: {(~inside).sum()} boxes lie outside it"] * (not inside.all()))
+                boxes, ignored = picture.boxes[inside], picture.ignored[inside]
+                points = None if picture.points is None else picture.points[inside]
+                index.write(json.dumps({
+                    "set": found.name, "held_out": held(found.name, f"{found.name}/{picture.name}"),
+                    "picture": picture.path.relative_to(data).as_posix(), "size": list(image.shape[1::-1]),
+                    "boxes": boxes.tolist(), "ignored": ignored.tolist(), "points": listed(points),
+                }).encode() + b"\n")
+                kept += len(boxes)
+                if i % every == 0 and len(tiles) < SHOWN:
+                    tiles.append(contact_sheet.with_boxes(image, boxes, ignored.tolist(), points))
+            rows.append((f"{found.name} ({found.layout}): {len(found.pictures)} pictures, {kept} faces", tiles))
+    return rows
+
+
+def inner(boxes: NDArray[np.float32], image: Image) -> NDArray[np.bool_]:
+    """Say which boxes (F, 4) have their centre in the picture."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return ((centres >= -0.5) & (centres <= np.array(image.shape[1::-1]) - 0.5)).all(1)
+
+
+def listed(points: NDArray[np.float32] | None) -> list[Any] | None:
+    """Return five points per face for JSON, null for those of a face that has none."""
+    if points is None:
+        return None
+    return [five.tolist() if np.isfinite(five).all() else None for five in points]
+
+
+def show(sets: list[Found], out: Path, console: Console) -> None:
+    """Print what was found: one line per set, and the first faults of each kind."""
+    lines = [json.loads(line) for line in (out / FACES).read_text().splitlines()] if (out / FACES).is_file() else []
+    table = Table(Column("set", overflow="fold"), "layout", "people", "faces", "held out", "faults")
+    states = Table(Column("set", overflow="fold"), *(flag.replace("_", " ") for flag in FLAGS))
+    for found in sets:
+        own = [line for line in lines if line["set"] == found.name]
+        people = len({line["person"] for line in own})
+        faces = len(own) + sum(len(picture.boxes) for picture in found.pictures)
+        aside = str(sum(line["held_out"] for line in own)) if own else ""
+        table.add_row(found.name, found.layout, str(people or ""), str(faces), aside, str(len(found.faults)))
+        if own:
+            states.add_row(found.name, *(str(sum(line[flag] for line in own)) for flag in FLAGS))
+    console.print(table, *([states] if states.row_count else []))
+    faults = [fault for found in sets for fault in found.faults]
+    kinds = Counter(re.sub(r"[\d.,]+", "N", fault.partition(": ")[2])[:40] for fault in faults)
+    for kind, count in kinds.most_common(SHOWN):
+        first = next(f for f in faults if re.sub(r"[\d.,]+", "N", f.partition(": ")[2])[:40] == kind)
+        console.print(f"{count} x {first}", highlight=False, soft_wrap=True)
+    summary = f"{out}: {len(lines)} faces, {len(faults)} faults (faults.txt), sheet.png"
+    console.print(summary, highlight=False, soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and prepare; 2 means a folder or pattern is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m training.prepare", description=__doc__)
+    parser.add_argument("data", type=Path, help="folder of data sets, at any depth")
+    parser.add_argument("--out", type=Path, default=Path("prepared"), help="folder for index, crops and sheets")
+    parser.add_argument("--held-out", type=float, default=0.1, metavar="SHARE", help="share of the people kept aside")
+    parser.add_argument("--hold-out-sets", default=OFFICIAL_TESTS, metavar="PATTERN",
+                        help="sets kept aside whole; the default are the parts that others measure themselves on")
+    parser.add_argument("--person", action="append", default=[], metavar="SET=PATTERN",
+                        help="what of a file's name is the person, as in --person 'mine/.*=[^_]*'")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    people = dict(text.partition("=")[::2] for text in options.person)
+    try:
+        sets = prepare(options.data, options.out, options.held_out, options.hold_out_sets, people, console)
+    except SettingsError as exc:
+        logger.error("%s", exc)
+        return 2
+    show(sets, options.out, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

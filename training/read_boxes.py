@@ -1,0 +1,170 @@
+"""Readers of pictures with face boxes as their authors publish them; faults are listed, what is left is read.
+
+Every reader takes one set's folder and returns its pictures and one line per fault. Boxes and points count pixels from
+0, at their centres: a box of the pixels 3 to 5 reaches from 2.5 to 5.5. Points are eyes, nose and mouth corners, image
+left first, NaN where a face has none. WIDER FACE's own text format is read by `faces_data.read_wider`.
+"""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.faces_data import Picture
+from training.landmark_data import PICTURES
+
+Read = tuple[list[Picture], list[str]]
+VOC_EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass
+class _Faces:
+    """Faces of one picture as they are collected."""
+
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    ignored: list[bool] = field(default_factory=list)
+    points: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, box: tuple[float, float, float, float], points: np.ndarray | None, ignored: bool, place: str,
+            faults: list[str]) -> None:
+        """Take in one face, or list it when its box has no area."""
+        if not (np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]):
+            faults.append(f"{place}: box without area: {' '.join(f'{edge:g}' for edge in box)}")
+            return
+        self.boxes.append(box)
+        self.ignored.append(ignored)
+        self.points.append(np.full((5, 2), np.nan, np.float32) if points is None else points)
+
+    def picture(self, path: Path, name: str) -> Picture:
+        """Return the picture with its faces; without points where no face has any."""
+        points = np.array(self.points, np.float32).reshape(-1, 5, 2)
+        boxes = np.array(self.boxes, np.float32).reshape(-1, 4)
+        known = bool(np.isfinite(points).any())
+        return Picture(path, name, boxes, np.array(self.ignored, bool), points=points if known else None)
+
+
+def read_retinaface(labels: Path) -> Read:
+    """Read RetinaFace's label.txt: '# NAME' lines, then 'x y w h' and up to five points 'x y flag' per face.
+
+    Pictures lie in the folder images beside it. A box `x y w h` covers the pixels x to x + w - 1; points of -1 are
+    unknown.
+    """
+    pictures: list[Picture] = []
+    faults: list[str] = []
+    path, name, faces = Path(), "", _Faces()
+    rows = [*enumerate(labels.read_text(errors="replace").splitlines(), 1), (0, "# ")]
+    for number, row in rows:
+        place = f"{labels}:{number}"
+        if row.startswith("#"):
+            if name and path.is_file():
+                pictures.append(faces.picture(path, name))
+            name, faces = row[1:].strip(), _Faces()
+            path = labels.parent / "images" / name
+            if name and not path.is_file():
+                faults.append(f"{place}: no picture {path}")
+        elif row.strip():
+            try:
+                values = [float(word) for word in row.split()]
+                x, y, w, h = values[:4]
+            except ValueError:
+                faults.append(f"{place}: expected 'x y w h ...', found {row[:60]!r}")
+                continue
+            faces.add((x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5), _triples(values[4:19]), False, place, faults)
+    return pictures, faults
+
+
+def _triples(values: list[float]) -> np.ndarray | None:
+    """Return five points from 'x y flag' each, None unless all of them are known."""
+    if len(values) < 15:
+        return None
+    points = np.array(values, np.float32).reshape(5, 3)[:, :2]
+    return None if (points < 0).any() else points
+
+
+def read_voc(root: Path) -> Read:
+    """Read Pascal VOC: Annotations/*.xml about JPEGImages; objects with 'face' in their name, edges from pixel 1.
+
+    Those marked difficult are ignored: they count neither way.
+    """
+    pictures: list[Picture] = []
+    faults: list[str] = []
+    for path in sorted((root / "Annotations").glob("*.xml")):
+        try:
+            tree = ElementTree.parse(path).getroot()
+        except ElementTree.ParseError as exc:
+            faults.append(f"{path}: not XML ({exc})")
+            continue
+        picture = _partner(root / "JPEGImages", path.stem)
+        if picture is None:
+            faults.append(f"{path}: no picture {path.stem} in JPEGImages")
+            continue
+        faces = _Faces()
+        for thing in tree.iter("object"):
+            if "face" not in (thing.findtext("name") or "").lower():
+                continue
+            try:
+                x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{edge}", "")) for edge in VOC_EDGES)
+            except ValueError:
+                faults.append(f"{path}: an object without the four numbers of a bndbox")
+                continue
+            difficult = (thing.findtext("difficult") or "0").strip() == "1"
+            faces.add((x0 - 1.5, y0 - 1.5, x1 - 0.5, y1 - 0.5), None, difficult, str(path), faults)
+        pictures.append(faces.picture(picture, picture.name))
+    return pictures, faults
+
+
+def read_yolo(root: Path) -> Read:
+    """Read YOLO text: images/A/B.jpg with labels/A/B.txt, 'class x y w h' in shares of the picture's sides.
+
+    Five points may follow, as 'x y' or 'x y seen' each, unknown where negative or unseen. Every class is a face. A
+    picture without a text file shows no face.
+    """
+    pictures: list[Picture] = []
+    faults: list[str] = []
+    labels, images = root / "labels", root / "images"
+    found = {path.relative_to(images).with_suffix(""): path for path in _pictures(images)}
+    for path in sorted(labels.rglob("*.txt")):
+        if path.relative_to(labels).with_suffix("") not in found and path.name != "classes.txt":
+            faults.append(f"{path}: no picture of this name in images")
+    for stem, path in sorted(found.items()):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            faults.append(f"{path}: picture cannot be read")
+            continue
+        sides = np.array([image.shape[1], image.shape[0]], np.float32)
+        faces, text = _Faces(), labels / stem.with_name(stem.name + ".txt")
+        rows = text.read_text(errors="replace").splitlines() if text.is_file() else []
+        for number, row in enumerate(rows, 1):
+            try:
+                numbers = np.array(row.split(), np.float32)
+            except ValueError:
+                numbers = np.zeros(0, np.float32)
+            if row.strip() and len(numbers) not in (5, 15, 20):
+                faults.append(f"{text}:{number}: expected 5, 15 or 20 numbers, found {row[:60]!r}")
+            elif row.strip():
+                centre, half = numbers[1:3] * sides - 0.5, numbers[3:5] * sides / 2
+                box = (*(centre - half).tolist(), *(centre + half).tolist())
+                faces.add(box, _shares(numbers[5:], sides), False, f"{text}:{number}", faults)
+        pictures.append(faces.picture(path, path.relative_to(images).as_posix()))
+    return pictures, faults
+
+
+def _shares(values: np.ndarray, sides: np.ndarray) -> np.ndarray | None:
+    """Return five points given in shares of the picture's sides, None unless all of them are known."""
+    if not len(values):
+        return None
+    points = values.reshape(5, -1)
+    if (points[:, :2] < 0).any() or (points.shape[1] == 3 and (points[:, 2] == 0).any()):
+        return None
+    return points[:, :2] * sides - 0.5
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES)
+
+
+def _partner(folder: Path, stem: str) -> Path | None:
+    return next((path for suffix in PICTURES for path in [folder / f"{stem}{suffix}"] if path.is_file()), None)

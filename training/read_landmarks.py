@@ -1,0 +1,189 @@
+"""Readers of face sets with 68 points as their authors publish them; faults are listed, what is left is read.
+
+Every reader takes one set's folder and returns `Labelled` faces and one line per fault.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from training.landmark_data import PICTURES, read_points
+
+Points = NDArray[np.float32]
+
+VIDEOS = (".avi", ".mp4", ".mov", ".mkv")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One face as its set labels it: picture or video, points (68, 2) counted from pixel 0, person."""
+
+    picture: Path
+    points: Points
+    person: str
+    frame: int | None = None
+    """Frame of a video, counted from 0; None: `picture` is a picture."""
+    part: str = ""
+    """Official part of the set, where its lists name one: train or test."""
+
+
+Read = tuple[list[Labelled], list[str]]
+
+PEOPLE = {
+    "YTF": r".+(?=_\d+$)",
+    "AAF": r"\d+(?=A\d+$)",
+    "300W[_-]?LP": r".+(?=_\d+$)",
+}
+"""Pattern of the person in file names, by a pattern of the set's name: YouTube Faces number the frames of a person,
+All-Age-Faces write idAage, 300W-LP numbers the views that it made of a photograph. In all others a file is a person."""
+
+
+def person_pattern(name: str) -> tuple[str, str]:
+    """Return the folder within which people of the set of this name are told apart, and the pattern of a person."""
+    parts = name.split("/")
+    for i, part in enumerate(parts):
+        for kind, pattern in PEOPLE.items():
+            if re.fullmatch(kind, part):
+                return "/".join(parts[: i + 1]), pattern
+    return name, ".*"
+
+
+def read_plain(folder: Path, person: Callable[[str], str]) -> Read:
+    """Read the pictures with a .pts partner in this folder alone, the layout of the 300-W sets."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
+    labels = {path.stem: path for path in files if path.suffix.lower() == ".pts"}
+    faults = [f"{labels[stem]}: no picture beside it" for stem in labels.keys() - pictures.keys()]
+    faults += [f"{pictures[stem]}: no .pts beside it" for stem in pictures.keys() - labels.keys()]
+    faces = []
+    for stem in sorted(pictures.keys() & labels.keys()):
+        points = _or_fault(read_points, labels[stem], faults)
+        if points is not None:
+            faces.append(Labelled(pictures[stem], points, person(stem)))
+    return faces, sorted(faults)
+
+
+def read_300vw(clip: Path, person: str) -> Read:
+    """Read one clip of 300-VW: a video, and annot/000001.pts for its first frame and so on; it shows `person`."""
+    video = next(path for path in sorted(clip.iterdir()) if path.suffix.lower() in VIDEOS)
+    capture = cv2.VideoCapture(str(video))
+    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    capture.release()
+    if not frames:
+        return [], [f"{video}: cannot be read as a video"]
+    faces, faults = [], []
+    for path in sorted((clip / "annot").glob("*.pts")):
+        if not path.stem.isdigit() or not 1 <= int(path.stem) <= frames:
+            faults.append(f"{path}: expected a name from 1 to the {frames} frames of {video.name}")
+            continue
+        points = _or_fault(read_points, path, faults)
+        if points is not None:
+            faces.append(Labelled(video, points, person, int(path.stem) - 1))
+    return faces, faults
+
+
+def read_300wlp(root: Path, person: Callable[[str], str]) -> Read:
+    """Read 300W-LP: pictures in folders by source, landmarks/SOURCE/NAME_pts.mat with pts_2d (68, 2), from pixel 1.
+
+    The folders *_Flip hold the same pictures mirrored: training mirrors by itself, and they are not read. All views
+    made of one photograph are one person.
+    """
+    faces: list[Labelled] = []
+    faults: list[str] = []
+    for folder in sorted(path for path in (root / "landmarks").iterdir() if path.is_dir()):
+        labels = {path.stem.removesuffix("_pts"): path for path in folder.glob("*_pts.mat")}
+        pictures = {path.stem: path for path in _pictures(root / folder.name)}
+        faults += [f"{labels[stem]}: no picture in {folder.name}" for stem in labels.keys() - pictures.keys()]
+        faults += [f"{pictures[stem]}: no {stem}_pts.mat" for stem in pictures.keys() - labels.keys()]
+        for stem in sorted(pictures.keys() & labels.keys()):
+            points = _or_fault(lambda path: _read_mat(path, "pts_2d"), labels[stem], faults)
+            if points is not None:
+                faces.append(Labelled(pictures[stem], points, person(stem)))
+    return faces, sorted(faults)
+
+
+def read_mats(folder: Path, person: Callable[[str], str]) -> Read:
+    """Read pictures with a .mat beside them that holds pt3d_68 (3, 68), as AFLW2000-3D has them, from pixel 1."""
+    faces: list[Labelled] = []
+    faults: list[str] = []
+    for picture in _pictures(folder):
+        label = picture.with_suffix(".mat")
+        points = _or_fault(lambda path: _read_mat(path, "pt3d_68"), label, faults)
+        if points is not None:
+            faces.append(Labelled(picture, points, person(picture.stem)))
+    return faces, faults
+
+
+_SIDES = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
+WFLW_68 = np.array([*range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60), *_SIDES, *range(76, 96)])
+"""Of WFLW's 98 points those nearest to iBUG's 68: every other one of the jaw, the upper edge of the brows, the nose,
+the eyes without the middles of the lids, the mouth. Pupils and the lower edge of the brows are left out."""
+
+
+def read_wflw(root: Path, name: str) -> Read:
+    """Read WFLW: WFLW_images, and lists of lines with 98 points, box, six attributes and the picture's name.
+
+    Coordinates count from pixel 0. A picture is one person, so that its faces stay together.
+    """
+    faces: list[Labelled] = []
+    faults: list[str] = []
+    for path in sorted(root.rglob("list_98pt_*.txt")):
+        if "test" in path.parent.name.split("_") and "train" not in path.parent.name.split("_"):
+            continue  # subsets of the test list by attribute
+        for number, row in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if not row.strip():
+                continue
+            *words, file = row.split()
+            picture = root / "WFLW_images" / file
+            try:
+                numbers = np.array(words, np.float64)
+            except ValueError as exc:
+                faults.append(f"{path}:{number}: not a number ({exc})")
+                continue
+            if len(numbers) not in (196, 200, 206) or not np.isfinite(numbers).all():
+                faults.append(f"{path}:{number}: {len(numbers)} numbers before the name, expected 206, 200 or 196")
+            elif not picture.is_file():
+                faults.append(f"{path}:{number}: no picture {picture}")
+            else:
+                points = numbers[:196].reshape(98, 2)[WFLW_68].astype(np.float32)
+                part = "test" if "test" in path.stem.split("_") else "train"
+                faces.append(Labelled(picture, points, f"{name}/{file}", part=part))
+    return faces, faults
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return (path for path in files if path.suffix.lower() in PICTURES)
+
+
+def _read_mat(path: Path, key: str) -> Points:
+    """Return the points (68, 2) of a Matlab file, which counts from 1. Raises ValueError saying what is wrong."""
+    if not path.is_file():
+        raise ValueError("missing")
+    try:
+        content: dict[str, Any] = scipy.io.loadmat(str(path), variable_names=[key])
+    except Exception as exc:  # scipy raises many types for a damaged file
+        raise ValueError(f"not a readable .mat file ({exc})") from exc
+    if key not in content:
+        raise ValueError(f"no {key} in it")
+    found = np.asarray(content[key], np.float32)
+    if found.ndim == 2 and found.shape[0] in (2, 3) and found.shape[1] == 68:
+        found = found[:2].T
+    if found.shape != (68, 2) or not np.isfinite(found).all():
+        raise ValueError(f"{key} has the shape {found.shape}, expected 68 finite points")
+    return found - 1
+
+
+def _or_fault(read: Callable[[Path], Points], path: Path, faults: list[str]) -> Points | None:
+    try:
+        return read(path)
+    except (ValueError, OSError) as exc:
+        faults.append(f"{path}: {exc}")
+        return None
