@@ -62,10 +62,7 @@ class LandmarkTask:
 
     def network(self) -> nn.Module:
         """Return the network that the settings name."""
-        kinds = {"vote": landmark_net.VoteNet, "slim": landmark_net.Slim}
-        if self.settings.network not in kinds:
-            raise SettingsError(f"settings.network: {self.settings.network!r} is unknown; known: {', '.join(kinds)}")
-        return kinds[self.settings.network](self.settings.size)
+        return make_network(self.settings)
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw and augment faces, and some crops without one, for which only presence is learnt."""
@@ -161,6 +158,14 @@ class LandmarkTask:
             },
             terms=self._terms(),
         )
+
+
+def make_network(settings: LandmarkSettings) -> nn.Module:
+    """Return the network that the settings name, freshly initialised."""
+    kinds = {"vote": landmark_net.VoteNet, "slim": landmark_net.Slim}
+    if settings.network not in kinds:
+        raise SettingsError(f"settings.network: {settings.network!r} is unknown; known: {', '.join(kinds)}")
+    return kinds[settings.network](settings.size)
 
 
 class Deployed(nn.Module):
