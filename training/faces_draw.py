@@ -4,6 +4,7 @@ Everything draws from the generator it is given. Images are (H, W, 3) uint8 BGR;
 `nodes._geometry`. Faces carry a `kind`: FACE to be found, IGNORED to be neither found nor missed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,7 +16,9 @@ from training.augment import blur, noise, relight
 from training.faces_data import Cutouts, Floats, Ovals, Picture
 from training.faces_loss import FACE, IGNORED
 
-SMALLEST = 6.0
+Chances = NDArray[np.float64] | None
+
+SMALLEST = 7.0
 """Lower faces, in pixels of height, are ignored: fewer pixels than a face needs to be told from others."""
 MOST_HIDDEN = 0.5
 """A face of which more than this share lies outside the picture is ignored."""
@@ -33,16 +36,19 @@ class Scene:
     kinds: NDArray[np.int64]
 
 
-def draw_scene(rng: np.random.Generator, pictures: list[Picture], cutouts: Cutouts | None, size: int) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, pictures: Sequence[Picture], cutouts: Cutouts | None, size: int, chances: Chances = None
+) -> Scene:
     """Draw one picture of `size` x `size`: one window or a mosaic of four, a face put in, mirror, turn, light.
 
-    Faces are put into one scene in seven only: more of them teach the seam around them in place of the face.
+    `chances` (P,) of the pictures to be drawn; None: all alike.
+    Faces are put into one scene in twelve only: more of them teach the seam around them in place of the face.
     """
-    if rng.random() < 0.2:
-        scene = mosaic(rng, [pick(rng, pictures, cutouts) for _ in range(4)], size)
+    if rng.random() < 0.12:
+        scene = mosaic(rng, [pick(rng, pictures, cutouts, chances) for _ in range(4)], size)
     else:
-        scene = window(rng, pick(rng, pictures, cutouts), size, size)
-    if cutouts is not None and rng.random() < 0.15:
+        scene = window(rng, pick(rng, pictures, cutouts, chances), size, size)
+    if cutouts is not None and rng.random() < 0.08:
         scene = put_face(rng, scene, cutouts)
     if rng.random() < 0.5:
         scene = mirror(scene)
@@ -50,10 +56,12 @@ def draw_scene(rng: np.random.Generator, pictures: list[Picture], cutouts: Cutou
     return settle(Scene(_spoil(rng, scene.image), scene.boxes, scene.points, scene.kinds))
 
 
-def pick(rng: np.random.Generator, pictures: list[Picture], cutouts: Cutouts | None) -> Picture:
-    """Draw a picture: one in four is the crop of a face with points, and a third of those are turned."""
-    if cutouts is None or rng.random() >= 0.25:
-        return pictures[rng.integers(len(pictures))]
+def pick(
+    rng: np.random.Generator, pictures: Sequence[Picture], cutouts: Cutouts | None, chances: Chances = None
+) -> Picture:
+    """Draw a picture: one in six is the crop of a face with points, and a third of those are turned."""
+    if cutouts is None or rng.random() >= 0.16:
+        return pictures[int(rng.choice(len(pictures), p=chances))]
     face = int(rng.choice(len(cutouts.chances), p=cutouts.chances))
     return cutouts.picture(face, _draw_roll(rng) if rng.random() < 0.33 else 0.0)
 
@@ -61,17 +69,17 @@ def pick(rng: np.random.Generator, pictures: list[Picture], cutouts: Cutouts | N
 def window(rng: np.random.Generator, picture: Picture, width: int, height: int, shrink: float = 1.0) -> Scene:
     """Cut a window from a picture at a random scale.
 
-    Half of the windows show the picture at about the scale it has when fitted to a small input; the others are made
-    so that one of its faces gets a height between 8 px and most of the window, each size as likely as its double.
+    Two in three windows show the picture at about the scale it has when fitted to a small input; the others are made
+    so that one of its faces gets a height between 12 px and most of the window, each size as likely as its double.
     """
     image = picture.image()
-    scale = np.exp(rng.uniform(np.log(0.55), np.log(1.2))) * 400 / max(image.shape[:2])
+    scale = np.exp(rng.uniform(np.log(0.6), np.log(1.25))) * 400 / max(image.shape[:2])
     middle = np.array(image.shape[1::-1]) * rng.uniform(0.2, 0.8, 2)
     known = np.flatnonzero(~picture.ignored)
     if len(known):
         box = picture.boxes[rng.choice(known)]
-        if rng.random() < 0.5:
-            wanted = np.exp(rng.uniform(np.log(8), np.log(0.8 * height)))
+        if rng.random() < 0.35 or picture.points is not None:
+            wanted = np.exp(rng.uniform(np.log(12), np.log(0.85 * height)))
             least = 0.7 * min(width, height) / max(image.shape[:2])  # the picture fills most of the window
             scale = np.clip(wanted / (box[3] - box[1]), least, 2.0)
         span = np.array([width, height]) / (scale * shrink)
@@ -192,11 +200,11 @@ def _draw_roll(rng: np.random.Generator) -> float:
 
 
 def _draw_turn(rng: np.random.Generator) -> float:
-    """Whole pictures stay upright but for one in twelve: a tilted camera, or one lying on its side."""
+    """Whole pictures stay upright but for one in ten: a tilted camera, or one lying on its side."""
     kind = rng.random()
-    if kind < 0.92:
+    if kind < 0.9:
         return 0.0
-    return float(np.radians(rng.normal(0, 15))) if kind < 0.98 else float(rng.choice((-0.5, 0.5, 1.0)) * np.pi)
+    return float(np.radians(rng.normal(0, 15))) if kind < 0.97 else float(rng.choice((-0.5, 0.5, 1.0)) * np.pi)
 
 
 def mirror(scene: Scene) -> Scene:
@@ -250,7 +258,8 @@ def _meet(box: NDArray[np.float64], others: Floats) -> bool:
 
 def _spoil(rng: np.random.Generator, image: Image) -> Image:
     """Apply light, blur, noise and compression, each at times."""
-    image = relight(rng, image)
+    if rng.random() < 0.7:
+        image = relight(rng, image)
     if rng.random() < 0.1:
         image = blur(rng, image)
     if rng.random() < 0.1:

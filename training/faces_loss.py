@@ -13,9 +13,12 @@ REACH = 0.9
 """A cell may learn the faces whose centres lie within so many strides of its own on both axes: one to four cells."""
 SPAN = 1.8, 5.5
 """Heights, in strides, of the faces that a stride learns; the finest takes all lower ones, the coarsest all higher."""
-LEAST = 0.3
+USELESS, GOOD = 0.25, 0.75
+"""Overlap of a cell's box with its face up to which and from which its score should be `LEAST` and 1: about the chance
+that it overlaps by the half which counts as found. The square root of the overlap ranks worse (README)."""
+LEAST = 0.1
 """Least target of a cell that learns a face: one whose box does not overlap it yet must still be taught."""
-FULL_WEIGHT = 20.0
+FULL_WEIGHT = 16.0
 """Height in pixels from which a face counts fully; lower ones count in proportion, or crowds decide everything."""
 
 
@@ -24,8 +27,9 @@ def detection_loss(
 ) -> dict[str, Tensor]:
     """Return the losses of scores, boxes and points, each averaged over the cells that learn a face.
 
-    Scores: quality focal loss (Li et al. 2020, eq. 2), the target of a cell being the square root of its overlap with
-    its face (at least `LEAST`), so that a well-found face tends to a score near 1 and ranks above a badly found one.
+    Scores: varifocal loss (Zhang et al. 2021, eq. 2): cells without a face weigh by the square of what they score, so
+    that the many easy ones do not decide; the target of a cell with one grows with the overlap of its box with it, so
+    that a well-found face ranks above a badly found one.
     Boxes: generalised overlap (Rezatofighi et al. 2019). Points: smooth L1 in box sides, only where a face has labelled
     points.
     Cells whose centre lies in an ignored box learn nothing about their score.
@@ -42,15 +46,15 @@ def detection_loss(
     face_N = owner_BA[image_N, cell_N]
     true_N4, found_N4 = batch["boxes"][image_N, face_N], boxes_BA4[image_N, cell_N]
     overlap_N, generalised_N = overlaps(found_N4, true_N4)
-    target_N = overlap_N.detach().sqrt().clamp(min=LEAST)
+    target_N = ((overlap_N.detach() - USELESS) / (GOOD - USELESS)).clamp(min=LEAST, max=1.0)
     target_BA = torch.zeros_like(strides_A.expand_as(owner_BA)).index_put((image_N, cell_N), target_N)
-    weight_N = ((true_N4[:, 3] - true_N4[:, 1]) / FULL_WEIGHT).clamp(0.2, 1.0)
+    weight_N = ((true_N4[:, 3] - true_N4[:, 1]) / FULL_WEIGHT).clamp(0.3, 1.0)
     weight_BA = torch.ones_like(target_BA).index_put((image_N, cell_N), weight_N)
     total = (target_N * weight_N).sum().clamp(min=1.0)
 
     logits_BA = outputs_BAC[..., 0]
     entropy_BA = F.binary_cross_entropy_with_logits(logits_BA, target_BA, reduction="none")
-    focus_BA = (target_BA - logits_BA.detach().sigmoid()).square()
+    focus_BA = torch.where(positive_BA, 0.5, 0.75 * logits_BA.detach().sigmoid().square())
     score = (entropy_BA * focus_BA * weight_BA * (positive_BA | ~ignored_BA)).sum() / total
     box = ((1 - generalised_N) * target_N * weight_N).sum() / total
     points = points_loss(outputs_BAC[image_N, cell_N, 5:], found_N4, batch["points"][image_N, face_N])
@@ -80,16 +84,18 @@ def assign(boxes_G4: Tensor, kinds_G: Tensor, centres_A2: Tensor, strides_A: Ten
     they predict now (as SimOTA does) left scores under 0.5 after 60,000 pictures, for which of several equal cells
     is chosen cannot be learnt.
     """
+    face_G = (kinds_G == FACE).nonzero()[:, 0]
+    if not len(face_G):
+        return torch.full((len(centres_A2),), -1, device=centres_A2.device)
+    boxes_G4 = boxes_G4[face_G]  # crowds have hundreds of ignored ones
     middle_G2 = (boxes_G4[:, :2] + boxes_G4[:, 2:]) / 2
     height_GA = (boxes_G4[:, 3] - boxes_G4[:, 1])[:, None] / strides_A
     away_GA = (middle_G2[:, None] - centres_A2).abs().amax(-1)
     tall_enough_GA = (height_GA >= SPAN[0]) | (strides_A == strides_A.min())
     low_enough_GA = (height_GA < SPAN[1]) | (strides_A == strides_A.max())
-    allowed_GA = (away_GA < REACH * strides_A) & tall_enough_GA & low_enough_GA & (kinds_G == FACE)[:, None]
-    if not len(boxes_G4):
-        return torch.full((len(centres_A2),), -1)
+    allowed_GA = (away_GA < REACH * strides_A) & tall_enough_GA & low_enough_GA
     nearest_A = away_GA.masked_fill(~allowed_GA, torch.inf).min(0)
-    return torch.where(nearest_A.values.isfinite(), nearest_A.indices, -1)
+    return torch.where(nearest_A.values.isfinite(), face_G[nearest_A.indices], -1)
 
 
 def in_boxes(centres_A2: Tensor, boxes_G4: Tensor, slack_A: Tensor | float = 0.0) -> Tensor:

@@ -40,5 +40,7 @@ class FaceSettings(Strict):
     cache: Path = Path(".cache")
     bfloat16: bool = True
     """Run the convolutions in bfloat16, on CPUs too: with their instructions for it, 1.6 times as fast."""
+    init: Path | None = None
+    """Released detector (.pt2) whose weights the training starts from; empty: from chance."""
     point_weight: float = 0.5
     box_weight: float = 2.0

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from nodes import _boxes
 from nodes._geometry import BORDER, MEAN, SCALE
 from training.faces_calibrate import calibrate
-from training.faces_data import Cutouts, Picture, read_backgrounds, read_wider, split
+from training.faces_data import Cutouts, Picture, chances, read_backgrounds, read_wider, split
 from training.faces_draw import Scene, draw_scene
 from training.faces_evaluate import Maps, detect
+from training.faces_init import read_exported, unfold
 from training.faces_loss import detection_loss
 from training.faces_metric import curve
 from training.faces_net import FaceNet, boxes_of, cells
@@ -26,6 +27,8 @@ OUTPUT = (
     "cell's centre, x, y, in strides; logarithms of its width and height in strides; five points x, y as offsets from "
     "the centre of the box in its widths and heights"
 )
+UNFOLDING_SCENES = 64
+"""Scenes over which the batch norms of `init` are measured."""
 CALIBRATION_PICTURES = 300
 """Training pictures that the scores are calibrated on."""
 TERMS = [
@@ -47,6 +50,7 @@ class FaceTask:
         labels = root / "wider_face_split/wider_face_train_bbx_gt.txt"
         pictures, faults = read_wider(labels, root / "WIDER_train/images")
         self.training, self.held_out = split(pictures, settings.hold_out, settings.hold_out_by)
+        self.chances = chances(self.training)
         self.backgrounds: list[Picture] = []
         if settings.backgrounds:
             empty = read_backgrounds(settings.data / settings.backgrounds, set(settings.not_backgrounds))
@@ -67,16 +71,20 @@ class FaceTask:
                     len(self.training), len(self.held_out), len(self.backgrounds), len(samples), len(faults))
 
     def network(self) -> nn.Module:
-        """Return a fresh detector."""
-        return FaceNet()
+        """Return a detector to train: fresh, or as the released one of `init`."""
+        network = FaceNet()
+        if self.settings.init is not None:
+            images = self.batch(np.random.default_rng(0), UNFOLDING_SCENES)["image"]
+            unfold(network, read_exported(self.settings.init), (images.float() - MEAN) * SCALE)
+        return network
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw scenes; images are uint8, boxes, points and kinds padded to the most faces of a scene."""
         scenes = []
         for _ in range(size):
             empty = self.backgrounds and rng.random() < self.settings.background_share
-            pictures = self.backgrounds if empty else self.training
-            scenes.append(draw_scene(rng, pictures, self.cutouts, self.settings.size))
+            pictures, likely = (self.backgrounds, None) if empty else (self.training, self.chances)
+            scenes.append(draw_scene(rng, pictures, self.cutouts, self.settings.size, likely))
         return collate(scenes)
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

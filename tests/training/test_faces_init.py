@@ -1,0 +1,62 @@
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from training.export import fold_batch_norm  # noqa: E402
+from training.faces_init import read_exported, unfold  # noqa: E402
+from training.faces_net import FaceNet  # noqa: E402
+from training.settings import SettingsError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A network whose batch norms all have an effect, and images."""
+    torch.manual_seed(0)
+    network = FaceNet().eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.5)
+            torch.nn.init.normal_(module.running_mean, std=0.5)
+    return network, torch.from_numpy(np.random.default_rng(0).normal(0, 1, (4, 3, 64, 64)).astype(np.float32))
+
+
+def folded(network):
+    network = copy.deepcopy(network)
+    fold_batch_norm(network)
+    return network.state_dict()
+
+
+def test_unfolded_weights_say_the_same_evaluated_and_trained(trained):
+    network, images = trained
+    other = FaceNet()
+    unfold(other, folded(network), images)
+    assert other.training
+    with torch.no_grad():
+        expected, as_trained, as_evaluated = network(images), other(images), other.eval()(images)
+    for true, *found in zip(expected, as_trained, as_evaluated, strict=True):
+        for one in found:
+            assert (one - true).abs().max() < 1e-3 * true.abs().max()
+
+
+def test_weights_of_another_network_are_refused(trained):
+    weights = folded(trained[0])
+    del weights["stride8.0.pointwise.0.bias"]
+    with pytest.raises(SettingsError, match=r"no layer stride8\.0\.pointwise\.0 of shape \(64, 32, 1, 1\)"):
+        unfold(FaceNet(), weights, trained[1])
+
+
+def test_a_file_that_is_no_network_is_named(tmp_path):
+    (tmp_path / "faces.pt2").write_text("nothing")
+    with pytest.raises(SettingsError, match=r"settings\.init: .*faces\.pt2: not an exported network"):
+        read_exported(tmp_path / "faces.pt2")
+
+
+def test_the_released_network_can_be_started_from():
+    from nodes._backend import MODELS
+
+    weights = read_exported(MODELS / "faces.pt2")
+    unfold(FaceNet(), weights, torch.zeros(1, 3, 64, 64))
