@@ -11,6 +11,7 @@ Points and boxes count pixels from 0, at their centres; pictures are named from 
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ def read_faces(folder: Path, source: str, sets: str = ".*") -> list[Sample]:
 
     Raises SettingsError when the folder is not a prepared one or no set matches.
     """
+    return [replace(face, source=source, person=f"{source}/{face.person}") for face in read_by_set(folder, sets)]
+
+
+def read_by_set(folder: Path, sets: str = ".*") -> list[Sample]:
+    """Return the same faces, each with the name of its set as source."""
     crops, points = folder / CROPS, folder / POINTS
     lines = list(_lines(folder / FACES))
     if not crops.is_file() or not points.is_file():
@@ -38,7 +44,7 @@ def read_faces(folder: Path, source: str, sets: str = ".*") -> list[Sample]:
         raise SettingsError(f"{folder}: {len(lines)} lines in {FACES}, but {len(mapped)} crops; "
                             "run training.prepare again")
     return [
-        Sample(crops, mapped[row], source, f"{source}/{line['person']}", row, line["held_out"])
+        Sample(crops, mapped[row], line["set"], line["person"], row, line["held_out"])
         for row, line in _matching(lines, sets, folder)
     ]
 

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib.cbook import get_sample_data
+
+from nodes._backend import MODELS
+from nodes.detect import FaceModel
+from tests.portrait import LANDMARKS
+from tests.training.faces68 import write_points
+from training import evaluate, landmark_evaluate, metrics
+from training.landmark_data import Sample
+from training.landmark_evaluate import Looks, look, measure
+from training.predictor import Predictor
+from training.settings import SettingsError
+
+
+@pytest.fixture(scope="module")
+def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The public-domain portrait, in a folder of its own, with points as they were found on it."""
+    folder = tmp_path_factory.mktemp("portrait") / "set"
+    for part in ("one", "two"):
+        (folder / part).mkdir(parents=True)
+        image = cv2.imread(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))
+        cv2.imwrite(str(folder / part / f"{part}.png"), image)
+        write_points(folder / part / f"{part}.pts", LANDMARKS)
+    return folder
+
+
+def rows(**points: np.ndarray) -> Looks:
+    """Looks at two faces that all found the truth, but for the given ones."""
+    true = np.stack([LANDMARKS, LANDMARKS * 2]).astype(np.float32)
+    names = ("found", "jittered", "again", "mirrored", "nudged", "noisy", "detected")
+    return Looks(**({name: true for name in names}  # type: ignore[arg-type]
+                    | {"true": true, "spread": np.full((2, 68), np.nan), "states": np.zeros((2, 4)), "presence": np.ones(2)}
+                    | points))
+
+
+def test_a_known_shift_is_the_error() -> None:
+    true = rows().true
+    corners = np.linalg.norm(true[:, 36] - true[:, 45], axis=-1)
+    shifted = true + np.stack((0.03 * corners, 0 * corners), 1)[:, None]
+    table, errors = measure(rows(found=shifted))
+    assert errors == pytest.approx([3, 3], rel=1e-4)
+    assert table["nme"] == pytest.approx(3, rel=1e-4)
+    assert table["area under curve to 10 %"] == pytest.approx(0.7, rel=1e-4)
+    assert table["failures over 8 %"] == 0
+    assert table["nme by pupils"] > 3 > table["nme by box"]
+    assert table["response to noise of 4 levels"] == pytest.approx(3, rel=1e-4)
+
+
+def test_a_face_that_the_detector_misses_has_failed() -> None:
+    detected = rows().true.copy()
+    detected[1] = np.nan
+    table, _ = measure(rows(detected=detected))
+    assert table["found by the detector"] == 50
+    assert table["nme, behind the detector"] == 0
+    assert table["failures over 8 % with the missed"] == 50
+
+
+def test_normalisers() -> None:
+    true = np.zeros((1, 68, 2))
+    true[0, 36], true[0, 45] = (0, 0), (8, 6)
+    true[0, 37:42], true[0, 42:45], true[0, 46:48] = (0, 0), (8, 6), (8, 6)
+    assert metrics.eye_corners(true).tolist() == [10]
+    assert metrics.pupils(true).tolist() == [10]
+    assert metrics.box_side(true) == pytest.approx([48**0.5])
+
+
+@pytest.mark.slow
+def test_the_released_network_hardly_moves_on_the_portrait(portrait: Path) -> None:
+    sample = Sample(portrait / "one" / "one.png", LANDMARKS, "portrait", "one")
+    looks = Looks(*(row[None] for row in look(Predictor(MODELS / "landmarks"), FaceModel(), sample)))
+    table, _ = measure(looks)
+    assert table["found by the detector"] == 100
+    assert table["nme"] < 6
+    for name in ("response to a mirror", "response to box errors of 2 %", "response to noise of 4 levels"):
+        assert 0 < table[name] < 8
+    assert abs(table["nme, behind the detector"] - table["nme"]) < 4
+
+
+@pytest.mark.slow
+def test_parts_of_a_set_are_told_apart(portrait: Path, capsys: pytest.CaptureFixture[str],
+                                       caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert evaluate.main([str(MODELS / "landmarks"), str(portrait)]) == 0
+    assert "set: one" in caplog.text and "set: two" in caplog.text
+
+
+def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"none.png: cannot be read as a picture"):
+        landmark_evaluate.picture(Sample(tmp_path / "none.png", LANDMARKS, "", ""))
+
+
+def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.pt").write_bytes(b"none")
+    assert evaluate.main([str(tmp_path / "a.pt"), str(tmp_path)]) == 2
+    assert "a.pt: not a readable checkpoint" in caplog.text
