@@ -78,7 +78,7 @@ def window(rng: np.random.Generator, picture: Picture, width: int, height: int, 
     known = np.flatnonzero(~picture.ignored)
     if len(known):
         box = picture.boxes[rng.choice(known)]
-        if rng.random() < 0.35 or picture.points is not None:
+        if rng.random() < 0.35 or not picture.name:  # a cutout has none
             wanted = np.exp(rng.uniform(np.log(12), np.log(0.85 * height)))
             least = 0.7 * min(width, height) / max(image.shape[:2])  # the picture fills most of the window
             scale = np.clip(wanted / (box[3] - box[1]), least, 2.0)

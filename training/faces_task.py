@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nodes import _boxes
 from nodes._geometry import BORDER, MEAN, SCALE
+from training import prepared
 from training.faces_calibrate import calibrate
 from training.faces_data import Cutouts, Picture, chances, read_backgrounds, read_wider, split
 from training.faces_draw import Scene, draw_scene
@@ -46,10 +47,7 @@ class FaceTask:
 
     def __init__(self, settings: FaceSettings) -> None:
         self.settings = settings
-        root = settings.data / settings.wider
-        labels = root / "wider_face_split/wider_face_train_bbx_gt.txt"
-        pictures, faults = read_wider(labels, root / "WIDER_train/images")
-        self.training, self.held_out = split(pictures, settings.hold_out, settings.hold_out_by)
+        self.training, self.held_out, faults = read_pictures(settings)
         self.chances = chances(self.training)
         self.backgrounds: list[Picture] = []
         if settings.backgrounds:
@@ -133,6 +131,21 @@ class FaceTask:
         maps = torch_maps(network)
         found = [detect(maps, picture, self.settings.validation_size) for picture in self.held_out]
         return {f"ap{size}": curve(found, size).average for size in SIZES}
+
+
+def read_pictures(settings: FaceSettings) -> tuple[list[Picture], list[Picture], list[str]]:
+    """Return the pictures with boxes to train with and those held out, and one line per fault."""
+    pictures, faults = [], []
+    if settings.wider:
+        root = settings.data / settings.wider
+        labels = root / "wider_face_split/wider_face_train_bbx_gt.txt"
+        pictures, faults = read_wider(labels, root / "WIDER_train/images")
+    training, aside = split(pictures, settings.hold_out, settings.hold_out_by)
+    for folder, sets in settings.prepared.items():
+        more, kept = prepared.read_pictures(folder, settings.data, sets)
+        training += more
+        aside += kept
+    return training, aside, faults
 
 
 class Deployed(nn.Module):

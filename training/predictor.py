@@ -1,4 +1,4 @@
-"""A landmark network as it is measured: an exported file with its card, or a checkpoint of a training that still runs."""
+"""A landmark network as it is measured: an exported file with its card, or a checkpoint, also of a running training."""
 
 import json
 from dataclasses import dataclass

@@ -32,8 +32,9 @@ def rows(**points: np.ndarray) -> Looks:
     """Looks at two faces that all found the truth, but for the given ones."""
     true = np.stack([LANDMARKS, LANDMARKS * 2]).astype(np.float32)
     names = ("found", "jittered", "again", "mirrored", "nudged", "noisy", "detected")
-    return Looks(**({name: true for name in names}  # type: ignore[arg-type]
-                    | {"true": true, "spread": np.full((2, 68), np.nan), "states": np.zeros((2, 4)), "presence": np.ones(2)}
+    known = {"true": true, "states": np.zeros((2, 4)), "presence": np.ones(2)}
+    return Looks(**({name: true for name in names} | known  # type: ignore[arg-type]
+                    | {"spread": np.full((2, 68), np.nan)}
                     | points))
 
 

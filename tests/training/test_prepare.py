@@ -8,6 +8,8 @@ import scipy.io
 
 from tests.training.faces68 import draw, write_points, write_set
 from training import prepare, prepared, read_boxes, read_landmarks
+from training.faces_settings import FaceSettings
+from training.faces_task import FaceTask
 from training.find_sets import Found, find_sets
 from training.landmark_data import cache_crops
 from training.landmark_settings import LandmarkSettings
@@ -219,6 +221,18 @@ def test_prepared_pictures_have_boxes(data: Path) -> None:
     assert found.boxes.tolist() == [[29.5, 29.5, 89.5, 89.5]]
     assert found.image().shape == (120, 120, 3)
     assert not aside
+
+
+def test_prepared_pictures_train_a_detector(data: Path) -> None:
+    out = data.parent / "prepared"
+    five = " ".join(["0.4 0.4"] * 5)
+    (data / "yolo" / "labels" / "a.txt").write_text(f"0 0.5 0.5 0.5 0.5 {five}\n0 0.2 0.2 0.2 0.2\n")
+    prepare.main([str(data), "--out", str(out), "--held-out", "0"])
+    task = FaceTask(FaceSettings(data=data, wider="", prepared={out: "yolo"}, cache=data.parent / "cache"))
+    batch = task.batch(np.random.default_rng(0), 8)
+    assert batch["image"].shape == (8, 3, 256, 256)
+    assert (batch["kinds"] != 0).any()
+    assert np.isfinite(batch["points"].numpy()).any() and np.isnan(batch["points"].numpy()).any()
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
