@@ -1,5 +1,6 @@
 """Start real graphs as a user does, and read what they leave."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -67,7 +68,8 @@ class Graph:
     def __exit__(self, *exc: object) -> None:
         if self.process.poll() is None:
             for child in self.nodes():
-                child.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
             self.process.kill()
         self.process.wait()
 
