@@ -114,6 +114,14 @@ def merge(boxes: Floats, scores: Floats, points: Floats, iou: float = 0.4) -> tu
     return faces[:, :4], scores[best], faces[:, 4:].reshape(-1, len(POINTS), 2)
 
 
+def nested(boxes: Floats, share: float) -> NDArray[np.bool_]:
+    """Say which boxes (F, 4), best first, lie with more than `share` of their area in a better one."""
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    inside = np.maximum(high - low, 0).prod(-1) > share * areas(boxes)[:, None]
+    return np.asarray(np.tril(inside, -1).any(1), np.bool_)
+
+
 def nms(boxes: Floats, scores: Floats, iou: float = 0.4) -> NDArray[np.intp]:
     """Return the indices of the faces that stay, best first: none overlaps a better one by more than `iou`.
 

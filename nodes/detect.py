@@ -3,6 +3,7 @@
 boxes, scores, points = FaceModel().detect(image)
 """
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -12,18 +13,37 @@ from numpy.typing import NDArray
 
 from graph import Detections, Frame, Input, Node, Output, setting
 from nodes._backend import MODELS, check_picture, load, locate
-from nodes._boxes import STRIDES, decode, letterbox, merge, to_frame
+from nodes._boxes import STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
 from nodes._geometry import to_input
+from nodes._watch import Watch
+from nodes._windows import (
+    Window,
+    around,
+    boxes_turned_back,
+    centred_in,
+    region_of,
+    tile,
+    turned,
+    turned_back,
+    whole,
+    within,
+)
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Found = tuple[Floats, Floats, Floats]
+"""Boxes (F, 4), scores (F,) and points (F, 5, 2)."""
 
 RELEASED = MODELS / "faces"
 OVERLAP = 0.4
 """Two boxes that overlap by more (intersection over union) are one face."""
+NESTED = 0.8
+"""A face of which more lies in a better one's box is none, where a picture is searched at several scales."""
 OVERVIEW = 320
 """Longer side, pixels, of the search for large faces: a network trained on scenes of 256 px knows none above 250 px
 (a face of 380 px was missed at 640 px and found at 320)."""
+SAME_FACE = 0.3
+"""A box that overlaps the place where a known face was followed to by more is that face."""
 THUMBNAIL = (32, 18)
 """Width and height to which frames are averaged before they are compared: too coarse for noise or small movements.
 
@@ -42,37 +62,83 @@ class FaceModel:
         self._network = load(path or RELEASED, backend, threads, device)
 
     def detect(
-        self, image: Image, threshold: float = 0.5, size: int = 320, min_face: float = 0.0, max_faces: int | None = None
+        self, image: Image, threshold: float = 0.5, size: int = 320, min_face: float = 0.0,
+        max_faces: int | None = None, *, max_face: float = math.inf, window: Window | None = None, tiles: int = 1,
+        sideways: bool = False,
     ) -> tuple[Floats, Floats, Floats]:
         """Find the faces in a BGR picture (H, W, 3), best first.
 
         Returns boxes (F, 4) as x0, y0, x1, y1, scores (F,) of at least `threshold`, and points (F, 5, 2): eyes, nose
-        tip, mouth corners, image left first; all float32, in pixels of `image`. Boxes may reach beyond the picture.
-        `size` is the longer side, in pixels, at which the picture is searched, its proportions kept; where that is much
-        more than OVERVIEW, it is searched at OVERVIEW as well. `min_face` is the least longer side of a box in pixels
-        of `image`. Raises ValueError unless the picture is uint8 (H, W, 3).
+        tip, mouth corners, image left first in an upright head; all float32, in pixels of `image`. Boxes may reach
+        beyond the picture. `size` is the longer side, in pixels, at which the picture is searched, its proportions
+        kept; where that is much more than OVERVIEW, it is searched at OVERVIEW as well. `min_face` and `max_face` limit
+        the longer side of a box in pixels of `image`. `window` (x0, y0, x1, y1 in pixels) is the part that is searched.
+        `tiles` cuts it into so many overlapping parts per side, each searched at `size`: for small faces in large
+        pictures. `sideways` searches it turned by a quarter both ways too: for people who lie, at three times the cost.
+        Raises ValueError unless the picture is uint8 (H, W, 3) and the window lies in it.
         """
         check_picture(image)
-        sizes = [size] if size < 1.5 * OVERVIEW else [size, OVERVIEW]
-        searched = [self._search(image, longer_side, threshold) for longer_side in sizes]
-        boxes, scores, points = (np.concatenate(parts) for parts in zip(*searched, strict=True))
-        boxes, scores, points = merge(boxes, scores, points, OVERLAP)
-        kept = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) >= min_face)[:max_faces]
+        everything = (0, 0, image.shape[1], image.shape[0])
+        window = everything if window is None else within(window, everything)
+        parts = [(part, size) for part in tile(window, tiles)] if tiles > 1 else [(window, size)]
+        if tiles > 1 or size >= 1.5 * OVERVIEW:
+            parts.append((window, OVERVIEW))
+        found = [self._search_all(image, parts, threshold, turn) for turn in ((0, 1, -1) if sideways else (0,))]
+        boxes, scores, points = most_upright(found) if sideways else found[0]
+        if len(parts) > 1:  # what looks like a small face in a large one is part of it
+            alone = ~nested(boxes, NESTED)
+            boxes, scores, points = boxes[alone], scores[alone], points[alone]
+        side = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0)
+        kept = np.flatnonzero((side >= min_face) & (side <= max_face))[:max_faces]
         return boxes[kept], scores[kept], points[kept]
 
-    def _search(self, image: Image, size: int, threshold: float) -> tuple[Floats, Floats, Floats]:
-        """Return boxes, scores and points at one size, overlapping ones included, in pixels of `image`."""
-        picture, scale, offset = letterbox(image, (size, size))
-        outputs = self._network.run(to_input(picture[None]))
+    def _search_all(self, image: Image, parts: list[tuple[Window, int]], threshold: float, quarter: int) -> Found:
+        """Return the faces in all parts, each with the size at which it is searched; the last part is the whole."""
+        window = parts[-1][0]
+        searched = [self._search(image, part, window, size, threshold, quarter) for part, size in parts]
+        boxes, scores, points = (np.concatenate(values) for values in zip(*searched, strict=True))
+        return merge(boxes, scores, points, OVERLAP)
+
+    def _search(
+        self, image: Image, part: Window, window: Window, size: int, threshold: float, quarter: int
+    ) -> Found:
+        """Return boxes, scores and points in a part of the window, overlapping ones included, in pixels of `image`."""
+        x0, y0, x1, y1 = part
+        fitted, scale, offset = letterbox(image[y0:y1, x0:x1], (size, size))
+        height, width = fitted.shape[:2]
+        outputs = self._network.run(to_input(turned(fitted, quarter)[None]))
         maps = sorted(outputs.values(), key=lambda level: -level.shape[-1])  # finest first, as STRIDES
         boxes, scores, points = decode(maps, STRIDES, threshold)
-        return to_frame(boxes, scale, offset), scores, to_frame(points, scale, offset)
+        if quarter:
+            boxes = boxes_turned_back(boxes, quarter, width, height)
+            points = turned_back(points, quarter, width, height)
+        corner = np.array((x0, y0), np.float32)
+        boxes = to_frame(boxes, scale, offset) + np.tile(corner, 2)
+        points = to_frame(points, scale, offset) + corner
+        kept = whole(boxes, part, window)
+        return boxes[kept], scores[kept], points[kept]
+
+
+def most_upright(found: list[Found]) -> Found:
+    """Return one of each face, best first, of what was found in a picture as it is and turned by 1 and by -1 quarter.
+
+    The points of a head are best where it is searched upright; where that is so, its points themselves tell.
+    """
+    boxes, scores, points = (np.concatenate(values) for values in zip(*found, strict=True))
+    down = points[:, 3:].mean(1) - points[:, :2].mean(1)  # from the eyes to the mouth, in the picture as it is
+    turn = np.repeat((0, 1, -1), [len(one[1]) for one in found])
+    along = np.where(turn == 0, down[:, 1], turn * down[:, 0])
+    upright = along / np.maximum(np.linalg.norm(down, axis=1), 1e-6)
+    kept = nms(boxes, scores * (1 + upright) / 2, OVERLAP)
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    return boxes[kept], scores[kept], points[kept]
 
 
 class FaceDetector(Node):
-    """Find faces in every N-th frame, and at once where the scene changes.
+    """Find faces in every N-th frame, and at once where the scene changes or a face that was found is lost.
 
-    Frames in between give nothing: `Landmarks` follows the faces by itself.
+    Frames in between give nothing: `Landmarks` follows the faces by itself. With a `region`, new faces are taken in
+    there only, and those found before are followed out of it.
     """
 
     frame = Input(Frame)
@@ -80,9 +146,14 @@ class FaceDetector(Node):
 
     every: int = setting(5, minimum=1, changeable=True)  # frames from one search to the next
     scene: float = setting(10.0, minimum=0.0, changeable=True)  # grey levels; a change that starts a search; 0: off
+    lost: float = setting(0.5, minimum=-1.0, maximum=1.0, changeable=True)  # least likeness of a followed face; -1: off
     threshold: float = setting(0.5, minimum=0.0, maximum=1.0, changeable=True)  # least score of a face
     size: int = setting(320, minimum=64, changeable=True)  # pixels, longer side searched; larger finds smaller faces
+    tiles: int = setting(1, minimum=1, maximum=16, changeable=True)  # parts per side, each searched at size; 4K: 3
+    sideways: bool = setting(False, changeable=True)  # search the frame on its sides too: three times the cost
+    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # x0, y0, x1, y1; shares of the frame's sides
     min_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels of the frame; smaller faces are left out
+    max_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels; larger faces are left out; 0: none are
     max_faces: int = setting(20, minimum=1, changeable=True)  # only the best so many are kept
     model: str = ""  # path of the network file, with or without suffix; empty: the released one
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
@@ -90,26 +161,48 @@ class FaceDetector(Node):
     threads: int = setting(1, minimum=1)  # CPU threads
 
     def __post_init__(self) -> None:
-        """Refuse settings for which there is no network file, before the graph starts."""
+        """Refuse an empty region, and settings for which there is no network file, before the graph starts."""
         locate(self.model or RELEASED, self.backend)
+        x0, y0, x1, y1 = self.region
+        if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+            raise ValueError(f"region: expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, found {list(self.region)}")
 
     def open(self) -> None:
         """Load the network."""
         cv2.setNumThreads(self.threads)
         self._model = FaceModel(self.model or None, self.backend, self.threads, self.device)
         self._waited = self.every
+        self._watch = Watch()
         self._thumbnail: Image | None = None
+        self._stream: tuple[int, tuple[int, ...]] | None = None
 
     def process(self, frame: Frame) -> Detections | None:
         """Search the frame if it is its turn."""
+        stream = (frame.epoch, frame.image.shape)
+        if stream != self._stream:
+            self._stream, self._watch, self._waited = stream, Watch(), self.every
         self._waited += 1
-        if not self._changed(frame.image) and self._waited < self.every:
+        due = self._waited >= self.every
+        lost = self.lost > -1 and self._watch.follow(frame.image) < self.lost
+        if not self._changed(frame.image) and not lost and not due:
             return None
         self._waited = 0
+        found = self._search(frame.image)
+        self._watch.take(frame.image, found.boxes)
+        return found
+
+    def _search(self, image: Image) -> Detections:
+        """Search where new faces may appear and where known ones went."""
+        height, width = image.shape[:2]
+        region = region_of(self.region, width, height)
+        known = self._watch.boxes
         boxes, scores, points = self._model.detect(
-            frame.image, self.threshold, self.size, self.min_face, self.max_faces
+            image, self.threshold, self.size, self.min_face, max_face=self.max_face or math.inf,
+            window=around(known, region, (0, 0, width, height)), tiles=self.tiles, sideways=self.sideways,
         )
-        return Detections(boxes=boxes, scores=scores, points=points)
+        wanted = centred_in(boxes, region) | (overlaps(boxes, known) > SAME_FACE).any(1)
+        kept = np.flatnonzero(wanted)[: self.max_faces]
+        return Detections(boxes=boxes[kept], scores=scores[kept], points=points[kept])
 
     def _changed(self, image: Image) -> bool:
         if not self.scene:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nodes._boxes import CHANNELS, STRIDES, decode, letterbox, merge, nms, overlaps, to_frame
+from nodes._boxes import CHANNELS, STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
 from nodes._geometry import BORDER
 
 
@@ -107,6 +107,21 @@ def test_merge_keeps_what_nms_keeps_blended_with_what_it_suppresses(rng, count, 
         left = [i for i in left if i not in group]
     assert not left
     assert len(found[0]) == len(nms(boxes, scores, iou)) and found[2].shape == (len(found[0]), 5, 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_nested_agrees_with_the_plain_one(rng, count):
+    corner = rng.uniform(0, 60, (count, 2))
+    boxes = np.concatenate((corner, corner + rng.uniform(2, 60, (count, 2))), 1).astype(np.float32)
+    expected = []
+    for i, a in enumerate(boxes.tolist()):
+        shares = [0.0]
+        for b in boxes[:i].tolist():
+            w, h = max(0.0, min(a[2], b[2]) - max(a[0], b[0])), max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+            shares.append(w * h / ((a[2] - a[0]) * (a[3] - a[1])))
+        expected.append(max(shares) > 0.8)
+    assert nested(boxes, 0.8).tolist() == expected
+    assert count < 40 or 0 < sum(expected) < count
 
 
 def test_overlaps_agree_with_the_plain_ones_and_boxes_without_area_have_none(rng):

@@ -8,6 +8,7 @@ import pytest
 from graph import Detections, Frame, Header
 from graph.testing import run_node
 from nodes._boxes import overlaps
+from nodes._windows import turned, turned_back
 from nodes.detect import FaceDetector, FaceModel
 from nodes.source import TestSource
 from tests.portrait import tight, true_points
@@ -93,6 +94,79 @@ def test_the_node_searches_every_nth_frame_and_where_the_scene_changes() -> None
     assert [message.seq for message in said] == [0, 4, 7, 11]
     blind = run_node(FaceDetector(every=4, scene=0.0), frame=frames)["faces"]
     assert [message.seq for message in blind] == [0, 4, 8, 12]
+
+
+def test_a_window_limits_the_search_and_sizes_the_faces(model: FaceModel) -> None:
+    shot = source(frames=1, width=1280, height=720, copies=6)
+    image = shot["frame"][0].image
+    boxes, _, _ = model.detect(image)
+    left, _, _ = model.detect(image, window=(0, 0, 640, 720))
+    middle = (boxes[:, 0] + boxes[:, 2]) / 2
+    assert 0 < len(left) < 6 and (overlaps(boxes[middle < 600], left).max(1) > 0.5).all()
+    side = (boxes[:, 2:] - boxes[:, :2]).max(1)
+    assert len(model.detect(image, max_face=float(side.max()) - 0.01)[0]) == 5
+    with pytest.raises(ValueError, match="window: expected x0 < x1"):
+        model.detect(image, window=(0, 0, 1281, 720))
+
+
+def test_tiles_find_small_faces_in_large_pictures(model: FaceModel) -> None:
+    shot = source(frames=1, width=3840, height=2160, copies=12, size=0.2)
+    image, truth = shot["frame"][0].image, face_boxes(true_points(shot["truth"][0]))
+    assert (truth[:, 3] - truth[:, 1]).max() < 100  # pixels: 8 px at 320 px of width
+    whole, _, _ = model.detect(image)
+    tiled, _, _ = model.detect(image, tiles=4)
+    assert not len(whole) or (overlaps(truth, whole).max(1) > 0.5).sum() < 6
+    assert (overlaps(truth, tiled[:12]).max(1) > 0.5).all()
+
+
+def test_a_face_on_a_seam_or_over_many_tiles_is_one(model: FaceModel) -> None:
+    shot = source(frames=1, width=1280, height=720)  # in the middle, over several tiles
+    truth = face_boxes(true_points(shot["truth"][0]))
+    for tiles in (2, 3, 4):
+        boxes, _, _ = model.detect(shot["frame"][0].image, tiles=tiles)
+        inside = (boxes[:, :2] >= truth[0, :2] - 20).all(1) & (boxes[:, 2:] <= truth[0, 2:] + 20).all(1)
+        assert inside.sum() == 1 and overlaps(boxes, truth)[0, 0] > 0.5
+
+
+@pytest.mark.parametrize("quarter", [1, -1])
+def test_sideways_finds_who_lies(model: FaceModel, quarter: int) -> None:
+    shot = source(frames=1)
+    upright = shot["frame"][0].image
+    image = turned(upright, quarter)
+    boxes, scores, points = model.detect(image, sideways=True)
+    truth = true_points(shot["truth"][0])
+    boxes, points = (turned_back(x.reshape(1, -1, 2), quarter, 640, 480) for x in (boxes, points))
+    assert len(scores) == 1 and scores[0] > 0.9
+    expected = np.array([truth[0, part].mean(0) for part in EYES_NOSE_MOUTH])
+    size = np.linalg.norm(truth[0, 36] - truth[0, 45])
+    assert np.linalg.norm(points[0] - expected, axis=1).max() < 0.35 * size
+
+
+def test_the_node_searches_at_once_when_a_face_is_lost() -> None:
+    image = source(frames=1)["frame"][0].image
+    gone = np.full_like(image, 90)
+    frames = [Frame(image=shown) for shown in [image] * 4 + [gone] * 4]
+    said = run_node(FaceDetector(every=100, scene=0.0), frame=frames)["faces"]
+    assert [(message.seq, len(message.boxes)) for message in said] == [(0, 1), (4, 0)]
+    blind = run_node(FaceDetector(every=100, scene=0.0, lost=-1.0), frame=frames)["faces"]
+    assert [message.seq for message in blind] == [0]
+
+
+def test_new_faces_come_from_the_region_and_known_ones_may_leave_it() -> None:
+    frames = source(frames=55, motion="triangle", period=2.0, pan=0.3)["frame"]
+    x = [boxes[0, [0, 2]].mean() for message in run_node(FaceDetector(), frame=frames)["faces"]
+         if len(boxes := message.boxes)]
+    assert min(x) < 240 and max(x) > 400  # it crosses the picture
+    said = run_node(FaceDetector(region=(0.6, 0.0, 1.0, 1.0)), frame=frames)["faces"]
+    middles = [float(message.boxes[0, [0, 2]].mean()) if len(message.boxes) else None for message in said]
+    seen = [middle for middle in middles if middle is not None]
+    assert middles[0] is None and seen[0] > 0.6 * 640 - 1  # found when it enters the region
+    assert None not in middles[middles.index(seen[0]) :] and min(seen) < 300  # kept when it leaves
+
+
+def test_an_empty_region_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ValueError, match=r"region: expected .* found \[0\.5, 0\.0, 0\.5, 1\.0\]"):
+        FaceDetector(region=(0.5, 0.0, 0.5, 1.0))
 
 
 def test_a_model_that_is_not_there_is_refused_before_anything_starts() -> None:

@@ -1,0 +1,55 @@
+"""Whether the faces that were found are still there: each is looked for near its last place by its grey pixels.
+
+Far cheaper than a search by the network, and only to know when the next one is due; it finds no new faces.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes._geometry import Floats, Image, crop, crop_matrix
+
+SIDE = 16
+"""Pixels to which a face is shrunk: features of a face show, noise and expressions do not."""
+REACH = 2.0
+"""Sides of the square that is searched, in sides of the face: half a face side of movement between two frames."""
+
+
+class Watch:
+    """Faces of one stream, followed by their looks between searches."""
+
+    def __init__(self) -> None:
+        """Watch nothing yet."""
+        self.boxes: Floats = np.zeros((0, 4), np.float32)
+        """Where the faces (F, 4) were last seen."""
+        self._looks: list[NDArray[np.uint8]] = []
+
+    def take(self, image: Image, boxes: Floats) -> None:
+        """Watch the faces at boxes (F, 4) of this picture from here on, and no others."""
+        self.boxes = boxes.copy()
+        self._looks = _greys(image, boxes, 1)
+
+    def follow(self, image: Image) -> float:
+        """Move the boxes to where their faces are in this picture; return the least likeness (-1..1), 1 for no face.
+
+        Likeness is the correlation of grey levels, which light and contrast do not change; a face whose centre left the
+        picture has none.
+        """
+        worst = 1.0
+        for i, (grey, look) in enumerate(zip(_greys(image, self.boxes, REACH), self._looks, strict=True)):
+            likeness = cv2.matchTemplate(grey, look, cv2.TM_CCOEFF_NORMED)
+            _, best, _, (x, y) = cv2.minMaxLoc(likeness)
+            step = np.array([x, y], np.float32) - (np.array(likeness.shape[::-1]) - 1) / 2
+            side = float((self.boxes[i, 2:] - self.boxes[i, :2]).max())
+            self.boxes[i] += np.tile(step * side / SIDE, 2).astype(np.float32)
+            middle = (self.boxes[i, :2] + self.boxes[i, 2:]) / 2
+            inside = (middle >= 0).all() and (middle < image.shape[1::-1]).all()
+            worst = min(worst, best if inside else 0.0)
+        return worst
+
+
+def _greys(image: Image, boxes: Floats, reach: float) -> list[NDArray[np.uint8]]:
+    """Return squares about boxes (F, 4), `reach` of their longer sides wide, in grey, SIDE pixels to a box."""
+    side = round(SIDE * reach)
+    squares = crop(image, crop_matrix(boxes, side, reach), side)
+    return [np.asarray(cv2.cvtColor(square, cv2.COLOR_BGR2GRAY), np.uint8) for square in squares]

@@ -1,0 +1,100 @@
+"""Where a face detector looks in a picture: tiles of it, part of it, and the same picture on its side.
+
+Coordinates as in `nodes._geometry`; windows are x0, y0, x1, y1 in whole pixels, the last ones exclusive.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes._geometry import Floats, Image
+
+Window = tuple[int, int, int, int]
+
+OVERLAP = 0.25
+"""Share of a tile's side that it has in common with its neighbour: a face as high as that is whole in one of them."""
+EDGE = 0.02
+"""A face this near (in sides of the tile) to where its tile was cut goes on beyond it, and is left to others."""
+
+
+def tile(window: Window, count: int) -> list[Window]:
+    """Return count x count windows that cover a window, each overlapping its neighbours by `OVERLAP`.
+
+    A window too small to be cut so often is cut less often.
+    """
+    x0, y0, x1, y1 = window
+    across, down = _cuts(x0, x1, count), _cuts(y0, y1, count)
+    return [(left, top, right, bottom) for top, bottom in down for left, right in across]
+
+
+def _cuts(start: int, end: int, count: int) -> list[tuple[int, int]]:
+    count = max(1, min(count, (end - start) // 32))
+    side = (end - start) / (count - (count - 1) * OVERLAP)
+    starts = [start + i * side * (1 - OVERLAP) for i in range(count)]
+    return [(round(at), min(end, round(at + side))) for at in starts]
+
+
+def whole(boxes: Floats, window: Window, picture: Window) -> NDArray[np.bool_]:
+    """Say which boxes (F, 4), found in a window of a picture, do not touch an edge at which the picture goes on."""
+    x0, y0, x1, y1 = window
+    slack = EDGE * max(x1 - x0, y1 - y0)
+    inner = np.array([x0 > picture[0], y0 > picture[1], x1 < picture[2], y1 < picture[3]])
+    gap = (boxes - np.array(window, np.float32)) * np.array([1, 1, -1, -1], np.float32)
+    return np.asarray(((gap > slack) | ~inner).all(1), np.bool_)
+
+
+def within(window: Window, picture: Window) -> Window:
+    """Return the window. Raises ValueError unless it lies in the picture and has pixels."""
+    x0, y0, x1, y1 = window
+    if not (picture[0] <= x0 < x1 <= picture[2] and picture[1] <= y0 < y1 <= picture[3]):
+        raise ValueError(f"window: expected x0 < x1, y0 < y1 within {picture}, found {tuple(window)}")
+    return window
+
+
+def around(boxes: Floats, region: Window, picture: Window, reach: float = 0.5) -> Window:
+    """Return the smallest window of the picture with a region and boxes (F, 4) grown by `reach` of their sides."""
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2) * np.array([-reach, -reach, reach, reach], np.float32)
+    every = np.concatenate((boxes + sides, np.array([region], np.float32)))
+    low, high = np.floor(every[:, :2].min(0)), np.ceil(every[:, 2:].max(0))
+    x0, y0 = np.maximum(low, picture[:2]).astype(int)
+    x1, y1 = np.minimum(high, picture[2:]).astype(int)
+    return int(x0), int(y0), int(x1), int(y1)
+
+
+def region_of(shares: Sequence[float], width: int, height: int) -> Window:
+    """Return the window of a picture that x0, y0, x1, y1 name in shares of its sides; at least one pixel of it."""
+    x0, y0 = min(int(shares[0] * width), width - 1), min(int(shares[1] * height), height - 1)
+    return x0, y0, max(x0 + 1, round(shares[2] * width)), max(y0 + 1, round(shares[3] * height))
+
+
+def centred_in(boxes: Floats, window: Window) -> NDArray[np.bool_]:
+    """Say which boxes (F, 4) have their centre in the window."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    low, high = np.array(window[:2]) - 0.5, np.array(window[2:]) - 0.5
+    return np.asarray(((centres >= low) & (centres < high)).all(1), np.bool_)
+
+
+QUARTERS = {1: cv2.ROTATE_90_CLOCKWISE, -1: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+def turned(image: Image, quarter: int) -> Image:
+    """Return the picture turned by a quarter: 1 clockwise, -1 the other way, 0 not at all."""
+    return np.asarray(cv2.rotate(image, QUARTERS[quarter]), np.uint8) if quarter else image
+
+
+def turned_back(points: Floats, quarter: int, width: int, height: int) -> Floats:
+    """Map points (..., 2) of the turned picture to the picture, of `width` x `height` pixels, that was turned."""
+    x, y = points[..., 0], points[..., 1]
+    if quarter > 0:
+        x, y = y, height - 1 - x
+    elif quarter < 0:
+        x, y = width - 1 - y, x
+    return np.stack((x, y), -1)
+
+
+def boxes_turned_back(boxes: Floats, quarter: int, width: int, height: int) -> Floats:
+    """Map boxes (F, 4) as `turned_back` maps points."""
+    corners = turned_back(boxes.reshape(-1, 2, 2), quarter, width, height)
+    return np.concatenate((corners.min(1), corners.max(1)), 1)
