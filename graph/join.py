@@ -3,7 +3,7 @@
 from collections import deque
 from typing import Literal, NamedTuple
 
-from graph.messages import Mark, Message
+from graph.messages import Header, Mark, Message
 
 JoinKind = Literal["seq", "hold"]
 
@@ -131,3 +131,11 @@ class Join:
                 self.let_go[name] += 1
                 gone.append(name)
         return gone
+
+
+def merge(headers: list[Header]) -> Header:
+    """Return the header of what comes of these messages of one frame: the first one's, with all the hops so far."""
+    if len(headers) == 1:
+        return headers[0]
+    hops = dict.fromkeys(hop for header in headers for hop in header.hops)
+    return headers[0]._replace(hops=tuple(hops))

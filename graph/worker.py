@@ -21,7 +21,7 @@ from graph.control import BusHandler, Control
 from graph.errors import ConfigError, EndOfStream, GraphError
 from graph.inputs import Inputs, Set
 from graph.job import Job
-from graph.join import JoinKind
+from graph.join import JoinKind, merge
 from graph.messages import Header, Hop, Mark, Message
 from graph.metrics import Meter
 from graph.node import Node, as_outputs
@@ -381,14 +381,6 @@ class Worker:
             self.sender.close()
         self.pool.close()
         self.context.term()
-
-
-def merge(headers: list[Header]) -> Header:
-    """Return the header of what comes of these messages of one frame: the first one's, with all the hops so far."""
-    if len(headers) == 1:
-        return headers[0]
-    hops = dict.fromkeys(hop for header in headers for hop in header.hops)
-    return headers[0]._replace(hops=tuple(hops))
 
 
 def _first_header(outputs: dict[str, Message | None]) -> Header:
