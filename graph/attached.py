@@ -9,7 +9,7 @@ Look inside and change: g.stats(), g.spec(), g.log(), g.set("detector.every", 3)
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -120,15 +120,21 @@ class RunningGraph:
         self._ask("restart", RESTART_S, node=node)
 
     def subscribe(
-        self, *ports: str, policy: str = "latest", queue: int = 1, shm: bool = True, type_: type[Message] | None = None
-    ) -> Iterator[Any]:
+        self,
+        *ports: str,
+        policy: str = "latest",
+        queue: int = 1,
+        shm: bool = True,
+        type_: type[Message] | None = None,
+        copy: bool = True,
+    ) -> Generator[Any, None, None]:
         """Give the messages of a port as they come, until the stream ends.
 
         The messages are yours: copies, which you may keep and write to. With several ports, tuples of messages of
         the same frame. `policy` and `queue` say what happens while you are slow: with "latest" you miss frames, with
         "block" the graph waits for you. Several ports get a queue of at least 16, so that fast ports can wait for
         slow ones. `shm=False` has all bytes sent. `type_` is needed for message types that this process has not
-        imported.
+        imported. `copy=False` gives read-only views of the sender's memory: faster, but what you keep it cannot reuse.
         Raises ConfigError for a port that does not exist, GraphError if the graph dies.
         """
         if not ports:
@@ -142,7 +148,7 @@ class RunningGraph:
             port: self._receiver(port, type_, policy=policy, queue=queue, shm=shm, marks=len(ports) > 1)
             for port in ports
         }
-        return self._stream(receivers, newest=len(ports) > 1 and policy != "block")
+        return self._stream(receivers, newest=len(ports) > 1 and policy != "block", copy=copy)
 
     def _receiver(self, port: str, type_: type[Message] | None, **options: Any) -> Receiver:
         node, output = port.split(".")
@@ -152,13 +158,13 @@ class RunningGraph:
         self._receivers.append(receiver)
         return receiver
 
-    def _stream(self, receivers: dict[str, Receiver], newest: bool) -> Iterator[Any]:
+    def _stream(self, receivers: dict[str, Receiver], newest: bool, copy: bool) -> Generator[Any, None, None]:
         inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest)
         try:
             while not inputs.finished:
                 taken = inputs.take()
                 if taken is not None:
-                    yield from _messages(taken)
+                    yield from _messages(taken, copy)
                     del taken
                     inputs.done()
                 elif not inputs.wait(500) and (inputs.lost() or self.name not in rundir.running()):
@@ -203,8 +209,9 @@ class RunningGraph:
         self.close()
 
 
-def _messages(taken: Set) -> Iterator[Any]:
+def _messages(taken: Set, copy: bool) -> Iterator[Any]:
     """Give what is in one set: a message, a tuple of messages, or nothing if one of them is a mark."""
     messages = tuple(arrived.message for arrived in taken.values() if arrived is not None)
     if not any(isinstance(message, Mark) for message in messages):
-        yield messages[0].copy() if len(messages) == 1 else tuple(message.copy() for message in messages)
+        given = tuple(message.copy() for message in messages) if copy else messages
+        yield given[0] if len(given) == 1 else given

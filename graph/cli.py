@@ -1,12 +1,14 @@
-"""The command line: run a graph, check it, draw it, see what nodes there are."""
+"""The command line: run a graph, check it, draw it, see what nodes there are, look into a running one."""
 
+import contextlib
 import enum
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -15,8 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from graph.config import load
-from graph.errors import ConfigError
+from graph.errors import ConfigError, GraphError
 from graph.spec import GraphSpec, did_you_mean, load_class
+
+if TYPE_CHECKING:
+    from graph.attached import RunningGraph
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or site-packages: configs are also looked for here, so that commands work from any folder."""
@@ -58,6 +63,17 @@ Duration = Annotated[float | None, typer.Option(metavar="S", min=0.0, help="End 
 Profile = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Write latency.json, latency.png and trace.json (Perfetto) there.")
 ]
+Dot = Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the graph there (DOT) at every change of a state.")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PORT", min=0, max=65535, help="Serve Prometheus at 127.0.0.1:PORT/metrics; 0: any free port."
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="[NAME]", help="A running graph; needed where several run.", show_default=False),
+]
 Log = Annotated[Level, typer.Option(case_sensitive=False, help="How much is logged.")]
 
 
@@ -67,10 +83,12 @@ def run(
     overrides: Overrides = None,
     duration: Duration = None,
     profile: Profile = None,
+    dot: Dot = None,
+    metrics: Metrics = None,
     log: Log = Level.INFO,
 ) -> None:
     """Run a graph until its sources end, a window is closed, or Ctrl-C."""
-    _run(_load(config, overrides, log), duration, profile, log)
+    _run(_load(config, overrides, log), duration, profile, log, dot, metrics)
 
 
 @app.command()
@@ -79,12 +97,15 @@ def attach(
     overrides: Overrides = None,
     duration: Duration = None,
     profile: Profile = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until that graph runs.")] = False,
     log: Log = Level.INFO,
 ) -> None:
     """Add the nodes of a config with `attach: NAME` to the running graph of that name."""
     spec = _load(config, overrides, log)
     if spec.attach is None:
         raise ConfigError(f"{spec.path}: has no `attach: NAME`, the running graph that its nodes are added to")
+    if wait:
+        _running(spec.attach, wait=math.inf).close()
     _run(spec, duration, profile, log)
 
 
@@ -127,15 +148,114 @@ def nodes(
 
 @app.command()
 def draw(
-    config: Config,
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a running graph: with its rates now.")],
     overrides: Overrides = None,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Mermaid, which GitHub draws, instead of DOT.")] = False,
 ) -> None:
     """Print a graph for Graphviz: draw CONFIG | dot -Tsvg > graph.svg."""
-    from graph.draw import to_dot, to_mermaid
+    from graph import rundir
+    from graph.draw import spec_of, to_dot, to_mermaid
 
-    spec = _load(config, overrides)
-    typer.echo((to_mermaid if mermaid else to_dot)(spec), nl=False)
+    to_text = to_mermaid if mermaid else to_dot
+    if config in rundir.running():
+        with _running(config) as g:
+            typer.echo(to_text(spec_of(g.description), g.stats()), nl=False)
+    else:
+        typer.echo(to_text(_load(config, overrides)), nl=False)
+
+
+@app.command()
+def top(
+    name: Name = None,
+    once: Annotated[bool, typer.Option("--once", help="Print the table once and end.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything once as JSON, see graph/README.md.")] = False,
+    every: Annotated[float, typer.Option(metavar="S", min=0.1, help="Seconds from one look to the next.")] = 1.0,
+) -> None:
+    """Show what a running graph does: rates, queues, times, drops, CPU and memory of every node."""
+    from graph.top import as_json, trouble, view, watch
+
+    with _running(name) as g:
+        if json:
+            typer.echo(as_json(g.stats()))
+        elif once or not out.is_terminal:
+            out.print(view(g.stats(), trouble(g), out.width))
+        else:
+            watch(g, out, every)
+
+
+@app.command()
+def tap(
+    port: Annotated[str, typer.Argument(metavar="[NAME/]NODE.PORT", help="An output of a running graph.")],
+    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="End after so many messages.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Long arrays in full.")] = False,
+    hz: Annotated[bool, typer.Option("--hz", help="The rate instead, once a second.")] = False,
+    bw: Annotated[bool, typer.Option("--bw", help="The bytes per second instead.")] = False,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Save one picture instead.")] = None,
+) -> None:
+    """Print the messages of a port as JSON lines; Ctrl-C ends it."""
+    from graph import tap as tapped
+
+    name, port = _split(port)
+    with _running(name) as g, contextlib.suppress(KeyboardInterrupt):
+        if image:
+            tapped.save_picture(g, port, image)
+            return
+        stream = tapped.messages(g, port, count)
+        if hz or bw:
+            lines = tapped.rates(stream) if hz else tapped.bandwidth(stream)
+        else:
+            lines = (tapped.line(message, full) for message in stream)
+        for line in lines:
+            typer.echo(line)
+
+
+@app.command("set")
+def set_(
+    setting: Annotated[str, typer.Argument(metavar="[NAME/]NODE.SETTING=VALUE", help="The value is YAML.")],
+) -> None:
+    """Change a setting of a running node; `nodes TYPE` marks those that may change."""
+    from graph.document import parse_value
+
+    target, equals, value = setting.partition("=")
+    name, place = _split(target)
+    if not equals:
+        raise ConfigError(f"{setting!r} is not of the form node.setting=value")
+    with _running(name) as g:
+        out.print(f"{g.name}/{place} = {g.set(place, parse_value(value))}", markup=False)
+
+
+@app.command()
+def pause(name: Name = None) -> None:
+    """Hold the sources of a running graph."""
+    with _running(name) as g:
+        g.pause()
+
+
+@app.command()
+def resume(name: Name = None) -> None:
+    """Let the sources of a paused graph go on."""
+    with _running(name) as g:
+        g.resume()
+
+
+@app.command()
+def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A node of a running graph.")]) -> None:
+    """Start the process of one node again; returns when it plays."""
+    name, node = _split(node)
+    with _running(name) as g:
+        g.restart(node)
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="The folder of a run with --profile.")],
+    after: Annotated[Path, typer.Argument(help="The folder of another one.")],
+) -> None:
+    """Compare two runs: what got slower, what faster."""
+    from graph.compare import load as load_summary
+    from graph.compare import report
+
+    out.print(report(load_summary(before), load_summary(after)))
 
 
 @app.command()
@@ -154,10 +274,10 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.append(os.getcwd())  # for a user's own nodes; last, so that nothing there hides ours
     try:
         return _call(_with_command(sys.argv[1:] if arguments is None else arguments))
-    except ConfigError as exc:
+    except GraphError as exc:
         for line in str(exc).splitlines():
             _say("error", line)
-        return 2
+        return 2 if isinstance(exc, ConfigError) else 1
 
 
 def _call(arguments: list[str]) -> int:
@@ -201,10 +321,30 @@ def _load(config: str, overrides: list[str] | None, log: Level = Level.WARNING) 
     return load(found[0], overrides or [])
 
 
-def _run(spec: GraphSpec, duration: float | None, profile: Path | None, log: Level) -> None:
+def _run(
+    spec: GraphSpec,
+    duration: float | None,
+    profile: Path | None,
+    log: Level,
+    dot: Path | None = None,
+    metrics: int | None = None,
+) -> None:
     from graph import supervisor
 
-    raise typer.Exit(supervisor.run(spec, duration, str(profile) if profile else None, log.name))
+    raise typer.Exit(supervisor.run(spec, duration, profile, log.name, dot, metrics))
+
+
+def _running(name: str | None, wait: float = 0.0) -> "RunningGraph":
+    from graph.attached import attach
+
+    logging.basicConfig(level=logging.WARNING, handlers=[_TerminalHandler()])
+    return attach(name, wait)
+
+
+def _split(place: str) -> tuple[str | None, str]:
+    """Return the graph, if one is named, and what is in it."""
+    name, slash, rest = place.partition("/")
+    return (name, rest) if slash else (None, place)
 
 
 class _TerminalHandler(logging.Handler):

@@ -135,6 +135,11 @@ class NodeProfile:
         return float(100 * used / elapsed) if elapsed else 0.0
 
     @property
+    def cpu_s(self) -> float:
+        """CPU time of all its processes."""
+        return float(sum(snapshot["cpu_s"] for snapshot in self._snapshots))
+
+    @property
     def rss_mb(self) -> float:
         """Resident memory at the last snapshot, shared segments included, 10**6 bytes."""
         return self._processes[-1].latest["rss_bytes"] / 1e6 if self._processes else 0.0

@@ -2,24 +2,22 @@
 
 import logging
 import math
-import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import zmq
 
-from graph import wire
 from graph.attached import attach
+from graph.bus import Bus
 from graph.child import Child, describe_death
-from graph.control import identity as identity_of
-from graph.errors import ConfigError, WireError
+from graph.errors import ConfigError
 from graph.job import Job
-from graph.profile import Profile, format_report
+from graph.reports import Reports, Wanted
 from graph.rundir import RunDir
 from graph.service import Service
 from graph.spec import GraphSpec, did_you_mean
-from graph.stats import Stats
 
 logger = logging.getLogger("facegraph")
 
@@ -27,7 +25,6 @@ GRACE_S = 10.0  # after Ctrl-C, or after a node failed, the others get so long t
 QUIET_S = 5.0  # ten heartbeats missed: say so
 START_S = 30.0  # the same before the first word: Python and a node's libraries must load
 RESTART_S = 3.0  # a node that is to be restarted gets so long to come back and close
-MAX_REQUEST = 65536  # bytes
 RESTARTS = 5  # within RESTART_WINDOW_S; more, and the node has failed (as Frigate's watchdog does)
 RESTART_WINDOW_S = 60.0
 BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -38,16 +35,24 @@ LAST_WORDS_S = 1.0  # a worker that ends by itself always says so before
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
 
 
-def run(spec: GraphSpec, duration: float | None = None, profile: str | None = None, log_level: str = "INFO") -> int:
+def run(
+    spec: GraphSpec,
+    duration: float | None = None,
+    profile: Path | None = None,
+    log_level: str = "INFO",
+    dot: Path | None = None,
+    metrics: int | None = None,
+) -> int:
     """Run a checked graph to its end in this process's foreground.
 
     `duration` ends it after so many seconds of playing, in order. `profile` names a folder for latency.json,
-    latency.png and trace.json. Returns the exit code: 0 done, 1 a node failed. Raises ConfigError if the graph
+    latency.png and trace.json, `dot` one for drawings at every change of state; `metrics` is the port where
+    Prometheus may ask. Returns the exit code: 0 done, 1 a node failed. Raises ConfigError if the graph
     cannot start here (its name is taken, or the graph that it attaches to does not run).
     """
     if spec.attach is not None:
         _check_attached(spec, spec.attach)
-    return Supervisor(spec, duration, profile, log_level).run()
+    return Supervisor(spec, duration, log_level, Wanted(profile, dot, metrics)).run()
 
 
 def _check_attached(spec: GraphSpec, name: str) -> None:
@@ -62,19 +67,17 @@ def _check_attached(spec: GraphSpec, name: str) -> None:
 class Supervisor:
     """The parent of all nodes of one graph."""
 
-    def __init__(self, spec: GraphSpec, duration: float | None, profile: str | None, log_level: str) -> None:
+    def __init__(self, spec: GraphSpec, duration: float | None, log_level: str, wanted: Wanted) -> None:
         self.spec = spec
         self.log_level = logging.getLevelNamesMapping()[log_level.upper()]
         self.duration = duration
-        self.profile_folder = profile
-        self.profile = Profile(spec)
-        self.now = Stats(spec)
+        self.trace = wanted.profile is not None
         self.children = {name: Child(node) for name, node in spec.nodes.items()}
-        self.by_identity = {identity_of(os.getpid(), name): child for name, child in self.children.items()}
         self.rundir = RunDir.of(spec.name)
         self.context: zmq.Context[Any] = zmq.Context()
-        self.control: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
+        self.bus = Bus(self.context, self.children)
         self.service = Service(self)
+        self.reports = Reports(spec, wanted, self.states)
         self.paused = False
         self.interrupts = 0
         self.started = time.monotonic()
@@ -89,27 +92,29 @@ class Supervisor:
         before = signal.signal(signal.SIGINT, self._interrupt), signal.signal(signal.SIGTERM, self._interrupt)
         logger.addHandler(self.service.log)
         try:
-            self.control.set(zmq.LINGER, 200)
-            self.control.bind(self.rundir.control)
+            self.reports.open()
+            self.bus.socket.bind(self.rundir.control)
             for child in self.children.values():
                 self._spawn(child)
             while any(child.running or child.start_again_at is not None for child in self.children.values()):
                 self._turn()
         finally:
             self._kill_all()
-            self.control.close()
+            self.reports.close()
+            self.bus.close()
             self.context.term()
             claim.close()
             logger.removeHandler(self.service.log)
             signal.signal(signal.SIGINT, before[0])
             signal.signal(signal.SIGTERM, before[1])
-        self._report()
+        if self.played is not None:
+            self.reports.finish()
         return self.code
 
     def _turn(self) -> None:
         """Wait a little for news, and act on it."""
         poller = zmq.Poller()
-        poller.register(self.control, zmq.POLLIN)
+        poller.register(self.bus.socket, zmq.POLLIN)
         for child in self.children.values():
             if child.pidfd >= 0:
                 poller.register(child.pidfd, zmq.POLLIN)
@@ -120,6 +125,7 @@ class Supervisor:
         self._advance()
         self._watch_time()
         self.service.watch_time()
+        self.reports.draw(self.state, self.stats)
 
     def _spawn(self, child: Child, first_seq: int = 0) -> None:
         job = Job(
@@ -128,42 +134,20 @@ class Supervisor:
             node=child.spec,
             edges=self.spec.edges_into(child.spec.name),
             log_level=self.log_level,
-            trace=self.profile_folder is not None,
+            trace=self.trace,
             first_seq=first_seq,
             epoch=child.epoch,
         )
         child.start(job)
 
     def _listen(self) -> None:
-        while self.control.poll(0):
-            identity, *parts = self.control.recv_multipart()
-            try:
-                said = wire.unpack(parts[0] if len(parts) == 1 else b"")
-                child = self.by_identity.get(identity)
-                if child is not None:
-                    self._hear(child, said)
-                else:
-                    self._serve(identity, parts[0], said)
-            except (WireError, KeyError, TypeError) as exc:
-                logger.warning("malformed control message: %s", exc)
+        self.bus.receive(self._hear, self.service.take)
 
-    def _serve(self, identity: bytes, data: bytes, said: dict[str, Any]) -> None:
-        """Answer a request of some process of this user."""
-
-        def reply(answer: dict[str, Any]) -> None:
-            self._send(identity, **{"id": said.get("id"), **answer})
-
-        if len(data) > MAX_REQUEST:
-            reply({"k": "refused", "why": f"a request of {len(data)} bytes; at most {MAX_REQUEST} are allowed"})
-        else:
-            self.service.take(said, reply)
-
-    def _hear(self, child: Child, said: dict[str, Any]) -> None:
+    def _hear(self, name: str, said: dict[str, Any]) -> None:
+        child, kind = self.children[name], said["k"]
         child.heard = time.monotonic()
-        kind, name = said["k"], child.spec.name
         if kind == "report":
-            self.profile.take(name, said["snapshot"])
-            self.now.take(name, said["snapshot"])
+            self.reports.take(name, said["snapshot"])
             child.last_seq = max(child.last_seq, said["snapshot"]["last_seq"])
         elif kind == "log":
             logging.getLogger(f"facegraph.{name}").log(said["level"], "%s", said["text"])
@@ -224,7 +208,7 @@ class Supervisor:
         deadline = time.monotonic() + LAST_WORDS_S
         self._listen()
         while code in (OK, FAILED) and not child.done and time.monotonic() < deadline:
-            self.control.poll(50)
+            self.bus.socket.poll(50)
             self._listen()
 
     def _ended(self, child: Child, code: int) -> None:
@@ -354,17 +338,14 @@ class Supervisor:
     def _interrupt(self, number: int, frame: Any) -> None:
         self.interrupts += 1
 
-    def tell(self, child: Child, kind: str | None, **content: Any) -> None:
+    def tell(self, child: Child, kind: str | None, /, **content: Any) -> None:
         """Send a word to a node that runs."""
         if kind is not None and child.running:
-            self._send(identity_of(os.getpid(), child.spec.name), kind, **content)
+            self.bus.tell(child.spec.name, kind, **content)
 
     def _tell_all(self, kind: str, **content: Any) -> None:
         for child in self.children.values():
             self.tell(child, kind, **content)
-
-    def _send(self, identity: bytes, k: str, **content: Any) -> None:
-        self.control.send_multipart([identity, wire.pack({"v": wire.VERSION, "k": k, **content})], zmq.NOBLOCK)
 
     @property
     def state(self) -> str:
@@ -378,23 +359,16 @@ class Supervisor:
         inner = {edge.target_node for edge in self.spec.edges if edge.source_graph is None}
         return [name for name in self.children if name not in inner]
 
+    def states(self) -> dict[str, str]:
+        """Return the state of every node's process."""
+        return {name: child.state for name, child in self.children.items()}
+
     def stats(self) -> dict[str, Any]:
         """Return what the graph does now."""
-        states = {name: child.state for name, child in self.children.items()}
         restarts = {name: child.epoch for name, child in self.children.items()}
         playing_s = 0.0 if self.played is None else time.monotonic() - self.played
         about = {"graph": self.spec.name, "state": self.state, "playing_s": round(playing_s, 1)}
-        return about | self.now.summary(states, restarts)
-
-    def _report(self) -> None:
-        if self.played is None:
-            return
-        from rich.console import Console
-
-        Console().print(format_report(self.profile))
-        if self.profile_folder is not None:
-            for path in self.profile.write(self.profile_folder):
-                logger.info("wrote %s", path)
+        return about | self.reports.now.summary(self.states(), restarts)
 
 
 def _indent(trace: str) -> str:

@@ -1,0 +1,164 @@
+"""Compare two runs by their latency.json (`run --profile DIR`): what got slower, and what faster."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graph.errors import ConfigError
+from graph.metrics import short_ms
+from graph.profile import FORMAT
+
+NOISE = 0.10  # of the value: two runs of the same differ by so much
+NOISE_MS = 0.05  # and times by so much
+NOISE_PERCENT = 5.0  # and shares of a core
+SHOWN = (("process_ms", "p50"), ("process_ms", "p95"), ("wait_ms", "p50"), ("age_ms", "p50"), ("age_ms", "p95"))
+
+
+class Change(NamedTuple):
+    """One number in both runs."""
+
+    before: float
+    after: float
+    least: float  # a smaller difference says nothing
+    more_is_worse: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """Return "worse", "better" or "" for the same, within noise."""
+        difference = self.after - self.before
+        if abs(difference) <= max(self.least, NOISE * abs(self.before)):
+            return ""
+        return "worse" if (difference > 0) == self.more_is_worse else "better"
+
+    @property
+    def percent(self) -> str:
+        """Return the change in words: +52 %."""
+        return f"{100 * (self.after - self.before) / self.before:+.0f} %" if self.before else "new"
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Return the summary of a run (graph/profile.py) from a --profile folder or its latency.json.
+
+    Raises ConfigError if there is none, or one that this version cannot read.
+    """
+    path = folder / "latency.json" if folder.is_dir() else folder
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"no {path}; make one: run_graph.py CONFIG --profile {folder}") from exc
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"{path}: cannot be read as the latency.json of a run: {exc}") from exc
+    if not isinstance(summary, dict) or summary.get("format") != FORMAT or "nodes" not in summary:
+        raise ConfigError(f"{path}: is no latency.json of format {FORMAT}")
+    return summary
+
+
+def report(before: dict[str, Any], after: dict[str, Any]) -> RenderableType:
+    """Return a table of both runs, and what changed in words, the largest change first."""
+    return Group(_table(before, after), *_warnings(before, after), "", *_sentences(before, after))
+
+
+def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Change]]:
+    """Return what is in both runs, by node."""
+    found: dict[str, dict[str, Change]] = {}
+    for name, old in before["nodes"].items():
+        new = after["nodes"].get(name)
+        if new is None or not old["frames"] or not new["frames"]:
+            continue
+        found[name] = {"fps": Change(old["fps"], new["fps"], 0.1, more_is_worse=False)}
+        for kind, p in SHOWN:
+            found[name][f"{kind.removesuffix('_ms')} {p}"] = Change(old[kind][p], new[kind][p], NOISE_MS)
+        found[name]["CPU"] = Change(old["cpu_percent"], new["cpu_percent"], NOISE_PERCENT)
+        found[name]["memory"] = Change(old["memory_mb"], new["memory_mb"], 5.0)
+        found[name]["dropped"] = Change(_dropped(before, name), _dropped(after, name), 0.01)
+    return found
+
+
+def _dropped(summary: dict[str, Any], node: str) -> float:
+    """Return the messages dropped before a node as a share of the frames that it processed."""
+    lost = [float(edge["dropped"]) for name, edge in summary["edges"].items() if _target(name) == node]
+    return sum(lost) / max(sum(lost) + float(summary["nodes"][node]["frames"]), 1.0)
+
+
+def _target(edge: str) -> str:
+    return edge.rpartition(" -> ")[2].partition(".")[0]
+
+
+def _sinks(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Change]]:
+    both = before["capture_to_sink"].keys() & after["capture_to_sink"].keys()
+    return {
+        name: {
+            p: Change(before["capture_to_sink"][name][p], after["capture_to_sink"][name][p], NOISE_MS)
+            for p in ("p50", "p95", "p99")
+        }
+        for name in before["capture_to_sink"]
+        if name in both
+    }
+
+
+def _table(before: dict[str, Any], after: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
+    table.add_column("node", style="cyan", overflow="ellipsis", min_width=8)
+    times = (f"{kind.replace('_', ' ')}\n{p}" for kind, p in SHOWN)
+    for heading in ("fps", *times, "CPU\n%"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, changes in _changes(before, after).items():
+        cells = [_cell(changes[f"{kind.removesuffix('_ms')} {p}"], short_ms) for kind, p in SHOWN]
+        table.add_row(name, _cell(changes["fps"], "{:.1f}".format), *cells, _cell(changes["CPU"], "{:.0f}".format))
+    return table
+
+
+def _cell(change: Change, text: Any) -> Text:
+    style = {"worse": "red", "better": "green", "": "dim"}[change.verdict]
+    return Text(f"{text(change.before)} → {text(change.after)}", style=style)
+
+
+def _warnings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
+    """Say what makes the two runs hard to compare."""
+    for what in ("cpu", "cores", "system", "python"):
+        old, new = before["machine"].get(what), after["machine"].get(what)
+        if old != new:
+            yield Text(f"not the same {what}: {old}, {new}", style="yellow")
+    for summary, other, which in ((before, after, "first"), (after, before, "second")):
+        alone = [name for name in summary["nodes"] if name not in other["nodes"]]
+        if alone:
+            yield Text(f"only in the {which} run: {', '.join(alone)}", style="yellow")
+
+
+def _sentences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
+    """Say what got worse and better: the whole way first, then the nodes' own work, then what follows from it."""
+    said = False
+    for name, changes in _sinks(before, after).items():
+        change = changes["p50"]
+        word = {"worse": "slower", "better": "faster", "": "as fast as before"}[change.verdict]
+        yield _sentence(f"capture → {name} is {word}", "p50", change)
+        said = True
+    nodes = _changes(before, after)
+    for verdict, word in (("worse", "slower"), ("better", "faster")):
+        own = [(name, changes["process p50"]) for name, changes in nodes.items()]
+        own = [(name, change) for name, change in own if change.verdict == verdict]
+        for name, change in sorted(own, key=lambda item: -abs(item[1].after - item[1].before)):
+            yield _sentence(f"{name} itself is {word}", "process p50", change)
+            said = True
+    for name, changes in nodes.items():
+        if changes["dropped"].verdict:
+            old, new = changes["dropped"].before, changes["dropped"].after
+            style = "red" if changes["dropped"].verdict == "worse" else "green"
+            yield Text(f"{name} misses {100 * new:.1f} % of its frames, before {100 * old:.1f} %", style=style)
+        if changes["memory"].verdict == "worse":
+            old, new = changes["memory"].before, changes["memory"].after
+            yield Text(f"{name} takes more memory: {old:.0f} → {new:.0f} MB", style="red")
+    if not said:
+        yield Text("no end of the graph and no node in both runs")
+
+
+def _sentence(what: str, which: str, change: Change) -> Text:
+    style = {"worse": "red", "better": "green", "": ""}[change.verdict]
+    numbers = f"{which} {short_ms(change.before)} → {short_ms(change.after)} ms ({change.percent})"
+    return Text(f"{what}: {numbers}", style=style)

@@ -1,0 +1,127 @@
+"""What Prometheus may scrape from a running graph: `run CONFIG --metrics PORT`, then http://127.0.0.1:PORT/metrics.
+
+Names and units follow https://prometheus.io/docs/practices/naming/. Everything counts from the start of the graph,
+across restarts of nodes.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from graph.errors import ConfigError
+from graph.metrics import Histogram, bucket_of
+from graph.profile import NodeProfile, Profile
+
+BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+HOST = "127.0.0.1"
+TIMES = {
+    "wait": "From the arrival of the last input of a frame to the start of process()",
+    "process": "In process()",
+    "publish": "Handing a frame over, including being held up by a full queue",
+    "age": "From the capture of a frame until the node was done with it",
+}
+States = Callable[[], dict[str, str]]
+
+
+class Endpoint:
+    """The HTTP server, on this host's loopback only."""
+
+    def __init__(self, port: int, profile: Profile, states: States) -> None:
+        """Listen on `port`, 0 for any that is free. Raises ConfigError if it is taken."""
+        registry = CollectorRegistry(auto_describe=False)
+        self.lock = threading.Lock()
+        """Hold it while the profile changes: the server reads it from threads of its own."""
+        registry.register(_Measured(profile, states, self.lock))
+        try:
+            self._server, self._thread = start_http_server(port, HOST, registry)
+        except OSError as exc:
+            raise ConfigError(f"--metrics {port}: cannot listen on {HOST}:{port}: {exc.strerror}") from exc
+        self.address = f"http://{HOST}:{self._server.server_port}/metrics"
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Measured(Collector):
+    """Reads the profile whenever somebody asks."""
+
+    def __init__(self, profile: Profile, states: States, lock: threading.Lock) -> None:
+        self._profile = profile
+        self._states = states
+        self._lock = lock
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics as they are now."""
+        with self._lock:
+            return [*self._counts(), *self._times(), *self._edges(), *self._processes()]
+
+    def _counts(self) -> Iterator[Metric]:
+        counts: dict[str, tuple[str, Callable[[NodeProfile], float]]] = {
+            "frames": ("Frames that a node has processed", lambda node: node.frames),
+            "unmatched": ("Inputs let go because their partners of the same frame never came", lambda n: n.unmatched),
+            "restarts": ("How often a node got a new process", lambda node: node.restarts),
+            "cpu_seconds": ("CPU time of a node's processes", lambda node: node.cpu_s),
+        }
+        for name, (about, count) in counts.items():
+            family = CounterMetricFamily(f"facegraph_{name}", about, labels=("graph", "node"))
+            for node in self._profile.nodes.values():
+                family.add_metric((self._graph, node.name), count(node))
+            yield family
+
+    def _times(self) -> Iterator[Metric]:
+        for name, about in TIMES.items():
+            family = HistogramMetricFamily(f"facegraph_{name}_seconds", about, labels=("graph", "node"))
+            for node in self._profile.nodes.values():
+                times = node.times(name)
+                family.add_metric((self._graph, node.name), _buckets(times), sum_value=times.total_ns / 1e9)
+            yield family
+
+    def _edges(self) -> Iterator[Metric]:
+        edges = self._profile.summary()["edges"]
+        dropped = CounterMetricFamily("facegraph_dropped", "Messages that an edge let go", labels=("graph", "edge"))
+        peak = GaugeMetricFamily(
+            "facegraph_queue_peak", "Most messages that waited on an edge", labels=("graph", "edge")
+        )
+        for name, edge in edges.items():
+            dropped.add_metric((self._graph, name), edge["dropped"])
+            peak.add_metric((self._graph, name), edge["queue_peak"])
+        yield from (dropped, peak)
+
+    def _processes(self) -> Iterator[Metric]:
+        memory = GaugeMetricFamily(
+            "facegraph_resident_memory_bytes", "Memory of a node's process, shared included", labels=("graph", "node")
+        )
+        up = GaugeMetricFamily(
+            "facegraph_state", "1 for the state that a node is in", labels=("graph", "node", "state")
+        )
+        states = self._states()
+        for node in self._profile.nodes.values():
+            memory.add_metric((self._graph, node.name), node.rss_mb * 1e6)
+            up.add_metric((self._graph, node.name, states[node.name]), 1)
+        yield from (memory, up)
+
+    @property
+    def _graph(self) -> str:
+        return self._profile.spec.name
+
+
+def _buckets(times: Histogram) -> list[tuple[str, float]]:
+    """Return how many times were at most each bound: exact to the 3 % of a bucket of graph/metrics.py."""
+    below = np.concatenate([[0], np.cumsum(times.counts)])
+    last = bucket_of(np.array([bound * 1e9 for bound in BOUNDS_S]).astype(np.int64))
+    found: list[tuple[str, Any]] = [
+        (str(bound), int(below[index])) for bound, index in zip(BOUNDS_S, last.tolist(), strict=True)
+    ]
+    return [*found, ("+Inf", times.count)]

@@ -1,0 +1,74 @@
+"""What becomes of the nodes' heartbeats: the profile of the run, the stats of now, Prometheus, drawings of states."""
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graph.draw import StateDrawings
+from graph.profile import Profile, format_report
+from graph.spec import GraphSpec
+from graph.stats import Stats
+
+if TYPE_CHECKING:
+    from graph import prometheus
+
+logger = logging.getLogger("facegraph")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user wants to be told of a run, beyond the table at its end."""
+
+    profile: Path | None = None  # folder for latency.json, latency.png, trace.json
+    dot: Path | None = None  # folder for a drawing at every change of state
+    metrics: int | None = None  # port for Prometheus
+
+
+class Reports:
+    """Takes the snapshots of all nodes of one graph."""
+
+    def __init__(self, spec: GraphSpec, wanted: Wanted, states: Callable[[], dict[str, str]]) -> None:
+        self.profile = Profile(spec)
+        self.now = Stats(spec)
+        self._wanted = wanted
+        self._states = states
+        self._drawings: StateDrawings | None = None
+        self._endpoint: prometheus.Endpoint | None = None
+
+    def open(self) -> None:
+        """Start what is wanted. Raises ConfigError if the port is taken or the folder cannot be made."""
+        if self._wanted.dot is not None:
+            self._drawings = StateDrawings(self._wanted.dot, self.profile.spec)
+        if self._wanted.metrics is not None:
+            from graph import prometheus
+
+            self._endpoint = prometheus.Endpoint(self._wanted.metrics, self.profile, self._states)
+            logger.info("metrics for Prometheus at %s", self._endpoint.address)
+
+    def take(self, node: str, snapshot: dict[str, Any]) -> None:
+        """Take a snapshot of the Meter of `node`."""
+        with self._endpoint.lock if self._endpoint else nullcontext():
+            self.profile.take(node, snapshot)
+        self.now.take(node, snapshot)
+
+    def draw(self, state: str, stats: Callable[[], dict[str, Any]]) -> None:
+        """Draw the graph if its state or a node's has changed and that is wanted."""
+        if self._drawings is not None:
+            self._drawings.note(state, self._states(), stats)
+
+    def close(self) -> None:
+        """Stop serving."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+    def finish(self) -> None:
+        """Print the table of the run, and write the files."""
+        from rich.console import Console
+
+        Console().print(format_report(self.profile))
+        if self._wanted.profile is not None:
+            for path in self.profile.write(self._wanted.profile):
+                logger.info("wrote %s", path)
