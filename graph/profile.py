@@ -1,4 +1,4 @@
-"""What a whole graph measured: the live table, the report at the end, and the files of `--profile DIR`.
+"""What a whole graph measured: the report at the end, and the files of `--profile DIR`. Now: graph/stats.py.
 
 latency.json holds what `Profile.summary` returns; latency.png shows it (graph/latency_plot.py);
 trace.json opens in Perfetto or chrome://tracing (graph/chrome_trace.py).
@@ -118,11 +118,6 @@ class NodeProfile:
         return self.frames / self.active_s if self.active_s else 0.0
 
     @property
-    def recent_fps(self) -> float:
-        """Frames per second between the last two snapshots."""
-        return float(self._processes[-1].latest["fps"]) if self._processes else 0.0
-
-    @property
     def busy_percent(self) -> float:
         """Share of the active time spent in process()."""
         return self.times("process").total_ns / 1e7 / self.active_s if self.active_s else 0.0
@@ -143,11 +138,6 @@ class NodeProfile:
     def rss_mb(self) -> float:
         """Resident memory at the last snapshot, shared segments included, 10**6 bytes."""
         return self._processes[-1].latest["rss_bytes"] / 1e6 if self._processes else 0.0
-
-    @property
-    def state(self) -> str:
-        """The state at the last snapshot."""
-        return str(self._processes[-1].latest["state"]) if self._processes else ""
 
     @property
     def restarts(self) -> int:
@@ -191,22 +181,6 @@ class Profile:
     def _is_live_source(self, name: str) -> bool:
         lossless = any(edge.policy == "block" for edge in self.spec.edges_from(name))
         return name in self.spec.sources() and not lossless
-
-    def table(self, live: bool = False) -> Table:
-        """Return one row per node with everything measured; `live` shows the rate of the last moments."""
-        table = _new_table(self.spec.name, "node", "state", "fps", "frames")
-        for name, percentiles in _SHOWN.items():
-            heading = " / ".join(f"p{p}" for p in percentiles)
-            table.add_column(f"{name} ms\n{heading}", justify="right", no_wrap=True)
-        for name in ("dropped", "CPU\n%", "MB"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for node in self.nodes.values():
-            times = [_ms_row(node.times(name), percentiles) for name, percentiles in _SHOWN.items()]
-            fps = node.recent_fps if live else node.fps
-            shares = [f"{node.cpu_percent:.0f}", f"{node.rss_mb:.0f}"]
-            dropped = _dropped(self.dropped_before(node.name))
-            table.add_row(node.name, _state(node.state), f"{fps:.1f}", f"{node.frames:,}", *times, dropped, *shares)
-        return table
 
     def summary(self) -> dict[str, Any]:
         """Return latency.json as plain values. Times are milliseconds, rates per second.
@@ -257,7 +231,7 @@ class Profile:
 
 def format_report(profile: Profile) -> RenderableType:
     """Return the short report for the end of a run: one row per node, then what it means."""
-    table = _new_table(None, "node", "frames", "fps")
+    table = _new_table("node", "frames", "fps")
     for heading in ("process ms\np50 / p95", "waited ms\np50", "busy\n%", "CPU\n%", "dropped"):
         table.add_column(heading, justify="right", no_wrap=True)
     for node in profile.nodes.values():
@@ -331,11 +305,8 @@ def _in_ms(times: Histogram) -> dict[str, float]:
     return {name: round(ns / 1e6, 4) for name, ns in {**values, "mean": times.mean, "max": times.max_ns}.items()}
 
 
-_SHOWN = {"wait": (50, 95), "process": (50, 95, 99), "publish": (50,), "age": (50, 95)}
-
-
-def _new_table(title: str | None, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
+def _new_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
     for index, column in enumerate(columns):
         if index == 0:
             table.add_column(column, style="cyan", min_width=12, overflow="ellipsis")
@@ -352,13 +323,6 @@ def _ms_row(times: Histogram, percentiles: Iterable[int]) -> str:
 
 def _dropped(count: int) -> Text:
     return Text(f"{count:,}", style="yellow" if count else "dim")
-
-
-_STATE_STYLES = {"PROCESSING": "green", "BLOCKED": "red", "IDLE": "dim"}
-
-
-def _state(name: str) -> Text:
-    return Text(name.lower() or "-", style=_STATE_STYLES.get(name, ""))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> Path:
