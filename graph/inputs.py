@@ -1,13 +1,18 @@
 """All inputs of one consumer: its receivers, and the join that brings their messages together."""
 
-import select
 from collections.abc import Iterable, Mapping
+from typing import Any
+
+import zmq
 
 from graph.join import Arrived, Join, JoinKind
 from graph.receiver import Receiver
 
 Set = dict[str, Arrived | None]
 """The messages of one frame by input; None where a held input has nothing yet."""
+
+
+_POLLIN = int(zmq.POLLIN)  # the arithmetic of enum flags costs a microsecond each time
 
 
 class Inputs:
@@ -17,6 +22,7 @@ class Inputs:
         """Join `receivers` by name; `kinds` and `newest` as for `Join`."""
         self._receivers = dict(receivers)
         self._join = Join(dict(kinds), newest)
+        self._only = next(iter(kinds)) if list(kinds.values()) == ["seq"] else None  # nothing to join
 
     @property
     def welcomed(self) -> bool:
@@ -33,25 +39,36 @@ class Inputs:
         """How many messages could not be matched."""
         return sum(self._join.let_go.values())
 
-    def matched(self, taken: Set) -> dict[str, Arrived]:
-        """Return the part of a set that is of this very frame, without held values."""
-        return {name: arrived for name, arrived in taken.items() if arrived and self._join.waits_for(name)}
+    def matched(self, taken: Set) -> list[Arrived]:
+        """Return the messages of a set that are of this very frame, without held values."""
+        return [arrived for name, arrived in taken.items() if arrived and self._join.waits_for(name)]
 
     def receive(self) -> None:
-        """Take in what has come: messages, welcomes, ends; of a single input one message, to process it at once."""
+        """Take in what has come: messages, welcomes, ends."""
         for name, receiver in self._receivers.items():
             while arrived := receiver.receive():
                 self._return_credits(self._join.push(name, arrived))
-                if len(self._receivers) == 1:
-                    return
             if receiver.ended:
                 self._join.end(name)
 
     def take(self) -> Set | None:
         """Return the messages of the next frame if they are all there. Each set must be followed by `done`."""
+        if self._only is not None:
+            return self._take_only(self._only)
         self.receive()
         self._return_credits(self._join.settle())
         return self._join.pop()
+
+    def _take_only(self, name: str) -> Set | None:
+        """Return the next message of a single input, to be processed at once."""
+        receiver = self._receivers[name]
+        while arrived := receiver.receive():
+            if self._join.is_new(name, arrived):
+                return {name: arrived}
+            self._return_credits([name])
+        if receiver.ended:
+            self._join.end(name)
+        return None
 
     def done(self) -> None:
         """Note that the set taken last has been processed, and no reference to it is left."""
@@ -59,14 +76,12 @@ class Inputs:
 
     def wait(self, timeout_ms: int, wake_fd: int = -1) -> bool:
         """Wait until something has come, or `wake_fd` is readable; say whether it was so in time."""
-        poller = select.poll()
-        if wake_fd >= 0:
-            poller.register(wake_fd, select.POLLIN)
-        open_ = [receiver for receiver in self._receivers.values() if not receiver.ended]
-        for receiver in open_:  # one that ended may have left something unread for ever
-            receiver.flush(idle=True)
-            poller.register(receiver.fd, select.POLLIN)
-        return any(receiver.readable() for receiver in open_) or bool(poller.poll(timeout_ms))
+        awaited: list[tuple[Any, int]] = [(wake_fd, _POLLIN)] if wake_fd >= 0 else []
+        for receiver in self._receivers.values():
+            if not receiver.ended:  # one that ended may have left something unread for ever
+                receiver.flush(idle=True)
+                awaited.append((receiver.socket, _POLLIN))
+        return bool(zmq.zmq_poll(awaited, timeout_ms))
 
     def lost(self) -> list[str]:
         """Return the inputs whose senders have died without a word."""

@@ -42,14 +42,20 @@ class Join:
             if not isinstance(arrived.message, Mark):  # "nothing to say" takes back nothing
                 self._held[name] = arrived
             return [name]
-        seq = arrived.message.header.seq
-        if seq <= self._last_seq[name]:
-            self.let_go[name] += 1
+        if not self.is_new(name, arrived):
             return [name]
-        self._last_seq[name] = seq
         self._waiting[name].append(arrived)
         self._restarted.discard(name)
         return []
+
+    def is_new(self, name: str, arrived: Arrived) -> bool:
+        """Say whether a message on input `name` is younger than all before; else it is counted as let go."""
+        seq = arrived.message.header.seq
+        if seq <= self._last_seq[name]:
+            self.let_go[name] += 1
+            return False
+        self._last_seq[name] = seq
+        return True
 
     def settle(self) -> list[str]:
         """Let go what can no longer be matched, and with `newest` all but the newest complete set.

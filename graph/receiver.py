@@ -2,12 +2,11 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
 
-import numpy as np
 import zmq
-from numpy.typing import NDArray
 
 from graph import slots, wire
 from graph.errors import GraphError, WireError
@@ -17,7 +16,7 @@ from graph.slots import SlotMap
 
 logger = logging.getLogger(__name__)
 
-_POLLIN, _NOBLOCK = int(zmq.POLLIN), int(zmq.NOBLOCK)  # the arithmetic of enum flags costs a microsecond each time
+_RCVMORE, _NOBLOCK = int(zmq.RCVMORE), int(zmq.NOBLOCK)  # the arithmetic of enum flags costs a microsecond each time
 
 
 class Receiver:
@@ -58,7 +57,6 @@ class Receiver:
         self.socket.set(zmq.RECONNECT_IVL, 20)
         self.socket.set(zmq.MAXMSGSIZE, wire.MAX_BUFFER)
         self.socket.connect(endpoint)
-        self.fd: int = self.socket.get(zmq.FD)
         self._say(
             k="hello",
             port=port,
@@ -78,19 +76,18 @@ class Receiver:
         """
         while not self.ended:
             try:
-                parts = [self.socket.recv(_NOBLOCK)]
-                while self.socket.getsockopt(zmq.RCVMORE):
-                    parts.append(self.socket.recv(_NOBLOCK))
+                data = self.socket.recv(_NOBLOCK)
             except zmq.Again:
                 self.ended = self._expired
                 return None
+            received_ns = time.monotonic_ns()
             try:
-                message = self._take(parts)
+                message = self._take(data)
             except (WireError, OSError) as exc:
                 self._take_failed(exc)
                 continue
             if message is not None:
-                return Arrived(message, time.monotonic_ns())
+                return Arrived(message, received_ns)
         return None
 
     def expire(self) -> None:
@@ -112,10 +109,6 @@ class Receiver:
             self._owed = 0
             del released[:count]
 
-    def readable(self) -> bool:
-        """Say whether `receive` has something to look at. Check before waiting on `fd`, which only tells of news."""
-        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & _POLLIN)
-
     def lost(self) -> bool:
         """Say whether the sender's process has died without saying `end` (known only where memory is shared)."""
         return self._map is not None and not self.ended and not self._map.alive()
@@ -131,13 +124,13 @@ class Receiver:
     def _say(self, **header: Any) -> None:
         self.socket.send(wire.pack({"v": wire.VERSION, **header}), zmq.NOBLOCK)
 
-    def _take(self, parts: list[bytes]) -> Message | None:
-        packet = wire.unpack(parts[0])
+    def _take(self, data: bytes) -> Message | None:
+        packet = wire.unpack(data)
         kind = packet["k"]
         if kind == "data":
             if self.type is None:
                 raise WireError("data before welcome")
-            return wire.decode(packet, self.type, _Fetch(parts, self._map))
+            return wire.decode(packet, self.type, self._buffers(), self._map)
         if kind == "welcome":
             self._welcome(packet)
         elif kind == "end":
@@ -147,6 +140,11 @@ class Receiver:
         elif kind != "ping":
             raise WireError(f"a sender said {brief(kind)}")
         return None
+
+    def _buffers(self) -> Iterator[bytes]:
+        """Give the parts that follow the first one of a message."""
+        while self.socket.getsockopt(_RCVMORE):
+            yield self.socket.recv(_NOBLOCK)
 
     def _welcome(self, packet: dict[str, Any]) -> None:
         types, path = packet.get("types"), packet.get("shm")
@@ -168,29 +166,6 @@ class Receiver:
         self.ended = True
         self.malformed += 1
         logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
-
-
-class _Fetch:
-    """Finds the bytes of the arrays of one packet, in order."""
-
-    __slots__ = ("_map", "_next", "_parts")
-
-    def __init__(self, parts: list[bytes], map_: SlotMap | None) -> None:
-        self._parts = parts
-        self._map = map_
-        self._next = 1
-
-    def __call__(self, index: int, place: wire.Place) -> NDArray[np.uint8]:
-        size = wire.inline_size(place)
-        if size is None:
-            if self._map is None or isinstance(place, int):
-                raise WireError("a place in shared memory, which was not asked for")
-            number, offset, nbytes = place
-            return self._map.array(number, offset, nbytes)
-        if self._next >= len(self._parts) or len(self._parts[self._next]) != size:
-            raise WireError(f"buffer {index} of {size} bytes is missing")
-        self._next += 1
-        return np.frombuffer(self._parts[self._next - 1], np.uint8)
 
 
 def type_name(type_: type[Message]) -> str:

@@ -6,6 +6,7 @@ consumers grant credits, and everything that waits for a credit waits here. Thre
 """
 
 import logging
+import os
 import threading
 import time
 from collections import Counter, deque
@@ -18,7 +19,7 @@ import zmq
 
 from graph import wire
 from graph.errors import WireError
-from graph.messages import Mark, Message
+from graph.messages import Header, Mark, Message
 from graph.slots import SlotPool
 
 logger = logging.getLogger(__name__)
@@ -31,14 +32,18 @@ MAX_REQUEST = 65536  # bytes of anything that a consumer may say
 PING_S = 1.0  # a consumer that hears nothing for so long is pinged, to notice that it is gone
 _POLLIN, _NOBLOCK, _MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 """As plain numbers: the arithmetic of enum flags costs a microsecond each time."""
+_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 POLICIES = ("block", "drop_oldest", "drop_newest", "latest")
 
 
 class Packet:
     """One message on its way to several consumers, encoded once for each way of travelling."""
 
-    def __init__(self, message: Message, pool: SlotPool) -> None:
+    __slots__ = ("_arrays", "_header", "_message", "_parts", "_pool", "is_mark", "slots")
+
+    def __init__(self, message: Message, header: Header, pool: SlotPool) -> None:
         self._message = message
+        self._header = header
         self._pool = pool
         self._arrays = wire.arrays_of(message)
         self._parts: dict[bool, list[bytes]] = {}
@@ -59,7 +64,7 @@ class Packet:
             if place is None:
                 buffers.append(array.tobytes())
             places.append(place or array.nbytes)
-        return [wire.encode(self._message, self._arrays, places), *buffers]
+        return [wire.encode(self._message, self._header, self._arrays, places), *buffers]
 
     def _place(self, array: Any) -> tuple[int, int, int] | None:
         """Find the array in a slot or copy it into one; this packet has a lease on the slot until `drop`."""
@@ -104,6 +109,7 @@ class Link:
     shm: bool
     marks: bool
     credits: int
+    window: int  # the credits at the beginning: as many as when nothing is under way
     queue: deque[Waiting] = field(default_factory=deque)
     leases: Counter[int] = field(default_factory=Counter)
     heard_ns: int = 0
@@ -143,14 +149,18 @@ class Sender:
         self._router.set(zmq.LINGER, 1000)
         self._router.set(zmq.MAXMSGSIZE, MAX_REQUEST)
         self._router.bind(endpoint)
+        self._polled = [(self._router, _POLLIN)]
         self.fd: int = self._router.get(zmq.FD)
 
-    def publish(self, port: str, message: Message) -> None:
-        """Queue or send a message to every consumer of `port`; wait where an edge says `block` and is full."""
+    def publish(self, port: str, message: Message, header: Header | None = None) -> None:
+        """Queue or send a message to every consumer of `port`; wait where an edge says `block` and is full.
+
+        `header` is sent in the place of the message's own.
+        """
         with self.lock:
             links = self._by_port[port]
             if links:
-                packet = Packet(message, self._pool)
+                packet = Packet(message, header or message.header, self._pool)
                 for link in list(links):
                     if link.marks or not packet.is_mark:
                         self._offer(link, packet)
@@ -184,7 +194,7 @@ class Sender:
         """See to all that the consumers have said. Call it whenever `fd` is readable, and after sending."""
         while self._dead:
             self._forget(self._dead.popleft())
-        while int(self._router.getsockopt(zmq.EVENTS)) & _POLLIN:
+        while zmq.zmq_poll(self._polled, 0):
             identity, parts = self._router.recv(_NOBLOCK), []
             while self._router.getsockopt(zmq.RCVMORE):
                 parts.append(self._router.recv(_NOBLOCK))
@@ -239,15 +249,18 @@ class Sender:
         if link.identity not in self._links:
             return  # it left while we waited
         parts, numbers = packet.parts(link.shm), packet.slots if link.shm else []
-        for number in numbers:
-            link.leases[number] += 1
-            self._pool.lease(number)
-        if link.credits > 0 and not link.queue:
-            link.credits -= 1
-            self._send(link, parts)
-        else:
+        if link.queue or link.credits <= 0:
             link.queue.append(Waiting(parts, numbers))
             self._flush(link)
+        else:
+            link.credits -= 1
+            self._send(link, parts)
+            if link.credits == link.window - 1:
+                _give_way()  # the consumer waits: ZeroMQ's thread must not wait for what this one does next
+        if link.identity in self._links:
+            for number in numbers:  # its answer is not read before
+                link.leases[number] += 1
+                self._pool.lease(number)
 
     def _make_room(self, link: Link) -> bool:
         """Apply the policy of a full queue; False: the new message is the one to drop."""
@@ -361,13 +374,13 @@ class Sender:
         shm = bool(said.get("shm")) and self._slots_path is not None
         name = name if isinstance(name, str) else f"?{identity.hex()}"
         marks = said.get("marks") is not False
-        return Link(identity, name, port, policy, queue, shm, marks, credits, heard_ns=time.monotonic_ns())
+        return Link(identity, name, port, policy, queue, shm, marks, credits, credits, heard_ns=time.monotonic_ns())
 
     def _ban(self, identity: bytes, exc: WireError) -> None:
         self.malformed += 1
         logger.warning("%s: a consumer broke the protocol and is disconnected: %s", self._node, exc)
         self._banned.add(identity)
-        link = self._links.get(identity) or Link(identity, "?", "", "latest", 1, False, False, 0)
+        link = self._links.get(identity) or Link(identity, "?", "", "latest", 1, False, False, 0, 0)
         self._send(link, [wire.pack({"v": wire.VERSION, "k": "refused", "why": str(exc)})])
         if identity in self._links:
             self._drop_link(link)

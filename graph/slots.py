@@ -21,8 +21,9 @@ import sys
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from math import prod
+from reprlib import repr as brief
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ POOL_BYTES = 1 << 30
 F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; Python has the name only from 3.12 on
 REQUEST = struct.Struct("<q")  # slot number
 REPLY = struct.Struct("<q")  # size in bytes, with the descriptor as ancillary data; 0: no such slot
+BYTE = np.dtype(np.uint8)
 TIMEOUT = 10.0  # seconds a consumer waits for a descriptor; the sender answers from a thread of its own
 
 
@@ -242,22 +244,6 @@ class SlotServer:
         self.sockets.clear()
 
 
-class _Lease(weakref.ref[NDArray[np.uint8]]):
-    """Tells when an array in a slot is gone."""
-
-    __slots__ = ("number",)
-
-    def __new__(cls, array: NDArray[np.uint8], callback: Callable[["_Lease"], None], number: int) -> "_Lease":
-        return super().__new__(cls, array, callback)
-
-    def __init__(self, array: NDArray[np.uint8], callback: Callable[["_Lease"], None], number: int) -> None:
-        super().__init__(array, callback)  # type: ignore[call-arg]
-        self.number = number
-
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
-
 class SlotMap:
     """The consumer's side: the slots of one sender, mapped read-only when first needed.
 
@@ -274,21 +260,25 @@ class SlotMap:
             raise
         self._limit = limit
         self._memories: dict[int, mmap.mmap] = {}
-        self._leased: set[_Lease] = set()
+        self._leased: dict[int, tuple[weakref.ref[NDArray[Any]], int]] = {}  # by the id of the reference
         self.released: list[int] = []  # slot numbers whose arrays are gone, to be told to the sender
 
-    def array(self, number: int, offset: int, nbytes: int) -> NDArray[np.uint8]:
-        """Return bytes of a slot as a read-only array; when it and all views of it are gone, it is released."""
+    def array(self, number: int, offset: int, shape: int | Sequence[int], dtype: np.dtype[Any] = BYTE) -> NDArray[Any]:
+        """Return a read-only array that lies in a slot; when it and all views of it are gone, it is released."""
         memory = self._memories.get(number) or self._map(number)
-        if offset < 0 or nbytes < 0 or offset + nbytes > len(memory):
-            raise WireError(f"bytes {offset}..{offset + nbytes} of slot {number}, which has {len(memory)}")
-        flat: NDArray[np.uint8] = np.frombuffer(memory, np.uint8, nbytes, offset)
-        self._leased.add(_Lease(flat, self._give_back, number))
-        return flat
+        try:
+            if offset < 0:
+                raise ValueError("a negative offset, which numpy would take")
+            array: NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
+        except (TypeError, ValueError) as exc:
+            wanted = f"{dtype}{brief(shape)} at byte {offset}"
+            raise WireError(f"{wanted} of slot {number}, which has {len(memory)} bytes") from exc
+        lease = weakref.ref(array, self._give_back)
+        self._leased[id(lease)] = lease, number
+        return array
 
-    def _give_back(self, lease: "_Lease") -> None:
-        self._leased.discard(lease)
-        self.released.append(lease.number)
+    def _give_back(self, lease: "weakref.ref[NDArray[Any]]") -> None:
+        self.released.append(self._leased.pop(id(lease))[1])
 
     def _map(self, number: int) -> mmap.mmap:
         self._socket.send(REQUEST.pack(number))
@@ -299,7 +289,7 @@ class SlotMap:
             raise WireError(f"the sender has no slot {number}")
         size = int.from_bytes(reply, "little")
         if sum(map(len, self._memories.values())) + size > self._limit:
-            self._unmap_idle()
+            self._memories.clear()  # its pages go with the last array; what comes again is mapped again
         try:
             flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
             self._memories[number] = mmap.mmap(fds[0], size, flags, mmap.PROT_READ)
@@ -309,22 +299,12 @@ class SlotMap:
             os.close(fds[0])
         return self._memories[number]
 
-    def _unmap_idle(self) -> None:
-        """Give back the memory of slots that no array uses; the sender may have made others long ago."""
-        for number, memory in list(self._memories.items()):
-            with contextlib.suppress(BufferError):
-                memory.close()
-                del self._memories[number]
-
     def alive(self) -> bool:
         """Say whether the sender's process still has its end open."""
         readable, _, _ = select.select([self._socket], [], [], 0)
         return not readable  # the sender says nothing unasked: readable means closed
 
     def close(self) -> None:
-        """Close the connection and unmap what no array uses any more."""
+        """Close the connection; the memory goes with the last array in it."""
         self._socket.close()
-        for memory in self._memories.values():
-            with contextlib.suppress(BufferError):
-                memory.close()
         self._memories.clear()

@@ -5,7 +5,7 @@ kind `k`; arrays never go through msgpack, they lie in shared memory or follow a
 bounded: whatever breaks a bound or the form raises WireError.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graph.errors import WireError
 from graph.messages import DTYPES, Header, Hop, Mark, Message, array_specs, body_fields, from_fields
+from graph.slots import SlotMap
 
 VERSION = 1
 MAX_HEADER = 1 << 20
@@ -26,6 +27,8 @@ MAX_ARRAYS = 64
 MAX_HOPS = 256
 SEQ_END = 1 << 62
 """Sequence numbers lie below."""
+SLOT_END = 1 << 63
+"""Numbers of slots lie below, and so must offsets."""
 
 Place = int | Sequence[int]
 """Where an array's bytes are: their number (inline), or (slot, offset, number) in shared memory."""
@@ -59,21 +62,24 @@ def arrays_of(message: Message) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def encode(message: Message, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> bytes:
-    """Return the header of a data packet whose arrays lie at `places`, in the order of `arrays`."""
+def encode(message: Message, header: Header, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> bytes:
+    """Return the header of a data packet whose arrays lie at `places`, in the order of `arrays`.
+
+    `header` is sent in the place of the message's own.
+    """
     values = message.__dict__
-    header = message.header
+    stream, seq, epoch, pts, t, hops = header
     return pack(
         {
             "v": VERSION,
             "k": "data",
             "type": type(message).__name__,
-            "stream": header.stream,
-            "seq": header.seq,
-            "epoch": header.epoch,
-            "pts": header.pts,
-            "t": header.t_capture_ns,
-            "hops": header.hops,
+            "stream": stream,
+            "seq": seq,
+            "epoch": epoch,
+            "pts": pts,
+            "t": t,
+            "hops": hops,
             "body": {name: values[name] for name in body_fields(type(message)) if name not in arrays},
             "arrays": [
                 (name, value.dtype.str, value.shape, place)
@@ -83,11 +89,11 @@ def encode(message: Message, arrays: dict[str, NDArray[Any]], places: Sequence[P
     )
 
 
-def decode(packet: dict[str, Any], type_: type[Message], fetch: Callable[[int, Place], NDArray[np.uint8]]) -> Message:
+def decode(packet: dict[str, Any], type_: type[Message], buffers: Iterator[bytes], slots: SlotMap | None) -> Message:
     """Return the message in a data packet as `type_`, or as Mark.
 
-    `fetch(index, place)` gives the bytes of an array as a flat uint8 array: the index-th buffer of the packet,
-    or a place in shared memory. Raises WireError if the packet is malformed.
+    `buffers` gives the parts that follow the header; `slots` is the sender's shared memory, None if it was not
+    asked for. Raises WireError if the packet is malformed.
     """
     try:
         header = _header(packet)
@@ -96,8 +102,8 @@ def decode(packet: dict[str, Any], type_: type[Message], fetch: Callable[[int, P
         arrays, body = packet["arrays"], packet["body"]
         if len(arrays) > MAX_ARRAYS:
             raise WireError(f"{len(arrays)} arrays; at most {MAX_ARRAYS} are allowed")
-        for index, (name, code, shape, place) in enumerate(arrays):
-            body[name] = _array(fetch(index, place), code, shape)
+        for name, code, shape, place in arrays:
+            body[name] = _array(code, shape, place, buffers, slots)
         return from_fields(type_, header, body)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as exc:
         raise WireError(f"malformed data packet: {type(exc).__name__}: {str(exc)[:200]}") from exc
@@ -121,24 +127,27 @@ def _hop(hop: Any) -> Hop:
     return Hop(*hop)
 
 
-def _array(flat: NDArray[np.uint8], code: str, shape: list[int]) -> NDArray[Any]:
+def _array(code: str, shape: list[int], place: Place, buffers: Iterator[bytes], slots: SlotMap | None) -> NDArray[Any]:
+    """Return an array where it lies, without copying it."""
     dtype = DTYPES[code]
-    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != flat.size:
-        raise WireError(f"{flat.size} bytes for an array {code}{brief(shape)}")
-    return np.ndarray(shape, dtype, flat)
-
-
-def inline_size(place: Place) -> int | None:
-    """Return the number of inline bytes, or None for a place in shared memory. Raises WireError if out of bounds."""
-    slot, offset, size = _numbers(place)
-    if not type(slot) is type(offset) is type(size) is int or min(slot, offset, size) < 0 or max(slot, offset) >> 63:
+    inline = type(place) is int
+    number, offset, size = _numbers([0, 0, place] if inline else place)
+    known = type(number) is type(offset) is type(size) is int
+    if not known or min(number, offset, size) < 0 or max(number, offset) >= SLOT_END:
         raise WireError(f"a place {brief(place)}; it is a number of bytes, or a slot, an offset and a number of bytes")
     if size > MAX_BUFFER:
         raise WireError(f"an array of {size} bytes; at most {MAX_BUFFER} are allowed")
-    return size if isinstance(place, int) else None
+    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != size:
+        raise WireError(f"{size} bytes for an array {code}{brief(shape)}")
+    if not inline:
+        if slots is None:
+            raise WireError("a place in shared memory, which was not asked for")
+        return slots.array(number, offset, shape, dtype)
+    buffer = next(buffers, None)
+    if buffer is None or len(buffer) != size:
+        raise WireError(f"a buffer of {size} bytes is missing")
+    return np.ndarray(shape, dtype, buffer)
 
 
-def _numbers(place: Place) -> Sequence[int]:
-    if isinstance(place, int):
-        return 0, 0, place
-    return place if len(place) == 3 else (-1, -1, -1)
+def _numbers(place: Any) -> Sequence[Any]:
+    return place if isinstance(place, list) and len(place) == 3 else (None, None, None)

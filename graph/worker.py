@@ -33,6 +33,7 @@ from graph.spec import EdgeSpec, build
 
 logger = logging.getLogger(__name__)
 
+MARK = Mark()
 IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast as fingers are
 FAREWELL_S = 2.0  # consumers of other graphs and tools get so long to take what is left
 
@@ -59,6 +60,7 @@ class Worker:
         self.phase = "start"
         self.seq = job.first_seq - 1
         self.unmatched = 0
+        self.only_output: dict[type, str] = {}  # the port of a node that has but one, by its message type
 
     def run(self) -> int:
         """Run the node to its end; return the exit code."""
@@ -84,6 +86,8 @@ class Worker:
         self.node = build(self.job.node)
         self.node.__dict__["_graph_name"] = self.job.graph
         self.node.__dict__["_allocate"] = self.pool.empty
+        if len(self.node.outputs) == 1:
+            self.only_output = {port.type: name for name, port in self.node.outputs.items()}
         self._serve()
         self.node.open()
         self.control.say("state", state="READY")
@@ -166,13 +170,14 @@ class Worker:
                 start = time.monotonic_ns()
                 self.seq += 1
                 try:
-                    outputs = as_outputs(type(self.node), next(frames))
+                    outputs = self._outputs(next(frames))
                 except (StopIteration, EndOfStream):
                     break
                 end = time.monotonic_ns()
+                hop = Hop(self.name, start, start, end)
                 given = _first_header(outputs)
-                header = given.numbered(self.job.graph, self.seq, end, self.job.epoch)
-                self._publish(outputs, header, (start, start, end))
+                header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
+                self._publish(outputs, header, hop)
                 self._obey_all()
                 while self.paused and not self.finishing:
                     self._rest()
@@ -256,33 +261,36 @@ class Worker:
 
     def _step(self, taken: Set) -> None:
         """Process one frame."""
-        matched = self.inputs.matched(taken).values()
+        matched = self.inputs.matched(taken)
         header = merge([arrived.message.header for arrived in matched])
         self.seq = header.seq
         given: dict[str, Message | None] = {}
         for name, port in self.node.inputs.items():
             arrived = taken.get(name)  # nothing at all from an optional input that is not connected
-            message = None if arrived is None or isinstance(arrived.message, Mark) else arrived.message
+            given[name] = message = None if arrived is None or type(arrived.message) is Mark else arrived.message
             if message is None and not port.optional:
                 self._publish_marks(header)
                 return
-            given[name] = message
-        received = max(arrived.received_ns for arrived in matched)
+        received = max([arrived.received_ns for arrived in matched])
         start = time.monotonic_ns()
         self.meter.state("PROCESSING", start)
-        outputs = as_outputs(type(self.node), self.node.process(**given))
-        self._publish(outputs, header, (received, start, time.monotonic_ns()))
+        outputs = self._outputs(self.node.process(**given))
+        hop = Hop(self.name, received, start, time.monotonic_ns())
+        self._publish(outputs, header.after(hop) if outputs else header, hop)
 
-    def _publish(self, outputs: dict[str, Message | None], header: Header, times: tuple[int, int, int]) -> None:
-        header = header.after(Hop(self.name, *times))
+    def _outputs(self, said: Any) -> dict[str, Message | None]:
+        """Return what `process` said by output, checked; at once for the usual case."""
+        port = self.only_output.get(type(said))
+        return as_outputs(type(self.node), said) if port is None else {port: said}
+
+    def _publish(self, outputs: dict[str, Message | None], header: Header, hop: Hop) -> None:
         for port, message in outputs.items():
-            stamped = Mark.restore(header, {}) if message is None else message.with_header(header)
-            self.sender.publish(port, stamped)
-        self.meter.frame(header.seq, *times, time.monotonic_ns(), header.t_capture_ns)
+            self.sender.publish(port, MARK if message is None else message, header)
+        self.meter.frame(header.seq, *hop[1:], time.monotonic_ns(), header.t_capture_ns)
 
     def _publish_marks(self, header: Header) -> None:
         for port in self.node.outputs:
-            self.sender.publish(port, Mark.restore(header, {}))
+            self.sender.publish(port, MARK, header)
 
     def _obey_all(self) -> None:
         while self.control.commands:

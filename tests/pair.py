@@ -99,6 +99,10 @@ class Pair:
 
         assert eventually(worked)
 
+    def arrived(self, receiver: Receiver) -> None:
+        """Wait until something has come for a consumer."""
+        self.until(lambda: bool(receiver.socket.poll(0)))
+
     def publish(self, *seqs: int) -> None:
         for seq in seqs:
             self.sender.publish("out", frame(seq))

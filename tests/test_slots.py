@@ -197,7 +197,7 @@ def test_parts_of_a_slot(pool: SlotPool, mapped: SlotMap) -> None:
     assert slot is not None
     assert mapped.array(slot.number, 10, 5).tolist() == [10, 11, 12, 13, 14]
     assert len(mapped.array(slot.number, slot.size - 1, 1)) == 1
-    for offset, nbytes in ((0, slot.size + 1), (slot.size, 1), (-1, 5), (0, -1)):
+    for offset, nbytes in ((0, slot.size + 1), (slot.size, 1), (-1, 5), (slot.size + 1, 0)):
         with pytest.raises(WireError, match=f"of slot {slot.number}, which has {slot.size}"):
             mapped.array(slot.number, offset, nbytes)
     with pytest.raises(WireError, match="the sender has no slot 99"):

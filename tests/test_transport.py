@@ -131,12 +131,12 @@ def test_credits_bound_what_is_under_way(pair: Pair) -> None:
 def test_credits_go_back_in_half_windows(pair: Pair) -> None:
     receiver = pair.receiver("block", 4)
     pair.publish(*range(8))
-    pair.until(receiver.readable)
+    pair.arrived(receiver)
     assert receiver.receive() is not None
     receiver.consumed()
     receiver.flush(idle=False)  # one of four: not worth a packet
     assert receiver._owed == 1
-    pair.until(receiver.readable)
+    pair.arrived(receiver)
     assert receiver.receive() is not None
     receiver.consumed()
     receiver.flush(idle=False)
@@ -166,7 +166,7 @@ def test_inline_equals_shared(pair: Pair, size: int) -> None:
     pair.sender.publish("out", sent)
     got: list[Message] = []
     for receiver in (shared, inline):
-        pair.until(receiver.readable)
+        pair.arrived(receiver)
         arrived = receiver.receive()
         assert arrived is not None
         got.append(arrived.message)
@@ -252,7 +252,7 @@ def test_leases_of_one_that_leaves_come_back(pair: Pair, how: str, monkeypatch: 
     monkeypatch.setattr(sender, "PING_S", 0.05)
     receiver = pair.receiver("drop_oldest", 4)
     pair.publish(*range(20))
-    pair.until(receiver.readable)
+    pair.arrived(receiver)
     kept = receiver.receive()
     assert kept is not None and pair.leases() == 8
     if how == "bye":
@@ -280,7 +280,7 @@ def test_end_comes_after_all_that_waits(pair: Pair) -> None:
 def test_marks_travel(pair: Pair) -> None:
     receiver = pair.receiver()
     pair.sender.publish("out", Mark(header=Header("test", 3)))
-    pair.until(receiver.readable)
+    pair.arrived(receiver)
     arrived = receiver.receive()
     assert arrived is not None and isinstance(arrived.message, Mark) and arrived.message.seq == 3
 
@@ -288,7 +288,7 @@ def test_marks_travel(pair: Pair) -> None:
 def test_expired_edge_still_gives_what_has_arrived(pair: Pair) -> None:
     receiver = pair.receiver("block", 4)
     pair.publish(0, 1)
-    pair.until(receiver.readable)
+    pair.arrived(receiver)
     receiver.expire()
     assert pair.take(receiver, 99)[:1] == [0]
     assert receiver.ended
@@ -310,7 +310,7 @@ def test_memory_of_a_dead_sender_ends_nothing(pair: Pair, expired: bool) -> None
     pair.publish(0)
     assert pair.take(receiver, 1) == [0]
     pair.publish(1, 2)  # 1 in the slot that is mapped already, 2 in another one
-    pair.until(receiver.readable)
+    pair.arrived(receiver)
     assert pair.serving is not None
     pair.serving.stop()
     if expired:
