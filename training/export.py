@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import re
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -20,12 +19,13 @@ import onnx
 import torch
 from matplotlib.cbook import get_sample_data
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nodes import _backend
 from nodes._geometry import MEAN, SCALE, to_input
-from training import checkpoint
+from training import checkpoint, mnn_converter, quantise
 from training.landmark_net import macs
 from training.settings import RunSettings, SettingsError, checked
 from training.task import Deployment, load_task
@@ -38,8 +38,11 @@ TOLERANCE = 1e-3
 BACKENDS = {"onnxruntime": ".onnx", "mnn": ".mnn", "torch": ".pt2"}
 
 
-def export(source: Path, target: Path, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Write target.onnx, .mnn, .pt2, .json and .png from the averaged weights of a checkpoint; return the card."""
+def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, int8: bool = False) -> dict[str, Any]:
+    """Write target.onnx, .mnn, .pt2, .json and .png from the averaged weights of a checkpoint; return the card.
+
+    With `int8` also target-int8.onnx, .mnn and .json, and the comparison with the others as card["int8"].
+    """
     state = checkpoint.load(source)
     settings = checked(RunSettings, state["settings"] | {"device": "cpu"}, str(source))
     task = load_task(settings.task, settings.settings | (overrides or {}))
@@ -70,7 +73,7 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None) 
     text = json.dumps(card, indent=1)
     text = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found.group()), text)  # a list on one line
     target.with_suffix(".json").write_text(text + "\n")
-    return card
+    return card | ({"int8": quantise.quantise(deployment, target, card)} if int8 else {})
 
 
 def input_shape(deployment: Deployment) -> list[int | str]:
@@ -96,7 +99,7 @@ def write_models(deployment: Deployment, target: Path) -> None:
     )
     write_torch(program, target.with_suffix(".pt2"))
     write_onnx(deployment, example, target.with_suffix(".onnx"))
-    write_mnn(target.with_suffix(".onnx"), target.with_suffix(".mnn"))
+    mnn_converter.convert(target.with_suffix(".onnx"), target.with_suffix(".mnn"))
 
 
 def write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -129,18 +132,6 @@ def write_onnx(deployment: Deployment, example: torch.Tensor, path: Path) -> Non
     model.ClearField("metadata_props")
     onnx.checker.check_model(model)
     onnx.save(model, path)
-
-
-def write_mnn(source: Path, path: Path) -> None:
-    """Convert ONNX to MNN by the wheel's native converter, in a process of its own because it writes to stdout.
-
-    Not by the command `mnnconvert`: that one installs further packages as it runs.
-    """
-    arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "MNN"]
-    program = f"import _tools; _tools.mnnconvert({arguments!r})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    if done.returncode or not path.exists():
-        raise RuntimeError(f"MNN could not convert {source}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def parity(deployment: Deployment, target: Path, backend: str) -> dict[str, float]:
@@ -209,15 +200,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("target", type=Path, help="path of the files without suffix")
     parser.add_argument("--data", help="folder of the data sets, when it has moved since training")
+    parser.add_argument("--int8", action="store_true", help="write int8 versions too, and compare")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     try:
-        card = export(options.checkpoint, options.target, {"data": options.data} if options.data else None)
+        moved = {"data": options.data} if options.data else None
+        card = export(options.checkpoint, options.target, moved, options.int8)
     except SettingsError as exc:
         logger.error("%s", exc)
         return 2
     logger.info("%s", json.dumps({key: card[key] for key in ("cost", "accuracy", "parity")}, indent=1))
+    if options.int8:
+        quantise.show(card["int8"], Console())
     return 0
 
 

@@ -1,13 +1,14 @@
 """The face detector as a task of `training.train`: its data, its batches, its loss and its validation."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nodes import _boxes
-from nodes._geometry import BORDER, MEAN, SCALE
+from nodes._geometry import BORDER, MEAN, SCALE, Image
 from training import prepared
 from training.faces_calibrate import calibrate
 from training.faces_data import Cutouts, Picture, chances, read_backgrounds, read_wider, split
@@ -16,7 +17,7 @@ from training.faces_evaluate import Maps, detect
 from training.faces_init import read_exported, unfold
 from training.faces_loss import detection_loss
 from training.faces_metric import curve
-from training.faces_net import FaceNet, boxes_of, cells
+from training.faces_net import NETWORKS, boxes_of, cells
 from training.faces_settings import SIZES, FaceSettings
 from training.landmark_data import cache_crops, read_folder
 from training.task import Batch, Deployment
@@ -70,7 +71,7 @@ class FaceTask:
 
     def network(self) -> nn.Module:
         """Return a detector to train: fresh, or as the released one of `init`."""
-        network = FaceNet()
+        network = NETWORKS[self.settings.network]()
         if self.settings.init is not None:
             images = self.batch(np.random.default_rng(0), UNFOLDING_SCENES)["image"]
             unfold(network, read_exported(self.settings.init), (images.float() - MEAN) * SCALE)
@@ -102,10 +103,7 @@ class FaceTask:
         """
         every = max(1, len(self.training) // CALIBRATION_PICTURES)
         scores = calibrate(network, torch_maps(network), self.training[::every], self.settings.validation_size)
-        fitted = np.full((2, 256, 320, 3), BORDER, np.uint8)
-        for canvas, image in zip(fitted, (portrait, np.ascontiguousarray(portrait[::-1])), strict=True):
-            small = _boxes.letterbox(image, (320, 240))[0]
-            canvas[: small.shape[0], : small.shape[1]] = small
+        fitted = np.stack([fit(portrait), fit(np.ascontiguousarray(portrait[::-1]))])
         return Deployment(
             module=Deployed(network).eval(),
             images=fitted,
@@ -123,8 +121,18 @@ class FaceTask:
                 "calibration": {f"stride{stride}": {name: round(value, 3) for name, value in vars(score).items()}
                                 for stride, score in zip(_boxes.STRIDES, scores, strict=True)},
             },
+            calibration=np.stack([fit(picture.image()) for picture in self.training[::every]][:100]),
+            measure=self._errors,
             terms=TERMS,
         )
+
+    def _errors(self, run: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, float]:
+        def maps(batch: np.ndarray) -> list[np.ndarray]:
+            found = run(batch)
+            return [found[f"stride{stride}"][0] for stride in _boxes.STRIDES]
+
+        found = [detect(maps, picture, self.settings.validation_size) for picture in self.held_out]
+        return {f"1 - ap{size}": 1 - curve(found, size).average for size in SIZES}
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Return the average precision of held-out faces of at least 16, 32 and 8 px in the input."""
@@ -146,6 +154,14 @@ def read_pictures(settings: FaceSettings) -> tuple[list[Picture], list[Picture],
         training += more
         aside += kept
     return training, aside, faults
+
+
+def fit(image: Image) -> Image:
+    """Return a picture fitted to 320 x 240, in 320 x 256."""
+    canvas = np.full((256, 320, 3), BORDER, np.uint8)
+    small = _boxes.letterbox(image, (320, 240))[0]
+    canvas[: small.shape[0], : small.shape[1]] = small
+    return canvas
 
 
 class Deployed(nn.Module):

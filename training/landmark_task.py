@@ -4,6 +4,7 @@ Shapes: B batch, N 68 points, K cells of the vote map.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ OUTPUTS = {
     "states": f"(faces, 4) probabilities: {', '.join(landmark_data.STATES)}; left as seen in the image",
     "presence": "(faces,) probability that the crop shows a face about where its box says",
 }
+CALIBRATION_FACES = 100
+"""Training faces whose activations scale int8 versions."""
 RARE_STATES = (3.0, 3.0, 1.0, 3.0)
 """Weight of a state that holds against one that does not: closed eyes and wide open mouths are one in ten or fewer."""
 PORTRAIT_BOX = np.array([[178, 165, 358, 332]], np.float32)
@@ -135,6 +138,12 @@ class LandmarkTask:
         """Measure mean errors per set with true boxes, F1 of the states, and accuracy of presence."""
         return self.validation(network)
 
+    def _calibration(self) -> np.ndarray:
+        every = max(1, len(self.crops) // CALIBRATION_FACES)
+        cuts = [landmark_data.cut_face(self.crops.images[i], self.crops.points[i], self.settings.size, MARGIN)[0]
+                for i in range(0, len(self.crops), every)]
+        return np.stack(cuts)
+
     def _terms(self) -> list[str]:
         s = self.settings
         terms = [f"{name}: {source.terms}" for name, source in s.sources.items() if source.weight > 0]
@@ -156,6 +165,8 @@ class LandmarkTask:
                 "pixels": "the centre of pixel (0, 0) is (0.0, 0.0)",
                 "portrait_box": PORTRAIT_BOX[0].tolist(),
             },
+            calibration=self._calibration(),
+            measure=self.validation.errors,
             terms=self._terms(),
         )
 
@@ -225,6 +236,12 @@ class Validation:
             found["false_present"] = float((run(network, self.backgrounds)["presence"] > 0).mean())
         return found
 
+    def errors(self, run: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, float]:
+        """Return the mean error per data set of an exported network, which `run` maps inputs to outputs by."""
+        found = [run(to_input(self.images[i : i + 32]))["landmarks"] for i in range(0, len(self.images), 32)]
+        errors = metrics.normalised_errors(np.concatenate(found), self.points).mean(1)
+        return {f"nme_{name}": float(errors[np.array(self.sources) == name].mean())
+                for name in dict.fromkeys(self.sources)}
 
     def spread_scale(self, network: nn.Module) -> float:
         """Return mean error over mean spread of the first data set: training crops are harder than real ones."""

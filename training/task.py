@@ -1,6 +1,7 @@
 """What the training loop asks of a task: a network, batches, a loss and a validation."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +28,10 @@ class Deployment:
     """Meaning of each output, with shape, unit and range."""
     contract: dict[str, Any]
     """What a caller must do to make the input, beyond colour order and normalisation."""
+    calibration: NDArray[np.uint8]
+    """Pictures (B, H, W, 3) of the kind that the network will see, by whose activations int8 versions are scaled."""
+    measure: Callable[[Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]], dict[str, float]]
+    """Errors on held-out data, the most telling one first, of a function from inputs to outputs as exported."""
     terms: list[str]
     """Data that the weights were trained on, and what its terms allow."""
 

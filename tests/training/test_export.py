@@ -10,7 +10,7 @@ import torch
 from nodes import _backend
 from nodes._geometry import to_input
 from tests.training.faces68 import write_set
-from training import checkpoint, evaluate, export
+from training import checkpoint, evaluate, export, quantise
 from training.landmark_net import VoteNet, convolution
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
@@ -34,7 +34,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ema": network.state_dict(), "step": 1, "seconds": 1.0, "commit": "",
         "settings": settings.model_dump(mode="json"),
     })
-    export.export(folder / "best.pt", folder / "tiny")
+    export.export(folder / "best.pt", folder / "tiny", int8=True)
     return folder / "tiny"
 
 
@@ -77,6 +77,27 @@ def test_evaluation_runs_on_the_exported_file_and_on_its_checkpoint(exported: Pa
     again = json.loads((tmp_path / "evaluation.json").read_text())["data/held"]
     assert again["nme"] == pytest.approx(measured["nme"], rel=1e-3)
     assert again["response to a mirror"] == pytest.approx(measured["response to a mirror"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "mnn"])
+def test_int8_is_smaller_and_close(exported: Path, backend: str) -> None:
+    small = exported.with_name("tiny-int8")
+    suffix = _backend.BACKENDS[backend][1]
+    assert small.with_name(f"tiny-int8{suffix}").stat().st_size < 0.7 * exported.with_suffix(suffix).stat().st_size
+    image = cv2.imread(str(exported.with_suffix(".png")))
+    full, less = (_backend.load(path, backend).run(to_input(image[None])) for path in (exported, small))
+    assert set(full) == set(less)
+    away = np.abs(full["landmarks"] - less["landmarks"]).max()
+    assert 0 < away < 3  # of 64 pixels
+    rows = json.loads(small.with_name("tiny-int8.json").read_text())["int8"]
+    assert set(rows) == {"onnxruntime float32", "onnxruntime int8", "mnn float32", "mnn int8"}
+    assert rows[f"{backend} int8"]["nme_held"] == pytest.approx(rows[f"{backend} float32"]["nme_held"], rel=0.2)
+
+
+@pytest.mark.parametrize(("error", "time", "expected"), [(1.02, 0.9, True), (1.04, 0.9, False), (1.0, 1.1, False)])
+def test_int8_is_worth_it_when_faster_and_hardly_worse(error: float, time: float, expected: bool) -> None:
+    assert quantise.worth({"e": error, "ms": [0, time]}, {"e": 1.0, "ms": [0, 1.0]}, "e") is expected
 
 
 @pytest.mark.slow

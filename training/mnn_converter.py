@@ -1,0 +1,18 @@
+"""MNN's converter, without its command `mnnconvert`: that one installs further packages as it runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def convert(source: Path, path: Path, *options: str) -> None:
+    """Convert ONNX to MNN by the wheel's native converter, in a process of its own because it writes to stdout.
+
+    Raises RuntimeError with its last words when it fails.
+    """
+    arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "MNN",
+                 *options]
+    program = f"import _tools; _tools.mnnconvert({arguments!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    if done.returncode or not path.exists():
+        raise RuntimeError(f"MNN could not convert {source}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

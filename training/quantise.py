@@ -1,0 +1,131 @@
+"""int8 versions of an exported network, and whether they are worth having: error, time and size side by side.
+
+ONNX by static quantisation: weights per channel, activations in 8 bits by what they are on real pictures. MNN with int8
+weights and float activations: it has no working static quantisation for these networks (its tool crashes, or gives
+points that are nowhere near). What lies outside the convolutions, such as the decode of points, stays in floats.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from rich.console import Console
+from rich.table import Table
+
+from nodes import _backend
+from nodes._geometry import to_input
+from training.mnn_converter import convert
+from training.task import Deployment
+
+Floats = NDArray[np.float32]
+
+WORSE = 1.03
+"""An int8 network is worth releasing when its error is at most this many times that of float32, and it is faster."""
+REPEATS = 200
+
+
+class _Inputs(CalibrationDataReader):
+    """Network inputs one by one, as onnxruntime's calibration wants them."""
+
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self._inputs: Iterator[Floats] = (to_input(image[None]) for image in images)
+
+    def get_next(self) -> dict[str, Floats] | None:
+        """Return the next input by name, None after the last."""
+        batch = next(self._inputs, None)
+        return None if batch is None else {"image": batch}
+
+
+def write_onnx_int8(source: Path, path: Path, images: NDArray[np.uint8]) -> None:
+    """Quantise an ONNX file by the activations that it has on pictures (B, H, W, 3)."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # onnxruntime advises steps that are done here
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            clean = Path(folder) / "clean.onnx"
+            quant_pre_process(str(source), str(clean), skip_symbolic_shape=True)
+            quantize_static(
+                str(clean), str(path), _Inputs(images), quant_format=QuantFormat.QDQ, op_types_to_quantize=["Conv"],
+                per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.Percentile,
+            )
+    finally:
+        root.setLevel(level)
+
+
+def write_mnn_int8(source: Path, path: Path) -> None:
+    """Convert an ONNX file to MNN with the weights of its convolutions in int8."""
+    convert(source, path, "--weightQuantBits", "8")
+
+
+def quantise(deployment: Deployment, target: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Write target-int8.onnx, .mnn and .json beside an exported network; return name, error, ms and bytes of each."""
+    small = target.with_name(f"{target.name}-int8")
+    write_onnx_int8(target.with_suffix(".onnx"), small.with_name(small.name + ".onnx"), deployment.calibration)
+    write_mnn_int8(target.with_suffix(".onnx"), small.with_name(small.name + ".mnn"))
+    shutil.copyfile(target.with_suffix(".png"), small.with_name(small.name + ".png"))
+    rows = compare(deployment, target, small)
+    own = {key: value for key, value in card.items() if key not in ("parity", "files", "reference")}
+    text = json.dumps(own | {"name": small.name, "int8": rows}, indent=1)
+    small.with_name(small.name + ".json").write_text(text + "\n")
+    return rows
+
+
+def compare(deployment: Deployment, target: Path, small: Path) -> dict[str, Any]:
+    """Measure the networks of onnxruntime and MNN, float32 and int8, on one thread, taking turns."""
+    networks = {
+        f"{backend} {kind}": _backend.load(path.with_name(path.name + _backend.BACKENDS[backend][1]), backend)
+        for backend in ("onnxruntime", "mnn") for kind, path in (("float32", target), ("int8", small))
+    }
+    batch = to_input(deployment.images[:1])
+    calls: dict[str, Callable[[], object]] = {name: lambda n=n: n.run(batch) for name, n in networks.items()}
+    milliseconds = by_turns(calls, REPEATS)
+    rows: dict[str, Any] = {}
+    for name, network in networks.items():
+        backend, _, kind = name.partition(" ")
+        path = small if kind == "int8" else target
+        error, value = next(iter(deployment.measure(network.run).items()))
+        rows[name] = {
+            error: round(value, 4), "ms": [round(float(t), 3) for t in milliseconds[name]],
+            "bytes": path.with_name(path.name + _backend.BACKENDS[backend][1]).stat().st_size,
+        }
+        if kind == "int8":
+            rows[name]["worth releasing"] = worth(rows[name], rows[f"{backend} float32"], error)
+    return rows
+
+
+def worth(small: dict[str, Any], full: dict[str, Any], error: str) -> bool:
+    """Say whether an int8 network errs little more than its float32 original, and is faster by the median."""
+    return bool(small[error] <= WORSE * full[error] and small["ms"][1] < full["ms"][1])
+
+
+def by_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, NDArray[np.float64]]:
+    """Return least and median milliseconds of calls that take turns, so that a busy machine troubles all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + repeats // 10):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn >= repeats // 10:
+                taken[name].append((time.perf_counter() - start) * 1e3)
+    return {name: np.percentile(values, [0, 50]) for name, values in taken.items()}
+
+
+def show(rows: dict[str, Any], console: Console) -> None:
+    """Print the comparison."""
+    error = next(iter(next(iter(rows.values()))))
+    table = Table("network", error, "ms least", "ms median", "bytes", "worth releasing")
+    for name, row in rows.items():
+        verdict = {True: "yes", False: "no", None: ""}[row.get("worth releasing")]
+        table.add_row(name, f"{row[error]:.4f}", *(f"{t:.3f}" for t in row["ms"]), str(row["bytes"]), verdict)
+    console.print(table)
