@@ -11,8 +11,10 @@ and sends:
 """
 
 import asyncio
+import errno
 import json
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -40,7 +42,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers would send "Origin: null" with the log-in
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
@@ -173,7 +175,7 @@ class WebServer:
             try:
                 said = json.loads(message.data)
                 if said["k"] == "drawn":
-                    client.drawn(said["seq"], bool(said["seen"]))
+                    client.drawn(int(said["seq"]), bool(said["seen"]))
                     self._frame.set()
                     continue
                 answer = {"k": "answer", "id": int(said["id"]), **await asyncio.to_thread(self._inside.obey, said)}
@@ -213,8 +215,10 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as exc:
-        hint = "; set port to another one, or 0 for any that is free" if exc.errno else ""
-        raise ConfigError(f"cannot listen on {host} port {port}: {exc.strerror or exc}{hint}") from exc
+        why = exc.strerror
+        if exc.errno in (errno.EADDRINUSE, errno.EACCES):
+            why = f"{os.strerror(exc.errno)}; set port to another one, or 0 for any that is free"
+        raise ConfigError(f"cannot listen on {host} port {port}: {why}") from exc
 
 
 def _file(name: str) -> Callable[[web.Request], Any]:

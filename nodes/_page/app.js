@@ -157,7 +157,7 @@ function faceCard(id) {
 function fillFace(card, face) {
   const score = face.score === null ? "" : `${Math.round(100 * face.score)} %`;
   const words = [score, ...stateWords(face.states)].join(" · ");
-  card.querySelector(".who").replaceChildren(make("b", { textContent: `#${face.id}` }), words);
+  card.querySelector(".who").replaceChildren(make("b", { textContent: `#${face.id}` }), ` ${words}`);
   const [pitch, yaw, roll] = (face.pose ?? []).map((degrees) => Math.round(degrees));
   card.querySelector(".pose").textContent = face.pose ? `pitch ${pitch}°  yaw ${yaw}°  roll ${roll}°` : "pose unknown";
   const [left, right, closed] = face.states ?? [1, 1, 1];

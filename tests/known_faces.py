@@ -1,0 +1,46 @@
+"""A source of frames whose faces are known, for the tests of what shows or passes them on."""
+
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from graph import Faces, Frame, Message, Node, Output, setting
+from tests import portrait
+
+
+class KnownFaces(Node):
+    """Plain frames of 512 x 384 pixels with `count` copies of one face, 200 px apart."""
+
+    frame = Output(Frame)
+    faces = Output(Faces)
+
+    frames: int = setting(0, minimum=0)  # ends after so many; 0: never
+    pause: float = 0.03  # seconds between frames
+    grey: int = setting(60, minimum=0, maximum=255, changeable=True)  # level of the picture
+    count: int = setting(1, minimum=0, maximum=2, changeable=True)  # faces
+    mood: Literal["awake", "asleep"] = setting("awake", changeable=True)  # of the faces
+    secret: str = "not to be changed"
+
+    def live(self) -> bool:
+        return True
+
+    def process(self) -> Iterator[dict[str, Message]]:
+        seq = 0
+        while not self.frames or seq < self.frames:
+            image = self.empty((384, 512, 3))
+            image[:] = self.grey
+            image[:, :64] = (250, 20, 20)  # blue at the left
+            yield {"frame": Frame(image=image), "faces": known(self.count, asleep=self.mood == "asleep")}
+            time.sleep(self.pause)
+            seq += 1
+
+
+def known(count: int, asleep: bool = False) -> Faces:
+    """The faces of a frame: ids 3 and 4, as large as in the portrait, the first 64 px left of it."""
+    points = portrait.LANDMARKS + np.float32([[[-64, 0]], [[136, 0]]])
+    faces = portrait.faces(points[:count], first_id=3)
+    faces.states[:, :2] = 0.9 if asleep else 0.02
+    faces.pose[:] = (5, -20, 10)
+    return faces
