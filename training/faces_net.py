@@ -63,13 +63,7 @@ class FaceNet(nn.Module):
         self.side8 = convolution(middle, neck, kernel=1) if middle != neck else nn.Identity()
         self.merge16 = Separable(neck, neck)
         self.merge8 = Separable(neck, neck)
-        self.heads = nn.ModuleList(nn.Sequential(Separable(neck, neck), nn.Conv2d(neck, CHANNELS, 1)) for _ in STRIDES)
-        for head in self.heads:
-            nn.init.normal_(head[-1].weight, std=0.01)
-            nn.init.zeros_(head[-1].bias)
-            with torch.no_grad():
-                head[-1].bias[0] = -math.log(99)  # faces are rare: start at a score of 0.01 (Lin et al. 2017, 4.1)
-                head[-1].bias[3:5] = math.log(2.5)  # a face of 2.5 strides, the middle of what a stride serves
+        self.heads = nn.ModuleList(make_head(neck) for _ in STRIDES)
 
     def forward(self, image_B3HW: Tensor) -> list[Tensor]:
         """Return the maps of images (B, 3, H, W), finest first."""
@@ -79,6 +73,49 @@ class FaceNet(nn.Module):
         at16 = self.merge16(self.side16(at16) + F.interpolate(at32, scale_factor=2.0))
         at8 = self.merge8(self.side8(at8) + F.interpolate(at16, scale_factor=2.0))
         return [head(level) for head, level in zip(self.heads, (at8, at16, at32), strict=True)]
+
+
+class SlimFaceNet(nn.Module):
+    """The plain detector: separable convolutions and a head on each of the last three stages, nothing passed down.
+
+    Three quarters of the cost of `FaceNet`, the same inputs and outputs.
+    """
+
+    def __init__(self, widths: tuple[int, int, int, int] = (16, 32, 64, 128)) -> None:
+        super().__init__()
+        stem, low, middle, high = widths
+        self.stem = nn.Sequential(
+            convolution(3, stem, stride=2), Separable(stem, low, stride=2), Separable(low, low)
+        )
+        self.stages = nn.ModuleList([
+            nn.Sequential(Separable(low, middle, stride=2), *(Separable(middle, middle) for _ in range(3))),
+            nn.Sequential(Separable(middle, high, stride=2), *(Separable(high, high) for _ in range(2))),
+            nn.Sequential(Separable(high, high, stride=2), Separable(high, high)),
+        ])
+        self.heads = nn.ModuleList(make_head(width) for width in (middle, high, high))
+
+    def forward(self, image_B3HW: Tensor) -> list[Tensor]:
+        """Return the maps of images (B, 3, H, W), finest first."""
+        level, maps = self.stem(image_B3HW), []
+        for stage, head in zip(self.stages, self.heads, strict=True):
+            level = stage(level)
+            maps.append(head(level))
+        return maps
+
+
+NETWORKS: dict[str, type[nn.Module]] = {"pyramid": FaceNet, "slim": SlimFaceNet}
+"""What a training config may name."""
+
+
+def make_head(width: int) -> nn.Sequential:
+    """Return the head of one stride on `width` channels."""
+    last = nn.Conv2d(width, CHANNELS, 1)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    with torch.no_grad():
+        last.bias[0] = -math.log(99)  # faces are rare: start at a score of 0.01 (Lin et al. 2017, 4.1)
+        last.bias[3:5] = math.log(2.5)  # a face of 2.5 strides, the middle of what a stride serves
+    return nn.Sequential(Separable(width, width), last)
 
 
 def cells(maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Settings of the face detector's training, which its evaluation shares."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -43,6 +44,8 @@ class FaceSettings(Strict):
     cache: Path = Path(".cache")
     bfloat16: bool = True
     """Run the convolutions in bfloat16, on CPUs too: with their instructions for it, 1.6 times as fast."""
+    network: Literal["pyramid", "slim"] = "pyramid"
+    """Which of `training.faces_net.NETWORKS` is trained."""
     init: Path | None = None
     """Released detector (.pt2) whose weights the training starts from; empty: from chance."""
     point_weight: float = 0.5

@@ -12,6 +12,7 @@ from training.faces_evaluate import find, in_picture, measure_points  # noqa: E4
 from training.faces_settings import FaceSettings  # noqa: E402
 from training.faces_task import FaceTask, torch_maps  # noqa: E402
 from training.landmark_data import Sample  # noqa: E402
+from training.landmark_net import macs  # noqa: E402
 from training.settings import SettingsError, load_settings  # noqa: E402
 from training.train import train  # noqa: E402
 
@@ -70,8 +71,9 @@ def test_held_out_pictures_are_not_trained_with(data):
     assert len(task.training) + len(task.held_out) == 24 and task.held_out
 
 
-def test_one_batch_is_learnt(data):
-    task = FaceTask(settings_of(data, bfloat16=False))
+@pytest.mark.parametrize("name", ["pyramid", "slim"])
+def test_one_batch_is_learnt(data, name):
+    task = FaceTask(settings_of(data, bfloat16=False, network=name))
     torch.manual_seed(0)
     network = task.network().to(memory_format=torch.channels_last)
     batch = task.batch(np.random.default_rng(1), 4)
@@ -105,6 +107,15 @@ def test_a_run_is_exported_and_measured_alike(data, tmp_path):
     assert table["ap, faces of at least 16 px"] == pytest.approx(card["accuracy"]["ap16"], abs=0.02)
     for name in ("precision-recall", "misses", "alarms", "alarms-backgrounds"):
         assert cv2.imread(str(out / f"{name}.png")) is not None
+
+
+def test_slim_costs_three_quarters(data):
+    costs = {}
+    for name in ("pyramid", "slim"):
+        network = FaceTask(settings_of(data, network=name)).network().eval()
+        with torch.inference_mode():
+            costs[name] = macs(network, torch.zeros(1, 3, 256, 320))
+    assert costs["pyramid"] <= 100e6 and costs["slim"] < 0.75 * costs["pyramid"]
 
 
 def test_a_missing_network_is_named(data, tmp_path):
