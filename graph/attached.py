@@ -141,7 +141,8 @@ class RunningGraph:
             raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
         for port in ports:
             if port not in self.ports:
-                raise ConfigError(f"{self.name} has no output {port!r}; outputs: {', '.join(self.ports)}")
+                there = did_you_mean(port, self.ports) or f"outputs: {', '.join(self.ports) or 'none'}"
+                raise ConfigError(f"{self.name} has no output {port!r}; {there}")
         if len(ports) > 1:
             policy, queue = ("drop_oldest" if policy == "latest" else policy), max(queue, 16)
         receivers = {

@@ -51,7 +51,8 @@ def goes_on(main: Graph) -> None:
 
 
 def complete(main: Graph) -> bool:
-    return [row[0] for row in rows(main.folder / "out.jsonl")] == [*range(len(rows(main.folder / "out.jsonl")))]
+    seqs = [row[0] for row in rows(main.folder / "out.jsonl")]
+    return seqs == [*range(len(seqs))]
 
 
 def test_look_and_change(main: Graph) -> None:
