@@ -14,6 +14,9 @@ def main() -> None:
     for name, file in shadows():
         sys.stderr.write(f"error: {file} hides the package {name!r} of facegraph; see PYTHONPATH\n")
         sys.exit(2)
+    from graph.passwords import hide_arguments
+
+    hide_arguments()
     from graph.cli import main as command_line
 
     sys.exit(command_line())

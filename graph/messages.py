@@ -220,6 +220,7 @@ class Frame(Message):
     """One picture."""
 
     image: NDArray[np.uint8] = array(np.uint8, "H", "W", 3)  # BGR
+    clock: str = "arrival"  # what t_capture_ns goes by: "arrival" here, or the wall clock of the "camera"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

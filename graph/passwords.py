@@ -1,9 +1,14 @@
-"""Keep passwords out of everything that is shown: logs, traces, drawings, answers of a running graph."""
+"""Keep passwords out of everything that is shown: logs, traces, drawings, the list of processes."""
 
+import json
+import os
 import re
+import sys
 from typing import Any
 
 HIDDEN = "***"
+ARGUMENTS = "FACEGRAPH_ARGUMENTS"
+"""Environment variable with the true command line of a process whose visible one has its passwords hidden."""
 
 _LOGIN = re.compile(r"(://[^/\s:@]*:)\S*@")
 """From the colon to the last @, as people write passwords with / and @ in them too."""
@@ -19,3 +24,17 @@ def redact(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: redact(item) for key, item in value.items()}
     return value
+
+
+def hide_arguments() -> None:
+    """Take the passwords off this process's command line, which every user of the machine can read.
+
+    Where there are any, the process starts itself once more, with the arguments in its environment, which only its
+    own user can read. Windows has no such start; there they stay.
+    """
+    given = os.environ.pop(ARGUMENTS, None)
+    if given is not None:
+        sys.argv[1:] = json.loads(given)
+    elif os.name == "posix" and redact(sys.argv) != sys.argv:
+        os.environ[ARGUMENTS] = json.dumps(sys.argv[1:])
+        os.execv(sys.executable, redact(sys.orig_argv))

@@ -1,4 +1,4 @@
-"""Frames into a video file through PyAV, at their own times, readable while it grows and after the run was killed."""
+"""Frames into a video file or stream through PyAV, at their own times; a file is readable while it grows."""
 
 import os
 from fractions import Fraction
@@ -8,6 +8,7 @@ from typing import Literal
 import av
 import cv2
 import numpy as np
+from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
@@ -26,6 +27,9 @@ KEYFRAME_INTERVAL = 60  # frames; a player that seeks decodes no more than these
 THREADS = min(4, os.cpu_count() or 1)  # each takes a slice of the picture, and slices cost bits
 SMPTE170M = 6  # H.273: the matrix of BT.601, which cv2.COLOR_BGR2YUV_I420 uses
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG: black is 16, white 235
+
+STREAM_FORMATS = {"rtsp": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts", "tcp": "mpegts", "srt": "mpegts"}
+"""The container in which each kind of address carries H.264."""
 
 Codec = Literal["libx264", "mpeg4"]
 ENCODERS: tuple[Codec, ...] = ("libx264", "mpeg4")  # the better one first
@@ -80,11 +84,14 @@ class VideoWriter:
     works without delay (`zerolatency`), or the last frames before a kill would still lie in it.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], codec: Codec, crf: int, preset: str) -> None:
-        self.path = path
+    def __init__(
+        self, container: OutputContainer, name: str, size: tuple[int, int], codec: Codec, crf: int, preset: str
+    ) -> None:
+        """Take over `container`, called `name` in errors, which `file_container` or `stream_container` opened."""
+        self.name = name
         self.size = size
         self._timeline = Timeline()
-        self._container = av.open(f"file:{path}", mode="w", options=_muxer_options(path))
+        self._container = container
         self._stream = self._container.add_stream(codec, rate=30, options=_encoder_options(codec, crf, preset))
         self._stream.width, self._stream.height = size
         self._stream.pix_fmt = "yuv420p"
@@ -115,7 +122,7 @@ class VideoWriter:
             try:
                 self._container.close()
             except av.FFmpegError as exc:
-                raise NodeError(f"{self.path}: {exc.strerror}") from exc
+                raise NodeError(f"{self.name}: {exc.strerror}") from exc
 
     def _mux(self, picture: VideoFrame | None) -> None:
         try:
@@ -124,7 +131,19 @@ class VideoWriter:
                 packet.duration = packet.duration or self._timeline.step  # how long a player shows the last frame
             self._container.mux(packets)
         except av.FFmpegError as exc:
-            raise NodeError(f"{self.path}: {exc.strerror}") from exc
+            raise NodeError(f"{self.name}: {exc.strerror}") from exc
+
+
+def file_container(path: Path) -> OutputContainer:
+    """Open a video file for writing."""
+    return av.open(f"file:{path}", mode="w", options=_muxer_options(path))
+
+
+def stream_container(uri: str, transport: str, patience_s: float) -> OutputContainer:
+    """Open an address for sending: RTSP, RTMP (as FLV), and UDP, TCP or SRT (as an MPEG transport stream)."""
+    scheme = uri.partition("://")[0]
+    options = {"rtsp_transport": transport, "timeout": str(round(patience_s * 1e6))} if scheme == "rtsp" else {}
+    return av.open(uri, mode="w", format=STREAM_FORMATS[scheme], options=options, timeout=patience_s)
 
 
 def _muxer_options(path: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 import cv2
@@ -38,6 +38,8 @@ class Shot(NamedTuple):
     end: float  # the same, where the next picture is due
     arrived_ns: int  # CLOCK_MONOTONIC
     picture: VideoFrame
+    epoch: int = 0  # of the reader: a camera that was lost comes back with the next
+    clock: Literal["arrival", "camera"] = "arrival"  # what `arrived_ns` goes by
 
 
 def fitted(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:

@@ -1,53 +1,64 @@
-"""Pictures into a graph: a video file, pictures, or a webcam."""
+"""Pictures into a graph: a video file, pictures, a webcam, or a camera on the network."""
 
 import re
 import time
 from collections.abc import Iterator
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from graph import ConfigError, Frame, Header, Node, Output, setting
 
 if TYPE_CHECKING:
     from nodes._video import Shot
 
+SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp", "srt")
+"""Beginnings of addresses that are taken for cameras."""
 LONG_GAP_S = 10.0  # a longer wait for the next frame of a paced file is taken for broken timestamps
 
 
 class Reader(Protocol):
     """Where pictures come from; opened by its constructor, closed by the end of `shots` or by `close`."""
 
-    def shots(self) -> "Iterator[Shot]":
-        """Yield the pictures from the beginning."""
+    def shots(self) -> "Iterator[Shot | None]":
+        """Yield the pictures from the beginning; None where a camera has none for the moment."""
 
     def close(self) -> None:
         """Give back files and devices."""
 
 
 class Capture(Node):
-    """Read a video file, pictures or a webcam, with the times at which the pictures were taken."""
+    """Read a video file, pictures, a webcam or a network camera, with the times at which the pictures were taken."""
 
     frame = Output(Frame)
 
-    uri: str | int  # video, picture, folder or "pattern*.png" of pictures; webcam: 0, 1, ... or /dev/video0
+    uri: str | int  # video, picture, folder, "pattern*.png"; webcam: 0, 1, ... or /dev/video0; rtsp:// or http://
     width: int = setting(0, minimum=0, maximum=16384)  # pixels; scales a file, is asked of a webcam; 0: as it is
     height: int = setting(0, minimum=0, maximum=16384)  # pixels; 0: as it is, or what the aspect makes of width
-    fps: float = setting(0.0, minimum=0.0, maximum=1000.0)  # video: at most, webcam: asked for, pictures: 0 is 30
+    fps: float = setting(0.0, minimum=0.0, maximum=1000.0)  # at most; of a webcam: asked for; pictures: 0 is 30
     loop: bool = False  # start a file again at its end
     paced: bool = False  # a file in real time by its timestamps; otherwise as fast as the graph takes it
+    transport: Literal["tcp", "udp"] = "tcp"  # of RTSP: udp loses pictures rather than wait for them
+    patience: float = setting(5.0, minimum=0.5, maximum=120.0)  # seconds without a picture after which RTSP reconnects
 
     def live(self) -> bool:
-        """Return whether pictures come in real time: from a webcam, or from a paced file."""
-        return self.paced or is_webcam(self.uri)
+        """Return whether pictures come in real time: from a camera, or from a paced file."""
+        return self.paced or is_webcam(self.uri) or is_camera(self.uri)
 
     def open(self) -> None:
-        """Open the file or the webcam; raises ConfigError if that cannot be."""
+        """Open the file or the webcam; raises ConfigError if that cannot be. A network camera is waited for."""
         from nodes._video import Converter
 
-        self._reader = self._webcam() if is_webcam(self.uri) else self._files()
+        self._reader = self._find_reader()
         mode_is_asked = is_webcam(self.uri) and self.width and self.height
         self._converter = Converter(0, 0) if mode_is_asked else Converter(self.width, self.height)
+
+    def _find_reader(self) -> Reader:
+        if is_camera(self.uri):
+            from nodes._camera import NetworkCamera
+
+            return NetworkCamera(str(self.uri), self.transport, self.patience, self.fps)
+        return self._webcam() if is_webcam(self.uri) else self._files()
 
     def _webcam(self) -> Reader:
         from nodes._webcam import Webcam, device
@@ -60,20 +71,34 @@ class Capture(Node):
         paths = find(str(self.uri))
         return VideoFile(paths, self.fps) if isinstance(paths, Path) else PictureFiles(paths, self.fps)
 
-    def process(self) -> Iterator[Frame]:
-        """Yield the frames; `t_capture_ns` is their arrival from the webcam, or from the decoder."""
-        pacer = Pacer() if self.paced and not is_webcam(self.uri) else None
+    def process(self) -> Iterator[Frame | None]:
+        """Yield the frames; `t_capture_ns` is their arrival from the camera or the decoder, unless `clock` says more.
+
+        Yields None in the pauses of a network camera.
+        """
+        pacer = Pacer() if self.paced and not self._is_device() else None
         for shot, epoch in self._passes():
+            if shot is None:
+                yield None
+                continue
             image = self._converter.convert(shot.picture, self.empty)
             arrived_ns = pacer.wait(shot.pts) if pacer else shot.arrived_ns
-            yield Frame(image=image, header=Header(pts=shot.pts, t_capture_ns=arrived_ns, epoch=epoch))
+            header = Header(pts=shot.pts, t_capture_ns=arrived_ns, epoch=epoch + shot.epoch)
+            yield Frame(image=image, clock=shot.clock, header=header)
 
-    def _passes(self) -> "Iterator[tuple[Shot, int]]":
+    def _is_device(self) -> bool:
+        return is_webcam(self.uri) or is_camera(self.uri)
+
+    def _passes(self) -> "Iterator[tuple[Shot | None, int]]":
         """Yield the pictures, again and again if `loop`: `pts` goes on growing, and a new pass is a new epoch."""
         epoch, offset = 0, 0.0
         while True:
             count, first, end = 0, 0.0, 0.0
-            for count, shot in enumerate(self._reader.shots(), start=1):
+            for shot in self._reader.shots():
+                if shot is None:
+                    yield None, epoch
+                    continue
+                count += 1
                 first = shot.pts if count == 1 else first
                 end = shot.end
                 yield shot._replace(pts=offset + shot.pts), epoch
@@ -108,6 +133,11 @@ def is_webcam(uri: str | int) -> bool:
     return isinstance(uri, int) or uri.isdigit() or re.fullmatch(r"/dev/video\d+", uri) is not None
 
 
+def is_camera(uri: str | int) -> bool:
+    """Return whether `uri` is the address of a camera on the network."""
+    return isinstance(uri, str) and "://" in uri and uri.partition("://")[0].lower() in SCHEMES
+
+
 def find(uri: str) -> Path | list[Path]:
     """Return the video file, or the pictures in natural order, that `uri` means.
 
@@ -117,7 +147,7 @@ def find(uri: str) -> Path | list[Path]:
 
     if "://" in uri:
         scheme = uri.split("://")[0]  # the rest may hold a password
-        raise ConfigError(f"{scheme}:// addresses cannot be read: Capture takes files, pictures and webcams")
+        raise ConfigError(f"{scheme}:// addresses cannot be read; cameras are read from {', '.join(SCHEMES)}")
     path = Path(uri).expanduser().absolute()
     if path.is_dir():
         return _video.picture_paths(path)

@@ -53,11 +53,12 @@ class Record(Node):
 
     def process(self, frame: Frame) -> None:
         """Append one frame; raises NodeError if it cannot be written."""
-        from nodes._encoder import VideoWriter, even, fit
+        from nodes._encoder import VideoWriter, even, file_container, fit
 
         size = even((frame.image.shape[1], frame.image.shape[0]))
         if self._writer is None:
-            self._writer = VideoWriter(self._file, size, self._encoder, self.crf, self.preset)
+            container = file_container(self._file)
+            self._writer = VideoWriter(container, str(self._file), size, self._encoder, self.crf, self.preset)
         if size != self._writer.size and not self._told_size:
             self._told_size = True
             logger.warning("frames change from %d x %d to %d x %d: fitted with bars", *self._writer.size, *size)

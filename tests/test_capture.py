@@ -267,8 +267,8 @@ def test_a_missing_file_names_the_near_ones(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_network_addresses_are_refused_without_their_password() -> None:
-    with pytest.raises(ConfigError, match="rtsp:// addresses cannot be read") as error:
-        captured(uri="rtsp://user:secret@host/stream")
+    with pytest.raises(ConfigError, match="ftp:// addresses cannot be read; cameras are read from rtsp, ") as error:
+        captured(uri="ftp://user:secret@host/stream")
     assert "secret" not in str(error.value)
 
 

@@ -1,0 +1,215 @@
+"""Pictures from a camera on the network, which may refuse, hang, vanish and come back changed: RTSP, HTTP, MJPEG.
+
+A thread connects, decodes everything and keeps the newest picture; nothing that the camera does ends it.
+"""
+
+import logging
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+
+from graph import ConfigError, redact
+from nodes._video import Shot, video_stream
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # before a new attempt, doubling; a rebooting camera takes 20 to 60 s
+GOOD_FRAMES = 30  # after so many, a connection counts as sound, and the next wait is the first again
+PAUSE_S = 0.5  # how often a consumer that waits for a picture gets the word, to see whether it is asked to stop
+JUMP_S = 2.0  # stamps that leave the arrival by more than this are a clock that was set
+OLDEST_S = 10.0  # a camera's wall clock that differs more from ours is not set by NTP, and says nothing about delay
+STOP_S = 2.0  # an FFmpeg call that does not come back in this time is left to the end of the process
+
+Transport = Literal["tcp", "udp"]
+
+
+class Taken(NamedTuple):
+    """A decoded picture and when it came."""
+
+    picture: VideoFrame
+    time_s: float  # on the axis of its connection
+    arrived_ns: int  # CLOCK_MONOTONIC
+    captured_ns: int | None  # CLOCK_MONOTONIC by the camera's own wall clock, if it has one that can be right
+    epoch: int
+
+
+class NetworkCamera:
+    """Keeps the newest picture of a camera and connects again, for ever, when it is lost.
+
+    The constructor only looks at the address (ConfigError): a camera that is off when the graph starts is waited for.
+    """
+
+    def __init__(self, uri: str, transport: Transport, patience_s: float, fps: float) -> None:
+        self.uri = uri
+        self.name: str = redact(uri)
+        if not uri.partition("://")[2].lstrip("/@:"):
+            raise ConfigError(f"{self.name}: no host in the address, expected like rtsp://user:password@192.0.2.7/stream")
+        self.transport = transport
+        self.patience_s = patience_s
+        self.fps = fps
+        self.dropped = 0
+        self._newest: deque[Taken] = deque(maxlen=1)
+        self._arrived = threading.Event()
+        self._stopping = threading.Event()
+        self._ended = False
+        self._count = 0  # pictures of this connection
+        self._epoch = -1
+        self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
+
+    def shots(self) -> Iterator[Shot | None]:
+        """Yield pictures as they come, and None each half second without one; ends only with a file over HTTP.
+
+        `pts` follows the camera's stamps within a connection and the arrival between two. A new connection is a
+        new epoch.
+        """
+        self._thread.start()
+        origin_ns, offset, epoch, end = 0, 0.0, -1, 0.0
+        while True:
+            taken = self._take()
+            if taken is None:
+                if self._ended and not self._newest:
+                    return
+                yield None
+                continue
+            origin_ns = origin_ns or taken.arrived_ns
+            arrival = (taken.arrived_ns - origin_ns) / 1e9
+            pts = offset + taken.time_s
+            if taken.epoch != epoch or abs(pts - arrival) > JUMP_S:
+                epoch = taken.epoch
+                offset = max(arrival, end) - taken.time_s
+                pts = offset + taken.time_s
+            end = pts
+            clock: Literal["arrival", "camera"] = "arrival" if taken.captured_ns is None else "camera"
+            yield Shot(pts, pts, taken.captured_ns or taken.arrived_ns, taken.picture, epoch, clock)
+
+    def _take(self) -> Taken | None:
+        self._arrived.wait(PAUSE_S)
+        self._arrived.clear()
+        return self._newest.popleft() if self._newest else None
+
+    def _read(self) -> None:
+        wait_s = FIRST_WAIT_S
+        while not self._stopping.is_set() and not self._ended:
+            self._count = 0
+            reason = self._connection()
+            wait_s = FIRST_WAIT_S if self._count >= GOOD_FRAMES else wait_s
+            if not self._stopping.is_set() and not self._ended:
+                self._rest(f"is lost: {reason}" if self._count else reason, wait_s * random.uniform(0.7, 1.3))
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _connection(self) -> str:
+        """Connect and take pictures as long as they come; return why there are no more."""
+        try:
+            with self._connect() as container:
+                for taken in self._pictures(container):
+                    self._count += 1
+                    self.dropped += len(self._newest)
+                    self._newest.append(taken)
+                    self._arrived.set()
+                self._ended = bool(container.duration)  # a file
+        except (av.FFmpegError, ConfigError, ValueError) as exc:
+            return _why(exc)
+        return "its stream has ended"
+
+    def _rest(self, reason: str, wait_s: float) -> None:
+        logger.warning("%s %s; trying again in %.1f s", self.name, reason, wait_s)
+        self._stopping.wait(wait_s)
+
+    def _connect(self) -> InputContainer:
+        container = av.open(self.uri, mode="r", options=self._options(), timeout=(2 * self.patience_s, self.patience_s))
+        try:
+            stream = video_stream(container)
+        except ConfigError:
+            container.close()
+            raise
+        stream.thread_type = "NONE"  # threads by frame would hold pictures back
+        self._epoch += 1
+        size = f"{stream.codec_context.width} x {stream.codec_context.height}"
+        logger.info("%s is connected: %s, %s", self.name, stream.codec_context.name, size)
+        return container
+
+    def _options(self) -> dict[str, str]:
+        """Return FFmpeg's options, only known ones: PyAV takes any misspelt name without a word."""
+        if not self.uri.startswith("rtsp"):
+            return {}
+        return {
+            "rtsp_transport": self.transport,
+            "timeout": str(round(self.patience_s * 1e6)),  # of the socket; named stimeout before FFmpeg 5
+            "max_delay": "500000",
+            "fflags": "nobuffer",  # what was read to find the streams is not played: it is old
+            "flags": "low_delay",
+            "analyzeduration": "100000",  # plays a second sooner than by default (measured), and is enough
+        }
+
+    def _pictures(self, container: InputContainer) -> Iterator[Taken]:
+        """Decode everything, a file in real time; raises ValueError when no picture comes of what is sent."""
+        stream = video_stream(container)
+        began_s = heard_s = time.monotonic()
+        first, place = None, -1
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:  # bytes lost on the way: the next key frame mends it
+                frames = []
+            arrived_ns = time.monotonic_ns()
+            for frame in frames:
+                heard_s = arrived_ns / 1e9
+                time_s = heard_s if frame.time is None else frame.time
+                first = time_s if first is None else first
+                if container.duration:
+                    self._stopping.wait(max(0.0, began_s + time_s - first - heard_s))
+                last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
+                if place != last:
+                    captured_ns = _captured_ns(container, frame, arrived_ns)
+                    yield Taken(frame, time_s - first, arrived_ns, captured_ns, self._epoch)
+            if self._stopping.is_set():
+                return
+            if arrived_ns / 1e9 - heard_s > self.patience_s:
+                raise ValueError(f"has sent no picture that can be decoded for {self.patience_s:g} s")
+
+    def close(self) -> None:
+        """Leave the camera."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_S)
+        if self._thread.is_alive():  # closing a container under another thread's read hangs or crashes
+            logger.info("%s does not come back from a read; it ends with this process", self.name)
+        elif self.dropped:
+            logger.info("%s: %d pictures were replaced by newer ones", self.name, self.dropped)
+
+
+def _captured_ns(container: InputContainer, frame: VideoFrame, arrived_ns: int) -> int | None:
+    """Return when the camera took the picture, on CLOCK_MONOTONIC, by the wall clock in its RTCP sender reports.
+
+    None before the first report, and where that clock cannot be right (in the future, or long ago).
+    """
+    start_us = container.start_time_realtime  # read again each time: it follows the newest report
+    if not start_us or frame.time is None:
+        return None
+    age_s = time.time() - (start_us / 1e6 + frame.time)
+    return arrived_ns - int(age_s * 1e9) if 0 <= age_s < OLDEST_S else None
+
+
+def _why(exc: Exception) -> str:
+    """Return what went wrong, without the address, which may bear a password."""
+    if isinstance(exc, av.HTTPUnauthorizedError | av.HTTPForbiddenError):
+        return "refuses the user or the password (rtsp://user:password@host/...)"
+    if isinstance(exc, av.HTTPNotFoundError):
+        return "has no such stream: the camera's manual names its paths"
+    if isinstance(exc, av.ExitError | TimeoutError):
+        return "does not answer in time"
+    if isinstance(exc, ConnectionRefusedError):
+        return "refuses the connection: nothing listens on this port"
+    if isinstance(exc, av.InvalidDataError):
+        return "sends nothing that is a video"
+    if isinstance(exc, OSError) and exc.errno == 5:
+        return "cannot be reached: no such host, or no way to it"
+    return str(exc.strerror if isinstance(exc, av.FFmpegError) else exc)

@@ -1,0 +1,99 @@
+"""Frames to a media server or a player elsewhere: RTSP, RTMP, SRT, or MPEG-TS over UDP or TCP."""
+
+import logging
+import random
+import threading
+from collections import deque
+from typing import Literal
+
+from graph import ConfigError, Frame, Input, Node, NodeError, redact, setting
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # before a new attempt, doubling
+PATIENCE_S = 5.0  # for an answer of the other side
+STOP_S = 2.0  # a call that does not come back in this time is left to the end of the process
+
+
+class Push(Node):
+    """Send frames as H.264 to an address; the newest only, so that a slow network never holds the graph up.
+
+    Whatever the other side does, the graph goes on: it is connected again when it comes back, or when the
+    picture's size changes.
+    """
+
+    frame = Input(Frame)
+
+    uri: str  # rtsp://, rtmp://, srt://, udp:// or tcp://, with user:password@ where needed
+    transport: Literal["tcp", "udp"] = "tcp"  # of RTSP
+    crf: int = setting(26, minimum=0, maximum=51)  # quality: lower is better and needs more of the network
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster"] = "ultrafast"  # later: less network, more time
+
+    def open(self) -> None:
+        """Check the address and the encoder; raises ConfigError. A server that is off is waited for."""
+        from nodes._encoder import STREAM_FORMATS, encoder
+
+        self._name: str = redact(self.uri)
+        scheme, separator, place = self.uri.partition("://")
+        if scheme not in STREAM_FORMATS or not separator or not place:
+            raise ConfigError(f"{self._name} is no address to send to, expected {'://, '.join(STREAM_FORMATS)}://...")
+        self._codec = encoder("libx264")
+        self._newest: deque[Frame] = deque(maxlen=1)
+        self._work = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._send, name="push", daemon=True)
+        self._thread.start()
+
+    def process(self, frame: Frame) -> None:
+        """Hand the frame over to the sending thread."""
+        self._newest.append(frame)
+        self._work.set()
+
+    def _send(self) -> None:
+        import av
+
+        wait_s = FIRST_WAIT_S
+        while not self._stopping.is_set():
+            try:
+                self._stream()
+                wait_s = FIRST_WAIT_S
+            except (av.FFmpegError, NodeError) as exc:
+                reason = exc.strerror if isinstance(exc, av.FFmpegError) else str(exc)
+                logger.warning("%s: %s; trying again in %.1f s", self._name, reason, wait_s)
+                self._stopping.wait(wait_s * random.uniform(0.7, 1.3))
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _stream(self) -> None:
+        """Connect and send until the picture's size changes or the end; a picture that waits goes first."""
+        from nodes._encoder import VideoWriter, even, fit, stream_container
+
+        frame = self._next()
+        if frame is None:
+            return
+        size = even((frame.image.shape[1], frame.image.shape[0]))
+        container = stream_container(self.uri, self.transport, PATIENCE_S)
+        writer = VideoWriter(container, self._name, size, self._codec, self.crf, self.preset)
+        logger.info("%s takes pictures of %d x %d", self._name, *size)
+        try:
+            while frame is not None and even((frame.image.shape[1], frame.image.shape[0])) == size:
+                writer.write(fit(frame.image, size), frame.pts)
+                frame = self._next()
+        finally:
+            writer.close()
+
+    def _next(self) -> Frame | None:
+        """Wait for a frame; None when the graph ends."""
+        while not self._newest and not self._stopping.is_set():
+            self._work.wait()
+            self._work.clear()
+        return self._newest.popleft() if self._newest else None
+
+    def close(self) -> None:
+        """Take leave of the other side."""
+        if "_thread" not in self.__dict__:
+            return
+        self._stopping.set()
+        self._work.set()
+        self._thread.join(STOP_S)
+        if self._thread.is_alive():
+            logger.info("%s does not answer; it ends with this process", self._name)

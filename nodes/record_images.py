@@ -1,0 +1,48 @@
+"""Frames into a folder of pictures."""
+
+from pathlib import Path
+from typing import Literal
+
+import cv2
+
+from graph import ConfigError, Frame, Input, Node, NodeError, setting
+
+
+class RecordImages(Node):
+    """Write the first and then every `every`-th frame as a picture named by its number: 00000042.jpg is frame 42."""
+
+    frame = Input(Frame)
+
+    folder: str  # is made; pictures of the same number are overwritten
+    format: Literal["jpg", "png", "webp"] = "jpg"
+    quality: int = setting(92, minimum=1, maximum=100)  # of jpg and webp; png loses nothing
+    every: int = setting(1, minimum=1, changeable=True)
+
+    def open(self) -> None:
+        """Make the folder; raises ConfigError if that cannot be."""
+        self._count = -1
+        self._folder = Path(self.folder).expanduser().absolute()
+        self._flags = {
+            "jpg": [cv2.IMWRITE_JPEG_QUALITY, self.quality],
+            "webp": [cv2.IMWRITE_WEBP_QUALITY, self.quality],
+            "png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
+        }[self.format]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise ConfigError(f"{self._folder} cannot be made a folder: {exc.strerror}") from exc
+
+    def process(self, frame: Frame) -> None:
+        """Write one picture, under another name first: what is there under its number is whole."""
+        self._count += 1
+        if self._count % self.every:
+            return
+        path = self._folder / f"{frame.seq:08d}.{self.format}"
+        unfinished = path.with_suffix(".part")
+        data = cv2.imencode(f".{self.format}", frame.image, self._flags)[1]
+        try:
+            unfinished.write_bytes(data.tobytes())
+            unfinished.replace(path)
+        except OSError as exc:
+            unfinished.unlink(missing_ok=True)
+            raise NodeError(f"{path}: {exc.strerror}") from exc

@@ -1,0 +1,347 @@
+"""Cameras on the network, with a real RTSP server that is stopped, killed, locked, and started again changed."""
+
+import http.server
+import logging
+import signal
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+import graph
+from graph import ConfigError, Frame, Header
+from nodes._camera import NetworkCamera
+from nodes.capture import Capture
+from nodes.push import Push
+from tests import clips
+from tests.conftest import eventually
+
+SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are those of the system
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def gstreamer() -> None:
+    ask = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    if subprocess.run([SYSTEM_PYTHON, "-c", ask], capture_output=True, timeout=60).returncode:
+        pytest.skip("needs GStreamer's RTSP server: apt install gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-bad")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Camera:
+    """A camera that can be switched off and on."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = free_port()
+        self.lines: list[str] = []
+        self.start(*options)
+
+    def start(self, *options: str) -> None:
+        command = [SYSTEM_PYTHON, str(ROOT / "tests/rtsp_camera.py"), str(self.port), *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout and self.process.stdout.readline() == "ready\n"
+        self.listener = threading.Thread(target=self.lines.extend, args=(self.process.stdout,))
+        self.listener.start()
+
+    def uri(self, user: str = "", path: str = "cam") -> str:
+        return f"rtsp://{user}127.0.0.1:{self.port}/{path}"
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.listener.join()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def camera(gstreamer: None) -> Iterator[Callable[..., Camera]]:
+    with ExitStack() as stack:
+
+        def make(*options: str) -> Camera:
+            made = Camera(*options)
+            stack.callback(made.kill)
+            return made
+
+        yield make
+
+
+@contextmanager
+def playing(uri: str, **settings: object) -> Iterator[Callable[[Callable[[Frame], bool]], Frame]]:
+    """Give a function that takes frames until one fulfils a condition."""
+    node = Capture(uri=uri, patience=1.0, **settings)
+    node.open()
+    frames = node.process()
+    next(frames)
+
+    def until(condition: Callable[[Frame], bool]) -> Frame:
+        end = time.monotonic() + 60
+        for frame in frames:
+            if frame is not None and condition(frame):
+                return frame
+            assert time.monotonic() < end, "no such frame"
+        raise AssertionError("the stream has ended")
+
+    try:
+        yield until
+    finally:
+        frames.close()
+        node.close()
+
+
+def said(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+def any_frame(_: Frame) -> bool:
+    return True
+
+
+def shows_ball(frame: Frame) -> bool:
+    return bool(frame.image.max() > 200 and np.median(frame.image) < 40)
+
+
+# --- what cameras send ---
+
+
+@pytest.mark.parametrize(("codec", "transport"), [("h264", "tcp"), ("mjpeg", "udp")])
+def test_plays_and_tells_whose_clock(camera: Callable[..., Camera], codec: str, transport: str) -> None:
+    with playing(camera("--codec", codec).uri(), transport=transport) as until:
+        first = until(shows_ball)
+        assert (first.image.shape, first.epoch) == ((240, 320, 3), 0)
+        by_camera = until(lambda frame: frame.clock == "camera")  # after its first report of the time
+        assert by_camera.pts > first.pts
+        age_s = (time.monotonic_ns() - by_camera.header.t_capture_ns) / 1e9
+        assert 0 <= age_s < 5
+
+
+def test_rate_is_thinned_and_size_converted(camera: Callable[..., Camera]) -> None:
+    with playing(camera().uri(), fps=10.0, width=160) as until:
+        pts = [until(any_frame).pts for _ in range(8)]
+        assert until(any_frame).image.shape == (120, 160, 3)
+    assert np.diff(pts).min() > 0.06
+
+
+def test_slow_consumer_gets_the_newest(camera: Callable[..., Camera]) -> None:
+    """Sleeping 0.3 s a frame for 6 s: a queue would have grown by some 5 s."""
+    with playing(camera().uri()) as until:
+        until(lambda frame: frame.clock == "camera")
+        ages = []
+        for _ in range(20):
+            time.sleep(0.3)
+            ages.append((time.monotonic_ns() - until(any_frame).header.t_capture_ns) / 1e9)
+    assert np.median(ages[-5:]) < np.median(ages[:5]) + 1.0
+
+
+# --- what cameras do ---
+
+
+def test_killed_camera_comes_back_with_another_size(
+    camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    cam = camera()
+    with playing(cam.uri()) as until:
+        before = until(any_frame)
+        cam.kill()
+        assert eventually(lambda: "refuses the connection: nothing listens on this port" in said(caplog))
+        cam.start("--size", "160x120", "--fps", "15")
+        after = until(lambda frame: frame.epoch > 0)
+        assert after.image.shape == (120, 160, 3)
+        assert after.pts > before.pts
+    assert "is lost: its stream has ended; trying again in" in said(caplog)
+
+
+def test_hung_camera_is_left_and_found_again(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
+    cam = camera()
+    with playing(cam.uri()) as until:
+        until(any_frame)
+        cam.signal(signal.SIGSTOP)
+        try:
+            assert eventually(lambda: "is lost: does not answer in time" in said(caplog))
+        finally:
+            cam.signal(signal.SIGCONT)
+        assert shows_ball(until(lambda frame: frame.epoch > 0 and shows_ball(frame)))
+
+
+def test_wrong_password_and_path_are_told_without_it(
+    camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    cam = camera("--user", "bob:right")
+    with playing(cam.uri("bob:wrong@")), playing(cam.uri("bob:right@", path="nothing")):
+        assert eventually(lambda: "refuses the user or the password" in said(caplog))
+        assert eventually(lambda: "has no such stream" in said(caplog))
+    with playing(cam.uri("bob:right@")) as until:
+        until(any_frame)
+    assert "bob:***@127.0.0.1" in said(caplog)
+    assert "wrong" not in said(caplog) and "right" not in said(caplog)
+
+
+class Garbage(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.recv(1000)
+        self.request.sendall(bytes(range(256)) * 40)
+
+
+@contextmanager
+def served(handler: type[socketserver.BaseRequestHandler]) -> Iterator[int]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_garbage_and_unknown_hosts_are_waited_out(caplog: pytest.LogCaptureFixture) -> None:
+    with served(Garbage) as port, playing(f"rtsp://127.0.0.1:{port}/x"), playing("rtsp://nowhere.invalid/x"):
+        assert eventually(lambda: f"127.0.0.1:{port}/x sends nothing that is a video" in said(caplog))
+        assert eventually(lambda: "nowhere.invalid/x cannot be reached: no such host, or no way to it" in said(caplog))
+
+
+def test_an_address_without_a_host_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"rtsp://: no host in the address, expected like rtsp://user"):
+        NetworkCamera("rtsp://", "tcp", 1.0, 0.0)
+
+
+# --- HTTP ---
+
+
+class Mjpeg(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=shot")
+        self.end_headers()
+        try:
+            for index in range(2000):
+                data = cv2.imencode(".jpg", clips.picture(index % 50))[1].tobytes()
+                head = f"--shot\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                self.wfile.write(head.encode() + data + b"\r\n")
+                time.sleep(0.02)
+        except OSError:  # the other side has enough
+            return
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_mjpeg_over_http() -> None:
+    with served(Mjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
+        until(lambda frame: clips.number(frame.image) >= 5)
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_a_file_over_http_plays_in_real_time_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips.write(tmp_path / "clip.mp4", clips.steady(20))
+    monkeypatch.chdir(tmp_path)
+    with served(Files) as port:
+        node = Capture(uri=f"http://127.0.0.1:{port}/clip.mp4")
+        node.open()
+        frames = [frame for frame in node.process() if frame is not None]
+        node.close()
+    assert len(frames) > 3
+    assert clips.number(frames[-1].image) == 19
+
+
+# --- sending ---
+
+
+def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
+    cam = camera()
+    node = Push(uri=cam.uri(path="push"))
+    node.open()
+    sizes = [(240, 320)] * 30 + [(120, 160)] * 400
+    try:
+        for index, size in enumerate(sizes):
+            image = np.full((*size, 3), index % 250, np.uint8)
+            node.process(Frame(image=image, header=Header(seq=index, pts=index / 30)))
+            time.sleep(0.03)
+            if {"frame 320 240\n", "frame 160 120\n"} <= set(cam.lines):
+                break
+        assert {"frame 320 240\n", "frame 160 120\n"} <= set(cam.lines)
+        cam.kill()
+        cam.lines.clear()
+        cam.start()
+
+        def arrives() -> bool:
+            node.process(Frame(image=np.zeros((120, 160, 3), np.uint8), header=Header(pts=time.monotonic())))
+            time.sleep(0.03)
+            return "frame 160 120\n" in cam.lines
+
+        assert eventually(arrives)
+    finally:
+        node.close()
+    assert "trying again in" in said(caplog)
+
+
+def test_addresses_to_send_to() -> None:
+    with pytest.raises(ConfigError, match=r"^out\.mp4 is no address to send to, expected rtsp://, rtmp://"):
+        Push(uri="out.mp4").open()
+
+
+# --- a whole graph ---
+
+
+def test_a_graph_outlives_its_camera_and_hides_its_password(
+    camera: Callable[..., Camera], run_dir: Path, tmp_path: Path
+) -> None:
+    cam = camera("--user", "bob:secret")
+    (tmp_path / "live.yaml").write_text(
+        "name: live\n"
+        "nodes:\n"
+        "  camera: {type: nodes.capture:Capture, settings: {uri: '', patience: 1.0}}\n"
+        f"  images: {{type: nodes.record_images:RecordImages, inputs: {{frame: camera.frame}},"
+        f" settings: {{folder: {tmp_path / 'pictures'}, every: 10}}}}\n"
+    )
+    setting = f"camera.uri={cam.uri('bob:secret@')}"
+    command = [sys.executable, str(ROOT / "run_graph.py"), str(tmp_path / "live.yaml"), "--set", setting]
+    run = subprocess.Popen([*command, "--profile", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
+    try:
+        with graph.attach("live", wait=60) as live:
+            frames = iter(live.subscribe("camera.frame"))
+            assert next(frames).epoch == 0
+            processes = [run, *psutil.Process(run.pid).children(recursive=True)]
+            shown = " ".join(" ".join(psutil.Process(process.pid).cmdline()) for process in processes)
+            assert "secret" not in shown and "bob:***@" in shown
+            cam.kill()
+            cam.start("--user", "bob:secret", "--size", "160x120")
+            assert next(frame for frame in frames if frame.epoch == 1).image.shape == (120, 160, 3)
+        cam.signal(signal.SIGSTOP)
+        run.send_signal(signal.SIGINT)
+        errors = run.communicate(timeout=60)[1]
+    finally:
+        cam.signal(signal.SIGCONT)
+        run.kill()
+        run.communicate()
+    assert run.returncode == 0, errors
+    assert "is lost" in errors and "secret" not in errors
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert b"secret" not in written
+    assert list((tmp_path / "pictures").glob("*.jpg"))

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from graph import ConfigError, Frame, Header
+from graph.testing import run_node
+from nodes.record_images import RecordImages
+
+
+def frames(count: int) -> list[Frame]:
+    return [Frame(image=np.full((8, 12, 3), 10 * i, np.uint8), header=Header(seq=i + 5)) for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+def test_every_third_frame_by_its_number(tmp_path: Path, kind: str) -> None:
+    run_node(RecordImages(folder=str(tmp_path / "a/b"), format=kind, every=3), frame=frames(7))
+    written = sorted((tmp_path / "a/b").iterdir())
+    assert [path.name for path in written] == [f"0000000{n}.{kind}" for n in (5, 8)] + [f"00000011.{kind}"]
+    image = cv2.imread(str(written[1]))
+    assert image is not None and image.shape == (8, 12, 3) and abs(int(image.mean()) - 30) < 4
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(ConfigError, match="cannot be made a folder: File exists"):
+        run_node(RecordImages(folder=str(tmp_path / "a")), frame=frames(1))
