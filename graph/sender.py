@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
@@ -182,6 +182,10 @@ class Sender:
     def has_consumers_of_this_graph(self) -> bool:
         """Say whether an edge of the graph itself is still open (others bear their graph's name and a slash)."""
         return any("/" not in link.name for link in list(self._links.values()))
+
+    def greeted(self, names: Iterable[str]) -> bool:
+        """Say whether all these consumers have said hello."""
+        return set(names) <= {link.name for link in list(self._links.values())}
 
     def wait(self, timeout_ms: int) -> None:
         """Wait for something from the consumers, and see to it."""

@@ -128,6 +128,7 @@ class Supervisor:
         self.reports.draw(self.state, self.stats)
 
     def _spawn(self, child: Child, first_seq: int = 0) -> None:
+        readers = self.spec.edges_from(child.spec.name)
         job = Job(
             graph=self.spec.name,
             rundir=str(self.rundir.path),
@@ -137,6 +138,7 @@ class Supervisor:
             trace=self.trace,
             first_seq=first_seq,
             epoch=child.epoch,
+            consumers=tuple(edge.target for edge in readers if self.children[edge.target_node].running),
         )
         child.start(job)
 

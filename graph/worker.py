@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 MARK = Mark()
 IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast as fingers are
+GREETING_S = 5.0  # how long a node that was started again waits for consumers that are busy
 FAREWELL_S = 2.0  # consumers of other graphs and tools get so long to take what is left
 
 
@@ -125,6 +126,14 @@ class Worker:
             self._wait_for_input(100)
         self.control.say("linked")
         self._await("play")
+        self._await_consumers()
+
+    def _await_consumers(self) -> None:
+        """Wait until those who read from the process before this one have found this one: nobody misses a frame."""
+        until = time.monotonic() + GREETING_S
+        while not self.sender.greeted(self.job.consumers) and not self.finishing and time.monotonic() < until:
+            self.control.arrived.wait(0.02)
+            self._obey_all()
 
     def _receiver(self, edge: EdgeSpec) -> Receiver:
         place = RunDir.of(edge.source_graph) if edge.source_graph else self.rundir

@@ -1,12 +1,14 @@
 """Streams through whole graphs in real processes: diamonds, fan-out, policies, joins that hold, restarts."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import eventually
+from graph import attach
+from tests.conftest import PATIENCE_S, eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 
 pytestmark = pytest.mark.slow
@@ -151,6 +153,26 @@ def test_restarted_branch_of_a_diamond_goes_on(tmp_path: Path) -> None:
     got = pairs(tmp_path)
     assert all(seq == a == b for seq, a, _pixel, b in got)
     assert [row[0] for row in got] == sorted({row[0] for row in got})
+
+
+def test_source_that_starts_again_waits_for_busy_consumers(tmp_path: Path) -> None:
+    """Its first frame goes to those who read from the process before it, even if they notice late."""
+    config = fan_out({"late": {"policy": "block"}}, frames=100_000, pause=0.01)
+    config["nodes"]["source"]["restart"] = "on_failure"
+    with Graph(tmp_path, config) as graph, attach("fan", wait=PATIENCE_S) as running:
+        wait_for_rows(tmp_path / "late.jsonl", 1)
+        late = graph.node("late")
+        late.suspend()
+        graph.node("source").kill()
+        again = lambda: "starting again" in graph.text() and running.spec()["nodes"]["source"]["state"]  # noqa: E731
+        assert eventually(lambda: again() in ("LINKED", "PLAYING")), graph.text()
+        time.sleep(0.5)  # would be fifty frames
+        late.resume()
+        assert eventually(lambda: any(row[1] == 1 for row in rows(tmp_path / "late.jsonl"))), graph.text()
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+    first = next(row for row in rows(tmp_path / "late.jsonl") if row[1] == 1)
+    assert first[2] == 0, "each frame bears its number in its pixels"
 
 
 def test_interrupt_while_a_node_waits_for_its_restart(tmp_path: Path) -> None:

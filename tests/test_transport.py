@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graph import Detections, Frame, GraphError, Header, Mark, Message, WireError, array, sender, slots, wire
+from graph.inputs import Inputs
 from graph.receiver import Receiver, find_type, type_names
 from tests.conftest import eventually
 from tests.pair import Context, Pair, frame
@@ -665,3 +666,18 @@ def test_consumer_that_is_stopped_and_goes_on(pair: Pair) -> None:
     pair.sender.end()
     pair.until(lambda: consumer.process.poll() is not None)
     assert consumer.close() == "end\n"
+
+
+def test_an_ended_input_with_something_unread_is_not_waited_for(pair: Pair) -> None:
+    receivers = {name: pair.receiver(name=f"r.{name}") for name in ("a", "b")}
+    inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest=False)
+    pair.publish(0)
+    for receiver in receivers.values():
+        pair.arrived(receiver)
+    receivers["a"].ended = True  # as after a packet that broke the protocol
+    assert receivers["b"].receive() is not None
+    assert not inputs.wait(50), "a cannot give anything any more: whoever waits must notice that b is dead"
+    assert receivers["a"].socket.poll(0)
+    pair.publish(1)
+    pair.arrived(receivers["b"])
+    assert inputs.wait(50)
