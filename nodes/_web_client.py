@@ -12,7 +12,7 @@ from nodes._web_picture import Picture
 UNDER_WAY = 2
 """Pictures sent and not yet drawn: with one, the connection would rest while the browser draws."""
 
-SEEN = 120  # times between capture and screen that the median is taken of: four seconds at 30 fps
+WINDOW_S = 5.0  # what `view` looks back over, as the numbers of the nodes do
 
 
 class Client:
@@ -25,9 +25,8 @@ class Client:
         self._last: Picture | None = None  # offered
         self._texts: dict[str, str] = {}
         self._under_way: dict[int, int] = {}  # seq: t_capture_ns
-        self._ages_ms: deque[float] = deque(maxlen=SEEN)
-        self._shown = 0
-        self._since = time.monotonic()
+        self._drawn: deque[tuple[float, float]] = deque()  # when (CLOCK_MONOTONIC s), and its age then (ms)
+        self._opened = time.monotonic()
 
     @property
     def wants_picture(self) -> bool:
@@ -49,19 +48,21 @@ class Client:
         """Hear that the browser is done with a picture, and whether it was seen (not in a hidden tab)."""
         t_capture_ns = self._under_way.pop(seq, None)
         if t_capture_ns is not None and seen:
-            self._shown += 1
-            self._ages_ms.append((time.monotonic_ns() - t_capture_ns) / 1e6)
+            now = time.monotonic_ns()
+            self._drawn.append((now / 1e9, (now - t_capture_ns) / 1e6))
         self._news.set()
 
     def view(self) -> dict[str, float | None]:
-        """Return what this browser showed since the last call: frames per second, and their age in ms (median).
+        """Return what this browser showed in the last seconds: frames per second, and their age in ms (median).
 
         The age is from the capture until we heard that it was drawn: an upper bound, by the way back of that word.
         """
         now = time.monotonic()
-        fps = self._shown / max(now - self._since, 1e-3)
-        self._since, self._shown = now, 0
-        return {"fps": round(fps, 1), "age_ms": round(median(self._ages_ms), 1) if self._ages_ms else None}
+        while self._drawn and self._drawn[0][0] < now - WINDOW_S:
+            self._drawn.popleft()
+        fps = len(self._drawn) / min(WINDOW_S, max(now - self._opened, 1.0))
+        age = round(median(age for _, age in self._drawn), 1) if self._drawn else None
+        return {"fps": round(fps, 1), "age_ms": age}
 
     async def send(self) -> None:
         """Send until the connection ends; waits where the browser is slow, with nothing piling up meanwhile."""

@@ -15,6 +15,7 @@ import aiohttp
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 import graph
 from graph import ConfigError, Faces, Frame
@@ -22,9 +23,10 @@ from graph.testing import run_node
 from nodes._web_inside import Inside
 from nodes._web_picture import Newest, describe_faces
 from nodes._web_server import MAX_COMMAND, WebServer
+from nodes.source import read_picture
 from nodes.web import WebView
 from tests.conftest import PATIENCE_S, eventually
-from tests.graphs import Graph
+from tests.graphs import ROOT, Graph
 from tests.known_faces import known
 
 TOKEN = "open-sesame-please"
@@ -400,23 +402,31 @@ def test_page_finds_the_graph_again(browser: Any) -> None:
         served.close()
 
 
+def ours(name: str, **settings: dict[str, Any]) -> dict[str, Any]:
+    """A config of ours with some settings changed; its web page is on a free port."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    for node, changed in {**settings, "web": {"port": free_port()}}.items():
+        config["nodes"][node].setdefault("settings", {}).update(changed)
+    return config
+
+
 @slow
 @needs_browser
-def test_page_of_a_graph_that_runs_already(tmp_path: Path, browser: Any) -> None:
-    """As an attached node, which comes and goes: it shows the graph that it is attached to."""
-    port = free_port()
-    config = {"attach": "shown", "nodes": shown(port)["nodes"]}
-    del config["nodes"]["source"]
-    config["nodes"]["web"]["inputs"] = {"frame": "shown/source.frame", "faces": "shown/source.faces"}
-    with Graph(tmp_path, shown(free_port())) as running:
+def test_our_configs(tmp_path: Path, browser: Any) -> None:
+    """The whole graph with its networks, and a page that is attached to it, which shows the graph it is attached to."""
+    cv2.imwrite(str(tmp_path / "portrait.png"), read_picture(""))
+    camera = {"uri": str(tmp_path / "portrait.png"), "loop": True, "paced": True, "fps": 10.0, "width": 0, "height": 0}
+    main, watch = ours("web", camera=camera) | {"name": "webcam"}, ours("watch")
+    with Graph(tmp_path, main) as running:
         assert eventually(running.playing), running.text()
-        with Graph(tmp_path, config, "attach") as attached:
+        with Graph(tmp_path, watch) as attached:
             assert eventually(attached.playing), attached.text()
-            page = Page(browser, f"http://127.0.0.1:{port}")
-            assert eventually(lambda: page.shows("overlay", *CHIN, TRACK_3)), page.said
-            assert eventually(lambda: page.text("#name") == "shown")
-            assert eventually(lambda: page.page.locator("#diagram .outside").count() == 1)  # this page
-            page.close()
+            for config in (main, watch):
+                page = Page(browser, f"http://127.0.0.1:{config['nodes']['web']['settings']['port']}")
+                assert eventually(lambda page=page: page.text("#faces").startswith("#")), page.said
+                assert eventually(lambda page=page: page.text("#name") == "webcam")
+                assert eventually(lambda page=page: page.page.locator("#diagram .outside").count() == 1)  # watch
+                page.close()
             attached.interrupt()
             assert attached.wait() == 0, attached.text()
         running.interrupt()
