@@ -6,7 +6,7 @@ Everything that a node or a consumer may use is here; see graph/README.md.
 from typing import TYPE_CHECKING, Any
 
 from graph.errors import ConfigError, EndOfStream, GraphError, NodeError, WireError
-from graph.messages import POSE, STATES, Detections, Faces, Frame, Header, Hop, Mark, Message, array
+from graph.messages import OPENNESS, POSE, STATES, Detections, Faces, Frame, Header, Hop, Mark, Message, array
 from graph.node import Input, Node, Output, setting
 from graph.passwords import redact
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from graph.attached import attach
 
 __all__ = [
+    "OPENNESS",
     "POSE",
     "STATES",
     "ConfigError",

@@ -240,6 +240,10 @@ STATES = ("left_eye_closed", "right_eye_closed", "mouth_closed", "mouth_wide_ope
 """Order of `Faces.states`, probabilities 0..1; left and right are the image's."""
 
 
+OPENNESS = ("left_eye_openness", "right_eye_openness", "mouth_openness")
+"""Order of `Faces.openness`: opening over width; an open eye has about 0.3, a closed mouth 0."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Faces(Message):
     """The faces in one frame, one row per tracked face."""
@@ -251,6 +255,16 @@ class Faces(Message):
     spread: NDArray[np.float32] = array(np.float32, "F", 68)  # uncertainty (standard deviation) per point, pixels
     pose: NDArray[np.float32] = array(np.float32, "F", 3)  # degrees, order of POSE
     states: NDArray[np.float32] = array(np.float32, "F", 4)  # probabilities, order of STATES
+    openness: NDArray[np.float32] = array(np.float32, "F", 3)  # order of OPENNESS; NaN where nobody measured it
+    blinks: NDArray[np.int64] = array(np.int64, "F")  # counted since the track began
+
+    def __post_init__(self) -> None:
+        """Fill in what nobody measured, and check the arrays."""
+        if not len(self.openness):
+            object.__setattr__(self, "openness", np.full((len(self.ids), 3), np.nan, np.float32))
+        if not len(self.blinks):
+            object.__setattr__(self, "blinks", np.zeros(len(self.ids), np.int64))
+        super().__post_init__()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from graph import Detections, Faces, Frame, Input, Node, Output, setting
 from nodes._backend import MODELS, card, check_picture, known, load, locate
+from nodes._expression import openness
 from nodes._geometry import (
     MARGIN,
     apply,
@@ -85,7 +86,7 @@ class LandmarkModel:
         off = (apart(boxes, found) > OFF_CENTRE) & (faces.scores > 0.5)
         if off.any():
             again = self._look(image, found[off], found_rolls[off], fov)
-            for name in ("boxes", "scores", "landmarks", "spread", "pose", "states"):
+            for name in ("boxes", "scores", "landmarks", "spread", "pose", "states", "openness"):
                 getattr(faces, name)[off] = getattr(again, name)
         return faces
 
@@ -103,6 +104,7 @@ class LandmarkModel:
             spread=(spread / scale[:, None]).astype(np.float32),
             pose=head_pose(landmarks, camera_matrix(image.shape[1], image.shape[0], fov)),
             states=outputs["states"],
+            openness=openness(landmarks),
         )
 
 
@@ -197,6 +199,7 @@ class Landmarks(Node):
             spread=seen.spread[rows],
             pose=seen.pose[rows],
             states=seen.states[rows],
+            openness=seen.openness[rows],
         )
 
     def _looks(self, frame: Frame, found: Detections | None) -> list[Look]:

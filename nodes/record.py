@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import numpy as np
 
-from graph import POSE, STATES, ConfigError, Faces, Frame, Input, Node, NodeError, setting
+from graph import OPENNESS, POSE, STATES, ConfigError, Faces, Frame, Input, Node, NodeError, setting
 
 if TYPE_CHECKING:
     from nodes._encoder import VideoWriter
@@ -22,7 +22,7 @@ DATA_SUFFIXES = (".jsonl", ".csv")
 
 COLUMNS = (
     *("seq", "pts", "epoch", "id", "score", "left", "top", "right", "bottom"),
-    *(*POSE, *STATES),
+    *(*POSE, *STATES, *OPENNESS, "blinks"),
     *(f"{axis}{point}" for point in range(68) for axis in "xy"),
 )
 """Of the CSV file. Digits kept: pts 6, score and states 4, pixels and degrees 2."""
@@ -129,6 +129,8 @@ def as_json(faces: Faces) -> dict[str, Any]:
         rounded(faces.landmarks, 2),
         rounded(faces.pose, 2),
         rounded(faces.states, 4),
+        rounded(faces.openness, 4),
+        faces.blinks.tolist(),
         strict=True,
     )
     found = [
@@ -139,8 +141,10 @@ def as_json(faces: Faces) -> dict[str, Any]:
             "landmarks": landmarks,
             "pose": dict(zip(POSE, pose, strict=True)),
             "states": dict(zip(STATES, states, strict=True)),
+            "openness": dict(zip(OPENNESS, open_, strict=True)),
+            "blinks": blinks,
         }
-        for id_, box, score, landmarks, pose, states in columns
+        for id_, box, score, landmarks, pose, states, open_, blinks in columns
     ]
     return {"seq": faces.seq, "pts": round(faces.pts, 6), "epoch": faces.epoch, "faces": found}
 
@@ -151,7 +155,7 @@ def rows(faces: Faces) -> Iterator[list[Any]]:
         points = [value for point in face["landmarks"] for value in point]
         yield [
             *(faces.seq, round(faces.pts, 6), faces.epoch, face["id"], face["score"], *face["box"]),
-            *(*face["pose"].values(), *face["states"].values(), *points),
+            *(*face["pose"].values(), *face["states"].values(), *face["openness"].values(), face["blinks"], *points),
         ]
 
 

@@ -66,7 +66,7 @@ class Render(Node):
     style: Literal["contours", "points", "both", "none"] = setting("both", changeable=True)  # of the landmarks
     box: bool = setting(True, changeable=True)  # corners of a box around each face
     label: bool = setting(True, changeable=True)  # track id and score
-    states: bool = setting(True, changeable=True)  # closed eyes and open mouth, in words
+    states: bool = setting(True, changeable=True)  # closed eyes, open mouth, blinks, in words
     pose: Literal["axes", "cube", "none"] = setting("axes", changeable=True)  # of the head
     spread: bool = setting(False, changeable=True)  # circles of two standard deviations around the points
     latency: bool = setting(False, changeable=True)  # age of the frame when it was drawn, top left
@@ -123,6 +123,8 @@ class Render(Node):
             lines.append(f"#{faces.ids[row]}   {100 * faces.scores[row]:.0f} %")
         if self.states:
             lines += state_words(faces.states[row])
+            if faces.blinks[row]:
+                lines.append(f"{faces.blinks[row]} blink{'s' * (faces.blinks[row] > 1)}")
         if not lines:
             return
         x0, y0, *_ = widened(faces.boxes[row])

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Faces, Frame, Input, Node, Output, setting
+from nodes._expression import Blinks, openness
 from nodes._flow import Crop, Points, crop, face_size, neighbours, prior, regularise, track
 
 PERIOD = 1 / 30
@@ -93,6 +94,7 @@ class Track:
     velocity: NDArray[np.float64]  # (68, 2) of the face as a whole, pixels per second; only without flow
     pose: Points
     states: Points
+    blinks: Blinks
 
 
 @dataclass
@@ -203,8 +205,9 @@ class Smooth(Node):
     """Steady the landmarks without lagging behind fast movement.
 
     Each face has its own memory, which ends with the track, at a cut, at a pause of half a second, and when the
-    stream starts afresh; the next output is then the detection itself. `boxes` are tight around the steadied points;
-    head pose and states are averaged lightly. `spread` passes as it is: most of that error is the same in every frame.
+    stream starts afresh; the next output is then the detection itself. `boxes` are tight around the steadied points,
+    `openness` is theirs; head pose and states are averaged lightly; blinks are counted while the id lasts. `spread`
+    passes as it is: most of that error is the same in every frame.
     """
 
     frame = Input(Frame)
@@ -234,6 +237,7 @@ class Smooth(Node):
 
     def _step(self, last: Track | None, image: NDArray[Any], raw: Faces, row: int) -> Track:
         points = raw.landmarks[row].astype(np.float64)
+        blinks = last.blinks if last else Blinks()
         if last and not (self.strength and 0 < raw.pts - last.pts <= GAP and overlap(last.raw, points)):
             last = None
         now = crop(image, points, last.crop if last else None) if self.flow else None
@@ -247,7 +251,7 @@ class Smooth(Node):
             self._fuse(last, predicted, points, spread, raw.pts - last.pts)
             self._soften(last, raw, row)
         else:
-            last = begin(points, spread, raw, row)
+            last = begin(points, spread, raw, row, blinks)
         last.pts, last.crop, last.raw = raw.pts, now, points
         return last
 
@@ -278,16 +282,19 @@ class Smooth(Node):
 
     def _as_faces(self, raw: Faces) -> Faces:
         landmarks, boxes = raw.landmarks.copy(), raw.boxes.copy()
-        pose, states = raw.pose.copy(), raw.states.copy()
+        pose, states, blinks = raw.pose.copy(), raw.states.copy(), raw.blinks.copy()
         for row, id_ in enumerate(raw.ids):
             face = self._tracks.get(int(id_))
             if face:
                 landmarks[row], pose[row], states[row] = face.points, face.pose, face.states
                 boxes[row] = *face.points.min(axis=0), *face.points.max(axis=0)
-        return replace(raw, landmarks=landmarks, boxes=boxes, pose=pose, states=states)
+                eyes = float(openness(face.points[None])[0, :2].mean())
+                blinks[row] = face.blinks.see(raw.pts, eyes, float(face.states[:2].min()))
+        found = openness(landmarks)
+        return replace(raw, landmarks=landmarks, boxes=boxes, pose=pose, states=states, openness=found, blinks=blinks)
 
 
-def begin(points: NDArray[Any], spread: NDArray[Any], raw: Faces, row: int) -> Track:
+def begin(points: NDArray[Any], spread: NDArray[Any], raw: Faces, row: int, blinks: Blinks) -> Track:
     """Return the memory of a face that is seen for the first time: the detection, believed as it is."""
     affinity = neighbours(points) - np.eye(68)
     return Track(
@@ -302,6 +309,7 @@ def begin(points: NDArray[Any], spread: NDArray[Any], raw: Faces, row: int) -> T
         velocity=np.zeros((68, 2)),
         pose=raw.pose[row].copy(),
         states=raw.states[row].copy(),
+        blinks=blinks,
     )
 
 

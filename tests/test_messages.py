@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import graph
-from graph import POSE, STATES, Detections, Faces, Frame, Header, Hop, Mark, Message, WireError, array
+from graph import OPENNESS, POSE, STATES, Detections, Faces, Frame, Header, Hop, Mark, Message, WireError, array
 from graph.messages import ArraySpec, array_specs, body_fields, from_fields
+from tests import portrait
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,9 +55,17 @@ def test_empty_is_a_value() -> None:
         "spread": (0, 68),
         "pose": (0, len(POSE)),
         "states": (0, len(STATES)),
+        "openness": (0, len(OPENNESS)),
+        "blinks": (0,),
     }
     assert Detections().points.shape == (0, 5, 2)
     assert Faces().ids is not Faces().ids  # no two messages share a default
+
+
+def test_what_nobody_measured_of_faces_is_unknown() -> None:
+    faces = portrait.faces(portrait.LANDMARKS[None])
+    assert np.isnan(faces.openness).all() and faces.openness.shape == (1, 3)
+    assert faces.blinks.tolist() == [0]
 
 
 def test_free_lengths_of_one_name_are_equal() -> None:

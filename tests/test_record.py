@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from graph import POSE, STATES, ConfigError, Faces, Frame, Header, NodeError
+from graph import OPENNESS, POSE, STATES, ConfigError, Faces, Frame, Header, NodeError
 from graph.testing import run_node
 from nodes._encoder import Timeline, encoder, fit, mpeg4_quantiser
 from nodes.capture import Capture
@@ -243,6 +243,8 @@ def some_faces(seq: int, count: int) -> Faces:
         spread=np.ones((count, 68), np.float32),
         pose=random.uniform(-90, 90, (count, 3)).astype(np.float32),
         states=random.uniform(0, 1, (count, 4)).astype(np.float32),
+        openness=random.uniform(0.1, 1, (count, 3)).astype(np.float32),
+        blinks=np.arange(count) + 3,
     )
 
 
@@ -257,7 +259,7 @@ def test_json_lines(tmp_path: Path) -> None:
     assert [line["seq"] for line in lines] == [0, 1, 2]
     assert lines[1] == {"seq": 1, "pts": 0.033333, "epoch": 2, "faces": []}
     face, original = lines[0]["faces"][1], messages[0]
-    assert list(face) == ["id", "box", "score", "landmarks", "pose", "states"]
+    assert list(face) == ["id", "box", "score", "landmarks", "pose", "states", "openness", "blinks"]
     assert face["id"] == 8
     assert np.allclose(face["box"], original.boxes[1], atol=0.0051)
     assert np.allclose(face["landmarks"], original.landmarks[1], atol=0.0051)
@@ -266,6 +268,9 @@ def test_json_lines(tmp_path: Path) -> None:
     assert np.allclose(list(face["pose"].values()), original.pose[1], atol=0.0051)
     assert list(face["states"]) == list(STATES)
     assert np.allclose(list(face["states"].values()), original.states[1], atol=5.1e-5)
+    assert list(face["openness"]) == list(OPENNESS)
+    assert np.allclose(list(face["openness"].values()), original.openness[1], atol=5.1e-5)
+    assert face["blinks"] == 4
 
 
 def test_numbers_are_short(tmp_path: Path) -> None:
@@ -285,6 +290,8 @@ def test_csv(tmp_path: Path) -> None:
     assert np.allclose(points, original.landmarks[1], atol=0.0051)
     assert np.allclose([float(row[name]) for name in POSE], original.pose[1], atol=0.0051)
     assert np.allclose([float(row[name]) for name in STATES], original.states[1], atol=5.1e-5)
+    assert np.allclose([float(row[name]) for name in OPENNESS], original.openness[1], atol=5.1e-5)
+    assert row["blinks"] == "4"
     assert np.allclose([float(row[n]) for n in ("left", "top", "right", "bottom")], original.boxes[1], atol=0.0051)
     assert row["epoch"] == "2"
 

@@ -71,7 +71,12 @@ def scene(**settings: Any) -> Scene:
 
 def ours(clip: Scene, **settings: Any) -> NDArray[np.float32]:
     """Run the Smooth node over a clip, (T, 68, 2)."""
-    return np.stack([out.landmarks[0] for _, out in steps(opened(Smooth(**settings)), clip)])
+    return np.stack([out.landmarks[0] for out in ours_faces(clip, **settings)])
+
+
+def ours_faces(clip: Scene, **settings: Any) -> list[Faces]:
+    """Run the Smooth node over a clip."""
+    return [out for _, out in steps(opened(Smooth(**settings)), clip)]
 
 
 def steps(node: Smooth, clip: Scene) -> Iterator[tuple[float, Faces]]:

@@ -1,0 +1,67 @@
+"""What eyes and mouth do, in numbers: how far they are open, and blinks."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIDS = ((36, 39, ((37, 41), (38, 40))), (42, 45, ((43, 47), (44, 46))), (60, 64, ((61, 67), (62, 66), (63, 65))))
+"""Corners, and upper with lower points, of the image's left eye, its right eye, and the inner lips (iBUG 68)."""
+
+SHUT, REOPENED = 0.5, 0.7
+"""Share of its usual opening below which an eye is shut, and above which it is open again. Between the two nothing
+changes, so noise makes no blinks: lids are found to about 3 % of the eye's width, a tenth of an open eye."""
+
+SAID = 0.6
+"""Probability from which the network's word that both eyes are closed counts, whatever the points say."""
+
+LONGEST = 0.5
+"""Seconds: a blink takes 0.1 to 0.4 s (Caffier et al. 2003); eyes shut for longer are closed, or asleep."""
+
+RISE, FALL = 0.2, 10.0
+"""Seconds over which the usual opening follows a wider one, and a narrower one of eyes that are not shut: fast up, so
+that a face that begins with half closed eyes is soon known, and slowly down, so that a look down is no new usual."""
+
+
+def openness(landmarks: NDArray[Any]) -> NDArray[np.float32]:
+    """Return (F, 3): opening over width of left eye, right eye and mouth of landmarks (F, 68, 2).
+
+    An eye's is its aspect ratio (Soukupova and Cech 2016, eq. 1): about 0.3 when open, under 0.15 when closed; the
+    mouth's is that of the inner lips, 0 when closed. Size, place and roll do not matter; a turn of the head raises it.
+    """
+    ratios = []
+    for left, right, pairs in LIDS:
+        gaps = [np.linalg.norm(landmarks[:, upper] - landmarks[:, lower], axis=-1) for upper, lower in pairs]
+        width = np.linalg.norm(landmarks[:, left] - landmarks[:, right], axis=-1)
+        ratios.append(np.mean(gaps, axis=0) / np.maximum(width, 1e-6))
+    return np.stack(ratios, axis=1).astype(np.float32)
+
+
+class Blinks:
+    """Counts the blinks of one face: both eyes shut, and open again soon after."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._usual = 0.0  # opening of the open eyes
+        self._shut_at = math.nan  # pts
+        self._pts = math.nan
+
+    def see(self, pts: float, eyes: float, closed: float) -> int:
+        """Take in the mean openness of both eyes and the probability that both are closed; return the count.
+
+        The blink is counted when the eyes are open again, at `pts` seconds.
+        """
+        elapsed = pts - self._pts if math.isfinite(self._pts) else math.inf
+        self._pts = pts
+        was_shut = math.isfinite(self._shut_at)
+        share = eyes / self._usual if self._usual else 1.0
+        if not was_shut and (share < SHUT or closed > SAID):
+            self._shut_at = pts
+        elif was_shut and share > REOPENED and closed < SAID:
+            self.count += pts - self._shut_at <= LONGEST
+            self._shut_at = math.nan
+        if not math.isfinite(self._shut_at):
+            time = RISE if eyes > self._usual else FALL
+            self._usual += (1 - math.exp(-elapsed / time)) * (eyes - self._usual)
+        return self.count

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from graph import Faces
+from nodes._expression import Blinks, openness
+from tests import portrait
+from tests.bench.smoothing import blink_clip, ours_faces
+
+
+def test_openness_is_the_opening_over_the_width_whatever_size_and_roll() -> None:
+    landmarks = portrait.LANDMARKS
+    found = openness(landmarks[None])[0]
+    left = np.mean([np.hypot(0, 13), np.hypot(1, 13)]) / np.hypot(34, 2)
+    assert found[0] == pytest.approx(left, abs=1e-4)
+    assert found[2] < 0.03  # the portrait's mouth is closed
+    cos, sin = np.cos(0.7), np.sin(0.7)
+    turned = 2.5 * landmarks @ np.array([[cos, sin], [-sin, cos]]) + 40
+    assert np.allclose(openness(turned[None])[0], found, atol=1e-4)
+    assert openness(np.zeros((0, 68, 2))).shape == (0, 3)
+
+
+def seen(values: list[float], closed: list[float] | None = None, fps: float = 30) -> list[int]:
+    blinks = Blinks()
+    probabilities = closed or [0.0] * len(values)
+    return [blinks.see(i / fps, eyes, p) for i, (eyes, p) in enumerate(zip(values, probabilities, strict=True))]
+
+
+@pytest.mark.parametrize("fps", [15, 30, 60])
+def test_a_blink_counts_once_when_the_eyes_are_open_again(fps: int) -> None:
+    shut = round(0.15 * fps)
+    values = [0.3] * fps + [0.1] * shut + [0.3] * fps
+    counts = seen(values, fps=fps)
+    assert counts == [0] * (fps + shut) + [1] * fps
+
+
+def test_closed_eyes_noise_and_a_slow_look_down_are_no_blinks() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.03, 300)
+    assert seen(list(0.3 + noise))[-1] == 0
+    assert seen([0.3] * 30 + [0.1] * 30 + [0.3] * 30)[-1] == 0
+    assert seen(list(np.linspace(0.3, 0.17, 60)) + [0.17] * 60)[-1] == 0
+
+
+def test_eyes_that_begin_closed_and_the_word_of_the_network() -> None:
+    assert seen([0.08] * 3 + [0.3] * 30 + [0.1] * 4 + [0.3] * 5)[-1] == 1
+    assert seen([0.3] * 30 + [0.25] * 4 + [0.3] * 5, [0.0] * 30 + [0.9] * 4 + [0.0] * 5)[-1] == 1
+
+
+def test_every_blink_of_a_noisy_clip_is_counted() -> None:
+    clip, closed = blink_clip()
+    true = int(((closed[1:] > 0.5) & (closed[:-1] <= 0.5)).sum())
+    assert true == 4
+    last = ours_faces(clip)[-1]
+    assert isinstance(last, Faces)
+    assert last.blinks.tolist() == [true]
+    assert 0.2 < last.openness[0, :2].mean() < 0.5
