@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -105,7 +106,8 @@ class RecordFaces(Node):
         """Close the file; without a single frame there is none."""
         file = self.__dict__.get("_file")
         if file is not None:
-            file.close()
+            with suppress(OSError):  # what is still to be written failed in process(), and was told there
+                file.close()
         elif "_path" in self.__dict__:
             logger.warning("no frame came: %s is not written", self._path)
 
