@@ -1,13 +1,13 @@
 """The least that a hop between two Python processes can cost, to compare ours with.
 
-A ring of slots in shared memory, one ZeroMQ message of 16 bytes for each picture, the slot's number back: no types,
-no joins, no policies, no metrics, one consumer, and nothing that survives a fault.
+A ring of slots in shared memory, one small msgpack message over ZeroMQ for each picture, the slot's number back: no
+types, no joins, no policies, no metrics, one consumer, and nothing that survives a fault. The clock runs from before
+the sender takes back what is free, as in the script that the goal of issue 2 was set by: a hop must pay for that, too.
 """
 
 import json
 import mmap
 import os
-import struct
 import subprocess
 import sys
 import tempfile
@@ -15,13 +15,13 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import msgpack
 import numpy as np
 import zmq
 
 from tests.bench._traffic import END, STAMP, Arrivals, Plan, numbers, picture
 
 SLOTS = 8  # as many as ours has on its way with the default queue: four waiting, four granted
-DESCRIPTOR = struct.Struct("<qq")  # slot, seq
 
 
 class Ring:
@@ -62,13 +62,14 @@ def _send(plan: Plan, copy: bool, ring: Ring, folder: str) -> int:
     count = 0
 
     def send(seq: int) -> None:
+        stamp = STAMP.pack(seq, time.monotonic_ns())
         while not free or back.poll(0):
             free.append(back.recv()[0])
         number = free.pop(0)
-        STAMP.pack_into(source if copy else ring.slots[number], 0, seq, time.monotonic_ns())
         if copy:
             ring.slots[number] = source
-        there.send(DESCRIPTOR.pack(number, seq))
+        ring.slots[number, : STAMP.size] = np.frombuffer(stamp, np.uint8)
+        there.send(msgpack.packb([number, seq]))
 
     for seq in numbers(plan):
         send(seq)
@@ -86,7 +87,7 @@ def _receive(fd: int, folder: str, plan: Plan) -> None:
     arrivals = Arrivals(plan)
     back.send(b"!")
     while True:
-        number, _seq = DESCRIPTOR.unpack(there.recv())
+        number, _seq = msgpack.unpackb(there.recv())
         if not arrivals.take(ring.slots[number]):
             break
         back.send(bytes([number]))

@@ -6,9 +6,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from graph import supervisor
 from graph.profile import Profile
+from graph.reports import Wanted
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
+from graph.supervisor import Supervisor
 from tests.bench._traffic import Plan
 
 
@@ -29,12 +30,12 @@ def run_quietly(spec: GraphSpec, folder: Path | None = None, duration: float | N
 
     Raises RuntimeError if the graph fails.
     """
-    running = supervisor.Supervisor(spec, duration, str(folder) if folder else None, "WARNING")
+    running = Supervisor(spec, duration, "WARNING", Wanted(profile=folder))
     with contextlib.redirect_stdout(io.StringIO()):
         code = running.run()
     if code:
         raise RuntimeError(f"the graph {spec.name} failed with exit code {code}")
-    return running.profile
+    return running.reports.profile
 
 
 def measure(plan: Plan, copy: bool, queue: int = 4, profile: bool = False) -> dict[str, float]:
