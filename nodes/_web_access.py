@@ -49,7 +49,10 @@ class Access:
 
     def check_host(self, request: web.Request) -> None:
         """Raise HTTPForbidden for a name that is not this machine's; a page of others may have it point here."""
-        name = urlsplit(f"//{request.host}").hostname or ""
+        try:
+            name = urlsplit(f"//{request.host}").hostname or ""
+        except ValueError:
+            name = request.host
         if self.local and not is_loopback(name):
             raise web.HTTPForbidden(text=f"This page is at http://127.0.0.1, not at {name!r}.\n")
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from graph import ConfigError
 from nodes._web_access import Access
@@ -31,6 +32,9 @@ from nodes._web_inside import Inside
 from nodes._web_picture import Picture
 
 logger = logging.getLogger(__name__)
+requests = logger.getChild("requests")
+# What strangers send broken is answered with 400; the graph's log is no place for it at length.
+requests.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 PAGE = Path(__file__).with_name("_page")
 FILES = ("app.js", "picture.js", "diagram.js", "style.css", "icon.svg")
@@ -69,10 +73,15 @@ class WebServer:
         self._thread.start()
 
     @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._socket.getsockname()[1])
+
+    @property
     def url(self) -> str:
         """Where the page is."""
-        host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        host = self._socket.getsockname()[0]
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def news(self) -> None:
         """Say that there is a new frame; raises what ended the server, if it did not end well."""
@@ -97,7 +106,7 @@ class WebServer:
             self._ended.set_exception(exc)
 
     async def _serve(self) -> None:
-        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(self._app(), access_log=None, logger=requests, shutdown_timeout=1.0)
         await runner.setup()
         try:
             await web.SockSite(runner, self._socket).start()
@@ -138,7 +147,11 @@ class WebServer:
         return web.FileResponse(PAGE / "index.html")
 
     async def _log_in(self, request: web.Request) -> web.StreamResponse:
-        if not self.access.is_token(str((await request.post()).get("token", ""))):
+        try:
+            given = str((await request.post()).get("token", ""))
+        except ValueError as exc:
+            raise web.HTTPBadRequest(text="This is not a form.\n") from exc
+        if not self.access.is_token(given):
             return web.FileResponse(PAGE / "login.html", status=401)
         return self._let_in()
 
