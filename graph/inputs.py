@@ -23,6 +23,7 @@ class Inputs:
         self._receivers = dict(receivers)
         self._join = Join(dict(kinds), newest)
         self._only = next(iter(kinds)) if list(kinds.values()) == ["seq"] else None  # nothing to join
+        self._early = False  # something came while others were still being linked, and waits in the join
 
     @property
     def welcomed(self) -> bool:
@@ -45,6 +46,7 @@ class Inputs:
 
     def receive(self) -> None:
         """Take in what has come: messages, welcomes, ends."""
+        self._early = True
         for name, receiver in self._receivers.items():
             while arrived := receiver.receive():
                 self._return_credits(self._join.push(name, arrived))
@@ -54,10 +56,15 @@ class Inputs:
     def take(self) -> Set | None:
         """Return the messages of the next frame if they are all there. Each set must be followed by `done`."""
         if self._only is not None:
-            return self._take_only(self._only)
+            return (self._take_early() if self._early else None) or self._take_only(self._only)
         self.receive()
         self._return_credits(self._join.settle())
         return self._join.pop()
+
+    def _take_early(self) -> Set | None:
+        taken = self._join.pop()
+        self._early = taken is not None
+        return taken
 
     def _take_only(self, name: str) -> Set | None:
         """Return the next message of a single input, to be processed at once."""

@@ -681,3 +681,26 @@ def test_an_ended_input_with_something_unread_is_not_waited_for(pair: Pair) -> N
     pair.publish(1)
     pair.arrived(receivers["b"])
     assert inputs.wait(50)
+
+
+def test_what_came_before_all_were_linked_is_not_lost(pair: Pair) -> None:
+    """A node that is started again gets frames while it waits for the word to play; their credits must come back."""
+    receiver = pair.receiver(queue=2)
+    inputs = Inputs({"a": receiver}, {"a": "seq"}, newest=False)
+    pair.publish(0, 1)
+    pair.arrived(receiver)
+    inputs.receive()
+    got = []
+
+    def took() -> bool:
+        taken = inputs.take()
+        if taken is not None:
+            got.extend(arrived.message.header.seq for arrived in taken.values() if arrived)
+            inputs.done()
+        inputs.wait(0)
+        return len(got) >= 2
+
+    pair.until(took)
+    pair.publish(2, 3)
+    pair.until(lambda: took() and len(got) == 4)
+    assert got == [0, 1, 2, 3]
