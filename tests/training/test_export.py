@@ -97,7 +97,7 @@ def test_int8_is_smaller_and_close(exported: Path, backend: str) -> None:
 
 @pytest.mark.parametrize(("error", "time", "expected"), [(1.02, 0.9, True), (1.04, 0.9, False), (1.0, 1.1, False)])
 def test_int8_is_worth_it_when_faster_and_hardly_worse(error: float, time: float, expected: bool) -> None:
-    assert quantise.worth({"e": error, "ms": [0, time]}, {"e": 1.0, "ms": [0, 1.0]}, "e") is expected
+    assert quantise.worth({"e": error, "ms": [time, 0]}, {"e": 1.0, "ms": [1.0, 0]}, "e") is expected
 
 
 @pytest.mark.slow

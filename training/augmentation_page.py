@@ -1,0 +1,79 @@
+"""Draw a page that shows every augmentation of the landmark training, on the portrait that matplotlib carries.
+
+python -m training.augmentation_page augmentations.png
+"""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from nodes._geometry import MARGIN, Floats, Image
+from nodes.landmarks import LandmarkModel
+from training import augment, contact_sheet
+from training.export import portrait
+from training.landmark_data import cut_face
+from training.landmark_task import PORTRAIT_BOX
+
+SIZE = 160
+COLUMNS = 10
+SEEDS = range(COLUMNS)
+
+
+def effects() -> dict[str, Callable[..., Image]]:
+    """Return the augmentations of a crop's pixels: the public functions of (rng, image) or (rng, image, other)."""
+    found = {}
+    for name, function in inspect.getmembers(augment, inspect.isfunction):
+        if name.startswith("_") or function.__module__ != augment.__name__:
+            continue
+        if list(inspect.signature(function).parameters)[:3] in (["rng", "image"], ["rng", "image", "other"]):
+            found[name] = function
+    return found
+
+
+def page() -> Image:
+    """Return one row of ten examples per augmentation, titled by the first line of its description."""
+    whole = portrait()
+    found = LandmarkModel().predict(whole, PORTRAIT_BOX, kind="landmarks").landmarks[0]
+    image, points = cut_face(whole, found)
+    plain, _ = cut_face(whole, found, SIZE, MARGIN)
+    other = cv2.resize(whole[380:, :220], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    rows = [
+        (title("view", augment.draw_view), [seen(image, points, seed, face=True) for seed in SEEDS]),
+        (title("miss", augment.draw_miss), [seen(image, points, seed, face=False) for seed in SEEDS]),
+    ]
+    for name, function in effects().items():
+        further = [other] if "other" in inspect.signature(function).parameters else []
+        tiles = [function(np.random.default_rng(seed), plain, *further) for seed in SEEDS]
+        rows.append((title(name, function), [cv2.resize(tile, (contact_sheet.TILE,) * 2) for tile in tiles]))
+    return contact_sheet.sheet(rows, COLUMNS)
+
+
+def seen(image: Image, points: Floats, seed: int, face: bool) -> Image:
+    """Return a tile of the cached crop under one drawn view, with its points where they still are in it."""
+    rng = np.random.default_rng(seed)
+    view = (augment.draw_view if face else augment.draw_miss)(rng, points, SIZE)
+    crop = augment.look(rng, image, view.matrix, SIZE)
+    return contact_sheet.with_points(crop, view.points(points) if face else np.zeros((0, 2), np.float32))
+
+
+def title(name: str, function: Callable[..., object]) -> str:
+    """Return a row's title."""
+    return f"{name}: {(inspect.getdoc(function) or '').partition(chr(10))[0]}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and draw the page."""
+    parser = argparse.ArgumentParser(prog="python -m training.augmentation_page", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="picture to write")
+    cv2.imwrite(str(parser.parse_args(arguments).out), page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
