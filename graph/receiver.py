@@ -12,6 +12,7 @@ from graph import slots, wire
 from graph.errors import GraphError, WireError
 from graph.join import Arrived
 from graph.messages import Message
+from graph.sender import MAX_CREDIT
 from graph.slots import SlotMap
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Receiver:
         self.malformed = 0
         self._expired = False
         self._owed = 0
-        self._window = queue
+        self._window = min(2 * queue, MAX_CREDIT) if policy == "block" else queue  # half is on its way back meanwhile
         self._source = f"{endpoint} {port}"
         self._map: SlotMap | None = None
         self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
@@ -63,7 +64,7 @@ class Receiver:
             name=name,
             policy=policy,
             queue=queue,
-            credits=queue,
+            credits=self._window,
             shm=shm and slots.AVAILABLE,
             marks=marks,
         )
