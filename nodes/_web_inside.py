@@ -46,7 +46,8 @@ class Inside:
                 self.close()
                 self._name, self._follow = above, False
                 self._graph = attach(above)
-        return {"graph": {**self._graph.spec(), "control": self.control}, "stats": self._graph.stats()}
+        spec = {key: value for key, value in self._graph.spec().items() if key not in ("pid", "path")}
+        return {"graph": {**spec, "control": self.control}, "stats": self._graph.stats()}
 
     def obey(self, said: dict[str, Any]) -> dict[str, Any]:
         """Do what a browser asks: set (setting "node.name", value), pause, resume, restart (node).

@@ -11,6 +11,7 @@ and sends:
 """
 
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -66,7 +67,8 @@ class WebServer:
         self._inside = inside
         self._clients: set[Client] = set()
         self._loop = asyncio.new_event_loop()
-        self._frame = asyncio.Event()
+        self._frame = asyncio.Event()  # there may be something for somebody who is ready for it
+        self._came = asyncio.Event()  # somebody who knows nothing yet
         self._stop = asyncio.Event()
         self._ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
@@ -88,14 +90,17 @@ class WebServer:
         if self._ended.done():
             self._ended.result()
         if self._clients:
-            self._loop.call_soon_threadsafe(self._frame.set)
+            self._call(self._frame.set)
 
     def close(self) -> None:
         """Tell the browsers, and end."""
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+        self._call(self._stop.set)
         self._thread.join()
         self._socket.close()
+
+    def _call(self, what: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(what)
 
     def _run(self) -> None:
         try:
@@ -173,6 +178,7 @@ class WebServer:
             client.tell(kind, text)
         sending = asyncio.create_task(client.send())
         self._frame.set()
+        self._came.set()
         try:
             await self._listen(client)
         finally:
@@ -215,7 +221,11 @@ class WebServer:
                     for kind, text in news.items():
                         client.tell(kind, text)
                     client.tell("view", json.dumps({"k": "view", **client.view()}))
-            await asyncio.sleep(LOOK_S)
+            else:
+                self._inside.known = {}  # whoever comes shall not be told of long ago
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._came.wait(), LOOK_S)
+            self._came.clear()
 
     async def _dismiss(self, app: web.Application) -> None:
         for client in set(self._clients):
