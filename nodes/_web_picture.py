@@ -86,6 +86,8 @@ def describe_faces(faces: Faces) -> list[dict[str, Any]]:
             "landmarks": _plain(faces.landmarks[row].ravel(), 1),  # x0, y0, x1, y1, ...
             "pose": _plain(faces.pose[row], 1),
             "states": _plain(faces.states[row], 2),
+            "openness": _plain(faces.openness[row], 3),
+            "blinks": int(faces.blinks[row]),
         }
         for row in range(len(faces))
     ]

@@ -43,4 +43,6 @@ def known(count: int, asleep: bool = False) -> Faces:
     faces = portrait.faces(points[:count], first_id=3)
     faces.states[:, :2] = 0.9 if asleep else 0.02
     faces.pose[:] = (5, -20, 10)
+    faces.openness[:] = (0.3, 0.2, 0.1)
+    faces.blinks[:] = range(1, count + 1)
     return faces

@@ -61,13 +61,14 @@ def free_port() -> int:
 
 def test_faces_as_numbers() -> None:
     faces = known(2)
-    faces.pose[1] = np.nan  # not known
+    faces.pose[1] = faces.openness[1] = np.nan  # not known
     first, second = describe_faces(faces)
     assert (first["id"], first["score"], first["pose"]) == (3, 0.97, [5.0, -20.0, 10.0])
     assert (second["id"], second["pose"]) == (4, None)
     assert np.allclose(np.reshape(first["landmarks"], (68, 2)), faces.landmarks[0], atol=0.051)
     assert np.allclose(first["box"], faces.boxes[0], atol=0.051)
     assert first["states"] == [0.02, 0.02, 0.95, 0.01]
+    assert (first["openness"], first["blinks"], second["openness"], second["blinks"]) == ([0.3, 0.2, 0.1], 1, None, 2)
     assert describe_faces(Faces()) == []
 
 
@@ -132,6 +133,7 @@ LOCAL = "127.0.0.1"
         ("/", {"Host": "localhost:9000"}, 200),  # by ssh -L
         ("/", {"Host": "evil.example"}, 403),  # DNS rebinding
         ("/app.js", {"Host": "127.0.0.1.evil.example:80"}, 403),
+        ("/", {"Host": "[nonsense"}, 403),
         ("/live", {"Origin": "http://evil.example"}, 403),
         ("/live", {"Origin": "null"}, 403),
         ("/live", {"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
@@ -231,6 +233,25 @@ def test_nonsense_ends_the_connection_only(said: str | bytes) -> None:
         asyncio.run(talk(served, newest))
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\r\n\r\n",  # https
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5\r\n\r\nabcde",
+        b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" + b"x" * 99_999,
+    ],
+)
+def test_broken_requests_are_answered_and_not_logged(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with server() as (served, _), socket.create_connection((LOCAL, served.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(sent)
+        assert b" 4" in connection.recv(100).partition(b"\r\n")[0]  # 400 or 413
+    assert not caplog.messages
+
+
 # ---------------------------------------------------------------- the page in a browser
 
 
@@ -322,7 +343,7 @@ def the_picture_and_the_faces(page: Page) -> None:
     assert page.shows("picture", 300, 20, (60, 60, 60))
     assert page.shows("overlay", *CHIN, TRACK_3)  # the landmarks, where they are
     assert page.colour("overlay", *EYE)[3] == 0  # and nothing within the eye
-    assert page.text("#faces .face") == "#3 97 %\npitch 5° yaw -20° roll 10°\nleft eye\nright eye\nmouth"
+    assert page.text("#faces .face") == "#3 97 % · 1 blink\npitch 5° yaw -20° roll 10°\nleft eye\nright eye\nmouth"
     page.page.uncheck("text=Contours")
     assert eventually(lambda: page.colour("overlay", *CHIN)[3] == 0)
     page.page.check("text=Contours")

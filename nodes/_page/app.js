@@ -7,6 +7,7 @@ const $ = (id) => document.getElementById(id);
 const view = new PictureView($("stage"), $("picture"), $("overlay"));
 const diagram = new Diagram($("diagram"));
 const RETRY_MS = [250, 500, 1000, 2000, 4000];
+const WIDE = [0.4, 0.4, 0.8]; // openness of wide open eyes and mouth
 const PAGE_TYPE = "nodes.web:WebView"; // cannot be restarted from here
 const STALE_MS = 2000; // without a picture for so long, the shown one is dimmed
 
@@ -156,12 +157,13 @@ function faceCard(id) {
 
 function fillFace(card, face) {
   const score = face.score === null ? "" : `${Math.round(100 * face.score)} %`;
-  const words = [score, ...stateWords(face.states)].join(" · ");
+  const blinks = face.blinks ? [face.blinks === 1 ? "1 blink" : `${face.blinks} blinks`] : [];
+  const words = [score, ...stateWords(face.states), ...blinks].join(" · ");
   card.querySelector(".who").replaceChildren(make("b", { textContent: `#${face.id}` }), ` ${words}`);
   const [pitch, yaw, roll] = (face.pose ?? []).map((degrees) => Math.round(degrees));
   card.querySelector(".pose").textContent = face.pose ? `pitch ${pitch}°  yaw ${yaw}°  roll ${roll}°` : "pose unknown";
-  const [left, right, closed] = face.states ?? [1, 1, 1];
-  [...card.querySelectorAll("meter")].forEach((meter, i) => { meter.value = 1 - [left, right, closed][i]; });
+  const open = face.openness?.map((value, i) => value / WIDE[i]) ?? face.states?.slice(0, 3).map((closed) => 1 - closed);
+  [...card.querySelectorAll("meter")].forEach((meter, i) => { meter.value = open ? open[i] : 0; });
 }
 
 // ---------------------------------------------------------------- graph and numbers
