@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import graph
 from graph import ConfigError, Frame, GraphError
 from graph.attached import RunningGraph
-from tests.conftest import eventually
+from tests.conftest import PATIENCE_S, eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 from tests.toys import Numbers
 
@@ -171,6 +173,77 @@ def test_killed_consumer_is_forgotten(tmp_path: Path, policy: str) -> None:
         main.interrupt()
         assert main.wait() == 0, main.text()
     assert untouched(tmp_path)
+
+
+def left_behind(main: Graph) -> list[tuple[str, int, int]]:
+    """What the processes of a graph hold: open files, threads."""
+    processes = [psutil.Process(main.process.pid), *main.nodes()]
+    return sorted((process.cmdline()[-1], process.num_fds(), process.num_threads()) for process in processes)
+
+
+def megabytes(main: Graph) -> float:
+    return sum(child.memory_info().rss for child in main.nodes()) / 1e6
+
+
+def test_a_hundred_readers_come_and_go_and_some_are_killed(tmp_path: Path) -> None:
+    with Graph(tmp_path, running()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        come_and_go(10)  # first readers make the senders map what they need
+        assert eventually(lambda: not attached_edges())
+        files, memory = left_behind(main), megabytes(main)
+        come_and_go(100)
+        for _ in range(3):
+            consumer = subprocess.Popen([sys.executable, "-c", CONSUMER, "block"], stdout=subprocess.PIPE, text=True)
+            assert consumer.stdout is not None and consumer.stdout.readline()
+            consumer.kill()
+            consumer.communicate()
+        assert eventually(lambda: not attached_edges())
+        assert eventually(lambda: left_behind(main) == files), (files, left_behind(main))
+        assert megabytes(main) < memory + 30  # a leaked link or slot each time would be far more than allocators keep
+        before = len(rows(tmp_path / "out.jsonl"))
+        wait_for_rows(tmp_path / "out.jsonl", before + 50)
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+    assert untouched(tmp_path)
+
+
+def come_and_go(times: int) -> None:
+    for number in range(times):
+        with graph.attach("main") as g:
+            g.stats()
+            take(g.subscribe("copy.copied", shm=number % 3 > 0), 1)
+            if number % 5 == 0:
+                take(g.subscribe("source.frame", "copy.copied"), 1)
+
+
+def attached_edges() -> list[str]:
+    with graph.attach("main") as g:
+        return [name for name in g.stats()["edges"] if name.endswith("attached")]
+
+
+def test_attach_before_the_start_and_after_a_restart(tmp_path: Path) -> None:
+    """Readers and extra nodes may be there first; after a restart of the graph they find the new one."""
+    (tmp_path / "extra").mkdir()
+    with Graph(tmp_path / "extra", extra(), "attach", "--wait") as attached, ThreadPoolExecutor() as pool:
+        coming = pool.submit(graph.attach, "main", wait=PATIENCE_S)
+        with Graph(tmp_path, running()) as main, coming.result() as g:
+            stream = g.subscribe("copy.copied")  # its process may not have come up yet
+            assert next(stream).header.stream == "main"
+            wait_for_rows(tmp_path / "extra" / "extra.jsonl", 5)
+            main.process.kill()
+            with pytest.raises(GraphError, match="the graph 'main' has died"):
+                take(stream, 100_000)
+            with pytest.raises(GraphError, match="the graph 'main' has ended"):
+                g.stats()
+            assert attached.wait() == 0, attached.text()
+            with Graph(tmp_path, running()) as again:
+                assert eventually(again.playing)
+                assert next(g.subscribe("copy.copied")).header.stream == "main"  # even by the old handle
+                assert g.spec()["pid"] == again.process.pid
+                again.interrupt()
+                assert again.wait() == 0, again.text()
+    with pytest.raises(ConfigError, match="no graph named 'main' is running"):
+        graph.attach("main", wait=0.2)
 
 
 def extra() -> dict[str, Any]:

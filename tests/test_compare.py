@@ -1,0 +1,101 @@
+"""Two runs compared: what is said of them, and what is no run at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graph import cli
+
+TIMES = {"p50": 2.0, "p95": 3.0, "p99": 4.0, "mean": 2.0, "max": 5.0}
+NODE = {
+    "type": "nodes.x:X",
+    "frames": 100,
+    "fps": 30.0,
+    "busy_percent": 10.0,
+    **{f"{name}_ms": TIMES for name in ("wait", "process", "publish", "age")},
+    "states_percent": {},
+    "unmatched": 0,
+    "restarts": 0,
+    "cpu_percent": 20.0,
+    "memory_mb": 100.0,
+}
+RUN: dict[str, Any] = {
+    "format": 1,
+    "graph": "g",
+    "machine": {"cpu": "x", "cores": 2, "system": "Linux", "python": "3.11"},
+    "capture_to_sink": {"window": TIMES},
+    "nodes": {"camera": NODE, "landmarks": NODE, "window": NODE},
+    "edges": {"camera.frame -> landmarks.frame": {"dropped": 0, "queue_peak": 1}},
+}
+
+
+def write(folder: Path, run: Any) -> str:
+    folder.mkdir()
+    (folder / "latency.json").write_text(run if isinstance(run, str) else json.dumps(run))
+    return str(folder)
+
+
+def said(capsys: pytest.CaptureFixture[str], *folders: str) -> list[str]:
+    assert cli.main(["compare", *folders]) == 0
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def test_what_got_slower_is_said_and_noise_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    after = json.loads(json.dumps(RUN))
+    after["nodes"]["landmarks"]["process_ms"]["p50"] = 3.04
+    after["nodes"]["landmarks"]["memory_mb"] = 200.0
+    after["nodes"]["camera"]["process_ms"]["p50"] = 1.0
+    after["nodes"]["window"]["process_ms"]["p50"] = 2.1  # 5 %
+    after["capture_to_sink"]["window"]["p50"] = 5.0
+    after["edges"]["camera.frame -> landmarks.frame"]["dropped"] = 25
+    lines = said(capsys, write(tmp_path / "a", RUN), write(tmp_path / "b", after))
+    assert lines[lines.index("") + 1 :] == [
+        "capture → window is slower: p50 2.00 → 5.00 ms (+150 %)",
+        "landmarks itself is slower: process p50 2.00 → 3.04 ms (+52 %)",
+        "camera itself is faster: process p50 2.00 → 1.00 ms (-50 %)",
+        "landmarks misses 20.0 % of its frames, before 0.0 %",
+        "landmarks takes more memory: 100 → 200 MB",
+    ]
+    row = next(line for line in lines if line.startswith("landmarks "))
+    assert "30.0 → 30.0" in row and "2.00 → 3.04" in row and "20 → 20" in row
+
+
+def test_the_same_run_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "a", RUN)
+    lines = said(capsys, folder, f"{folder}/latency.json")
+    assert lines[lines.index("") + 1 :] == ["capture → window is as fast as before: p50 2.00 → 2.00 ms (+0 %)"]
+
+
+def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = json.loads(json.dumps(RUN))
+    other["machine"]["cpu"] = "y"
+    other["nodes"]["smooth"] = other["nodes"].pop("landmarks")
+    lines = said(capsys, write(tmp_path / "a", RUN), write(tmp_path / "b", other))
+    for line in ("not the same cpu: x, y", "only in the first run: landmarks", "only in the second run: smooth"):
+        assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "error: no {}/latency.json; make one: run_graph.py CONFIG --profile {}"),
+        ("{", "error: {}/latency.json: cannot be read as the latency.json of a run: Expecting property name"),
+        ({"format": 7}, "error: {}/latency.json: is no latency.json of format 1"),
+        ([], "error: {}/latency.json: is no latency.json of format 1"),
+    ],
+)
+def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, why: str) -> None:
+    folder = tmp_path / "a"
+    if content is None:
+        folder.mkdir()
+    else:
+        write(folder, content)
+    assert cli.main(["compare", str(folder), str(folder)]) == 2
+    assert capsys.readouterr().err.startswith(why.replace("{}", str(folder)))
