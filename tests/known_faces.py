@@ -26,6 +26,10 @@ class KnownFaces(Node):
     def live(self) -> bool:
         return True
 
+    def changed(self, name: str) -> None:
+        if name == "grey" and self.grey == 13:
+            raise ValueError("13 is bad luck")
+
     def process(self) -> Iterator[dict[str, Message]]:
         seq = 0
         while not self.frames or seq < self.frames:
