@@ -1,4 +1,4 @@
-"""Compare smoothing rules on the portrait moved along known paths: python -m tests.bench.smoothing
+"""Clips of the portrait moved along known paths, and the smoothing rules that are compared on them (see stability).
 
 Detections are the true points with noise as landmark networks have it (see `detections`), so no network is needed.
 All lengths are per cent of the distance between the outer eye corners, all times frames at 30 fps.
@@ -23,12 +23,6 @@ Rule = Callable[[NDArray[Any], NDArray[Any], float], NDArray[Any]]  # raw (T, 68
 OWN, COMMON = 0.007, 0.003
 """Detection noise, standard deviation in eye distances: of each point, and of all points together (box jitter). A raw
 jitter of 1.1 % per frame: a little above the 0.85 to 0.96 % that trained networks show on a talking face."""
-
-
-LEGEND = """still, slow: RMS step of the error from frame to frame, standing and at 1.2 px per frame
-*-err: RMS error; pan: 75 px swings in 1.5 s; stop: moving, standing, turning; cut: the first three frames after it
-lag: frames of 1/30 s. blink: per cent left of the lids' travel in blinks of 150 ms (bare: the picture does not blink)
-All but lag and blink in per cent of the eye distance."""
 
 
 class Scene(NamedTuple):
@@ -204,6 +198,80 @@ def amplitude(out: NDArray[Any], clip: Scene, closed: NDArray[Any]) -> float:
     return float((rest - opening[peak]).mean() / (rest - true[peak]).mean() * 100)
 
 
+JAW = (6, 7, 8, 9, 10)
+LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
+SYLLABLES = 4.0  # per second, of ordinary speech
+
+
+def speech_clip(**settings: Any) -> Scene:
+    """Return a still clip with a mouth that opens and closes as in speech."""
+    still = scene(motion="still", **settings)
+    times = np.arange(len(still.true)) / still.fps
+    opened = np.where(times > 0.3, 0.5 - 0.5 * np.cos(2 * np.pi * SYLLABLES * (times - 0.3)), 0.0)
+    true = still.true.copy()
+    drop = 0.12 * still.eye * opened
+    for point in (*LOWER_LIP, *JAW):
+        across = lip_share(still.true[0], still.true[0, point, 0])
+        true[:, point, 1] += drop * across
+
+    def frames() -> Iterator[NDArray[Any]]:
+        for image, amount in zip(still.frames(), drop, strict=True):
+            yield open_mouth(image, still.true[0], float(amount))
+
+    return still._replace(frames=frames, true=true, raw=true + (still.raw - still.true))
+
+
+def lip_share(points: Points, x: Any) -> Any:
+    """Return how much of the mouth's opening is seen at column x: all in its middle, nothing beyond its corners."""
+    left, right = points[48, 0], points[54, 0]
+    return np.clip(1 - np.square((x - (left + right) / 2) / ((right - left) / 2 * 1.15)), 0, 1)
+
+
+def open_mouth(image: NDArray[Any], points: Points, drop: float) -> NDArray[Any]:
+    """Move lower lip and chin down by `drop` pixels; the mouth between is dark, the neck is pressed together."""
+    out = image.copy()
+    line, chin = points[[61, 62, 63, 65, 66, 67], 1].mean(), points[8, 1]
+    end = chin + 0.5 * (chin - line)
+    x0, x1 = int(points[48, 0]) - 8, int(points[54, 0]) + 9
+    y0, y1 = int(line), int(end)
+    x, y = np.meshgrid(np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32))
+    down = drop * lip_share(points, x)
+    neck = chin + (y - chin - down) * (end - chin) / (end - chin - down)
+    source_y = np.where(y < chin + down, y - down, neck).astype(np.float32)
+    moved = cv2.remap(image, x, source_y, cv2.INTER_LINEAR)
+    moved[y < line + down] = (20, 15, 40)
+    out[y0:y1, x0:x1] = moved
+    return out
+
+
+def speech_amplitude(out: NDArray[Any], clip: Scene) -> float:
+    """Return how much of the lips' travel is left, per cent: the slope of the found opening over the true one."""
+
+    def gap(points: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray((points[10:, 65:68, 1] - points[10:, [63, 62, 61], 1]).mean(axis=1))
+
+    return float(np.polyfit(gap(clip.true), gap(out), 1)[0] * 100)
+
+
+def acceleration(out: NDArray[Any], clip: Scene, skip: int = 15) -> float:
+    """Return the RMS second difference of the error, per cent of the eye distance: energy at high frequencies."""
+    error = (out - clip.true)[skip:]
+    return float(np.sqrt(np.square(np.diff(error, 2, axis=0)).sum(axis=2).mean()) / clip.eye * 100)
+
+
+def worst(out: NDArray[Any], clip: Scene, skip: int = 10) -> float:
+    """Return the largest error of the face as a whole, per cent of the eye distance: overshoot where it stops."""
+    off = (out - clip.true)[skip:].mean(axis=1)
+    return float(np.linalg.norm(off, axis=1).max() / clip.eye * 100)
+
+
+def stairs(out: NDArray[Any], clip: Scene, skip: int = 15) -> float:
+    """Return how far the face's steps are from even ones, RMS in per cent of the true step."""
+    step = np.diff(out[skip:].mean(axis=1), axis=0)
+    true = np.diff(clip.true[skip:].mean(axis=1), axis=0)
+    return float(np.sqrt(np.square(step - true).sum(axis=1).mean() / np.square(true).sum(axis=1).mean()) * 100)
+
+
 def rules() -> dict[str, Callable[[Scene], NDArray[Any]]]:
     """Return everything that is compared."""
     plain: dict[str, Rule] = {
@@ -219,47 +287,8 @@ def rules() -> dict[str, Callable[[Scene], NDArray[Any]]]:
     return table | {"Smooth, no flow": lambda clip: ours(clip, flow=False), "Smooth": ours}
 
 
-def quality() -> None:
-    """Print one row per rule."""
-    still = scene(motion="still", frames=120)
-    slow = scene(motion="triangle", pan=0.05, period=4.0, zoom=0, rotation=0)
-    pan = scene(motion="sine", pan=0.25, period=1.5)
-    stop = scene(motion="stop_and_go", pan=0.2, period=1.6, zoom=0.0, rotation=0.0, frames=90)
-    cut = scene(motion="sine", pan=0.02, cut_every=1.0, size=0.6, frames=34)
-    blink, closed = blink_clip()
-    bare, _ = blink_clip(in_picture=False)
-    slow_camera, fast_camera = scene(fps=15, period=2.0, frames=45), scene(fps=60, period=2.0, frames=180)
-    columns = "still slow pan-err pan-lag stop-err cut-err blink blink-bare err@15 err@60 lag@15 lag@60"
-    print(f"{'':16}" + "".join(f"{name:>11}" for name in columns.split()))
-    for name, rule in rules().items():
-        panned, at15, at60 = rule(pan), rule(slow_camera), rule(fast_camera)
-        numbers = (
-            jitter(rule(still), still), jitter(rule(slow), slow), error(panned, pan), lag(panned, pan),
-            error(rule(stop), stop), error(rule(cut), cut, slice(30, 33)),
-            amplitude(rule(blink), blink, closed), amplitude(rule(bare), bare, closed),
-            error(at15, slow_camera), error(at60, fast_camera), lag(at15, slow_camera), lag(at60, fast_camera),
-        )  # fmt: skip
-        print(f"{name:16}" + "".join(f"{number:11.2f}" for number in numbers), flush=True)
-    print(LEGEND)
-
-
-def cost(rounds: int = 5) -> None:
-    """Print milliseconds per face over frame sizes. The frames exist before, as in a graph."""
-    for label, width, height in (("480p", 640, 480), ("720p", 1280, 720), ("1080p", 1920, 1080), ("4K", 3840, 2160)):
-        clip = scene(width=width, height=height, frames=12)
-        images = list(clip.frames())
-        clip = clip._replace(frames=lambda images=images: iter(images))
-        times = [ms for _ in range(rounds) for ms, _ in list(steps(opened(Smooth()), clip))[1:]]
-        print(f"{label:>6}: median {np.median(times):.2f} ms per face, p95 {np.percentile(times, 95):.2f}")
-
-
 def opened(node: Smooth) -> Smooth:
     """Open a node and return it."""
     node.open()
     return node
 
-
-if __name__ == "__main__":
-    cv2.setNumThreads(1)
-    quality()
-    cost()
