@@ -60,6 +60,8 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
         raise SettingsError(f"{data}: no data set found; expected pictures with .pts beside them, or another layout "
                             "that training/README.md names")
     out.mkdir(parents=True, exist_ok=True)
+    for name in (FACES, CROPS, POINTS, PICTURES):  # of an earlier time
+        (out / name).unlink(missing_ok=True)
     held = Split(share, tests)
     rows = write_faces(sets, data, out, held, console)
     rows += write_pictures(sets, data, out, held, console)
@@ -226,17 +228,23 @@ def listed(points: NDArray[np.float32] | None) -> list[Any] | None:
     return [five.tolist() if np.isfinite(five).all() else None for five in points]
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of an index, none when there is no such index."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def show(sets: list[Found], out: Path, console: Console) -> None:
     """Print what was found: one line per set, and the first faults of each kind."""
-    lines = [json.loads(line) for line in (out / FACES).read_text().splitlines()] if (out / FACES).is_file() else []
+    lines, pictures = read_lines(out / FACES), read_lines(out / PICTURES)
     table = Table(Column("set", overflow="fold"), "layout", "people", "faces", "held out", "faults")
     states = Table(Column("set", overflow="fold"), *(flag.replace("_", " ") for flag in FLAGS))
     for found in sets:
         own = [line for line in lines if line["set"] == found.name]
         people = len({line["person"] for line in own})
-        faces = len(own) + sum(len(picture.boxes) for picture in found.pictures)
-        aside = str(sum(line["held_out"] for line in own)) if own else ""
-        table.add_row(found.name, found.layout, str(people or ""), str(faces), aside, str(len(found.faults)))
+        aside = [line["held_out"] for line in own]
+        aside += [line["held_out"] for line in pictures if line["set"] == found.name for _ in line["boxes"]]
+        counts = (str(people or ""), str(len(aside)), str(sum(aside)), str(len(found.faults)))
+        table.add_row(found.name, found.layout, *counts)
         if own:
             states.add_row(found.name, *(str(sum(line[flag] for line in own)) for flag in FLAGS))
     console.print(table, *([states] if states.row_count else []))
@@ -247,6 +255,18 @@ def show(sets: list[Found], out: Path, console: Console) -> None:
         console.print(f"{count} x {first}", highlight=False, soft_wrap=True)
     summary = f"{out}: {len(lines)} faces, {len(faults)} faults (faults.txt), sheet.png"
     console.print(summary, highlight=False, soft_wrap=True)
+
+
+def read_people(texts: list[str]) -> dict[str, str]:
+    """Return patterns of persons by pattern of set. Raises SettingsError naming a text that is not SET=PATTERN."""
+    for text in texts:
+        try:
+            _ = [re.compile(part) for part in text.split("=", 1)]
+        except re.error as exc:
+            raise SettingsError(f"--person {text}: not a pattern ({exc})") from exc
+        if "=" not in text:
+            raise SettingsError(f"--person {text}: expected SET=PATTERN, as in 'mine/.*=[^_]*'")
+    return dict(text.split("=", 1) for text in texts)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -262,8 +282,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    people = dict(text.partition("=")[::2] for text in options.person)
     try:
+        people = read_people(options.person)
         sets = prepare(options.data, options.out, options.held_out, options.hold_out_sets, people, console)
     except SettingsError as exc:
         logger.error("%s", exc)

@@ -241,6 +241,9 @@ def test_what_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFix
     (tmp_path / "empty").mkdir()
     assert prepare.main([str(tmp_path / "empty")]) == 2
     assert "no data set found" in caplog.text
+    for wrong, text in (("mine", "--person mine: expected SET=PATTERN"), ("a=(", "--person a=(: not a pattern")):
+        assert prepare.main([str(tmp_path / "empty"), "--person", wrong]) == 2
+        assert text in caplog.text
     with pytest.raises(SettingsError, match=r"faces.jsonl: No such file .* training.prepare makes it"):
         prepared.read_faces(tmp_path, "own")
 
