@@ -417,6 +417,7 @@ def test_page_finds_the_graph_again(browser: Any) -> None:
         assert eventually(lambda: page.shows("overlay", *CHIN, TRACK_3)), page.said
         served.close()
         assert eventually(lambda: "no connection" in page.text("#state"))
+        assert "stale" in str(page.page.get_attribute("#stage", "class"))  # the last picture is dimmed
         newest.put(frame(1, 512, 384), None)
         served = serve()
         assert eventually(lambda: page.text("#faces") == "no face in view"), page.text("#state")

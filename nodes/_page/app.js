@@ -74,7 +74,7 @@ async function receive(data) {
   const length = new DataView(data).getUint32(0, true);
   const about = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
-  if (from !== socket) return bitmap.close();
+  if (from !== socket || from.readyState !== WebSocket.OPEN) return bitmap.close();
   const next = { bitmap, about, at: performance.now() };
   if (pending && pending.about.seq > about.seq) return done(next, false); // decoded out of order
   if (pending) done(pending, false);
