@@ -102,7 +102,7 @@ function done({ bitmap, about }, seen) {
 
 setInterval(() => {
   const paused = graph?.state === "PAUSED";
-  if (drawnAt && !paused && !document.hidden) $("stage").classList.toggle("stale", performance.now() - drawnAt > STALE_MS);
+  if (drawnAt && !paused && !document.hidden && performance.now() - drawnAt > STALE_MS) $("stage").classList.add("stale");
 }, 500);
 
 for (const box of $("layers").querySelectorAll("input")) {
