@@ -105,6 +105,10 @@ class Inputs:
         self._receivers[name] = receiver
         self._join.restarted(name)
 
+    def restarted(self, name: str, seq: int) -> None:
+        """Note that a node before the sender of this input was started again after frame `seq`."""
+        self._join.restarted(name, seq)
+
     def close(self) -> None:
         """Take leave of all senders."""
         for receiver in self._receivers.values():

@@ -24,6 +24,10 @@ class Job:
     first_seq: int = 0
     epoch: int = 0
 
+    def edges_from(self, node: str) -> list[EdgeSpec]:
+        """Return the edges into this node that come from another one of the same graph."""
+        return [edge for edge in self.edges if edge.source_node == node and not edge.source_graph]
+
     def to_wire(self) -> bytes:
         """Return the job as bytes, its length first."""
         edges = [[e.source, e.target, e.policy, e.queue, e.join] for e in self.edges]

@@ -28,7 +28,7 @@ class Join:
         self._last_seq = dict.fromkeys(self._waiting, -1)
         self._held: dict[str, Arrived | None] = {name: None for name, kind in kinds.items() if kind == "hold"}
         self._ended: set[str] = set()
-        self._restarted: set[str] = set()
+        self._restarted: dict[str, int] = {}  # and the last frame that what is before them knew
         self._newest = newest
         self.let_go: dict[str, int] = dict.fromkeys(kinds, 0)
 
@@ -45,7 +45,8 @@ class Join:
         if not self.is_new(name, arrived):
             return [name]
         self._waiting[name].append(arrived)
-        self._restarted.discard(name)
+        if self._restarted and arrived.message.header.seq > self._restarted.get(name, 1 << 62):
+            del self._restarted[name]
         return []
 
     def is_new(self, name: str, arrived: Arrived) -> bool:
@@ -92,14 +93,14 @@ class Join:
         if name in self._waiting:
             self._last_seq[name] = 1 << 62
 
-    def restarted(self, name: str) -> None:
-        """Note that the sender of input `name` was started again.
+    def restarted(self, name: str, seq: int = -1) -> None:
+        """Note that the sender of input `name`, or a node before it, was started again after frame `seq`.
 
         The frames that it had not answered died with it. What came of them on other edges is not waited with any
-        more until `name` speaks again: a sender that is blocked by it could never give that node a new frame.
+        more until `name` speaks of a later one: a sender that is blocked by it could never give that node a new frame.
         """
         if name in self._waiting:
-            self._restarted.add(name)
+            self._restarted[name] = seq
 
     @property
     def finished(self) -> bool:
@@ -145,3 +146,11 @@ def merge(headers: list[Header]) -> Header:
         return headers[0]
     hops = dict.fromkeys(hop for header in headers for hop in header.hops)
     return headers[0]._replace(hops=tuple(hops))
+
+
+def first_header(outputs: dict[str, Message | None]) -> Header:
+    """Return the header of the first message that a source gave, or an empty one."""
+    for message in outputs.values():
+        if message is not None:
+            return message.header
+    return Header()

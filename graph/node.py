@@ -130,6 +130,18 @@ def _check_process(cls: type[Node]) -> None:
         raise TypeError(f"{cls.__name__} has no inputs, so it is a source: its process() must yield messages")
 
 
+def change(node: Node, name: str, value: Any) -> str:
+    """Give a setting a new value, which was checked; return why the node refuses it, then it keeps the old one."""
+    before = getattr(node, name)
+    setattr(node, name, tuple(value) if isinstance(value, list) else value)
+    try:
+        node.changed(name)
+    except ValueError as exc:
+        setattr(node, name, before)
+        return str(exc) or "refused"
+    return ""
+
+
 def as_outputs(node: type[Node], result: Any) -> dict[str, Message | None]:
     """Turn what `process` returned into one message or None per output.
 

@@ -72,7 +72,7 @@ class Service:
         if said["ticket"] not in self._pending:
             return
         if said.get("why"):
-            self._refuse(said["ticket"], said["why"])
+            self._pending.pop(said["ticket"]).reply({"k": "refused", "why": said["why"], "by": node})
         else:
             self._strike(said["ticket"], node)
 
@@ -129,6 +129,8 @@ class Service:
             if answer["k"] == "done":  # a node that is started again keeps it
                 child.spec = dataclasses.replace(child.spec, settings={**child.spec.settings, setting.name: value})
                 answer = {"k": "done", "value": _shown(setting.secret, value)}
+            elif answer.get("by") == child.spec.name:
+                answer = {"k": "refused", "why": f"{where}: {answer['why']}"}
             reply(answer)
 
         self._refuse_ended(child)

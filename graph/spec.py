@@ -89,6 +89,19 @@ class GraphSpec:
         """Return the edges within this graph that start at `node`."""
         return tuple(edge for edge in self.edges if edge.source_graph is None and edge.source_node == node)
 
+    def rejoining(self, node: str) -> tuple[EdgeSpec, ...]:
+        """Return the edges, but the node's own, by which what came of `node` meets frames that did not pass it."""
+        below = {node}
+        while more := {edge.target_node for name in below for edge in self.edges_from(name)} - below:
+            below |= more
+        found: list[EdgeSpec] = []
+        for name in below - {node}:
+            edges = [edge for edge in self.edges_into(name) if edge.join == "seq"]
+            passed = [edge for edge in edges if edge.source_graph is None and edge.source_node in below]
+            if len(passed) < len(edges):
+                found += [edge for edge in passed if edge.source_node != node]
+        return tuple(found)
+
     def sources(self) -> tuple[str, ...]:
         """Return the nodes that nothing flows into."""
         return tuple(name for name in self.nodes if not self.edges_into(name))

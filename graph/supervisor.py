@@ -177,6 +177,9 @@ class Supervisor:
             if state == "READY":
                 for edge in self.spec.edges_from(child.spec.name):
                     self.tell(self.children[edge.target_node], "relink", node=child.spec.name)
+                for edge in self.spec.rejoining(child.spec.name):
+                    told = {"port": edge.target_port, "seq": child.last_seq}
+                    self.tell(self.children[edge.target_node], "restarted", **told)
             if state == "LINKED" and self.paused and child.spec.name in self.roots():
                 self.tell(child, "pause", ticket=0)
             if state == "PLAYING":

@@ -21,10 +21,10 @@ from graph.control import BusHandler, Control
 from graph.errors import ConfigError, EndOfStream, GraphError
 from graph.inputs import Inputs, Set
 from graph.job import Job
-from graph.join import JoinKind, merge
+from graph.join import JoinKind, first_header, merge
 from graph.messages import Header, Hop, Mark, Message
 from graph.metrics import Meter
-from graph.node import Node, as_outputs
+from graph.node import Node, as_outputs, change
 from graph.receiver import Receiver, type_names
 from graph.rundir import RunDir
 from graph.sender import Sender
@@ -184,7 +184,7 @@ class Worker:
                     break
                 end = time.monotonic_ns()
                 hop = Hop(self.name, start, start, end)
-                given = _first_header(outputs)
+                given = first_header(outputs)
                 header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
                 self._publish(outputs, header, hop)
                 self._obey_all()
@@ -314,32 +314,20 @@ class Worker:
             self.finishing = not self.node.inputs
             self.inputs.expire([edge.target_port for edge in self.job.edges if edge.source_graph])
         elif kind == "gone":
-            self.inputs.expire([edge.target_port for edge in self._edges_from(command["node"])])
+            self.inputs.expire([edge.target_port for edge in self.job.edges_from(command["node"])])
         elif kind == "relink":
-            for edge in self._edges_from(command["node"]):
+            for edge in self.job.edges_from(command["node"]):
                 self.inputs.replace(edge.target_port, self._receiver(edge))
+        elif kind == "restarted":
+            self.inputs.restarted(command["port"], command["seq"])
         elif kind == "restart":
             self.finishing = self.leaving = True
         elif kind in ("pause", "resume"):
             self.paused = kind == "pause"
             self.control.say("answer", ticket=command["ticket"])
         elif kind == "set":
-            self.control.say("answer", ticket=command["ticket"], why=self._set(command["setting"], command["value"]))
-
-    def _set(self, name: str, value: Any) -> str:
-        """Change a setting, whose value was checked; return why the node refuses it, or nothing."""
-        before = getattr(self.node, name)
-        setattr(self.node, name, tuple(value) if isinstance(value, list) else value)
-        try:
-            self.node.changed(name)
-        except (ValueError, GraphError) as exc:
-            setattr(self.node, name, before)
-            return f"{self.name}.{name}: {exc}"
-        return ""
-
-    def _edges_from(self, node: str) -> list[EdgeSpec]:
-        """Return the edges into this node that come from another one of the same graph."""
-        return [edge for edge in self.job.edges if edge.source_node == node and not edge.source_graph]
+            why = change(self.node, command["setting"], command["value"])
+            self.control.say("answer", ticket=command["ticket"], why=why)
 
     def _will_start_again(self, failed: bool) -> bool:
         restart = self.job.node.restart
@@ -398,13 +386,6 @@ class Worker:
             self.sender.close()
         self.pool.close()
         self.context.term()
-
-
-def _first_header(outputs: dict[str, Message | None]) -> Header:
-    for message in outputs.values():
-        if message is not None:
-            return message.header
-    return Header()
 
 
 def main() -> None:

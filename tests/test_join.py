@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from graph.join import Arrived, Join
 from graph.messages import Header, Mark, Message
+from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 EDGES = ("a", "b", "c")
 
@@ -247,3 +248,34 @@ def test_restart_of_a_held_input_changes_nothing() -> None:
     run.push("a", 0)
     run.take()
     assert run.out == [0]
+
+
+def test_what_a_node_far_before_lost_is_not_waited_for_until_later_frames_come() -> None:
+    """It knew frames up to 3; what of them is still on its way comes after the word of its restart."""
+    run = Run(Join({"a": "seq", "b": "seq"}), "a", "b")
+    for seq in range(6):
+        run.push("a", seq)
+    run.join.restarted("b", 3)
+    run.take()
+    assert run.join.let_go["a"] == 6
+    run.push("b", 1)
+    run.push("a", 6)
+    run.take()
+    assert run.join.let_go["a"] == 7  # 1 is not the word that b speaks again
+    run.push("b", 7)
+    run.push("a", 7)
+    run.push("a", 8)
+    run.take()
+    assert run.out == [7] and run.join.let_go["a"] == 7
+    assert run.finished["a"] == run.pushed["a"] - 1  # frame 8 is waited for
+
+
+def test_edges_that_rejoin() -> None:
+    """source -> a -> b -> join <- source; end <- a; the loop is closed by b's edge alone."""
+    edges = [("source.x", "a.x"), ("a.x", "b.x"), ("b.x", "join.b"), ("source.x", "join.s"), ("a.x", "end.x")]
+    specs = tuple(EdgeSpec(*edge) for edge in edges)
+    names = ("source", "a", "b", "join", "end")
+    graph = GraphSpec("g", None, {name: NodeSpec(name, "x:X") for name in names}, specs, "x.yaml")
+    assert [edge.name for edge in graph.rejoining("a")] == ["b.x -> join.b"]
+    assert graph.rejoining("b") == ()  # its own edge is linked anew
+    assert graph.rejoining("source") == ()  # nothing passes it

@@ -21,13 +21,14 @@ pytestmark = pytest.mark.slow
 
 
 def config() -> dict[str, Any]:
-    """source -> copy -> pair, and source -> pair; copy -> write; source -> picky"""
+    """source -> copy -> second -> pair, and source -> pair; copy -> write; source -> picky"""
     return {
         "name": "main",
         "nodes": {
             "source": node("Source", frames=100_000, pause=0.003),
             "copy": node("Copy", {"frame": "source.frame"}),
-            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
+            "second": node("Copy", {"frame": "copy.copied"}),
+            "pair": node("Pair", {"a": "source.frame", "b": "second.copied"}),
             "picky": node("Picky", {"frame": "source.frame"}),
             "write": node("Write", {"frame": "copy.copied"}),
             "numbers": node("WriteNumbers", {"numbers": "pair.paired"}),
@@ -182,7 +183,7 @@ def refuses_nonsense(g: RunningGraph) -> None:
 def test_restart_of_nodes(main: Graph) -> None:
     with graph.attach("main") as g:
         g.set("copy.pause", 0.001)
-        for name in ("copy", "write"):
+        for name in ("copy", "second", "write"):
             before = main.node(name).pid
             g.restart(name)
             assert main.node(name).pid != before
