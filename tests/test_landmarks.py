@@ -152,6 +152,23 @@ def test_follows_a_face_that_moves_half_its_side_per_frame() -> None:
         assert errors(faces.landmarks, truth)[0] < 1.25 * NME  # the crop lies where it was expected
 
 
+@pytest.mark.parametrize("direction", [(1, 0), (-1, 0), (0, 1)])
+def test_somebody_who_walks_past_keeps_his_id_though_found_but_once(direction: tuple[int, int]) -> None:
+    """The second look, at the first one's place, sees no face; only then is the speed known."""
+    [still], [truth] = source(width=1280, height=1280, size=0.2, zoom=0.0)
+    side = (tight(truth)[0, 2:] - tight(truth)[0, :2]).max()
+    step = (0.42 * side * np.float32(direction)).round()
+    shifts = [np.float32([[1, 0, i * step[0]], [0, 1, i * step[1]]]) for i in range(6)]
+    frames = [
+        Frame(image=cv2.warpAffine(still.image, shift, (1280, 1280)), header=Header(seq=i, pts=i / 30))
+        for i, shift in enumerate(shifts)
+    ]
+    seen = follow(frames, [detected(truth)] + [None] * 5)
+    for i, faces in enumerate(seen):
+        assert list(faces.ids) == [0]
+        assert errors(faces.landmarks, truth + i * step)[0] < 1.25 * NME
+
+
 def test_two_faces_late_and_repeated_detections_two_ids() -> None:
     frames, truths = source(frames=30, width=640, height=320, copies=2, period=2.0)
     frames = [frame.with_header(Header(seq=i, pts=i / 30)) for i, frame in enumerate(frames)]
