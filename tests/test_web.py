@@ -29,6 +29,7 @@ from tests.conftest import PATIENCE_S, eventually
 from tests.graphs import ROOT, Graph
 from tests.known_faces import known
 
+LOCAL = "127.0.0.1"
 TOKEN = "open-sesame-please"
 PATIENCE_MS = PATIENCE_S * 1000
 
@@ -107,6 +108,31 @@ def test_refused_to_open(settings: dict[str, Any], text: str) -> None:
         run_node(WebView(**settings), frame=[], faces=[])
 
 
+def test_token_of_the_environment(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("FACEGRAPH_WEB_TOKEN", TOKEN)  # where no list of processes shows it
+    caplog.set_level("INFO")
+    run_node(WebView(host="0.0.0.0", port=0), frame=[frame()], faces=[None])
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("the page is at http://0.0.0.0:")
+
+
+@pytest.mark.parametrize("kind", ["set", "pause", "resume", "restart"])
+def test_page_that_only_shows(kind: str) -> None:
+    said = {"k": kind, "id": 1, "setting": "source.grey", "value": 1, "node": "source"}
+    refused = {"error": "this page only shows (its node has control: false)"}
+    assert Inside("shown", follow=False, control=False).obey(said) == refused
+
+
+def test_nothing_is_compressed_while_nobody_looks() -> None:
+    def make() -> None:
+        raise AssertionError("somebody looks")
+
+    served = WebServer(LOCAL, 0, "", make, Inside("", False, True))
+    for _ in range(100):
+        served.news()
+    served.close()
+    served.news()  # raises what went wrong
+
+
 def test_port_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -120,9 +146,6 @@ def test_without_aiohttp_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     with pytest.raises(ConfigError, match=r"the web page needs aiohttp: pip install '\.\[web\]'"):
         run_node(WebView(port=0), frame=[], faces=[])
-
-
-LOCAL = "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -145,11 +168,14 @@ LOCAL = "127.0.0.1"
 def test_who_is_answered(path: str, headers: dict[str, str], status: int) -> None:
     async def ask(url: str) -> aiohttp.ClientResponse:
         async with aiohttp.ClientSession() as session, session.get(url + path, headers=headers) as response:
+            await response.read()
             return response
 
     with server() as (served, _):
         response = asyncio.run(ask(served.url))
     assert response.status == status
+    if headers.get("Host") == "evil.example":
+        assert response._body == b"This page is at http://127.0.0.1, not at 'evil.example'.\n"
     assert "default-src 'none'; script-src 'self'" in response.headers["Content-Security-Policy"]
 
 
