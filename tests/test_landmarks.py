@@ -157,7 +157,7 @@ def test_somebody_who_walks_past_keeps_his_id_though_found_but_once(direction: t
     """The second look, at the first one's place, sees no face; only then is the speed known."""
     [still], [truth] = source(width=1280, height=1280, size=0.2, zoom=0.0)
     side = (tight(truth)[0, 2:] - tight(truth)[0, :2]).max()
-    step = (0.42 * side * np.float32(direction)).round()
+    step = (0.7 * side * np.float32(direction)).round()
     shifts = [np.float32([[1, 0, i * step[0]], [0, 1, i * step[1]]]) for i in range(6)]
     frames = [
         Frame(image=cv2.warpAffine(still.image, shift, (1280, 1280)), header=Header(seq=i, pts=i / 30))
