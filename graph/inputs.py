@@ -1,18 +1,13 @@
 """All inputs of one consumer: its receivers, and the join that brings their messages together."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-import zmq
 
 from graph.join import Arrived, Join, JoinKind
-from graph.receiver import Receiver
+from graph.receiver import Receiver, wait_for_any
 
 Set = dict[str, Arrived | None]
 """The messages of one frame by input; None where a held input has nothing yet."""
 
-
-_POLLIN = int(zmq.POLLIN)  # the arithmetic of enum flags costs a microsecond each time
 
 
 class Inputs:
@@ -83,12 +78,7 @@ class Inputs:
 
     def wait(self, timeout_ms: int, wake_fd: int = -1) -> bool:
         """Wait until something has come, or `wake_fd` is readable; say whether it was so in time."""
-        awaited: list[tuple[Any, int]] = [(wake_fd, _POLLIN)] if wake_fd >= 0 else []
-        for receiver in self._receivers.values():
-            if not receiver.ended:  # one that ended may have left something unread for ever
-                receiver.flush(idle=True)
-                awaited.append((receiver.socket, _POLLIN))
-        return bool(zmq.zmq_poll(awaited, timeout_ms))
+        return wait_for_any(self._receivers.values(), timeout_ms, wake_fd)
 
     def lost(self) -> list[str]:
         """Return the inputs whose senders have died without a word."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
 
@@ -17,7 +17,8 @@ from graph.slots import SlotMap
 
 logger = logging.getLogger(__name__)
 
-_RCVMORE, _NOBLOCK = int(zmq.RCVMORE), int(zmq.NOBLOCK)  # the arithmetic of enum flags costs a microsecond each time
+# The arithmetic of enum flags costs a microsecond each time.
+_RCVMORE, _NOBLOCK, _POLLIN = int(zmq.RCVMORE), int(zmq.NOBLOCK), int(zmq.POLLIN)
 
 
 class Receiver:
@@ -167,6 +168,16 @@ class Receiver:
         self.ended = True
         self.malformed += 1
         logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
+
+
+def wait_for_any(receivers: Iterable[Receiver], timeout_ms: int, wake_fd: int = -1) -> bool:
+    """Wait until one of `receivers` has something, or `wake_fd` is readable; say whether it was so in time."""
+    awaited: list[tuple[Any, int]] = [(wake_fd, _POLLIN)] if wake_fd >= 0 else []
+    for receiver in receivers:
+        if not receiver.ended:  # one that ended may have left something unread for ever
+            receiver.flush(idle=True)
+            awaited.append((receiver.socket, _POLLIN))
+    return bool(zmq.zmq_poll(awaited, timeout_ms))
 
 
 def type_name(type_: type[Message]) -> str:
