@@ -124,7 +124,7 @@ class Render(Node):
         if self.states:
             lines += state_words(faces.states[row])
             if faces.blinks[row]:
-                lines.append(f"{faces.blinks[row]} blink{'s' * (faces.blinks[row] > 1)}")
+                lines.append(f"{faces.blinks[row]} blink{'s' if faces.blinks[row] > 1 else ''}")
         if not lines:
             return
         x0, y0, *_ = widened(faces.boxes[row])

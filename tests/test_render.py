@@ -113,6 +113,14 @@ def test_states_in_words() -> None:
     assert state_words(np.array([0.1, 0.6, 0.0, 0.7])) == ["right eye closed", "mouth wide open"]
 
 
+def test_blinks_are_counted_in_the_label() -> None:
+    none, one, many = (
+        drawn(dataclasses.replace(faces(FACE[None]), blinks=np.array([count])), states=True) for count in (0, 1, 12)
+    )
+    assert not changed(none).any()
+    assert 0 < changed(one).sum() < changed(many).sum(), "the panel is wider for more of them"
+
+
 def test_tracks_have_their_own_colours() -> None:
     assert len({track_color(i) for i in range(len(PALETTE))}) == len(PALETTE)
     assert track_color(3) == track_color(3 + len(PALETTE))
