@@ -29,17 +29,20 @@ class View:
         return (mapped[MIRROR] if self.mirrored else mapped).astype(np.float32)
 
 
-def draw_view(rng: np.random.Generator, points: Points, size: int) -> View:
+def draw_view(rng: np.random.Generator, points: Points, size: int, mild: bool = False) -> View:
     """Draw rotation, shear, stretch and mirror, then a box about the turned face with a detector's errors.
+
+    A mild view is what a tracked face looks like: about upright, not stretched, in a box with half the errors.
 
     Errors of the box: 5 % of its side in position and 7 % in size (one standard deviation), somewhat above what is
     measured behind detectors (3.5 to 5 %); every tenth box is twice as bad.
     """
     mirrored = bool(rng.random() < 0.5)
-    linear = _turn(_draw_angle(rng)) @ _stretch(rng) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
+    angle = float(np.radians(rng.normal(0, 10))) if mild else _draw_angle(rng)
+    linear = _turn(angle) @ (np.eye(2) if mild else _stretch(rng)) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
     box = landmark_box((points @ linear.T)[None])
     side = float((box[0, 2:] - box[0, :2]).max())
-    poor = 2 if rng.random() < 0.1 else 1
+    poor = 0.5 if mild else 2 if rng.random() < 0.1 else 1
     shift = rng.normal(0, 0.05 * poor, 2).clip(-0.2, 0.2) * side
     grow = float(np.exp(np.clip(rng.normal(0, 0.07 * poor), -0.2, 0.2)))
     return View(_compose(box, shift, grow, linear, size), mirrored)

@@ -45,23 +45,24 @@ class VoteNet(nn.Module):
     A point is the mean of the votes (cell centre + offset) under the softmax of its scores, so the decode is
     differentiable and needs no top-k; the spread of the votes is the point's uncertainty. Eye and mouth states
     are read from features pooled under the same probabilities, presence from the whole map.
-    24.0 M MAC at 160 px.
+    At stride 16 kernels are 5 x 5, so that a cell sees most of the face: 22.6 M MAC at 160 px, 172,017 parameters.
     """
 
     STRIDE = 16
 
-    def __init__(self, size: int = 160, widths: tuple[int, int, int, int] = (16, 32, 64, 144)) -> None:
+    def __init__(
+        self, size: int = 160, widths: tuple[int, int, int, int] = (16, 32, 64, 128), depths: tuple[int, int] = (2, 5)
+    ) -> None:
         super().__init__()
         stem, low, middle, high = widths
         self.middle = (size - 1) / 2
         self.trunk = nn.Sequential(
             convolution(3, stem, stride=2),
             Separable(stem, low, stride=2),
-            Separable(low, low),
             Separable(low, middle, stride=2),
-            *(Separable(middle, middle) for _ in range(3)),
+            *(Separable(middle, middle) for _ in range(depths[0])),
             Separable(middle, high, stride=2),
-            *(Separable(high, high) for _ in range(3)),
+            *(Separable(high, high, kernel=5) for _ in range(depths[1])),
         )
         self.head = nn.Conv2d(high, 3 * POINTS, 1)
         self.state_features = convolution(high, 32, kernel=1)

@@ -51,6 +51,8 @@ class LandmarkSettings(Strict):
     """Share of a batch that shows no face or has lost it."""
     rare: float = Field(2.0, ge=1)
     """How much more often closed eyes, wide open mouths and half profiles are drawn, each."""
+    mild: float = Field(0.5, ge=0, le=1)
+    """Share of the faces that are only mirrored, relit and shifted a little: what most crops of a video are like."""
     network: str = "vote"
     """vote or slim."""
     size: int = Field(160, ge=32, multiple_of=32)

@@ -88,9 +88,11 @@ class LandmarkTask:
         }
 
     def _face(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray]:
-        view = augment.draw_view(rng, self.crops.points[index], self.settings.size)
+        mild = bool(rng.random() < self.settings.mild)
+        view = augment.draw_view(rng, self.crops.points[index], self.settings.size, mild)
         image = augment.look(rng, self.crops.images[index], view.matrix, self.settings.size)
-        return augment.degrade(rng, image, self._other(rng)), view.points(self.crops.points[index])
+        image = augment.relight(rng, image) if mild else augment.degrade(rng, image, self._other(rng))
+        return image, view.points(self.crops.points[index])
 
     def _no_face(self, rng: np.random.Generator, index: int) -> np.ndarray:
         if len(self.backgrounds) and rng.random() < 0.6:

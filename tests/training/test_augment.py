@@ -32,6 +32,16 @@ def test_boxes_stay_near_the_face() -> None:
     assert 0.6 < np.median(sides) < 0.82  # the box is 1 / 1.4 of the crop
 
 
+def test_mild_views_are_about_upright_and_keep_proportions() -> None:
+    rng = np.random.default_rng(0)
+    _, points = cut_face(*draw(rng, 300))
+    for _ in range(50):
+        linear = augment.draw_view(rng, points, 160, mild=True).matrix[:, :2]
+        stretched, squeezed = np.linalg.svd(linear)[1]
+        assert stretched == pytest.approx(squeezed, rel=1e-3)
+        assert abs(np.arctan2(linear[0, 1], linear[1, 1])) < np.radians(45)
+
+
 def test_a_miss_overlaps_the_face_by_less_than_a_fifth() -> None:
     rng = np.random.default_rng(0)
     _, points = cut_face(*draw(rng, 300))
