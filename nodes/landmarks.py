@@ -46,6 +46,14 @@ OFF_CENTRE = 0.2
 Measured on 85 faces of AFW with early weights: boxes shifted by 0.1, 0.2, 0.3, 0.4 face sides give 5.6, 6.4, 8.4 and
 15.6 % error against 5.4 % with the true box, while presence still tells the face.
 """
+LEANING = np.radians(15)
+"""A face that leans by so much more than was said is looked at once more, upright.
+
+Measured on 113 faces of AFW turned by an angle, true boxes: error at the first look and at the second, upright one
+0: 5.16, 5.25; 15: 5.40, 5.22; 45: 6.28, 5.26; 90: 10.56, 6.19; 180: 10.19, 5.42 %.
+"""
+LOOKS = 3
+"""At most so many looks at a face: from a quarter turn away the second one does not see it quite upright yet."""
 REACH = 0.4
 """How far beside its expected place, in face sides, a face that has just been lost is looked for. The network sees a
 face up to about 0.3 sides off; somebody who walks past the camera moves by 0.4 between frames (measured), and at the
@@ -90,13 +98,17 @@ class LandmarkModel:
         if not len(boxes):
             return Faces()
         faces = self._look(image, boxes, rolls, fov)
-        found_rolls = landmark_roll(faces.landmarks)
-        found = landmark_box(faces.landmarks, found_rolls)
-        off = (apart(boxes, found) > OFF_CENTRE) & (faces.scores > 0.5)
-        if off.any():
+        for _ in range(LOOKS - 1):
+            found_rolls = landmark_roll(faces.landmarks)
+            found = landmark_box(faces.landmarks, found_rolls)
+            off = (apart(boxes, found) > OFF_CENTRE) | (angle_between(found_rolls, rolls) > LEANING)
+            off &= faces.scores > 0.5
+            if not off.any():
+                break
             again = self._look(image, found[off], found_rolls[off], fov)
             for name in PARTS:
                 getattr(faces, name)[off] = getattr(again, name)
+            boxes, rolls = np.where(off[:, None], found, boxes), np.where(off, found_rolls, rolls)
         return faces
 
     def _look(self, image: Image, boxes: Floats, rolls: Floats, fov: float) -> Faces:
@@ -115,6 +127,11 @@ class LandmarkModel:
             states=outputs["states"],
             openness=openness(landmarks),
         )
+
+
+def angle_between(a: Floats, b: Floats) -> Floats:
+    """Return (F,) the angle from 0 to pi between directions `a` and `b` (F,) in radians."""
+    return np.asarray(np.abs((a - b + np.pi) % (2 * np.pi) - np.pi), np.float32)
 
 
 def as_boxes(boxes: Floats) -> Floats:

@@ -30,6 +30,14 @@ def errors(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.linalg.norm(found - truth, axis=2).mean(1) / eyes
 
 
+def turned_face(degrees: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return a frame turned clockwise, the map (2, 3) that turned it, and the true points before and after."""
+    frames, [truth] = source()
+    turn = cv2.getRotationMatrix2D((240, 180), -degrees, 1.0).astype(np.float32)
+    image = cv2.warpAffine(frames[0].image, turn, (480, 360), borderValue=(90, 90, 90))
+    return image, turn, truth, truth @ turn[:, :2].T + turn[:, 2]
+
+
 def detected(landmarks: np.ndarray, header: Header | None = None) -> Detections:
     """What a detector would say of faces with these landmarks (F, 68, 2): see DETECTOR_TO_LANDMARK."""
     boxes = tight(landmarks)
@@ -78,10 +86,7 @@ def test_a_batch_gives_what_single_faces_give(model: LandmarkModel) -> None:
 
 @pytest.mark.parametrize("degrees", [-90, 60, 180])
 def test_a_face_that_leans_is_found_with_its_roll(model: LandmarkModel, degrees: float) -> None:
-    frames, [truth] = source()
-    turn = cv2.getRotationMatrix2D((240, 180), -degrees, 1.0).astype(np.float32)
-    image = cv2.warpAffine(frames[0].image, turn, (480, 360), borderValue=(90, 90, 90))
-    turned = truth @ turn[:, :2].T + turn[:, 2]
+    image, turn, truth, turned = turned_face(degrees)
     found = detected(truth)
     centres = found.boxes.reshape(1, 2, 2).mean(1) @ turn[:, :2].T + turn[:, 2]
     half = (found.boxes[:, 2:] - found.boxes[:, :2]) / 2
@@ -91,6 +96,13 @@ def test_a_face_that_leans_is_found_with_its_roll(model: LandmarkModel, degrees:
     faces = model.predict(image, boxes, kind="detector", roll=rolls)
     assert errors(faces.landmarks, turned)[0] < NME
     assert (faces.pose[0, 2] - degrees + 180) % 360 - 180 == pytest.approx(0, abs=15)
+
+
+@pytest.mark.parametrize("degrees", [-90, 45, 180])
+def test_a_face_whose_lean_is_not_known_is_looked_at_upright(model: LandmarkModel, degrees: float) -> None:
+    image, _, _, turned = turned_face(degrees)
+    faces = model.predict(image, tight(turned), kind="landmarks")
+    assert errors(faces.landmarks, turned)[0] < NME
 
 
 @pytest.mark.parametrize("shift", [(0.3, 0.0), (0.0, -0.3), (-0.2, 0.2)])
