@@ -1,4 +1,4 @@
-"""Draw faces on a picture: smooth contours, points, head axes and labels that read on light and dark ground."""
+"""Draw faces on a picture: smooth contours, points and head axes that read on light and dark ground."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,6 @@ PALETTE: tuple[Color, ...] = (
 """Light, clearly different hues (turquoise, yellow, violet, green, ...) that stand out from skin and from black."""
 
 DARK: Color = (24, 20, 18)
-LIGHT: Color = (245, 245, 245)
 
 AXES: tuple[Color, Color, Color] = ((80, 80, 255), (90, 220, 90), (255, 150, 60))
 """x red, y green, z blue, as everywhere."""
@@ -197,49 +196,6 @@ def draw_cube(
     for front in (False, True):
         lines = [flat[[a, b]] for a, b in EDGES if bool(CUBE[a, 2] < 0 and CUBE[b, 2] < 0) == front]
         cv2.polylines(image, lines, False, color if front else darker(color), thickness, cv2.LINE_AA, SHIFT)
-
-
-class Writer:
-    """Write text with OpenCV's built-in font (Rubik), anti-aliased."""
-
-    def __init__(self) -> None:
-        self._font = cv2.FontFace("sans")
-
-    def width(self, text: str, size: int, weight: int = 500) -> int:
-        """Return how many pixels wide a line is."""
-        return int(cv2.getTextSize((0, 0), text, (0, 0), self._font, size, weight)[2])
-
-    def write(self, image: Image, text: str, x: int, baseline: int, size: int, color: Color, weight: int = 500) -> None:
-        """Write one line; `size` is the height of a line in pixels."""
-        cv2.putText(image, text, (x, baseline), color, self._font, size, weight)
-
-    def chip(self, image: Image, lines: Sequence[str], left: float, bottom: float, size: int, color: Color) -> None:
-        """Write lines on a dim panel with a strip of `color`, moved into the picture where it would stick out."""
-        pad = max(3, size // 3)
-        step = round(size * 1.15)
-        wide = max(self.width(line, size, _weight(row)) for row, line in enumerate(lines)) + 3 * pad
-        high = step * len(lines) + pad
-        height, width = image.shape[:2]
-        x0 = min(max(0, round(left)), max(0, width - wide))
-        y0 = min(max(0, round(bottom) - high), max(0, height - high))
-        panel = image[y0 : y0 + high, x0 : x0 + wide]
-        if not panel.size:
-            return
-        cv2.addWeighted(panel, 0.35, np.full_like(panel, DARK), 0.65, 0, dst=panel)
-        panel[:, : max(2, pad // 2)] = color
-        for row, line in enumerate(lines):
-            shade = LIGHT if row == 0 else (206, 206, 206)
-            baseline = y0 + (row + 1) * step - max(1, size // 8)
-            self.write(image, line, x0 + round(1.5 * pad), baseline, size, shade, _weight(row))
-
-
-def _weight(row: int) -> int:
-    return 600 if row == 0 else 400
-
-
-def text_size(face: float, height: int) -> int:
-    """Return the line height for a face of that size in a frame of that height, pixels, 10 at least."""
-    return max(10, round(min(height / 38, max(height / 72, face * 0.12))))
 
 
 def stroke(face: float) -> int:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from graph import STATES, Faces, Frame, Input, Node, Output, setting
 from nodes._draw import (
     Color,
-    Writer,
     draw_axes,
     draw_brackets,
     draw_contours,
@@ -17,9 +16,9 @@ from nodes._draw import (
     draw_points,
     draw_spread,
     stroke,
-    text_size,
     track_color,
 )
+from nodes._labels import Box, Label, Writer, text_size
 
 SHOWN = 0.5
 """Probability from which a state is named."""
@@ -29,6 +28,9 @@ SURE = 0.75
 
 ROOM = 0.14
 """How far the box is drawn outside the landmarks, of their size: it then leaves the jaw and the brows free."""
+
+SMALL = 45
+"""Pixels: a face below has no points on its contours, which would hide it, and no states: its eyes are 8 px wide."""
 
 WHITE: Color = (250, 250, 250)
 
@@ -93,8 +95,7 @@ class Render(Node):
         seen = [row for row in range(len(faces)) if np.isfinite(faces.landmarks[row]).all()]
         for row in seen:
             self._draw_face(image, faces, row)
-        for row in seen:  # labels last: no face is drawn over a neighbour's
-            self._draw_label(image, faces, row)
+        self._draw_labels(image, faces, seen)
 
     def _draw_face(self, image: NDArray[Any], faces: Faces, row: int) -> None:
         landmarks, color = faces.landmarks[row], track_color(int(faces.ids[row]))
@@ -105,9 +106,9 @@ class Render(Node):
             draw_brackets(image, widened(faces.boxes[row]), color, thickness, outline)
         if self.style in ("contours", "both"):
             draw_contours(image, landmarks, color, thickness, outline)
-        if self.style in ("points", "both"):
+        if self.style == "points" or (self.style == "both" and size >= SMALL):
             shade = WHITE if self.style == "both" else color
-            draw_points(image, landmarks, shade, max(0.8, size / 100) * self.scale, 0.7 * (size >= 140))
+            draw_points(image, landmarks, shade, radius(size) * self.scale, 0.7 * (size >= 140))
         if self.spread and np.isfinite(faces.spread[row]).all():
             draw_spread(image, landmarks, faces.spread[row], WHITE)
         if np.isfinite(faces.pose[row]).all():
@@ -117,25 +118,34 @@ class Render(Node):
                 centre = (landmarks.min(axis=0) + landmarks.max(axis=0)) / 2
                 draw_cube(image, centre, faces.pose[row], 1.1 * size, color, thickness)
 
-    def _draw_label(self, image: NDArray[Any], faces: Faces, row: int) -> None:
+    def _draw_labels(self, image: NDArray[Any], faces: Faces, rows: list[int]) -> None:
+        """Write beside each face; no face is drawn over a label, and the largest faces have the first choice."""
+        sizes = {row: size_of(faces.landmarks[row]) for row in rows}
+        labels = []
+        for row in sorted(rows, key=lambda row: -sizes[row]):
+            lines = self._lines(faces, row, sizes[row])
+            if lines:
+                size = round(text_size(sizes[row], image.shape[0]) * self.scale)
+                labels.append(Label(lines, frame_of(faces, row), size, track_color(int(faces.ids[row]))))
+        self._writer.label_all(image, labels, [frame_of(faces, row) for row in rows])
+
+    def _lines(self, faces: Faces, row: int, size: float) -> list[str]:
         lines = []
         if self.label:
             lines.append(f"#{faces.ids[row]}   {100 * faces.scores[row]:.0f} %")
-        if self.states:
+        if self.states and size >= SMALL:
             lines += state_words(faces.states[row])
             if faces.blinks[row]:
                 lines.append(f"{faces.blinks[row]} blink{'s' if faces.blinks[row] > 1 else ''}")
-        if not lines:
-            return
-        x0, y0, *_ = widened(faces.boxes[row])
-        size = round(text_size(size_of(faces.landmarks[row]), image.shape[0]) * self.scale)
-        color = track_color(int(faces.ids[row]))
-        self._writer.chip(image, lines, x0, y0 - size / 3, size, color)
+        return lines
 
     def _draw_latency(self, image: NDArray[Any], t_capture_ns: int) -> None:
         age = (time.monotonic_ns() - t_capture_ns) / 1e6
         size = round(max(12, image.shape[0] / 36) * self.scale)
-        self._writer.chip(image, [f"{age:.1f} ms after capture"], size / 2, 2.2 * size, size, WHITE)
+        lines = [f"{age:.1f} ms after capture"]
+        wide, high = self._writer.extent(lines, size)
+        corner = round(size / 2)
+        self._writer.panel(image, lines, (corner, corner, corner + wide, corner + high), size, WHITE)
 
 
 def widened(box: NDArray[Any]) -> NDArray[Any]:
@@ -143,3 +153,14 @@ def widened(box: NDArray[Any]) -> NDArray[Any]:
     x0, y0, x1, y1 = box
     room = ROOM * np.sqrt(max(0.0, (x1 - x0) * (y1 - y0)))
     return np.array([x0 - room, y0 - room, x1 + room, y1 + room])
+
+
+def frame_of(faces: Faces, row: int) -> Box:
+    """Return where the box of a face is drawn, x0, y0, x1, y1."""
+    x0, y0, x1, y1 = (float(value) for value in widened(faces.boxes[row]))
+    return x0, y0, x1, y1
+
+
+def radius(face: float) -> float:
+    """Return the radius of the points on a face of that size, pixels."""
+    return max(0.5, face / 100) if face < SMALL else max(0.8, face / 100)

@@ -121,6 +121,14 @@ def test_blinks_are_counted_in_the_label() -> None:
     assert 0 < changed(one).sum() < changed(many).sum(), "the panel is wider for more of them"
 
 
+def test_a_small_face_is_not_hidden_by_its_points_and_words() -> None:
+    small = np.stack([LANDMARKS * 0.15 + np.float32([100, 100])])
+    asleep = dataclasses.replace(faces(small), states=np.float32([[0.9, 0.9, 0.9, 0]]), blinks=np.array([3]))
+    np.testing.assert_array_equal(drawn(asleep, style="both"), drawn(asleep, style="contours"))
+    assert not changed(drawn(asleep, states=True)).any()
+    assert changed(drawn(asleep, style="points")).sum() > 68
+
+
 def test_tracks_have_their_own_colours() -> None:
     assert len({track_color(i) for i in range(len(PALETTE))}) == len(PALETTE)
     assert track_color(3) == track_color(3 + len(PALETTE))

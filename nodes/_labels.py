@@ -1,0 +1,125 @@
+"""Labels beside faces: dim panels with text, placed so that they cover neither each other nor another face."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes._draw import DARK, Color, Image
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
+
+LIGHT: Color = (245, 245, 245)
+DIM: Color = (206, 206, 206)
+GAP = 1 / 3
+"""Room between a face's box and its label, in line heights."""
+
+
+class Label(NamedTuple):
+    """What is to be written beside a face."""
+
+    lines: Sequence[str]
+    beside: Box
+    size: int  # of a line, pixels
+    color: Color
+
+
+class Writer:
+    """Write text with OpenCV's built-in font (Rubik), anti-aliased."""
+
+    def __init__(self) -> None:
+        self._font = cv2.FontFace("sans")
+
+    def width(self, text: str, size: int, weight: int = 500) -> int:
+        """Return how many pixels wide a line is."""
+        return int(cv2.getTextSize((0, 0), text, (0, 0), self._font, size, weight)[2])
+
+    def label_all(self, image: Image, labels: Sequence[Label], faces: Sequence[Box]) -> None:
+        """Write the labels, the first ones first: what is left of a later one is what there is room for.
+
+        No label covers another one, or any of `faces` but its own. One without room is shortened to its first line,
+        then to that line's first word, and at last left out.
+        """
+        taken: list[Box] = []
+        for label in labels:
+            others = [face for face in faces if face != label.beside]
+            for lines in shortened(label.lines):
+                panel = self._room(image, lines, label, [*taken, *others])
+                if panel:
+                    self.panel(image, lines, panel, label.size, label.color)
+                    taken.append(panel)
+                    break
+
+    def _room(self, image: Image, lines: Sequence[str], label: Label, taken: Sequence[Box]) -> Box | None:
+        extent = self.extent(lines, label.size)
+        for panel in places(label.beside, extent, label.size * GAP, (image.shape[1], image.shape[0])):
+            if not any(overlap(panel, other) for other in taken):
+                return panel
+        return None
+
+    def extent(self, lines: Sequence[str], size: int) -> tuple[int, int]:
+        """Return width and height of the panel that holds these lines."""
+        pad = _padding(size)
+        wide = max(self.width(line, size, _weight(row)) for row, line in enumerate(lines)) + 3 * pad
+        return wide, _step(size) * len(lines) + pad
+
+    def panel(self, image: Image, lines: Sequence[str], at: Box, size: int, color: Color) -> None:
+        """Write lines on a dim panel with a strip of `color` at its left; `size` is the height of a line in pixels."""
+        x0, y0, x1, y1 = (round(value) for value in at)
+        ground: NDArray[np.uint8] = image[y0:y1, x0:x1]
+        if not ground.size:
+            return
+        pad = _padding(size)
+        cv2.addWeighted(ground, 0.35, np.full_like(ground, DARK), 0.65, 0, dst=ground)
+        ground[:, : max(2, pad // 2)] = color
+        for row, line in enumerate(lines):
+            baseline = y0 + (row + 1) * _step(size) - max(1, size // 8)
+            shade = LIGHT if row == 0 else DIM
+            cv2.putText(image, line, (x0 + round(1.5 * pad), baseline), shade, self._font, size, _weight(row))
+
+
+def shortened(lines: Sequence[str]) -> list[list[str]]:
+    """Return the lines, then the first one alone, then its first word."""
+    versions = [list(lines), [lines[0]], [lines[0].split()[0]]]
+    return [version for row, version in enumerate(versions) if version not in versions[:row]]
+
+
+def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]) -> Iterator[Box]:
+    """Yield where a label of `extent` may lie in a picture of `size`: above and below its face, at last on its rim.
+
+    Above and below come only where they lie in the picture as they are; the last place is moved into it.
+    """
+    (wide, high), (width, height) = extent, size
+    x0, y0, x1, y1 = face
+    above, below = round(y0 - gap) - high, round(y1 + gap)
+    left, right = round(x0), round(x1) - wide
+    for x, y in ((left, above), (right, above), (left, below), (right, below)):
+        inside = min(max(0, x), max(0, width - wide))  # to the side a label may give way, and still be beside its face
+        if y >= 0 and y + high <= height:
+            yield inside, y, inside + wide, y + high
+    x, y = min(max(0, left), max(0, width - wide)), min(max(0, above), max(0, height - high))
+    yield x, y, x + wide, y + high
+
+
+def overlap(a: Box, b: Box) -> bool:
+    """Return whether two boxes share any area."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def text_size(face: float, height: int) -> int:
+    """Return the line height for a face of that size in a frame of that height, pixels, 10 at least."""
+    return max(10, round(min(height / 38, max(height / 72, face * 0.12))))
+
+
+def _padding(size: int) -> int:
+    return max(3, size // 3)
+
+
+def _step(size: int) -> int:
+    return round(size * 1.15)
+
+
+def _weight(row: int) -> int:
+    return 600 if row == 0 else 400

@@ -1,0 +1,63 @@
+"""Where labels are written: beside their faces, over nothing that matters."""
+
+import numpy as np
+import pytest
+
+from nodes._labels import Box, Label, Writer, overlap, places, shortened
+
+SIZE = (640, 360)
+WRITER = Writer()
+
+
+def panels(labels: list[Label], monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] = SIZE) -> list[Box]:
+    """Write labels, and return where their panels are."""
+    found: list[Box] = []
+    monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: found.append(at))
+    WRITER.label_all(np.zeros((size[1], size[0], 3), np.uint8), labels, [label.beside for label in labels])
+    return found
+
+
+def label(face: Box, *lines: str) -> Label:
+    return Label(lines or ("#12   97 %", "eyes closed"), face, 12, (90, 90, 250))
+
+
+def test_a_label_stands_above_its_face_and_below_one_at_the_upper_rim(monkeypatch: pytest.MonkeyPatch) -> None:
+    [above] = panels([label((200, 150, 280, 230))], monkeypatch)
+    assert above[0] == 200 and 140 < above[3] < 150
+    [below] = panels([label((200, 5, 280, 85))], monkeypatch)
+    assert 85 < below[1] < 95
+    [within] = panels([label((-50, -50, 700, 400))], monkeypatch)
+    assert within[:2] == (0, 0), "a face that fills the picture bears it"
+
+
+def test_labels_cover_neither_each_other_nor_another_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    faces = [(x, y, x + 30, y + 34) for x, y in random.uniform(0, (600, 320), (40, 2)).tolist()]
+    found = panels([label(face) for face in faces], monkeypatch)
+    assert len(found) > 15
+    for index, panel in enumerate(found):
+        assert not any(overlap(panel, other) for other in found[:index])
+        assert sum(overlap(panel, face) for face in faces) <= 1, "its own face at most"
+        assert panel[0] >= 0 and panel[1] >= 0 and panel[2] <= SIZE[0] and panel[3] <= SIZE[1]
+
+
+def test_a_label_without_room_says_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    walls = [(x, y, x + 28, y + 150) for x in (160, 234) for y in (20, 190)]
+    [panel] = panels([label((190, 150, 230, 190))], monkeypatch)
+    assert panel[2] - panel[0] == WRITER.extent(["#12   97 %", "eyes closed"], 12)[0]
+    found = panels([label((190, 150, 230, 190)), *(label(wall, "x") for wall in walls)], monkeypatch)
+    assert found[0][2] - found[0][0] == WRITER.extent(["#12"], 12)[0]
+    assert shortened(["#12   97 %", "eyes closed"]) == [["#12   97 %", "eyes closed"], ["#12   97 %"], ["#12"]]
+    assert shortened(["#12"]) == [["#12"]]
+
+
+def test_the_first_label_has_the_first_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    face = (200.0, 150.0, 280.0, 230.0)
+    first, second = panels([label(face), label(face)], monkeypatch)
+    assert first[3] < face[1] and second[1] > face[3]
+
+
+def test_places_are_in_the_picture_however_small_it_is() -> None:
+    for place in places((2, 2, 6, 6), (50, 30), 3, (8, 8)):
+        assert place[:2] == (0, 0)
+    WRITER.label_all(np.zeros((8, 8, 3), np.uint8), [label((2, 2, 6, 6))], [(2, 2, 6, 6)])
