@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from training.settings import SettingsError
 
@@ -29,6 +30,14 @@ def load(path: Path) -> dict[str, Any]:
     if "ema" not in state or "step" not in state:
         raise SettingsError(f"{path}: not a checkpoint of training.train: found {sorted(state)[:8]}")
     return state
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Give the network the averaged weights of a checkpoint. Raises SettingsError when they are of another network."""
+    try:
+        network.load_state_dict(load(path)["ema"])
+    except RuntimeError as exc:
+        raise SettingsError(f"init: {path}: weights of another network: {str(exc).splitlines()[1].strip()}") from exc
 
 
 def random_state() -> dict[str, Any]:

@@ -28,6 +28,8 @@ class RunSettings(Strict):
     """Class to train, as package.module:Class."""
     settings: dict[str, Any] = {}
     """Settings of that class."""
+    init: Path | None = None
+    """Checkpoint of another run of the same network, whose averaged weights this one starts from."""
     seed: int = 1
     steps: int = Field(gt=0)
     batch: int = Field(32, gt=0)

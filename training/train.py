@@ -70,7 +70,10 @@ class Run:
 
     def __init__(self, task: Task, settings: RunSettings, folder: Path, group: Group) -> None:
         self.task, self.settings, self.folder, self.group = task, settings, folder, group
-        self.network = task.network().to(group.device, memory_format=torch.channels_last)
+        self.network = task.network()
+        if settings.init is not None:
+            checkpoint.load_weights(self.network, settings.init)
+        self.network.to(group.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.network).eval()
         self.optimiser = make_optimiser(self.network, settings)
         self.step, self.seconds = 0, 0.0

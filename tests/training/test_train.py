@@ -64,6 +64,21 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path
     assert [entry["step"] for entry in lines if entry["kind"] == "validation"] == [3, 6]
 
 
+@pytest.mark.slow
+def test_a_run_starts_from_the_averaged_weights_of_another(settings: RunSettings, tmp_path: Path) -> None:
+    train.train(settings, tmp_path)
+    first = tmp_path / "tiny" / "last.pt"
+    more = settings.model_copy(update={"name": "more", "init": first, "steps": 1, "learning_rate": 1e-9})
+    train.train(more, tmp_path)
+    started, given = weights(tmp_path / "more" / "last.pt"), weights(first)
+    learnt = [name for name in given if name.startswith("ema.") and name.endswith(("weight", "bias"))]
+    for name in learnt:
+        torch.testing.assert_close(started[name], given[name], atol=1e-6, rtol=1e-6)
+    slim = more.model_copy(update={"name": "slim", "settings": {**more.settings, "network": "slim"}})
+    with pytest.raises(SettingsError, match=r"tiny/last.pt: weights of another network: "):
+        train.train(slim, tmp_path)
+
+
 def losses(folder: Path) -> list[float]:
     lines = [json.loads(text) for text in (folder / "tiny" / "metrics.jsonl").read_text().splitlines()]
     return [entry["loss"] for entry in lines if entry["kind"] == "train"]
