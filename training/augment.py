@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes._geometry import BORDER, MARGIN, crop_matrix, landmark_box
+from nodes._geometry import BORDER, MARGIN, crop_matrix, landmark_box, landmark_roll
 from training.landmark_data import MIRROR
 
 Image = NDArray[np.uint8]
@@ -32,13 +32,14 @@ class View:
 def draw_view(rng: np.random.Generator, points: Points, size: int, mild: bool = False) -> View:
     """Draw rotation, shear, stretch and mirror, then a box about the turned face with a detector's errors.
 
-    A mild view is what a tracked face looks like: about upright, not stretched, in a box with half the errors.
+    A mild view is what a tracked face looks like: turned upright, not stretched, in a box with half the errors.
 
     Errors of the box: 5 % of its side in position and 7 % in size (one standard deviation), somewhat above what is
     measured behind detectors (3.5 to 5 %); every tenth box is twice as bad.
     """
     mirrored = bool(rng.random() < 0.5)
-    angle = float(np.radians(rng.normal(0, 10))) if mild else _draw_angle(rng)
+    roll = float(landmark_roll(points[None])[0]) * (-1 if mirrored else 1)
+    angle = _draw_upright(rng, roll) if mild else _draw_angle(rng, roll)
     linear = _turn(angle) @ (np.eye(2) if mild else _stretch(rng)) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
     box = landmark_box((points @ linear.T)[None])
     side = float((box[0, 2:] - box[0, :2]).max())
@@ -58,17 +59,22 @@ def draw_miss(rng: np.random.Generator, points: Points, size: int) -> View:
     away /= np.abs(away).max()
     shift = away * side * (rng.uniform(0.7, 1.1) if kind < 2 else rng.uniform(0, 0.2))
     grow = (rng.uniform(0.8, 1.25), rng.uniform(0.8, 1.25), rng.uniform(0.25, 0.42), rng.uniform(2.4, 3.5))[kind]
-    return View(_compose(box, shift, grow, _turn(_draw_angle(rng)), size, turn_about_box=True), mirrored=False)
+    return View(_compose(box, shift, grow, _turn(_draw_angle(rng, roll=0.0)), size, turn_about_box=True), mirrored=False)
 
 
-def _draw_angle(rng: np.random.Generator) -> float:
+def _draw_angle(rng: np.random.Generator, roll: float) -> float:
     """Upright crops of tracked faces (half), leaning heads in unturned crops, and rarely anything at all."""
     kind = rng.random()
     if kind < 0.5:
-        return float(np.radians(rng.normal(0, 10)))
+        return _draw_upright(rng, roll)
     if kind < 0.96:
         return float(np.radians(rng.uniform(-45, 45)))
     return float(rng.uniform(-np.pi, np.pi))
+
+
+def _draw_upright(rng: np.random.Generator, roll: float) -> float:
+    """The angle that turns a face upright from its roll, but for the error that such a roll has."""
+    return float(np.radians(rng.normal(0, 10))) - roll
 
 
 def _turn(angle: float) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
+from nodes._geometry import landmark_roll
 from tests.training.faces68 import draw
 from training import augment
 from training.landmark_data import cut_face
@@ -32,14 +33,17 @@ def test_boxes_stay_near_the_face() -> None:
     assert 0.6 < np.median(sides) < 0.82  # the box is 1 / 1.4 of the crop
 
 
-def test_mild_views_are_about_upright_and_keep_proportions() -> None:
+@pytest.mark.parametrize("degrees", [0, 70, 180])
+def test_mild_views_are_about_upright_and_keep_proportions(degrees: float) -> None:
     rng = np.random.default_rng(0)
     _, points = cut_face(*draw(rng, 300))
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turned = ((points - 128) @ np.array([[cos, sin], [-sin, cos]]) + 128).astype(np.float32)
     for _ in range(50):
-        linear = augment.draw_view(rng, points, 160, mild=True).matrix[:, :2]
-        stretched, squeezed = np.linalg.svd(linear)[1]
+        view = augment.draw_view(rng, turned, 160, mild=True)
+        stretched, squeezed = np.linalg.svd(view.matrix[:, :2])[1]
         assert stretched == pytest.approx(squeezed, rel=1e-3)
-        assert abs(np.arctan2(linear[0, 1], linear[1, 1])) < np.radians(45)
+        assert abs(landmark_roll(view.points(turned)[None])[0]) < np.radians(45)
 
 
 def test_a_miss_overlaps_the_face_by_less_than_a_fifth() -> None:
