@@ -59,7 +59,8 @@ def draw_miss(rng: np.random.Generator, points: Points, size: int) -> View:
     away /= np.abs(away).max()
     shift = away * side * (rng.uniform(0.7, 1.1) if kind < 2 else rng.uniform(0, 0.2))
     grow = (rng.uniform(0.8, 1.25), rng.uniform(0.8, 1.25), rng.uniform(0.25, 0.42), rng.uniform(2.4, 3.5))[kind]
-    return View(_compose(box, shift, grow, _turn(_draw_angle(rng, roll=0.0)), size, turn_about_box=True), mirrored=False)
+    turn = _turn(_draw_angle(rng, roll=0.0))
+    return View(_compose(box, shift, grow, turn, size, turn_about_box=True), mirrored=False)
 
 
 def _draw_angle(rng: np.random.Generator, roll: float) -> float:
