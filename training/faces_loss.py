@@ -30,8 +30,9 @@ def detection_loss(
     Scores: varifocal loss (Zhang et al. 2021, eq. 2): cells without a face weigh by the square of what they score, so
     that the many easy ones do not decide; the target of a cell with one grows with the overlap of its box with it, so
     that a well-found face ranks above a badly found one.
-    Boxes: generalised overlap (Rezatofighi et al. 2019). Points: smooth L1 in box sides, only where a face has labelled
-    points.
+    Boxes: generalised overlap (Rezatofighi et al. 2019), all alike: weighed by the score's target, as quality focal
+    losses do, the narrow boxes of profiles were never learnt. Points: smooth L1 in box sides, only where a face has
+    labelled points.
     Cells whose centre lies in an ignored box learn nothing about their score.
     """
     owner_BA = torch.stack([
@@ -56,7 +57,7 @@ def detection_loss(
     entropy_BA = F.binary_cross_entropy_with_logits(logits_BA, target_BA, reduction="none")
     focus_BA = torch.where(positive_BA, 0.5, 0.75 * logits_BA.detach().sigmoid().square())
     score = (entropy_BA * focus_BA * weight_BA * (positive_BA | ~ignored_BA)).sum() / total
-    box = ((1 - generalised_N) * target_N * weight_N).sum() / total
+    box = ((1 - generalised_N) * weight_N).sum() / weight_N.sum().clamp(min=1.0)
     points = points_loss(outputs_BAC[image_N, cell_N, 5:], found_N4, batch["points"][image_N, face_N])
     return {"score": score, "box": box, "points": points}
 
