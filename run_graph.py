@@ -1,7 +1,7 @@
 """Run a graph of nodes, each in a process of its own.
 
     python run_graph.py CONFIG [--set node.setting=value] [--duration S] [--profile DIR] [--log LEVEL]
-    python run_graph.py check | nodes | draw | schema | attach, each with --help
+    python run_graph.py check | nodes | doctor | draw | schema | attach | ..., each with --help
 
 Nothing is imported at the top: the process of every node imports this file again.
 """
@@ -11,14 +11,20 @@ def main() -> None:
     """Run the command line and exit with 0 (done), 1 (a node failed) or 2 (wrong config or arguments)."""
     import sys
 
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever did not install it is told, too
+        sys.stderr.write(f"error: this is Python {sys.version.split()[0]}; facegraph needs 3.11 or newer\n")
+        sys.exit(2)
     for name, file in shadows():
         sys.stderr.write(f"error: {file} hides the package {name!r} of facegraph; see PYTHONPATH\n")
         sys.exit(2)
     from graph.passwords import hide_arguments
 
     hide_arguments()
-    from graph.cli import main as command_line
-
+    try:
+        from graph.cli import main as command_line
+    except ModuleNotFoundError as exc:
+        sys.stderr.write(f"error: the package {exc.name} is not installed for {sys.executable}: pip install .\n")
+        sys.exit(2)
     sys.exit(command_line())
 
 

@@ -6,6 +6,7 @@ Everything that a node or a consumer may use is here; see graph/README.md.
 from typing import TYPE_CHECKING, Any
 
 from graph.errors import ConfigError, EndOfStream, GraphError, NodeError, WireError
+from graph.finding import Finding
 from graph.messages import OPENNESS, POSE, STATES, Detections, Faces, Frame, Header, Hop, Mark, Message, array
 from graph.node import Input, Node, Output, setting
 from graph.passwords import redact
@@ -22,6 +23,7 @@ __all__ = [
     "EndOfStream",
     "Faces",
     "Frame",
+    "Finding",
     "GraphError",
     "Header",
     "Hop",

@@ -259,6 +259,20 @@ def compare(
 
 
 @app.command()
+def doctor(
+    config: Annotated[str | None, typer.Argument(help="Only what this graph needs, and its cameras and files.")] = None,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Look at what this machine can do, and say what to mend; exit code 1 if something must be."""
+    from graph.doctor import as_json, examine, exit_code, report
+
+    found = examine(PACKAGE, None if config is None else _load(config, overrides))
+    typer.echo(as_json(found)) if json else out.print(report(found))
+    raise typer.Exit(exit_code(found))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of graph files, with which editors complete and check them."""
     import json

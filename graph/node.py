@@ -13,13 +13,14 @@ An unannotated attribute is a port, an annotated one a setting:
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from graph.finding import Finding
 from graph.messages import Message
 
 
@@ -93,6 +94,15 @@ class Node:
 
     def idle(self) -> None:
         """Do what must go on while no input comes (a window's events). Called some 20 times a second then."""
+
+    @classmethod
+    def check(cls, node: Self | None) -> Iterable[Finding]:
+        """Say what this machine offers of what the node needs, for `run_graph.py doctor`; by doing it, briefly.
+
+        `node` bears the settings of a graph and is not opened: what it lacks is a problem. None: nobody has asked
+        for it, and a missing device is a note. Runs in a process of its own, which may crash or hang.
+        """
+        return ()
 
     def live(self) -> bool:
         """Say whether this source delivers in real time (a camera) and must never be waited for."""

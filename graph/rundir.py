@@ -38,11 +38,15 @@ def running() -> list[str]:
     return sorted(path.name for path in base().iterdir() if path.is_dir() and _held(path))
 
 
+def left_over() -> list[str]:
+    """Return the names of graphs that were killed and have left their folders."""
+    return sorted(path.name for path in base().iterdir() if path.is_dir() and not _held(path))
+
+
 def sweep() -> None:
     """Remove what killed graphs have left."""
-    for path in base().iterdir():
-        if path.is_dir() and not _held(path):
-            shutil.rmtree(path, ignore_errors=True)
+    for name in left_over():
+        shutil.rmtree(base() / name, ignore_errors=True)
 
 
 def _held(path: Path) -> bool:

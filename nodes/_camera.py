@@ -16,7 +16,7 @@ import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
-from graph import ConfigError, redact
+from graph import ConfigError, NodeError, redact
 from nodes._video import Shot, video_stream
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,18 @@ class NetworkCamera:
             end = pts
             clock: Literal["arrival", "camera"] = "arrival" if taken.captured_ns is None else "camera"
             yield Shot(pts, pts, taken.captured_ns or taken.arrived_ns, taken.picture, epoch, clock)
+
+    def probe(self) -> str:
+        """Connect once, wait for one picture, and say what the camera sends. Raises NodeError with the reason."""
+        reason = "its stream has ended"
+        try:
+            with self._connect() as container:
+                context = video_stream(container).codec_context
+                for taken in self._pictures(container):
+                    return f"{context.name}, {taken.picture.width} x {taken.picture.height}"
+        except (av.FFmpegError, ConfigError, ValueError) as exc:
+            reason = _why(exc)
+        raise NodeError(f"{self.name} {reason}")
 
     def _take(self) -> Taken | None:
         self._arrived.wait(PAUSE_S)

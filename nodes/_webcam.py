@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import os
+import struct
 import sys
 import threading
 import time
@@ -22,6 +24,10 @@ logger = logging.getLogger(__name__)
 SILENCE_S = 10.0  # cold webcams have been seen to take several seconds to their first picture
 STOP_S = 2.0  # a driver that does not come back from a read in this time is left to the end of the process
 RAW_PIXELS = 640 * 480  # USB 2 carries raw pictures of up to this size at 30 per second; beyond, only JPEG
+
+ENUM_FORMATS, CAPTURE, MOST_FORMATS = 0xC0405602, 1, 64  # VIDIOC_ENUM_FMT, V4L2_BUF_TYPE_VIDEO_CAPTURE
+FORMAT = struct.Struct("=III32sI16x")  # struct v4l2_fmtdesc: index, type, flags, description, pixel format
+assert FORMAT.size == (ENUM_FORMATS >> 16) & 0x3FFF  # an ioctl's number holds the size of what it is given
 
 Options = dict[str, str]
 
@@ -53,6 +59,27 @@ def devices() -> list[tuple[str, str]]:
     kind = "avfoundation" if sys.platform == "darwin" else "dshow"
     found = [info for info in av.device.enumerate_input_devices(kind) if "video" in info.media_types]
     return [(info.name, info.description) for info in found]
+
+
+def formats(address: str) -> list[str]:
+    """Return the picture formats of a Linux capture device; empty if it gives none (a camera's second node).
+
+    Raises OSError where it may not be opened or is no such device.
+    """
+    import fcntl
+
+    found = []
+    fd = os.open(address, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        for index in range(MOST_FORMATS):
+            answer = fcntl.ioctl(fd, ENUM_FORMATS, FORMAT.pack(index, CAPTURE, 0, b"", 0))
+            found.append(FORMAT.unpack(answer)[3].rstrip(b"\0").decode(errors="replace"))
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # after the last one
+            raise
+    finally:
+        os.close(fd)
+    return found
 
 
 def _present() -> str:

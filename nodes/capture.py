@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from graph import ConfigError, Frame, Header, Node, Output, setting
+from graph import ConfigError, Finding, Frame, Header, Node, Output, setting
 
 if TYPE_CHECKING:
     from nodes._video import Shot
@@ -44,6 +44,20 @@ class Capture(Node):
     def live(self) -> bool:
         """Return whether pictures come in real time: from a camera, or from a paced file."""
         return self.paced or is_webcam(self.uri) or is_camera(self.uri)
+
+    @classmethod
+    def check(cls, node: Self | None) -> "Iterator[Finding]":
+        """Try codecs and look for webcams; of a graph, open the file, the webcam or the camera that it names."""
+        from nodes import _codecs, _source_check
+
+        yield _codecs.ffmpeg()
+        yield from _codecs.tried(tuple(_codecs.CODECS))
+        if node is None or is_webcam(node.uri):
+            yield from _source_check.webcams(None if node is None else node.uri)
+        elif is_camera(node.uri):
+            yield _source_check.camera(str(node.uri), node.transport, node.patience)
+        else:
+            yield _source_check.files(str(node.uri), find)
 
     def open(self) -> None:
         """Open the file or the webcam; raises ConfigError if that cannot be. A network camera is waited for."""

@@ -4,14 +4,15 @@ boxes, scores, points = FaceModel().detect(image)
 """
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from graph import Detections, Frame, Input, Node, Output, setting
+from graph import Detections, Finding, Frame, Input, Node, Output, setting
 from nodes._backend import MODELS, check_picture, load, locate
 from nodes._boxes import STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
 from nodes._geometry import to_input
@@ -166,6 +167,15 @@ class FaceDetector(Node):
         x0, y0, x1, y1 = self.region
         if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
             raise ValueError(f"region: expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, found {list(self.region)}")
+
+    @classmethod
+    def check(cls, node: Self | None) -> Iterator[Finding]:
+        """Run the network on the backends that are here, or on the one that is asked for."""
+        from nodes import _networks
+
+        if node is None:
+            return _networks.tried(RELEASED, None, "cpu")
+        return _networks.tried(Path(node.model or RELEASED), node.backend, node.device)
 
     def open(self) -> None:
         """Load the network."""

@@ -3,14 +3,15 @@
 faces = LandmarkModel().predict(image, boxes, kind="detector")
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from graph import Detections, Faces, Frame, Input, Node, Output, setting
+from graph import Detections, Faces, Finding, Frame, Input, Node, Output, setting
 from nodes._backend import MODELS, card, check_picture, known, load, locate
 from nodes._expression import openness
 from nodes._geometry import (
@@ -198,6 +199,15 @@ class Landmarks(Node):
         """Refuse settings for which there is no network file, or no card beside it, before the graph starts."""
         locate(self.model or RELEASED, self.backend)
         card(self.model or RELEASED)
+
+    @classmethod
+    def check(cls, node: Self | None) -> Iterator[Finding]:
+        """Run the network on the backends that are here, or on the one that is asked for."""
+        from nodes import _networks
+
+        if node is None:
+            return _networks.tried(RELEASED, None, "cpu")
+        return _networks.tried(Path(node.model or RELEASED), node.backend, node.device)
 
     def open(self) -> None:
         """Load the network."""

@@ -4,9 +4,10 @@ import logging
 import random
 import threading
 from collections import deque
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, Self
 
-from graph import ConfigError, Frame, Input, Node, NodeError, redact, setting
+from graph import ConfigError, Finding, Frame, Input, Node, NodeError, redact, setting
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,13 @@ class Push(Node):
     transport: Literal["tcp", "udp"] = "tcp"  # of RTSP
     crf: int = setting(26, minimum=0, maximum=51)  # quality: lower is better and needs more of the network
     preset: Literal["ultrafast", "superfast", "veryfast", "faster"] = "ultrafast"  # later: less network, more time
+
+    @classmethod
+    def check(cls, node: Self | None) -> Iterator[Finding]:
+        """Write and read H.264."""
+        from nodes._codecs import tried
+
+        return tried(("H.264",))
 
     def open(self) -> None:
         """Check the address and the encoder; raises ConfigError. A server that is off is waited for."""

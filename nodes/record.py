@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 import numpy as np
 
-from graph import OPENNESS, POSE, STATES, ConfigError, Faces, Frame, Input, Node, NodeError, setting
+from graph import OPENNESS, POSE, STATES, ConfigError, Faces, Finding, Frame, Input, Node, NodeError, setting
 
 if TYPE_CHECKING:
     from nodes._encoder import VideoWriter
@@ -42,6 +42,15 @@ class Record(Node):
     crf: int = setting(23, minimum=0, maximum=51)  # quality: lower is better and larger, 18 looks like the original
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "superfast"  # later: smaller
     codec: Literal["auto", "libx264", "mpeg4"] = "auto"  # auto: libx264, or mpeg4 where FFmpeg lacks it
+
+    @classmethod
+    def check(cls, node: Self | None) -> Iterator[Finding]:
+        """Write and read H.264, and see that the file can be written."""
+        from nodes._codecs import tried
+
+        yield from tried(("H.264",))
+        if node is not None:
+            yield tried_file(node.path, VIDEO_SUFFIXES)
 
     def open(self) -> None:
         """Check that the file can be written; raises ConfigError if not."""
@@ -83,6 +92,12 @@ class RecordFaces(Node):
     faces = Input(Faces)
 
     path: str  # .jsonl or .csv; missing folders are made
+
+    @classmethod
+    def check(cls, node: Self | None) -> Iterator[Finding]:
+        """See that the file can be written."""
+        if node is not None:
+            yield tried_file(node.path, DATA_SUFFIXES)
 
     def open(self) -> None:
         """Check that the file can be written; raises ConfigError if not."""
@@ -190,6 +205,15 @@ def writable(path: str, suffixes: tuple[str, ...]) -> Path:
     except OSError as exc:
         raise ConfigError(f"cannot write {file}: {exc.strerror}") from exc
     return file
+
+
+def tried_file(path: str, suffixes: tuple[str, ...]) -> Finding:
+    """Return whether a file can be written."""
+    try:
+        file = writable(path, suffixes)
+    except ConfigError as exc:
+        return Finding("file", "problem", str(exc), "another path, or the rights to write there")
+    return Finding("file", "ok", f"{file} can be written" + (", over the one that is there" if file.exists() else ""))
 
 
 def _check_suffix(file: Path, suffixes: tuple[str, ...]) -> None:

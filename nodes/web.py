@@ -7,9 +7,10 @@ shows http://127.0.0.1:8080. Needs the extra `web`: pip install '.[web]'.
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Self
 
-from graph import ConfigError, Faces, Frame, Input, Node, setting
+from graph import ConfigError, Faces, Finding, Frame, Input, Node, setting
 
 if TYPE_CHECKING:
     from nodes._web_picture import Picture
@@ -36,6 +37,28 @@ class WebView(Node):
     graph: str = ""  # name of the graph to show; empty: the one of this node, or the one that that is attached to
     width: int = setting(960, minimum=64, maximum=7680, changeable=True)  # pixels; wider pictures are scaled down
     quality: int = setting(80, minimum=1, maximum=100, changeable=True)  # of the JPEG pictures
+
+    @classmethod
+    def check(cls, node: Self | None) -> Iterator[Finding]:
+        """Look for the server's library; listen where a graph wants to."""
+        try:
+            import aiohttp
+
+            from nodes._web_access import Access
+            from nodes._web_server import listen
+        except ModuleNotFoundError:
+            yield Finding("web page", "problem" if node else "note", "aiohttp is not installed", "pip install '.[web]'")
+            return
+        if node is None:
+            yield Finding("web page", "ok", f"aiohttp {aiohttp.__version__}")
+            return
+        try:
+            Access(node.host, node.port, node.token or os.environ.get("FACEGRAPH_WEB_TOKEN", ""))
+            listen(node.host, node.port).close()
+        except ConfigError as exc:
+            yield Finding("web page", "problem", str(exc), "another web.port, or end the program that is there")
+        else:
+            yield Finding("web page", "ok", f"{node.host} port {node.port} is free")
 
     def open(self) -> None:
         """Start the server; raises ConfigError if the address is taken, or open to others without a token."""

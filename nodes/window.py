@@ -3,10 +3,12 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from typing import Self
 
 import cv2
 
-from graph import ConfigError, EndOfStream, Frame, Input, Node
+from graph import ConfigError, EndOfStream, Finding, Frame, Input, Node
 
 QUIT_KEYS = frozenset({ord("q"), ord("Q"), 27})  # 27: Esc
 LARGEST = (1280, 800)  # pixels of a new window: fits on a laptop, and can be enlarged
@@ -22,6 +24,19 @@ class Window(Node):
     frame = Input(Frame)
 
     title: str = ""  # of the window; empty: the graph's name
+
+    @classmethod
+    def check(cls, node: Self | None) -> Iterator[Finding]:
+        """Look for a screen, and for OpenCV's windows."""
+        windows = f"OpenCV {cv2.__version__}, {cv2.currentUIFramework() or 'without windows'}"
+        try:
+            check_display()
+        except ConfigError as exc:
+            reason, _, instead = str(exc).rpartition("; ")
+            remedy = f"configs/web.yaml shows it in a browser; {instead}"
+            yield Finding("display", "problem" if node else "note", f"{reason} ({windows})", remedy)
+        else:
+            yield Finding("display", "ok", f"{os.environ.get('DISPLAY', 'a screen')} ({windows})")
 
     def open(self) -> None:
         """Make sure that there is a screen; raises ConfigError if not."""

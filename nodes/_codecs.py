@@ -1,0 +1,84 @@
+"""Whether this FFmpeg writes and reads what cameras and files are made of: tried, not looked up."""
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Literal
+
+import av
+import numpy as np
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from graph import Finding
+
+SIZE, FRAMES = 64, 8  # pixels and number of the pictures that are tried
+NEAR = 8  # levels of grey by which a lossy codec may miss
+AGAIN = "pip install --force-reinstall av"
+CODECS = {
+    "H.264": ("libx264", "h264", "yuv420p"),
+    "H.265 (HEVC)": ("libx265", "hevc", "yuv420p"),
+    "JPEG": ("mjpeg", "mjpeg", "yuvj420p"),
+    "VP9": ("libvpx-vp9", "vp9", "yuv420p"),
+}
+"""Encoder, decoder and the layout of their pixels, by the name that people use."""
+
+
+def ffmpeg() -> Finding:
+    """Return which FFmpeg this is."""
+    codec = ".".join(map(str, av.library_versions["libavcodec"]))
+    return Finding("FFmpeg", "ok", f"{av.ffmpeg_version_info}, libavcodec {codec}, in PyAV {av.__version__}")
+
+
+def tried(names: Iterable[str]) -> Iterator[Finding]:
+    """Write some pictures with each codec, read them again, and say whether they are the same."""
+    for name in names:
+        encoder, decoder, layout = CODECS[name]
+        if not _has(decoder, "r"):
+            yield Finding(name, "problem", f"this FFmpeg has no decoder {decoder}", AGAIN)
+        elif not _has(encoder, "w"):
+            yield Finding(name, "note", f"can be read; this FFmpeg has no encoder {encoder}", AGAIN)
+        else:
+            why = _round_trip(encoder, decoder, layout)
+            yield Finding(name, "problem", why, AGAIN) if why else Finding(name, "ok", "written and read")
+
+
+def _has(codec: str, mode: str) -> bool:
+    try:
+        av.Codec(codec, mode)  # type: ignore[arg-type]
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True
+
+
+def _round_trip(encoder: str, decoder: str, layout: str) -> str:
+    """Return what went wrong, empty if nothing has."""
+    levels = [index * 255 // FRAMES for index in range(FRAMES)]
+    try:
+        packets = _encoded(encoder, layout, levels)
+        reader = _context(decoder, "r")
+        pictures = [picture for packet in [*packets, None] for picture in reader.decode(packet)]
+    except av.FFmpegError as exc:
+        return f"{encoder} or {decoder} fails: {exc.strerror}"
+    found = [float(picture.to_ndarray(format="gray").mean()) for picture in pictures]
+    if len(found) != FRAMES or max(abs(a - b) for a, b in zip(found, levels, strict=True)) > NEAR:
+        return f"{FRAMES} pictures of grey {levels} came back as {[round(level) for level in found]}"
+    return ""
+
+
+def _context(codec: str, mode: Literal["r", "w"]) -> VideoCodecContext:
+    context = VideoCodecContext.create(codec, mode)
+    assert isinstance(context, VideoCodecContext), codec
+    return context
+
+
+def _encoded(encoder: str, layout: str, levels: list[int]) -> "list[av.Packet[av.VideoStream]]":
+    writer = _context(encoder, "w")
+    writer.width = writer.height = SIZE
+    writer.pix_fmt, writer.time_base, writer.framerate = layout, Fraction(1, 30), Fraction(30)
+    packets = []
+    for index, level in enumerate(levels):
+        grey = np.full((SIZE, SIZE, 3), level, np.uint8)
+        picture = VideoFrame.from_ndarray(grey, format="bgr24").reformat(format=layout)
+        picture.pts = index
+        packets += writer.encode(picture)
+    return [*packets, *writer.encode(None)]
