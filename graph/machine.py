@@ -55,6 +55,7 @@ def packages() -> Iterator[Finding]:
 
 
 def checked(about: str, wanted: list[Requirement], extra: str | None) -> Iterator[Finding]:
+    """Give a line per package that is not as wanted, and one for the others; for an extra, one line in all."""
     there, wrong = [], []
     for requirement in wanted:
         version = _version(requirement.name)
