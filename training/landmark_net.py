@@ -1,12 +1,19 @@
-"""Landmark networks: a small trunk to stride 16 with a head that votes per cell, and Slim.
+"""What landmark networks consist of: layers, a head that votes per cell of a map, and one that reads channel means.
+
+The networks themselves, by name, are in `training.networks`.
 
 Shapes: B batch, N 68 points, C channels, H W map height and width, K = H * W cells.
 """
 
+from collections.abc import Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 POINTS = 68
+POSE_UNIT = 90.0
+"""Degrees of head pose that are 1 in a network's output."""
 EYE_LEFT, EYE_RIGHT, MOUTH = range(36, 42), range(42, 48), range(48, 68)
 
 
@@ -40,37 +47,25 @@ class Separable(nn.Module):
 
 
 class VoteNet(nn.Module):
-    """Landmarks as votes: every cell of a stride-16 map has a probability and an offset for each point.
+    """Landmarks as votes: every cell of a map has a probability and an offset for each point.
 
     A point is the mean of the votes (cell centre + offset) under the softmax of its scores, so the decode is
     differentiable and needs no top-k; the spread of the votes is the point's uncertainty. Eye and mouth states
     are read from features pooled under the same probabilities, presence from the whole map.
-    At stride 16 kernels are 5 x 5, so that a cell sees most of the face: 22.6 M MAC at 160 px, 172,017 parameters.
+    `trunk` maps the crop (B, 3, size, size) to features (B, width, size / stride, size / stride).
     """
 
-    STRIDE = 16
-
-    def __init__(
-        self, size: int = 160, widths: tuple[int, int, int, int] = (16, 32, 64, 128), depths: tuple[int, int] = (2, 5)
-    ) -> None:
+    def __init__(self, size: int, trunk: nn.Module, width: int, stride: int = 16) -> None:
         super().__init__()
-        stem, low, middle, high = widths
-        self.middle = (size - 1) / 2
-        self.trunk = nn.Sequential(
-            convolution(3, stem, stride=2),
-            Separable(stem, low, stride=2),
-            Separable(low, middle, stride=2),
-            *(Separable(middle, middle) for _ in range(depths[0])),
-            Separable(middle, high, stride=2),
-            *(Separable(high, high, kernel=5) for _ in range(depths[1])),
-        )
-        self.head = nn.Conv2d(high, 3 * POINTS, 1)
-        self.state_features = convolution(high, 32, kernel=1)
+        self.middle, self.stride = (size - 1) / 2, stride
+        self.trunk = trunk
+        self.head = nn.Conv2d(width, 3 * POINTS, 1)
+        self.state_features = convolution(width, 32, kernel=1)
         self.states = nn.ModuleList([nn.Linear(32, 1), nn.Linear(32, 1), nn.Linear(32, 2)])
         self.presence = nn.Sequential(
-            Separable(high, high, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(high, 1)
+            Separable(width, width, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1)
         )
-        centres_K2 = cell_centres(size // self.STRIDE, self.STRIDE) - self.middle
+        centres_K2 = cell_centres(size // stride, stride) - self.middle
         self.register_buffer("centres_21K", centres_K2.T[:, None].contiguous(), persistent=False)
         pools = torch.zeros(3, POINTS)
         for row, points in zip(pools, (EYE_LEFT, EYE_RIGHT, MOUTH), strict=True):
@@ -82,7 +77,7 @@ class VoteNet(nn.Module):
         features_BCHW = self.trunk(image_B3HW)
         head_B3NK = self.head(features_BCHW).reshape(-1, 3, POINTS, self.centres_21K.shape[-1])
         p_B1NK = head_B3NK[:, :1].softmax(-1)
-        votes_B2NK = head_B3NK[:, 1:] * self.STRIDE + self.centres_21K  # from the middle of the crop
+        votes_B2NK = head_B3NK[:, 1:] * self.stride + self.centres_21K  # from the middle of the crop
         weighted_B2NK = p_B1NK * votes_B2NK
         points_B2N = weighted_B2NK.sum(-1)
         variance_BN = (weighted_B2NK * votes_B2NK).sum((1, 3)) - points_B2N.square().sum(1)
@@ -97,34 +92,54 @@ class VoteNet(nn.Module):
         }
 
 
-class Slim(nn.Module):
-    """The plain network of this size: 13 separable layers, means of three stages, one linear layer.
+class MeanNet(nn.Module):
+    """Landmarks from channel means: the maps of the last strides of a backbone, averaged, through one linear layer.
 
-    24.7 M MAC at 160 px. Points are learnt from channel means alone, which is what `VoteNet` is measured against.
+    `stages` follow each other; each gives a map with as many channels as `widths` says. 136 numbers for the points, 3
+    for the head pose and 4 for the states come out. A crop without a face is told by states that exclude each other: a
+    mouth both closed and wide open.
     """
 
-    def __init__(self, size: int = 160) -> None:
+    def __init__(self, size: int, stages: nn.ModuleList, widths: Sequence[int]) -> None:
         super().__init__()
         self.size = size
-        plan = (
-            (16, 32, 1), (32, 32, 2), (32, 32, 1), (32, 64, 2), *((64, 64, 1),) * 3,
-            (64, 128, 2), *((128, 128, 1),) * 2, (128, 256, 2), (256, 256, 1),
-        )
-        layers = [Separable(inputs, outputs, stride, shortcut=False) for inputs, outputs, stride in plan]
-        first = nn.Sequential(convolution(3, 16, stride=2), *layers[:7])
-        self.stages = nn.ModuleList([first, nn.Sequential(*layers[7:10]), nn.Sequential(*layers[10:])])
-        self.head = nn.Linear(64 + 128 + 256, POINTS * 2 + 4 + 1)
+        self.stages = stages
+        self.head = nn.Linear(sum(widths), POINTS * 2 + 3 + 4)
 
     def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
-        """Return landmarks (B, N, 2) in crop pixels, states (B, 4) and presence (B,) as logits."""
+        """Return landmarks (B, N, 2) in crop pixels, pose (B, 3) in `POSE_UNIT`; logits of states (B, 4), presence."""
         x, means = image_B3HW, []
         for stage in self.stages:
             x = stage(x)
             means.append(x.mean((2, 3)))
         out = self.head(torch.cat(means, 1))
-        points, states, presence = out.split((POINTS * 2, 4, 1), dim=1)
+        points, pose, states = out.split((POINTS * 2, 3, 4), dim=1)
         landmarks = (points.unflatten(1, (POINTS, 2)) + 0.5) * self.size
-        return {"landmarks": landmarks, "states": states, "presence": presence[:, 0]}
+        return {"landmarks": landmarks, "pose": pose, "states": states, "presence": _consistent(states)}
+
+
+def _consistent(states_B4: Tensor) -> Tensor:
+    """Return (B,) the logit that the mouth is not both closed and wide open."""
+    both_B = F.logsigmoid(states_B4[:, 2:]).sum(1).clamp(max=-1e-3)
+    return (1 - both_B.exp()).log() - both_B
+
+
+class Deployed(nn.Module):
+    """A landmark network without its training-only output, states and presence as probabilities, pose in degrees."""
+
+    def __init__(self, network: nn.Module, spread_scale: float) -> None:
+        super().__init__()
+        self.network, self.spread_scale = network, spread_scale
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Map image (B, 3, size, size) to the outputs that the card describes."""
+        out = self.network(image)
+        found = {"landmarks": out["landmarks"]}
+        if "spread" in out:
+            found["spread"] = out["spread"] * self.spread_scale
+        if "pose" in out:
+            found["pose"] = out["pose"] * POSE_UNIT
+        return found | {"states": out["states"].sigmoid(), "presence": out["presence"].sigmoid()}
 
 
 def cell_centres(cells: int, stride: int) -> Tensor:

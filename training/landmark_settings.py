@@ -1,6 +1,7 @@
 """Settings of the landmark task: data sets and their weights, network, loss."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +28,8 @@ class Source(Strict):
     """What the set is and may be used for; goes into the card of the released network."""
     states: bool = True
     """Whether eye and mouth states are learnt from these labels."""
+    labels: Literal["file", "teacher", "mean"] = "file"
+    """Whose points are learnt: those of the files, the teacher's, or the mean of both."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "Source":
@@ -54,9 +57,31 @@ class LandmarkSettings(Strict):
     mild: float = Field(0.5, ge=0, le=1)
     """Share of the faces that are only mirrored, relit and shifted a little: what most crops of a video are like."""
     network: str = "vote"
-    """vote or slim."""
+    """One of training.networks: vote, large, slim, mobilenetv3-small, shufflenetv2-100-vote, ..."""
+    teacher: Path | None = None
+    """Exported network, or checkpoint, whose points replace the labels of sources with `labels: teacher` or `mean`."""
     size: int = Field(160, ge=32, multiple_of=32)
+    point_loss: Literal["distance", "wing"] = "distance"
+    """Distance in pixels, or the wing loss of it (see training.landmark_loss)."""
+    wing_width: float = Field(10.0, gt=0)
+    """Error in pixels below which the wing loss is logarithmic."""
+    wing_curvature: float = Field(2.0, gt=0)
+    """Error in pixels around which its slope falls."""
+    region_weights: dict[Literal["jaw", "brows", "nose", "eyes", "mouth"], float] = Field(default_factory=dict)
+    """Weights of the points of regions against a weight of 1. 610265158/face_landmark gives eyes and brows 1.5."""
     coordinate_weight: float = 0.3
+    """Of `point_loss`; a wing loss of 10 and 2 pixels has some five times the slope of the distance."""
     spread_weight: float = 0.05
     states_weight: float = 0.4
     presence_weight: float = 0.3
+    pose_weight: float = 1.0
+    """Of the head pose, in networks that give one."""
+
+    @model_validator(mode="after")
+    def _teacher_and_pupils(self) -> "LandmarkSettings":
+        taught = [name for name, source in self.sources.items() if source.labels != "file"]
+        if taught and self.teacher is None:
+            raise ValueError(f"sources.{taught[0]}.labels: {self.sources[taught[0]].labels} needs a teacher")
+        if self.teacher and not taught:
+            raise ValueError("teacher: no source has labels: teacher or mean")
+        return self

@@ -1,6 +1,6 @@
 """The landmark task: which data, how batches are drawn, what is minimised, what is measured.
 
-Shapes: B batch, N 68 points, K cells of the vote map.
+Shapes: B batch, N 68 points.
 """
 
 import logging
@@ -9,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nodes._geometry import MARGIN, crop, crop_matrix, to_input
+from nodes._pose import camera_matrix, head_pose
 from training import augment, landmark_data, landmark_net, metrics, prepared
 from training.landmark_data import Sample
+from training.landmark_loss import landmark_loss
+from training.landmark_net import POSE_UNIT, Deployed
 from training.landmark_settings import LandmarkSettings, Source
+from training.networks import has_pose, make_network
 from training.settings import SettingsError
 from training.task import Batch, Deployment
+from training.teacher import relabelled
 
 logger = logging.getLogger("training")
 
@@ -26,11 +30,12 @@ OUTPUTS = {
     "spread": "(faces, 68) expected distance of each point from the true one, crop pixels",
     "states": f"(faces, 4) probabilities: {', '.join(landmark_data.STATES)}; left as seen in the image",
     "presence": "(faces,) probability that the crop shows a face about where its box says",
+    "pose": "(faces, 3) pitch, yaw, roll of the head in degrees, as seen in the crop; see graph.messages.POSE",
 }
 CALIBRATION_FACES = 100
 """Training faces whose activations scale int8 versions."""
-RARE_STATES = (3.0, 3.0, 1.0, 3.0)
-"""Weight of a state that holds against one that does not: closed eyes and wide open mouths are one in ten or fewer."""
+CROP_FOV = 15.0
+"""Angle of view of a crop in degrees, for the head pose in it: about a quarter of a webcam's picture."""
 PORTRAIT_BOX = np.array([[178, 165, 358, 332]], np.float32)
 """Box of the 68 points in the portrait of Grace Hopper that matplotlib carries, by eye."""
 
@@ -47,6 +52,7 @@ class LandmarkTask:
         self.crops, faults = landmark_data.cache_crops(training, settings.cache)
         for fault in faults:
             logger.warning("%s", fault)
+        self.crops = relabelled(self.crops, settings)
         self.validation = Validation(validation, settings)
         self.backgrounds = read_backgrounds(settings, held_out=False)
         self.states = landmark_data.states(self.crops.points)
@@ -54,6 +60,9 @@ class LandmarkTask:
         sources = [settings.sources[name] for name in self.crops.sources]
         self.jaw_weights = np.array([source.jaw_weight for source in sources], np.float32)
         self.states_known = np.array([source.states for source in sources])
+        self.region_weights = np.ones(landmark_net.POINTS, np.float32)
+        for name, weight in settings.region_weights.items():
+            self.region_weights[metrics.REGIONS[name]] = weight
 
     def _chances(self) -> np.ndarray:
         weights = np.array([self.settings.sources[name].weight for name in self.crops.sources])
@@ -65,7 +74,7 @@ class LandmarkTask:
 
     def network(self) -> nn.Module:
         """Return the network that the settings name."""
-        return make_network(self.settings)
+        return make_network(self.settings.network, self.settings.size)
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw and augment faces, and some crops without one, for which only presence is learnt."""
@@ -78,7 +87,8 @@ class LandmarkTask:
             images[i], points[i] = self._face(rng, index) if face else (self._no_face(rng, index), 0)
         weights = np.ones((size, landmark_net.POINTS), np.float32)
         weights[:, metrics.REGIONS["jaw"]] = self.jaw_weights[indices, None]
-        return {
+        weights *= self.region_weights
+        batch = {
             "image": torch.from_numpy(to_input(images)),
             "points": torch.from_numpy(points),
             "weights": torch.from_numpy(weights * present[:, None]),
@@ -86,6 +96,12 @@ class LandmarkTask:
             "states_weight": torch.from_numpy((self.states_known[indices] & present).astype(np.float32)),
             "presence": torch.from_numpy(present.astype(np.float32)),
         }
+        if has_pose(self.settings.network):
+            pose = crop_pose(points, side)
+            known = np.isfinite(pose).all(1)
+            batch["pose"] = torch.from_numpy(np.where(known[:, None], pose / POSE_UNIT, 0).astype(np.float32))
+            batch["pose_weight"] = torch.from_numpy(known.astype(np.float32))
+        return batch
 
     def _face(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray]:
         mild = bool(rng.random() < self.settings.mild)
@@ -111,30 +127,8 @@ class LandmarkTask:
         return cut[:, ::-1] if rng.random() < 0.5 else cut
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of score, coordinate, spread, state and presence losses."""
-        s = self.settings
-        out = network(batch["image"])
-        weights_BN = batch["weights"] / batch["weights"].sum().clamp(min=1)
-        away_BN = ((out["landmarks"].float() - batch["points"]).square().sum(-1) + 1e-4).sqrt()
-        parts = {"pixels": (away_BN * weights_BN).sum()}
-        total = s.coordinate_weight * parts["pixels"]
-        if "scores" in out:
-            target_BNK = bilinear_targets(batch["points"], s.size // 16, 16)
-            entropy_BN = -(target_BNK * out["scores"].float().log_softmax(-1)).sum(-1)
-            parts["scores"] = (entropy_BN * weights_BN).sum()
-            # Laplace-like likelihood of the error under the spread: minimal where the spread is the expected error.
-            spread_BN = out["spread"].float()
-            parts["spread"] = ((spread_BN.log() + away_BN.detach() / spread_BN) * weights_BN).sum()
-            total = total + parts["scores"] + s.spread_weight * parts["spread"]
-        rare_4 = torch.tensor(RARE_STATES, device=out["states"].device)
-        wrong_B4 = F.binary_cross_entropy_with_logits(
-            out["states"].float(), batch["states"], pos_weight=rare_4, reduction="none"
-        )
-        known_B = batch["states_weight"]
-        parts["states"] = (wrong_B4.mean(1) * known_B).sum() / known_B.sum().clamp(min=1)
-        parts["presence"] = F.binary_cross_entropy_with_logits(out["presence"].float(), batch["presence"])
-        total = total + s.states_weight * parts["states"] + s.presence_weight * parts["presence"]
-        return total, {name: value.detach() for name, value in parts.items()}
+        """Return the weighted sum of the losses, and the single ones."""
+        return landmark_loss(network(batch["image"]), batch, self.settings)
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Measure mean errors per set with true boxes, F1 of the states, and accuracy of presence."""
@@ -148,18 +142,23 @@ class LandmarkTask:
 
     def _terms(self) -> list[str]:
         s = self.settings
-        terms = [f"{name}: {source.terms}" for name, source in s.sources.items() if source.weight > 0]
+        by = {"file": "", "teacher": "; points by a teacher network", "mean": "; points: mean with a teacher network's"}
+        used = {name: source for name, source in s.sources.items() if source.weight > 0}
+        terms = [f"{name}: {source.terms}{by[source.labels]}" for name, source in used.items()]
         return terms + ([f"no faces: {s.background_terms}"] if s.backgrounds or s.wider else [])
 
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
         """Return the network with probabilities for logits; the reference is the crop of the portrait's face."""
         size = self.settings.size
         reference = crop(portrait, crop_matrix(PORTRAIT_BOX, size), size)
+        module = Deployed(network, self.validation.spread_scale(network)).eval()
+        with torch.inference_mode():
+            outputs = {name: OUTPUTS[name] for name in module(torch.from_numpy(to_input(reference)))}
         return Deployment(
-            module=Deployed(network, self.validation.spread_scale(network)).eval(),
+            module=module,
             images=np.concatenate((reference, self.validation.images[:: max(1, len(self.validation.images) // 7)])),
             dynamic={0: "faces"},
-            outputs={name: OUTPUTS[name] for name in OUTPUTS if name != "spread" or self.settings.network != "slim"},
+            outputs=outputs,
             contract={
                 "crop": f"square of side {MARGIN} x the longer side of the box of the 68 points, centred on it, turned "
                         "upright if the roll is known; bilinear; outside the frame 127; nodes._geometry.crop_matrix",
@@ -171,30 +170,6 @@ class LandmarkTask:
             measure=self.validation.errors,
             terms=self._terms(),
         )
-
-
-def make_network(settings: LandmarkSettings) -> nn.Module:
-    """Return the network that the settings name, freshly initialised."""
-    kinds = {"vote": landmark_net.VoteNet, "slim": landmark_net.Slim}
-    if settings.network not in kinds:
-        raise SettingsError(f"settings.network: {settings.network!r} is unknown; known: {', '.join(kinds)}")
-    return kinds[settings.network](settings.size)
-
-
-class Deployed(nn.Module):
-    """The landmark network without its training-only output, states and presence as probabilities."""
-
-    def __init__(self, network: nn.Module, spread_scale: float) -> None:
-        super().__init__()
-        self.network, self.spread_scale = network, spread_scale
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Map image (B, 3, size, size) to the `OUTPUTS`."""
-        out = self.network(image)
-        found = {"landmarks": out["landmarks"]}
-        if "spread" in out:
-            found["spread"] = out["spread"] * self.spread_scale
-        return found | {"states": out["states"].sigmoid(), "presence": out["presence"].sigmoid()}
 
 
 class Validation:
@@ -229,6 +204,10 @@ class Validation:
             found[f"nme_{name}"] = float(errors[np.array(self.sources) == name].mean())
         first = np.array(self.sources) == self.sources[0]
         found["failures_8"] = metrics.failure_rate(errors[first], 8)
+        if "pose" in out:
+            apart = (out["pose"] * POSE_UNIT - crop_pose(self.points, self.images.shape[1]) + 180) % 360 - 180
+            angles = zip(("pitch", "yaw", "roll"), np.nanmean(np.abs(apart), axis=0), strict=True)
+            found |= {f"{name}_error": float(value) for name, value in angles}
         true, said = landmark_data.states(self.points) > 0, out["states"] > 0
         columns_of = {"eyes_f1": slice(0, 2), "mouth_closed_f1": slice(2, 3), "mouth_open_f1": slice(3, 4)}
         for label, columns in columns_of.items():
@@ -266,12 +245,9 @@ def run(network: nn.Module, crops: np.ndarray, batch: int = 64) -> dict[str, np.
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def bilinear_targets(points_BN2: Tensor, cells: int, stride: int) -> Tensor:
-    """Return (B, N, K) probabilities that share each point among the four nearest cells; outside ones go to the rim."""
-    grid = ((points_BN2 + 0.5) / stride - 0.5).clamp(0, cells - 1)
-    line = torch.arange(cells, device=grid.device)
-    near_BN2L = (1 - (grid[..., None] - line).abs()).clamp(min=0)
-    return (near_BN2L[:, :, 1, :, None] * near_BN2L[:, :, 0, None, :]).flatten(2)
+def crop_pose(points: np.ndarray, size: int) -> np.ndarray:
+    """Return (F, 3) pitch, yaw, roll in degrees of heads with these points (F, 68, 2) in crops; NaN where unknown."""
+    return head_pose(points, camera_matrix(size, size, CROP_FOV))
 
 
 def half_profile(points: np.ndarray) -> np.ndarray:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from nodes import _backend
 from nodes._geometry import MARGIN, apply, crop, crop_matrix, invert, to_input
 from training import checkpoint
+from training.landmark_net import Deployed
 from training.landmark_settings import LandmarkSettings
-from training.landmark_task import Deployed, make_network
+from training.networks import make_network
 from training.settings import SettingsError, checked
 
 Floats = NDArray[np.float32]
@@ -79,7 +80,7 @@ class _Checkpoint:
     """The averaged network of a checkpoint, as `nodes._backend` runs exported ones."""
 
     def __init__(self, path: Path, settings: LandmarkSettings) -> None:
-        network = make_network(settings)
+        network = make_network(settings.network, settings.size)
         network.load_state_dict(checkpoint.load(path)["ema"])
         self.module = Deployed(network, spread_scale=1.0).eval()
 

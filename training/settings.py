@@ -61,7 +61,17 @@ class RunSettings(Strict):
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
-    """Read a training config. Raises SettingsError naming file, place, what was found and what would be valid."""
+    """Read a training config. Raises SettingsError naming file, place, what was found and what would be valid.
+
+    A config with `base: other.yaml`, a file beside it, holds only what differs from that one.
+    """
+    content = _read(path)
+    for override in overrides:
+        _assign(content, override)
+    return checked(RunSettings, content, str(path))
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as exc:
@@ -70,9 +80,21 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
         raise SettingsError(f"{path}: not valid YAML: {exc}") from exc
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected a mapping of settings, found {type(content).__name__}")
-    for override in overrides:
-        _assign(content, override)
-    return checked(RunSettings, content, str(path))
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if not isinstance(base, str) or path.parent / base in (path, *above):
+        raise SettingsError(f"{path}: base: expected the name of another config, found {base!r}")
+    return _merged(_read(path.parent / base, (path, *above)), content)
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the settings of `own` in it, mapping by mapping."""
+    both = base | own
+    for name in base.keys() & own.keys():
+        if isinstance(base[name], dict) and isinstance(own[name], dict):
+            both[name] = _merged(base[name], own[name])
+    return both
 
 
 def checked(kind: type[Strict], content: dict[str, Any], place: str) -> Any:

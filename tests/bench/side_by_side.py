@@ -19,16 +19,16 @@ from rich.table import Table
 from nodes._backend import MODELS, Backend, card, load
 from nodes._geometry import to_input
 from training.export import fold_batch_norm, write_onnx
-from training.landmark_net import Slim
+from training.networks import make_network
 from training.quantise import by_turns, write_mnn_int8, write_onnx_int8
 from training.task import Deployment
 
 
 def slim(folder: Path, images: np.ndarray) -> Backend:
     """Return a plain Slim of the same input, its batch norms folded."""
-    network = Slim(images.shape[1]).eval()
+    network = make_network("slim", images.shape[1]).eval()
     fold_batch_norm(network)
-    names = ("landmarks", "states", "presence")
+    names = ("landmarks", "pose", "states", "presence")
     deployment = Deployment(
         module=network, images=images, dynamic={0: "faces"}, outputs=dict.fromkeys(names, ""), contract={},
         calibration=images, measure=lambda run: {}, terms=[],

@@ -9,11 +9,13 @@ import torch
 
 from nodes import _backend
 from nodes._geometry import to_input
+from nodes.landmarks import LandmarkModel
 from tests.training.faces68 import write_set
 from training import checkpoint, evaluate, export, quantise
-from training.landmark_net import VoteNet, convolution
+from training.landmark_net import convolution
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
+from training.networks import make_network
 from training.predictor import Predictor
 from training.settings import RunSettings, SettingsError
 
@@ -22,20 +24,26 @@ from training.settings import RunSettings, SettingsError
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small untrained network, exported in all formats: path without suffix."""
     folder = tmp_path_factory.mktemp("export")
+    export.export(untrained(folder, "vote"), folder / "tiny", int8=True)
+    return folder / "tiny"
+
+
+def untrained(folder: Path, network: str) -> Path:
+    """Write the checkpoint of an untrained network for small crops, with its data beside it."""
     write_set(folder / "data" / "train", 4)
     write_set(folder / "data" / "held", 4, seed=1)
     sources = {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}
-    own = {"data": str(folder / "data"), "cache": str(folder / "cache"), "size": 64, "sources": sources}
+    own = {"data": str(folder / "data"), "cache": str(folder / "cache"), "size": 64, "sources": sources,
+           "network": network}
     torch.manual_seed(0)
-    network = LandmarkTask(LandmarkSettings(**own)).network()
-    network.train()(torch.randn(8, 3, 64, 64))  # batch statistics that are not the initial ones
+    made = LandmarkTask(LandmarkSettings(**own)).network()
+    made.train()(torch.randn(8, 3, 64, 64))  # batch statistics that are not the initial ones
     settings = RunSettings(name="tiny", task="training.landmark_task:LandmarkTask", settings=own, steps=1)
     checkpoint.save(folder / "best.pt", {
-        "ema": network.state_dict(), "step": 1, "seconds": 1.0, "commit": "",
+        "ema": made.state_dict(), "step": 1, "seconds": 1.0, "commit": "",
         "settings": settings.model_dump(mode="json"),
     })
-    export.export(folder / "best.pt", folder / "tiny", int8=True)
-    return folder / "tiny"
+    return folder / "best.pt"
 
 
 @pytest.mark.slow
@@ -101,11 +109,41 @@ def test_int8_is_worth_it_when_faster_and_hardly_worse(error: float, time: float
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv3-small", "shufflenetv2-50-vote"])
+def test_other_families_are_the_same_in_every_format(exported: Path, name: str, tmp_path: Path) -> None:
+    own = checkpoint.load(exported.with_name("best.pt"))["settings"]["settings"]
+    task = LandmarkTask(LandmarkSettings(**own | {"network": name}))
+    torch.manual_seed(0)
+    network = task.network()
+    network.train()(torch.randn(8, 3, 64, 64))
+    deployment = task.deploy(network.eval(), export.portrait())
+    export.fold_batch_norm(deployment.module)
+    export.write_models(deployment, tmp_path / name)
+    kinds = {node.op_type for node in onnx.load(tmp_path / f"{name}.onnx").graph.node}
+    assert "BatchNormalization" not in kinds
+    for backend in export.BACKENDS:
+        export.parity(deployment, tmp_path / name, backend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["large", "slim"])
+def test_the_run_time_takes_other_networks_too(tmp_path: Path, network: str) -> None:
+    card = export.export(untrained(tmp_path, network), tmp_path / network)
+    assert ("pose" in card["outputs"]) == (network == "slim") != ("spread" in card["outputs"])
+    box = np.array([[178, 165, 358, 332]], np.float32)
+    for backend in _backend.BACKENDS:
+        faces = LandmarkModel(tmp_path / network, backend).predict(export.portrait(), box, kind="landmarks")
+        assert faces.landmarks.shape == (1, 68, 2)
+        assert np.isfinite(faces.landmarks).all()
+        assert 0 <= faces.scores[0] <= 1
+
+
+@pytest.mark.slow
 def test_a_wrong_file_is_noticed(exported: Path) -> None:
     torch.manual_seed(1)
     state = checkpoint.load(exported.with_name("best.pt"))
     task = LandmarkTask(LandmarkSettings(**state["settings"]["settings"]))
-    other = task.deploy(VoteNet(64).eval(), export.portrait())
+    other = task.deploy(make_network("vote", 64).eval(), export.portrait())
     with pytest.raises(RuntimeError, match="onnxruntime is off in"):
         export.parity(other, exported, "onnxruntime")
 

@@ -34,8 +34,28 @@ def test_states_are_those_of_the_augmented_points(task: LandmarkTask) -> None:
     assert batch["states_weight"][~present].abs().sum() == 0
 
 
+def test_regions_weigh_as_the_settings_say(task: LandmarkTask) -> None:
+    settings = task.settings.model_copy(update={"region_weights": {"eyes": 1.5, "jaw": 0.5}})
+    weighted, plain = LandmarkTask(settings), task.batch(np.random.default_rng(0), 8)["weights"]
+    ratio = (weighted.batch(np.random.default_rng(0), 8)["weights"] / plain)[plain[:, 0] > 0]
+    assert ratio[0].unique().tolist() == [0.5, 1.0, 1.5]
+    assert (ratio[:, 36:48] == 1.5).all() and (ratio[:, :17] == 0.5).all()
+
+
+def test_poses_are_learnt_where_the_network_has_them(task: LandmarkTask) -> None:
+    slim = LandmarkTask(task.settings.model_copy(update={"network": "slim"}))
+    plain, batch = (t.batch(np.random.default_rng(0), 12) for t in (task, slim))
+    assert all(torch.equal(plain[name], batch[name]) for name in plain)
+    assert batch.keys() - plain.keys() == {"pose", "pose_weight"}
+    known = batch["pose_weight"] > 0
+    assert torch.equal(known, batch["presence"] > 0)
+    assert batch["pose"][~known].abs().sum() == 0
+    metrics = slim.validate(slim.network().eval())
+    assert {"pitch_error", "yaw_error", "roll_error"} <= metrics.keys()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["vote", "slim"])
+@pytest.mark.parametrize("network", ["vote", "large", "slim", "shufflenetv2-50-vote"])
 def test_one_small_batch_can_be_learnt(task: LandmarkTask, network: str) -> None:
     task.settings = task.settings.model_copy(update={"network": network})
     torch.manual_seed(0)
@@ -51,6 +71,7 @@ def test_one_small_batch_can_be_learnt(task: LandmarkTask, network: str) -> None
         optimiser.step()
     assert parts["pixels"] < 0.25 * first["pixels"]
     assert parts["presence"] < 0.5 * first["presence"]
+    assert "pose" not in parts or parts["pose"] < 0.6 * first["pose"]
 
 
 def test_validation_measures_every_set(task: LandmarkTask) -> None:

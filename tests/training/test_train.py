@@ -183,6 +183,18 @@ def test_kernels_alone_decay() -> None:
     assert kernels["weight_decay"] > 0 == others["weight_decay"]
 
 
+def test_a_config_with_a_base_holds_what_differs(tmp_path: Path) -> None:
+    whole = "name: a\ntask: x:Y\nsteps: 5\nsettings: {sources: {one: {weight: 1, folder: f}}}\n"
+    (tmp_path / "a.yaml").write_text(whole)
+    (tmp_path / "b.yaml").write_text("base: a.yaml\nname: b\nsettings: {size: 64, sources: {one: {weight: 2}}}\n")
+    settings = load_settings(tmp_path / "b.yaml", ["settings.sources.one.held_out=0.1"])
+    assert (settings.name, settings.task, settings.steps) == ("b", "x:Y", 5)
+    assert settings.settings == {"size": 64, "sources": {"one": {"weight": 2, "folder": "f", "held_out": 0.1}}}
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    with pytest.raises(SettingsError, match=r"a.yaml: base: expected the name of another config, found 'b.yaml'"):
+        load_settings(tmp_path / "b.yaml")
+
+
 @pytest.mark.parametrize("path", sorted(Path("configs/train").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_is_valid(path: Path) -> None:
     settings = load_settings(path)

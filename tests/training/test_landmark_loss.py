@@ -1,0 +1,61 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.faces68 import points68
+from training.landmark_loss import landmark_loss, pose_loss, wing
+from training.landmark_settings import LandmarkSettings
+from training.landmark_task import crop_pose
+from training.metrics import REGIONS
+
+SOURCES = {"one": {"folder": "one"}}
+
+
+def test_wing_by_hand() -> None:
+    apart = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [10.0, 0.0], [30.0, -30.0]]])
+    expected = [0, 10 * math.log(2), 10 * math.log(6), 2 * (30 - 10 + 10 * math.log(6))]
+    assert wing(apart, 10, 2)[0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_wing_is_steepest_where_errors_are_small() -> None:
+    apart = torch.tensor([[[0.5, 0.0], [5.0, 0.0], [50.0, 0.0]]], requires_grad=True)
+    wing(apart, 10, 2).sum().backward()
+    slopes = apart.grad[0, :, 0].tolist()
+    assert slopes == pytest.approx([10 / 2.5, 10 / 7, 1.0], rel=1e-5)
+
+
+def test_poses_are_apart_the_short_way_round() -> None:
+    pose, true = torch.tensor([[0.0, 0.1, 1.9]]), torch.tensor([[0.0, 0.0, -1.9]])
+    assert pose_loss(pose, true, torch.ones(1)).item() == pytest.approx((0.1 + 0.2) / 3, rel=1e-4)
+    assert pose_loss(pose, true, torch.zeros(1)).item() == 0
+
+
+def test_the_pose_of_a_frontal_face_in_a_crop_is_about_zero() -> None:
+    face = (points68() * 55 + 80).astype(np.float32)
+    leaning = ((points68() @ np.array([[0, 1], [-1, 0]])) * 55 + 80).astype(np.float32)  # a quarter turn clockwise
+    upright, turned, none = crop_pose(np.stack([face, leaning, 0 * face]), 160)
+    assert np.abs(upright[1:]).max() < 3
+    assert turned[2] == pytest.approx(90, abs=3)
+    assert np.isnan(none).all()
+
+
+def loss(**settings: object) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss of points that are 3 px off on the eyes and right elsewhere."""
+    points = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(0)) * 64
+    found = points.clone()
+    found[:, REGIONS["eyes"], 0] += 3
+    out = {"landmarks": found, "states": torch.zeros(2, 4), "presence": torch.zeros(2)}
+    batch = {"points": points, "weights": torch.ones(2, 68), "states": torch.zeros(2, 4),
+             "states_weight": torch.ones(2), "presence": torch.ones(2)}
+    total, parts = landmark_loss(out, batch, LandmarkSettings(sources=SOURCES, size=64, **settings))
+    return total.item(), parts
+
+
+def test_the_settings_choose_the_loss_of_points() -> None:
+    plain, parts = loss()
+    assert parts["pixels"].item() == pytest.approx(3 * 12 / 68, abs=0.011)
+    winged, more = loss(point_loss="wing")
+    assert more["wing"].item() == pytest.approx(10 * math.log(2.5) * 12 / 68, rel=1e-4)
+    assert winged - plain == pytest.approx(0.3 * (more["wing"] - parts["pixels"]).item(), rel=1e-3)

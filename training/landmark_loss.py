@@ -1,0 +1,74 @@
+"""What the landmark networks are trained to make small.
+
+Shapes: B batch, N 68 points, K cells of the vote map.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.landmark_settings import LandmarkSettings
+from training.task import Batch
+
+RARE_STATES = (3.0, 3.0, 1.0, 3.0)
+"""Weight of a state that holds against one that does not: closed eyes and wide open mouths are one in ten or fewer."""
+
+
+def landmark_loss(out: Batch, batch: Batch, settings: LandmarkSettings) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum of the losses of the outputs that a network has, and the single ones."""
+    weights_BN = batch["weights"] / batch["weights"].sum().clamp(min=1)
+    apart_BN2 = out["landmarks"].float() - batch["points"]
+    away_BN = (apart_BN2.square().sum(-1) + 1e-4).sqrt()
+    parts = {"pixels": (away_BN * weights_BN).sum()}
+    if settings.point_loss == "wing":
+        parts["wing"] = (wing(apart_BN2, settings.wing_width, settings.wing_curvature) * weights_BN).sum()
+    total = settings.coordinate_weight * parts.get("wing", parts["pixels"])
+    if "scores" in out:
+        cells = math.isqrt(out["scores"].shape[-1])
+        target_BNK = bilinear_targets(batch["points"], cells, settings.size // cells)
+        entropy_BN = -(target_BNK * out["scores"].float().log_softmax(-1)).sum(-1)
+        parts["scores"] = (entropy_BN * weights_BN).sum()
+        # Laplace-like likelihood of the error under the spread: minimal where the spread is the expected error.
+        spread_BN = out["spread"].float()
+        parts["spread"] = ((spread_BN.log() + away_BN.detach() / spread_BN) * weights_BN).sum()
+        total = total + parts["scores"] + settings.spread_weight * parts["spread"]
+    if "pose" in out:
+        parts["pose"] = pose_loss(out["pose"].float(), batch["pose"], batch["pose_weight"])
+        total = total + settings.pose_weight * parts["pose"]
+    rare_4 = torch.tensor(RARE_STATES, device=out["states"].device)
+    wrong_B4 = F.binary_cross_entropy_with_logits(
+        out["states"].float(), batch["states"], pos_weight=rare_4, reduction="none"
+    )
+    known_B = batch["states_weight"]
+    parts["states"] = (wrong_B4.mean(1) * known_B).sum() / known_B.sum().clamp(min=1)
+    parts["presence"] = F.binary_cross_entropy_with_logits(out["presence"].float(), batch["presence"])
+    total = total + settings.states_weight * parts["states"] + settings.presence_weight * parts["presence"]
+    return total, {name: value.detach() for name, value in parts.items()}
+
+
+def wing(apart_BN2: Tensor, width: float, curvature: float) -> Tensor:
+    """Return (B, N) wing losses, x and y summed, of errors in pixels of the crop: steep for the small ones.
+
+    Source: Feng et al. 2018, "Wing Loss for Robust Facial Landmark Localisation with Convolutional Neural Networks",
+    equation 5; its w and epsilon are `width` and `curvature`, in pixels. On coordinates from 0 to 1 nearly every error
+    would be far below epsilon, where this is the plain distance again.
+    """
+    away_BN2 = apart_BN2.abs()
+    offset = width - width * math.log(1 + width / curvature)
+    return torch.where(away_BN2 < width, width * (away_BN2 / curvature).log1p(), away_BN2 - offset).sum(-1)
+
+
+def pose_loss(pose_B3: Tensor, true_B3: Tensor, weight_B: Tensor) -> Tensor:
+    """Return the mean absolute error of pitch, yaw and roll in degrees / 90, the short way round."""
+    apart_B3 = torch.remainder(pose_B3 - true_B3 + 2, 4) - 2
+    return (apart_B3.abs().mean(1) * weight_B).sum() / weight_B.sum().clamp(min=1)
+
+
+def bilinear_targets(points_BN2: Tensor, cells: int, stride: int) -> Tensor:
+    """Return (B, N, K) probabilities that share each point among the four nearest cells; outside ones go to the rim."""
+    grid = ((points_BN2 + 0.5) / stride - 0.5).clamp(0, cells - 1)
+    line = torch.arange(cells, device=grid.device)
+    near_BN2L = (1 - (grid[..., None] - line).abs()).clamp(min=0)
+    return (near_BN2L[:, :, 1, :, None] * near_BN2L[:, :, 0, None, :]).flatten(2)
