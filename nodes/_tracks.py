@@ -22,9 +22,16 @@ SURE, TRUST = 0.9, 10.0
 that the landmark network follows with ease, and it takes only 0.6 % of background crops for such a face (measured)."""
 MISSES = 3
 """A track ends only after so many detections in a row without it, however much time lies between them."""
-MOMENTUM, COAST = 0.7, 10
-"""Share of its last step that a face is expected to go on by, and for how many frames out of sight. At a steady speed
-of half its side per frame it is then still met (measured), and one that turns round is not missed by twice its step."""
+MOMENTUM = 0.7
+"""Share of its last step that a face is expected to go on by in the next frame. At a steady speed of half its side per
+frame it is then still met (measured), and one that turns round is not missed by twice its step."""
+PACE, COVERED, COAST = 12, 8, 25
+"""A face out of sight is expected where PACE of its places led, for COAST frames: people who walk keep their pace.
+Their median, and not the last COVERED: a face that is being covered drags its points along with what covers it, for as
+long as the network still sees half of it (4 to 10 frames on the composed street of tests.bench.tracks)."""
+WANDER = 0.05
+"""How much farther from where it is expected a face may come back, for each frame out of sight, in face sides: a third
+of an ordinary walker's step."""
 NESTED = 0.6
 """A face of which more lies within another one's box is the other one: what is behind a face shows less of itself."""
 HISTORY = 64
@@ -53,9 +60,27 @@ class Track:
             return min(self.places, key=lambda place: abs(place[0] - seq))[1]
         if len(self.places) < 2:
             return box
+        if seq > last + 1 and len(self.places) > PACE // 2:
+            return self._led_to(seq)
         before, from_box = self.places[-2]
         step = (_centres(box) - _centres(from_box)) / (last - before)
         return box + np.tile(step * np.float32(MOMENTUM * min(seq - last, COAST)), 2)
+
+    def _led_to(self, seq: int) -> Floats:
+        """Return where the way of the last places leads: see PACE."""
+        recent = list(self.places)
+        recent = recent[-PACE - COVERED : max(PACE // 2, len(recent) - COVERED)]
+        seqs = np.array([place[0] for place in recent], np.float32)
+        boxes = np.array([place[1] for place in recent], np.float32)
+        centres, halves = _centres(boxes), (boxes[:, 2:] - boxes[:, :2]) / 2
+        step = np.median(np.diff(centres, axis=0) / np.diff(seqs)[:, None], axis=0)
+        ahead = min(seq, self.places[-1][0] + COAST) - seqs
+        centre, half = np.median(centres + ahead[:, None] * step, axis=0), np.median(halves, axis=0)
+        return np.asarray(np.concatenate((centre - half, centre + half)), np.float32)
+
+    def reach(self, seq: int) -> float:
+        """Return how far from its place in frame `seq` a detection may be and still be this face, see `apart`."""
+        return SAME_FACE + WANDER * min(max(0, seq - self.places[-1][0] - 1), COAST)
 
 
 @dataclass
@@ -89,7 +114,8 @@ class Tracks:
         own = {track.id: Look(track.place(now_seq), track.roll, track) for track in self.tracks}
         if boxes is None:
             return list(own.values())
-        pairs = match(boxes, np.array([track.place(seq) for track in self.tracks], np.float32).reshape(-1, 4))
+        places = np.array([track.place(seq) for track in self.tracks], np.float32).reshape(-1, 4)
+        pairs = match(boxes, places, np.array([track.reach(seq) for track in self.tracks], np.float32))
         known = [track for track in self.tracks if track.places[0][0] <= seq]
         found = {self.tracks[column].id for _, column in pairs}
         for track in known:
@@ -142,17 +168,19 @@ class Tracks:
         return track
 
 
-def match(boxes: Floats, others: Floats) -> list[tuple[int, int]]:
-    """Pair boxes (A, 4) with boxes (B, 4) of the same faces, each at most once, the least `apart` first.
+def match(boxes: Floats, others: Floats, reach: Floats | float = SAME_FACE) -> list[tuple[int, int]]:
+    """Pair boxes (A, 4) with boxes (B, 4) of the same faces, each at most once, the least `apart` for its reach first.
+
+    `reach` (B,) is the largest `apart` of a pair.
 
     The pairing of least sum is right for 1 % more of twelve faces that jump by half a side each, and for no more that
     jump by a fifth (measured); it would bring scipy.optimize, which takes longer to import than all of this node.
     """
-    gaps = apart(boxes[:, None], others[None])
+    gaps = apart(boxes[:, None], others[None]) / reach
     pairs: dict[int, int] = {}
     for index in np.argsort(gaps, axis=None, kind="stable"):
         row, column = divmod(int(index), len(others))
-        if gaps[row, column] >= SAME_FACE:
+        if gaps[row, column] >= 1:
             break
         if row not in pairs and column not in pairs.values():
             pairs[row] = column

@@ -1,10 +1,16 @@
 """Tracks of faces, fed with landmarks made by hand: who is who, who is gone, who is nobody."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from graph import Faces
 from nodes._geometry import landmark_box
 from nodes._tracks import Look, Tracks, apart, inside, match, twins
+from tests import portrait
+from tests.bench.tracks import Score, score
+from tests.bench.walkers import Person, Street, heads
 
 SIZE = (640, 480)
 FPS = 30
@@ -209,3 +215,54 @@ def test_a_walker_hidden_for_some_frames_is_expected_where_the_way_leads() -> No
     for _ in range(3, 9):
         assert stream.frame() == {}
     assert list(stream.frame(path[9], found=[path[9]])) == [0]
+
+
+def test_who_passes_behind_a_pillar_keeps_his_id_though_it_drags_his_last_points() -> None:
+    stream = Stream(patience=1.0)
+    path = [face(40 + 9 * i, 200 + 8 * np.sin(0.3 * i), 60) for i in range(45)]
+    for i in range(20):
+        assert list(stream.frame(path[i], found=[path[i]] if i % 5 == 0 else None)) == [0]
+    for i in range(20, 23):
+        stream.frame(path[19] + np.float32([2 * (i - 19), 0]))
+    for i in range(23, 36):
+        assert stream.frame(found=[] if i % 5 == 0 else None) == {}
+    at = path[36] + np.float32([25, 0])  # quicker than expected, and beyond where the network looks
+    assert list(stream.frame(at, found=[at])) == [0]
+
+
+def test_two_who_cross_behind_a_pillar_do_not_change_their_ids() -> None:
+    stream = Stream(patience=1.0)
+    right = [face(100 + 8 * i, 200, 80) for i in range(45)]
+    left = [face(520 - 8 * i, 210, 70) for i in range(45)]
+    for i in range(20):
+        stream.frame(right[i], left[i], found=[right[i], left[i]] if i % 5 == 0 else None)
+    for _ in range(20, 32):
+        assert stream.frame() == {}
+    seen = stream.frame(right[32], left[32], found=[left[32], right[32]])
+    np.testing.assert_array_equal(seen[0], right[32])
+    np.testing.assert_array_equal(seen[1], left[32])
+
+
+def test_the_score_knows_switches_ghosts_and_false_tracks() -> None:
+    def found(*pairs: tuple[int, np.ndarray]) -> Faces:
+        made = portrait.faces(np.array([at for _, at in pairs], np.float32).reshape(-1, 68, 2))
+        return dataclasses.replace(made, ids=np.array([id_ for id_, _ in pairs], np.int64))
+
+    a, b = face(100, 200), face(400, 200)
+    people = [Person(0, a, 1.0), Person(1, b, 1.0)]
+    score = Score()
+    score.take(people, found())
+    score.take(people, found((0, a), (1, b)))
+    score.take(people, found((0, b), (1, a), (2, face(250, 100))))
+    assert (score.switches, score.false_tracks(), score.ghosts(), score.never()) == (2, [1], 1, 0)
+    assert score.waits == {0: 1, 1: 1} and (score.seen, score.showing) == (4, 6)
+
+
+@pytest.mark.slow
+def test_real_faces_keep_their_ids_on_a_street() -> None:
+    """Four people pass behind the pillar; a tracker that forgets whom it does not see gives each of them two ids."""
+    result = score(Street(heads(None), [], frames=300, at_once=2, seed=2))
+    assert len(result.waits) == 4 and result.never() == 0
+    assert result.switches <= 1
+    assert result.false_tracks() == [] and result.ghosts() <= 5
+    assert result.seen > 0.9 * result.showing

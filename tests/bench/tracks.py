@@ -1,0 +1,167 @@
+"""Whether everybody keeps his id: detector and landmarks on a composed street of which the truth is known.
+
+python -m tests.bench.tracks [FACES] [BACKGROUNDS] [--seconds 60] [--people 5] [--misses 0.3] [--video FILE]
+
+FACES is a folder of pictures with .pts beside them, BACKGROUNDS one of photographs without faces; else the portrait
+walks before a plain ground. See tests/bench/walkers.py for the scene. A face found is whose points are nearest, within
+0.35 of a face side. `--misses` takes so large a share of the detections away, at random, in a second run.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from graph import Detections, Faces, Frame, Header
+from nodes.detect import FaceDetector
+from nodes.landmarks import Landmarks
+from nodes.record import Record
+from nodes.render import Render
+from tests.bench._measure import console, head, table
+from tests.bench.walkers import SEEN, Person, Street, heads
+
+NEAR = 0.35  # face sides: mean distance of the points up to which a found face is that person
+HIDDEN = 0.2  # share of the points that show below which nobody is there to be found
+FPS = 30
+
+
+@dataclass
+class Score:
+    """What came of the people and of the ids."""
+
+    frames: int = 0
+    switches: int = 0
+    seen: int = 0  # person-frames that show and have landmarks
+    showing: int = 0  # person-frames that show
+    waits: dict[int, int] = field(default_factory=dict)  # person: frames from showing to the first landmarks
+    lives: dict[int, list[bool]] = field(default_factory=dict)  # id: whether each of its frames was on a person
+    _ids: dict[int, int] = field(default_factory=dict)  # person: latest id
+    _since: dict[int, int] = field(default_factory=dict)  # person: frame in which he first showed
+
+    def take(self, people: list[Person], faces: Faces) -> None:
+        """Take in one frame: who is there, and what was found."""
+        there = [person for person in people if person.showing >= HIDDEN]
+        pairs = pairing(there, faces)
+        for row, id_ in enumerate(faces.ids.tolist()):
+            self.lives.setdefault(id_, []).append(row in pairs.values())
+        for index, person in enumerate(there):
+            if index in pairs:
+                id_ = int(faces.ids[pairs[index]])
+                self.switches += self._ids.get(person.id, id_) != id_
+                self._ids[person.id] = id_
+            if person.showing >= SEEN:
+                self.showing += 1
+                self.seen += index in pairs
+                self._since.setdefault(person.id, self.frames)
+            if index in pairs and person.id not in self.waits:
+                self.waits[person.id] = self.frames - self._since.get(person.id, self.frames)
+        self.frames += 1
+
+    def false_tracks(self) -> list[int]:
+        """Return the lives, in frames, of the ids that were on nobody for most of their time."""
+        return [len(life) for life in self.lives.values() if np.mean(life) < 0.5]
+
+    def ghosts(self) -> int:
+        """Return the most frames in a row for which any id showed a face where nobody was."""
+        return max((longest(life) for life in self.lives.values()), default=0)
+
+    def never(self) -> int:
+        """Return how many people showed and were never found."""
+        return len(self._since.keys() - self.waits.keys())
+
+    def row(self) -> list[str]:
+        """Return what is printed."""
+        minutes = self.frames / FPS / 60
+        false, waits = self.false_tracks(), list(self.waits.values()) or [0]
+        return [
+            str(len(self._since)), f"{self.switches}", f"{len(false) / minutes:.1f}",
+            f"{max(false, default=0)}", f"{self.ghosts()}",
+            f"{np.mean(waits) / FPS * 1e3:.0f}", f"{np.percentile(waits, 95) / FPS * 1e3:.0f}", f"{self.never()}",
+            f"{100 * self.seen / max(self.showing, 1):.1f}",
+        ]  # fmt: skip
+
+
+def pairing(people: list[Person], faces: Faces) -> dict[int, int]:
+    """Return whose face each row is: index into people to row of faces, each at most once, the nearest together."""
+    if not people or not len(faces):
+        return {}
+    points = np.stack([person.points for person in people])
+    sides = np.ptp(points, axis=1).max(axis=1)
+    gaps = np.linalg.norm(points[:, None] - faces.landmarks, axis=3).mean(axis=2) / sides[:, None]
+    chosen = zip(*linear_sum_assignment(np.minimum(gaps, NEAR)), strict=True)
+    return {int(index): int(row) for index, row in chosen if gaps[index, row] < NEAR}
+
+
+def longest(life: list[bool]) -> int:
+    """Return the length of the longest run of False."""
+    runs, run = [0], 0
+    for on_somebody in life:
+        run = 0 if on_somebody else run + 1
+        runs.append(run)
+    return max(runs)
+
+
+def followed(street: Street, misses: float = 0.0) -> Iterator[tuple[Frame, Faces]]:
+    """Yield each frame of the street with the faces that detector and landmarks find in it."""
+    detector, landmarks = FaceDetector(), Landmarks()
+    detector.open()
+    landmarks.open()
+    random = np.random.default_rng(0)
+    for seq in range(street.frames):
+        frame = Frame(image=street.paint(seq), header=Header(seq=seq, pts=seq / FPS))
+        found = detector.process(frame)
+        if isinstance(found, Detections):
+            kept = random.random(len(found.boxes)) >= misses
+            found = replace(found, boxes=found.boxes[kept], scores=found.scores[kept], points=found.points[kept])
+            found = found.with_header(frame.header)
+        yield frame, landmarks.process(frame, found).with_header(frame.header)
+
+
+def score(street: Street, misses: float = 0.0, video: Path | None = None) -> Score:
+    """Run detector and landmarks over the street."""
+    result = Score()
+    render, record = Render(), Record(path=str(video)) if video else None
+    render.open()
+    if record:
+        record.open()
+    for frame, faces in followed(street, misses):
+        result.take(street.people(frame.seq), faces)
+        if record:
+            record.process(render.process(frame, faces).with_header(frame.header))
+    if record:
+        record.close()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.tracks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("faces", nargs="?", type=Path)
+    parser.add_argument("backgrounds", nargs="?", type=Path)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--people", type=int, default=5, help="at once")
+    parser.add_argument("--misses", type=float, default=0.3)
+    parser.add_argument("--video", type=Path, help="write what was found in the first run")
+    given = parser.parse_args()
+    head(f"Tracks: {given.seconds:.0f} s of a street, {given.people} people at once")
+    pictures = sorted(given.backgrounds.glob("*.jpg")) if given.backgrounds else []
+    chosen = pictures[:: max(1, len(pictures) // 12)]
+    street = Street(heads(given.faces), chosen, round(given.seconds * FPS), given.people)
+    columns = ("people", "id switches", "false tracks/min", "longest, frames", "ghost, frames")
+    rows = table("", *columns, "first ms", "p95", "never", "seen %")
+    for name, misses in (("as it is", 0.0), (f"{given.misses:.0%} of the detections missed", given.misses)):
+        rows.add_row(name, *score(street, misses, None if misses else given.video).row())
+    console.print(rows)
+    console.print(
+        "first: from showing nearly whole to the first landmarks, mean and p95. longest: life of a false track.\n"
+        "ghost: most frames in a row for which an id showed a face where nobody was. seen: share of the time that\n"
+        "people show nearly whole and have landmarks."
+    )
+
+
+if __name__ == "__main__":
+    main()
