@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from training.networks import NETWORKS
 from training.settings import Strict
 
 
@@ -76,6 +77,13 @@ class LandmarkSettings(Strict):
     presence_weight: float = 0.3
     pose_weight: float = 1.0
     """Of the head pose, in networks that give one."""
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, name: str) -> str:
+        if name not in NETWORKS:
+            raise ValueError(f"unknown; known are {', '.join(NETWORKS)}")
+        return name
 
     @model_validator(mode="after")
     def _teacher_and_pupils(self) -> "LandmarkSettings":

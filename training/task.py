@@ -68,10 +68,16 @@ class Task(Protocol):
 
 
 def load_task(path: str, settings: dict[str, Any]) -> Task:
-    """Make the task that a config names, as in `training.landmark_task:LandmarkTask`, from its settings."""
+    """Make the task that a config names from its settings."""
+    kind = task_class(path)
+    return kind(checked(kind.Settings, settings, "settings"))
+
+
+def task_class(path: str) -> type[Task]:
+    """Return the class that a config names, as in `training.landmark_task:LandmarkTask`."""
     module, _, name = path.partition(":")
     try:
-        kind = getattr(importlib.import_module(module), name)
+        kind: type[Task] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as exc:
         raise SettingsError(f"task: {path!r} cannot be loaded ({exc}); write it as package.module:Class") from exc
-    return kind(checked(kind.Settings, settings, "settings"))
+    return kind

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 
 from training.landmark_loss import bilinear_targets
 from training.landmark_net import cell_centres
+from training.landmark_settings import LandmarkSettings
 from training.networks import NETWORKS, cost, make_network, table
-from training.settings import SettingsError
+from training.settings import SettingsError, checked
 
 
 def test_cost_is_within_the_budget() -> None:
@@ -49,8 +50,8 @@ def test_the_readme_has_the_table_of_costs() -> None:
 
 
 def test_an_unknown_network_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"settings.network: 'slimm' is unknown; known: vote, large, slim"):
-        make_network("slimm", 64)
+    with pytest.raises(SettingsError, match=r"settings: network: .*known are vote, large, slim.*, found 'slimm'"):
+        checked(LandmarkSettings, {"sources": {}, "network": "slimm"}, "settings")
 
 
 def test_a_mouth_both_closed_and_open_is_no_face() -> None:
