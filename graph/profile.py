@@ -51,6 +51,7 @@ class NodeProfile:
     def __init__(self, spec: NodeSpec) -> None:
         self.name = spec.name
         self.type = spec.type
+        self.restarts = 0  # how often it got a new process, which may not have measured anything yet
         self.trace_lost = 0
         self._processes: list[_Process] = []
         self._trace: list[NDArray[np.int64]] = []
@@ -138,11 +139,6 @@ class NodeProfile:
     def rss_mb(self) -> float:
         """Resident memory at the last snapshot, shared segments included, 10**6 bytes."""
         return self._processes[-1].latest["rss_bytes"] / 1e6 if self._processes else 0.0
-
-    @property
-    def restarts(self) -> int:
-        """How often the node got a new process."""
-        return max(len(self._processes) - 1, 0)
 
 
 class Profile:

@@ -54,6 +54,10 @@ class Reports:
             self.profile.take(node, snapshot)
         self.now.take(node, snapshot)
 
+    def restarted(self, node: str) -> None:
+        """Note that `node` gets a new process."""
+        self.profile.nodes[node].restarts += 1
+
     def draw(self, state: str, stats: Callable[[], dict[str, Any]]) -> None:
         """Draw the graph if its state or a node's has changed and that is wanted."""
         if self._drawings is not None:

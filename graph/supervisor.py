@@ -285,8 +285,7 @@ class Supervisor:
             child.state = "DONE"
             self._tell_all("gone", node=child.spec.name)
             return
-        child.epoch += 1
-        self._spawn(child, first_seq=child.last_seq + (1 if orderly else SEQ_GAP))
+        self._spawn_again(child, first_seq=child.last_seq + (1 if orderly else SEQ_GAP))
 
     def _start_again(self) -> None:
         for child in self.children.values():
@@ -296,8 +295,12 @@ class Supervisor:
                 child.kill()
             if child.start_again_at is not None and time.monotonic() >= child.start_again_at:
                 child.start_again_at = None
-                child.epoch += 1
-                self._spawn(child, first_seq=child.last_seq + SEQ_GAP)
+                self._spawn_again(child, first_seq=child.last_seq + SEQ_GAP)
+
+    def _spawn_again(self, child: Child, first_seq: int) -> None:
+        child.epoch += 1
+        self.reports.restarted(child.spec.name)
+        self._spawn(child, first_seq)
 
     def _watch_time(self) -> None:
         now = time.monotonic()

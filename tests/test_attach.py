@@ -1,7 +1,10 @@
 """Reading from a running graph: out of Python, and with a graph of extra nodes. The graph does not notice."""
 
+import contextlib
+import re
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -175,10 +178,18 @@ def test_killed_consumer_is_forgotten(tmp_path: Path, policy: str) -> None:
     assert untouched(tmp_path)
 
 
-def left_behind(main: Graph) -> list[tuple[str, int, int]]:
-    """What the processes of a graph hold: open files, threads."""
+def held(main: Graph, but: str = "nothing") -> dict[str, tuple[Counter[str], int]]:
+    """What the processes of a graph hold: open files by kind (slots are memfds) without one kind, threads."""
     processes = [psutil.Process(main.process.pid), *main.nodes()]
-    return sorted((process.cmdline()[-1], process.num_fds(), process.num_threads()) for process in processes)
+    return {process.cmdline()[-1]: (open_files(process, but), process.num_threads()) for process in processes}
+
+
+def open_files(process: psutil.Process, but: str) -> Counter[str]:
+    kinds: Counter[str] = Counter()
+    for path in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            kinds[re.sub(r"\d+", "N", str(path.readlink()))] += but not in str(path.readlink())
+    return +kinds
 
 
 def megabytes(main: Graph) -> float:
@@ -188,23 +199,42 @@ def megabytes(main: Graph) -> float:
 def test_a_hundred_readers_come_and_go_and_some_are_killed(tmp_path: Path) -> None:
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
-        come_and_go(10)  # first readers make the senders map what they need
-        assert eventually(lambda: not attached_edges())
-        files, memory = left_behind(main), megabytes(main)
+        at_first = held(main, "memfd")
+        crowd(tmp_path)
+        assert eventually(lambda: held(main, "memfd") == at_first), (at_first, held(main))
+        before, memory = held(main), megabytes(main)
         come_and_go(100)
-        for _ in range(3):
-            consumer = subprocess.Popen([sys.executable, "-c", CONSUMER, "block"], stdout=subprocess.PIPE, text=True)
-            assert consumer.stdout is not None and consumer.stdout.readline()
-            consumer.kill()
-            consumer.communicate()
+        kill_some(3)
         assert eventually(lambda: not attached_edges())
-        assert eventually(lambda: left_behind(main) == files), (files, left_behind(main))
+        assert eventually(lambda: held(main) == before), (before, held(main))
         assert megabytes(main) < memory + 30  # a leaked link or slot each time would be far more than allocators keep
-        before = len(rows(tmp_path / "out.jsonl"))
-        wait_for_rows(tmp_path / "out.jsonl", before + 50)
+        wait_for_rows(tmp_path / "out.jsonl", len(rows(tmp_path / "out.jsonl")) + 50)
         main.interrupt()
         assert main.wait() == 0, main.text()
     assert untouched(tmp_path)
+
+
+def crowd(folder: Path) -> None:
+    """Let three readers at once take frames until their queues are full.
+
+    The senders then have all the slots that one reader after the other needs: they make one when none is free,
+    and keep it. A hundred readers that leave one slot behind need more.
+    """
+    with graph.attach("main") as g:
+        streams = [g.subscribe("source.frame", "copy.copied", policy="drop_oldest", queue=16) for _ in range(3)]
+        for stream in streams:
+            next(stream)
+            wait_for_rows(folder / "out.jsonl", len(rows(folder / "out.jsonl")) + 50)
+    assert eventually(lambda: not attached_edges())
+
+
+def kill_some(count: int) -> None:
+    command = [sys.executable, "-c", CONSUMER, "block"]
+    consumers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    for consumer in consumers:
+        assert consumer.stdout is not None and consumer.stdout.readline()
+        consumer.kill()
+        consumer.communicate()
 
 
 def come_and_go(times: int) -> None:
