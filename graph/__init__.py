@@ -13,6 +13,7 @@ from graph.passwords import redact
 
 if TYPE_CHECKING:
     from graph.attached import attach
+    from graph.mcap_reader import recording
 
 __all__ = [
     "OPENNESS",
@@ -36,15 +37,20 @@ __all__ = [
     "WireError",
     "array",
     "attach",
+    "recording",
     "redact",
     "setting",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `attach` when it is first used: a node's process has no need of it."""
+    """Import what a node's process has no need of when it is first used."""
     if name == "attach":
         from graph.attached import attach
 
         return attach
+    if name == "recording":
+        from graph.mcap_reader import recording
+
+        return recording
     raise AttributeError(f"module 'graph' has no attribute {name!r}")

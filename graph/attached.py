@@ -9,7 +9,7 @@ Look inside and change: g.stats(), g.spec(), g.log(), g.set("detector.every", 3)
 
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,9 +19,9 @@ from graph import rundir, wire
 from graph.errors import ConfigError, GraphError
 from graph.inputs import Inputs, Set
 from graph.messages import Mark, Message
-from graph.receiver import Receiver
+from graph.receiver import Receiver, find_type, known_types, wait_for_any
 from graph.rundir import RunDir
-from graph.spec import did_you_mean
+from graph.spec import did_you_mean, import_module
 
 logger = logging.getLogger(__name__)
 
@@ -139,10 +139,7 @@ class RunningGraph:
         """
         if not ports:
             raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
-        for port in ports:
-            if port not in self.ports:
-                there = did_you_mean(port, self.ports) or f"outputs: {', '.join(self.ports) or 'none'}"
-                raise ConfigError(f"{self.name} has no output {port!r}; {there}")
+        self._check(ports)
         if len(ports) > 1:
             policy, queue = ("drop_oldest" if policy == "latest" else policy), max(queue, 16)
         receivers = {
@@ -150,6 +147,64 @@ class RunningGraph:
             for port in ports
         }
         return self._stream(receivers, newest=len(ports) > 1 and policy != "block", copy=copy)
+
+    def type_of(self, port: str) -> type[Message]:
+        """Return the message type of a port; imports the module that defines it.
+
+        Raises ConfigError for a port that does not exist, or a module that cannot be imported here.
+        """
+        self._check([port])
+        name = self.ports[port]
+        if name not in known_types():
+            import_module(name.partition(":")[0])
+        return find_type([name])
+
+    def listen(
+        self, *ports: str, policy: str = "latest", queue: int = 1
+    ) -> Generator[tuple[str, Message] | None, None, None]:
+        """Give the messages of some ports one by one in the order in which they come; of types as `type_of` finds.
+
+        Unlike `subscribe` this matches nothing, gives the marks too (graph.Mark), and gives None ten times a second
+        while nothing comes, the first time when all senders have answered. The messages are views of the senders'
+        memory, valid until the next one. Raises as `subscribe` does.
+        """
+        types = {port: self.type_of(port) for port in ports}
+        receivers = {
+            port: self._receiver(port, type_, policy=policy, queue=queue, shm=True, marks=True)
+            for port, type_ in types.items()
+        }
+        return self._each(receivers)
+
+    def _each(self, receivers: dict[str, Receiver]) -> Generator[tuple[str, Message] | None, None, None]:
+        quiet = False
+        try:
+            while not all(receiver.ended for receiver in receivers.values()):
+                came = False
+                for port, receiver in receivers.items():
+                    while arrived := receiver.receive():
+                        came = True
+                        yield port, arrived.message
+                        del arrived
+                        receiver.consumed()
+                        receiver.flush(idle=False)
+                if quiet and self._has_died(receivers.values()):
+                    raise GraphError(f"the graph {self.name!r} has died")
+                if not came and all(receiver.welcomed or receiver.ended for receiver in receivers.values()):
+                    yield None
+                quiet = not came and not wait_for_any(receivers.values(), 100)
+        finally:
+            for receiver in receivers.values():
+                receiver.close()
+                self._receivers.remove(receiver)
+
+    def _has_died(self, receivers: Iterable[Receiver]) -> bool:
+        return any(receiver.lost() for receiver in receivers) or self.name not in rundir.running()
+
+    def _check(self, ports: Iterable[str]) -> None:
+        for port in ports:
+            if port not in self.ports:
+                there = did_you_mean(port, self.ports) or f"outputs: {', '.join(self.ports) or 'none'}"
+                raise ConfigError(f"{self.name} has no output {port!r}; {there}")
 
     def _receiver(self, port: str, type_: type[Message] | None, **options: Any) -> Receiver:
         node, output = port.split(".")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graph.job import Job
-from graph.spec import NodeSpec
+from graph.spec import NodeSpec, build
 
 BOOTSTRAP = (
     "import os, sys; sys.path[:] = os.environ['FACEGRAPH_PATH'].split(os.pathsep); "
@@ -39,6 +39,10 @@ class Child:
     starts: deque[float] = field(default_factory=deque)
     start_again_at: float | None = None
     restart_by: float | None = None  # when a process that was asked to end, to be started again, is killed
+
+    def __post_init__(self) -> None:
+        """Look at what it gives; the settings may say."""
+        self.outputs = build(self.spec).outputs
 
     @property
     def running(self) -> bool:

@@ -88,7 +88,7 @@ def run(
     log: Log = Level.INFO,
 ) -> None:
     """Run a graph until its sources end, a window is closed, or Ctrl-C."""
-    _run(_load(config, overrides, log), duration, profile, log, dot, metrics)
+    run_spec(_load(config, overrides, log), duration, profile, log, dot, metrics)
 
 
 @app.command()
@@ -105,8 +105,8 @@ def attach(
     if spec.attach is None:
         raise ConfigError(f"{spec.path}: has no `attach: NAME`, the running graph that its nodes are added to")
     if wait:
-        _running(spec.attach, wait=math.inf).close()
-    _run(spec, duration, profile, log)
+        running(spec.attach, wait=math.inf).close()
+    run_spec(spec, duration, profile, log)
 
 
 @app.command()
@@ -158,7 +158,7 @@ def draw(
 
     to_text = to_mermaid if mermaid else to_dot
     if config in rundir.running():
-        with _running(config) as g:
+        with running(config) as g:
             typer.echo(to_text(spec_of(g.description), g.stats()), nl=False)
     else:
         typer.echo(to_text(_load(config, overrides)), nl=False)
@@ -174,7 +174,7 @@ def top(
     """Show what a running graph does: rates, queues, times, drops, CPU and memory of every node."""
     from graph.top import as_json, trouble, view, watch
 
-    with _running(name) as g:
+    with running(name) as g:
         if json:
             typer.echo(as_json(g.stats()))
         elif once or not out.is_terminal:
@@ -195,8 +195,8 @@ def tap(
     """Print the messages of a port as JSON lines; Ctrl-C ends it."""
     from graph import tap as tapped
 
-    name, port = _split(port)
-    with _running(name) as g, contextlib.suppress(KeyboardInterrupt):
+    name, port = split(port)
+    with running(name) as g, contextlib.suppress(KeyboardInterrupt):
         if image:
             tapped.save_picture(g, port, image)
             return
@@ -217,32 +217,32 @@ def set_(
     from graph.document import parse_value
 
     target, equals, value = setting.partition("=")
-    name, place = _split(target)
+    name, place = split(target)
     if not equals:
         raise ConfigError(f"{setting!r} is not of the form node.setting=value")
-    with _running(name) as g:
+    with running(name) as g:
         out.print(f"{g.name}/{place} = {g.set(place, parse_value(value))}", markup=False)
 
 
 @app.command()
 def pause(name: Name = None) -> None:
     """Hold the sources of a running graph."""
-    with _running(name) as g:
+    with running(name) as g:
         g.pause()
 
 
 @app.command()
 def resume(name: Name = None) -> None:
     """Let the sources of a paused graph go on."""
-    with _running(name) as g:
+    with running(name) as g:
         g.resume()
 
 
 @app.command()
 def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A node of a running graph.")]) -> None:
     """Start the process of one node again; returns when it plays."""
-    name, node = _split(node)
-    with _running(name) as g:
+    name, node = split(node)
+    with running(name) as g:
         g.restart(node)
 
 
@@ -326,16 +326,26 @@ def _places(config: str) -> Iterable[Path]:
 
 
 def _load(config: str, overrides: list[str] | None, log: Level = Level.WARNING) -> GraphSpec:
-    logging.basicConfig(level=log.name, handlers=[_TerminalHandler()])
+    log_to_terminal(log)
+    return load(find_config(config), overrides or [])
+
+
+def log_to_terminal(level: Level) -> None:
+    """Show what is logged from here on."""
+    logging.basicConfig(level=level.name, handlers=[_TerminalHandler()])
+
+
+def find_config(config: str) -> Path:
+    """Return the file of a config. Raises ConfigError with the names that come near."""
     found = _candidates(config)
     if not found:
         there = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
         near = did_you_mean(Path(config).stem, there) or f"configs there: {_join(there)}"
         raise ConfigError(f"no config {config!r}: neither {Path(config).absolute()} nor in {ROOT / 'configs'}; {near}")
-    return load(found[0], overrides or [])
+    return found[0]
 
 
-def _run(
+def run_spec(
     spec: GraphSpec,
     duration: float | None,
     profile: Path | None,
@@ -343,19 +353,21 @@ def _run(
     dot: Path | None = None,
     metrics: int | None = None,
 ) -> None:
+    """Run a checked graph, and exit with its code."""
     from graph import supervisor
 
     raise typer.Exit(supervisor.run(spec, duration, profile, log.name, dot, metrics))
 
 
-def _running(name: str | None, wait: float = 0.0) -> "RunningGraph":
+def running(name: str | None, wait: float = 0.0) -> "RunningGraph":
+    """Attach to a running graph."""
     from graph.attached import attach
 
-    logging.basicConfig(level=logging.WARNING, handlers=[_TerminalHandler()])
+    log_to_terminal(Level.WARNING)
     return attach(name, wait)
 
 
-def _split(place: str) -> tuple[str | None, str]:
+def split(place: str) -> tuple[str | None, str]:
     """Return the graph, if one is named, and what is in it."""
     name, slash, rest = place.partition("/")
     return (name, rest) if slash else (None, place)
@@ -379,3 +391,6 @@ def _say(level: str, text: str) -> None:
 
 def _join(words: Iterable[str]) -> str:
     return ", ".join(words) or "none"
+
+
+from graph import cli_recording  # noqa: E402, F401 - its commands join `app`

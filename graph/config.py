@@ -19,7 +19,8 @@ from pathlib import Path
 from graph.document import Document, parse_value
 from graph.errors import ConfigError
 from graph.messages import Message
-from graph.node import Node
+from graph.node import Node, Output
+from graph.receiver import type_names
 from graph.schema import NAME, NAME_LENGTH, EdgeModel, GraphModel, choices, read_shape
 from graph.settings import settings_of, type_name
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec, Policy, build, load_class
@@ -41,7 +42,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> GraphSpec:
 
     Raises ConfigError with one line per error. Logs a warning for a node that nobody reads.
     """
-    document = Document(Path(path))
+    return read(Document(Path(path)), overrides)
+
+
+def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -> GraphSpec:
+    """Return the graph in a document, as `load` does; `warn` False: all may be unread, somebody will attach."""
     for override in overrides:
         _override(document, override)
     model, broken = read_shape(document)
@@ -51,13 +56,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> GraphSpec:
     check.cycles()
     check.joins()
     document.raise_problems()
-    check.warn_of_unread()
+    if warn:
+        check.warn_of_unread()
     return GraphSpec(
-        name=model.name or _stem(Path(path)),
+        name=model.name or _stem(document.path),
         attach=model.attach,
         nodes=check.specs,
         edges=tuple(check.edges.spec(source, target, check.live) for source, target in check.edges.pairs),
-        path=str(path),
+        path=str(document.path),
     )
 
 
@@ -139,6 +145,7 @@ class _Check:
         self.edges = _Edges(model)
         self.specs: dict[str, NodeSpec] = {}
         self.classes: dict[str, type[Node]] = {}
+        self.outputs: dict[str, dict[str, Output]] = {}  # of the nodes of which they are known
         self.live: set[str] = set()
         declared = document.data.get("nodes")
         self.declared = list(declared) if isinstance(declared, dict) else []
@@ -153,6 +160,8 @@ class _Check:
             except ConfigError as exc:
                 self.document.add(("nodes", name, "type"), str(exc))
                 continue
+            if self.classes[name].outputs:
+                self.outputs[name] = self.classes[name].outputs
             self._settings(name)
 
     def _settings(self, name: str) -> None:
@@ -179,7 +188,9 @@ class _Check:
     def _try_out(self, name: str) -> None:
         """Let the node itself look at its settings, and ask a source whether it is live."""
         try:
-            if _is_live(self.specs[name]) and not self.classes[name].inputs:
+            node, live = _tried_out(self.specs[name])
+            self.outputs[name] = node.outputs
+            if live and not node.inputs:
                 self.live.add(name)
         except ConfigError as exc:
             self.document.add(("nodes", name, "settings"), str(exc))
@@ -214,12 +225,12 @@ class _Check:
         node, output = match["node"], match["port"]
         if node not in self.declared:
             return f"there is no node {node!r}; {choices(node, self.declared, 'nodes')}"
-        if node not in self.classes:
+        if node not in self.outputs:
             return None  # its own error is reported
-        outputs = self.classes[node].outputs
+        outputs = self.outputs[node]
         if output not in outputs:
             return f"{node} has no output {output!r}; {choices(output, outputs, 'outputs')}"
-        if not issubclass(outputs[output].type, takes):
+        if not is_a(outputs[output].type, takes):
             carries = outputs[output].type.__name__
             return f"{source} carries {carries}, expected {takes.__name__}; {self._outputs_of(takes)}"
         return None
@@ -235,9 +246,9 @@ class _Check:
         """List the outputs that carry messages of a type."""
         fitting = [
             f"{name}.{port}"
-            for name, class_ in self.classes.items()
-            for port, output in class_.outputs.items()
-            if issubclass(output.type, type_) and name != besides
+            for name, outputs in self.outputs.items()
+            for port, output in outputs.items()
+            if is_a(output.type, type_) and name != besides
         ]
         return f"outputs that carry {type_.__name__}: {', '.join(fitting) or 'none'}"
 
@@ -279,10 +290,10 @@ class _Check:
     def warn_of_unread(self) -> None:
         """Warn of nodes that work for nobody."""
         read = {source.partition(".")[0] for source, _ in self.edges.pairs}
-        for name, class_ in self.classes.items():
-            if class_.outputs and name not in read:
+        for name, outputs in self.outputs.items():
+            if outputs and name not in read:
                 where = self.document.place(("nodes", name))
-                logger.warning("%s: nobody reads what %s gives (%s)", where, name, ", ".join(class_.outputs))
+                logger.warning("%s: nobody reads what %s gives (%s)", where, name, ", ".join(outputs))
 
 
 def _edge_name(key: str) -> str:
@@ -290,8 +301,16 @@ def _edge_name(key: str) -> str:
     return f"{source.strip()} -> {target.strip()}"
 
 
-def _is_live(spec: NodeSpec) -> bool:
+def is_a(type_: type[Message], takes: type[Message]) -> bool:
+    """Say whether an input takes messages of a type: by names, as those in a recording may have nothing else."""
+    names = type_names(takes)
+    return not names or names[0] in type_names(type_)
+
+
+def _tried_out(spec: NodeSpec) -> tuple[Node, bool]:
+    """Return a node that is not opened, and whether it is live."""
     try:
-        return build(spec).live()
+        node = build(spec)
+        return node, node.live()
     except Exception as exc:  # a node may check its settings in __post_init__, and reads them in live()
         raise ConfigError(f"{spec.type.partition(':')[2]}: {exc}") from exc

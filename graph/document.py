@@ -51,13 +51,14 @@ class Document:
     Raises ConfigError if the file cannot be read or is not YAML.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None) -> None:
+        """Read the file, or else `text`, which `path` names in errors."""
         self.path = path
         self._places: dict[Keys, str] = {}
         self._problems: list[tuple[int, str]] = []
         self._lines: dict[Keys, int] = {}
         self._seen: set[int] = set()  # mappings whose keys were checked: an anchor is visited again by its aliases
-        self.data = self._parse(_text(path))
+        self.data = self._parse(_text(path) if text is None else text)
 
     def add(self, keys: Keys, text: str) -> None:
         """Note an error of the value at `keys`."""
@@ -73,6 +74,8 @@ class Document:
 
     def place(self, keys: Keys) -> str:
         """Return file and line of the value at `keys`."""
+        if keys in self._places:
+            return self._places[keys]
         return f"{self.path}:{self._lines.get(keys, 1)}"
 
     def fail(self, place: str, text: str) -> None:
@@ -140,6 +143,17 @@ class Document:
                 self._note((*keys, node.value), f"stands twice, first on line {lines[node.value]}")
             else:
                 lines[node.value] = line
+
+
+class _CoreDumper(yaml.SafeDumper):
+    """A dumper that puts quotes where the loader above would take a text for something else."""
+
+    yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
+
+
+def to_yaml(data: Any) -> str:
+    """Return plain data as YAML, which reads as the same."""
+    return yaml.dump(data, Dumper=_CoreDumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def parse_value(text: str) -> Any:

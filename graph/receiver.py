@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 # The arithmetic of enum flags costs a microsecond each time.
 _RCVMORE, _NOBLOCK, _POLLIN = int(zmq.RCVMORE), int(zmq.NOBLOCK), int(zmq.POLLIN)
 
+MADE = "__made__"
+"""Attribute of message types that a recording told of: never to be taken for the true ones of the same name."""
+
 
 class Receiver:
     """One consumer of one output port. Not thread-safe."""
@@ -195,11 +198,16 @@ def find_type(names: list[str]) -> type[Message]:
 
     Nothing is imported here: what a peer says must not run code. Raises GraphError if none is known.
     """
-    known = {type_name(type_): type_ for type_ in _all_types(Message)}
+    known = known_types()
     for name in names:
         if name in known:
             return known[name]
     raise GraphError(f"message type {names[0]} is not known here: import it, or give it to subscribe()")
+
+
+def known_types() -> dict[str, type[Message]]:
+    """Return the message types that this process has imported by wire name; none that a recording told of."""
+    return {type_name(type_): type_ for type_ in _all_types(Message) if MADE not in vars(type_)}
 
 
 def _all_types(type_: type[Message]) -> list[type[Message]]:

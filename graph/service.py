@@ -235,7 +235,8 @@ def _describe(child: "Child") -> Answer:
         | ({"value": _shown(secret, child.spec.settings[name])} if name in child.spec.settings else {})
         for name, (secret, about) in static["settings"].items()
     }
-    return {**static, "type": child.spec.type, "state": child.state, "settings": settings}
+    outputs = {port: type_names(output.type)[0] for port, output in child.outputs.items()}
+    return {**static, "outputs": outputs, "type": child.spec.type, "state": child.state, "settings": settings}
 
 
 @cache
@@ -244,7 +245,6 @@ def _describe_class(type_: str) -> Answer:
     said = comments(class_)
     return {
         "inputs": {port: type_names(input_.type)[0] for port, input_ in class_.inputs.items()},
-        "outputs": {port: type_names(output.type)[0] for port, output in class_.outputs.items()},
         "settings": {
             name: (
                 setting.secret,

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from graph.attached import RunningGraph
 from graph.errors import ConfigError
 from graph.messages import Frame, Message
-from graph.receiver import find_type, type_names
-from graph.spec import load_class
 
 SHOWN = 12  # numbers of an array in a line; longer ones are summed up
 SHOWN_FULL = 65_536  # the same when all is asked for; nobody reads a picture
@@ -34,20 +32,11 @@ def messages(g: RunningGraph, port: str, count: int | None = None) -> Iterator[M
 
     Imports the module of a node's own message type. Raises ConfigError for a port that does not exist.
     """
-    stream = g.subscribe(port, policy="drop_oldest", queue=QUEUE, type_=_type(g, port), copy=False)
+    stream = g.subscribe(port, policy="drop_oldest", queue=QUEUE, type_=g.type_of(port), copy=False)
     try:
         yield from islice(stream, count)
     finally:
         stream.close()
-
-
-def _type(g: RunningGraph, port: str) -> type[Message] | None:
-    """Return the type of a message that a module of its own defines, as the node's class declares it."""
-    if port not in g.ports or g.ports[port].startswith("graph."):
-        return None
-    node, output = port.split(".")
-    declared = load_class(g.description["nodes"][node]["type"]).outputs[output].type
-    return find_type(type_names(declared))
 
 
 def line(message: Message, full: bool = False) -> str:

@@ -10,6 +10,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from graph.errors import EndOfStream
+from graph.join import first_header
 from graph.messages import Header, Mark, Message
 from graph.node import Node, as_outputs
 from graph.spec import GraphSpec, build
@@ -114,17 +115,20 @@ def _process(node: Node, given: Mapping[str, Message | None]) -> Said:
     arguments = {name: given.get(name) for name in node.inputs}
     header = next((message.header for message in arguments.values() if message is not None), Mark().header)
     missing = [name for name, message in arguments.items() if message is None and not node.inputs[name].optional]
-    outputs = as_outputs(type(node), None if missing else node.process(**arguments))
+    outputs = as_outputs(node, None if missing else node.process(**arguments))
     return {name: None if message is None else message.with_header(header) for name, message in outputs.items()}
 
 
 def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Said]:
     frames: Any = node.process()
+    seq = -1
     try:
-        for seq, result in enumerate(frames):
-            if seq == limit:
+        for count, result in enumerate(frames):
+            if count == limit:
                 return
-            yield {name: _stamp(message, stream, seq) for name, message in as_outputs(type(node), result).items()}
+            outputs = as_outputs(node, result)
+            seq = max(seq + 1, first_header(outputs).seq)
+            yield {name: _stamp(message, stream, seq) for name, message in outputs.items()}
     except EndOfStream:
         return
     finally:

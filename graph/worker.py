@@ -185,6 +185,7 @@ class Worker:
                 end = time.monotonic_ns()
                 hop = Hop(self.name, start, start, end)
                 given = first_header(outputs)
+                self.seq = max(self.seq, given.seq)  # a recording brings its own numbers; they never go back
                 header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
                 self._publish(outputs, header, hop)
                 self._obey_all()
@@ -290,7 +291,7 @@ class Worker:
     def _outputs(self, said: Any) -> dict[str, Message | None]:
         """Return what `process` said by output, checked; at once for the usual case."""
         port = self.only_output.get(type(said))
-        return as_outputs(type(self.node), said) if port is None else {port: said}
+        return as_outputs(self.node, said) if port is None else {port: said}
 
     def _publish(self, outputs: dict[str, Message | None], header: Header, hop: Hop) -> None:
         for port, message in outputs.items():

@@ -1,0 +1,122 @@
+"""The commands that record a running graph and play recordings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich import box
+from rich.table import Table
+
+from graph.cli import (
+    Dot,
+    Duration,
+    Level,
+    Log,
+    Metrics,
+    Overrides,
+    Profile,
+    app,
+    err,
+    find_config,
+    log_to_terminal,
+    out,
+    run_spec,
+    running,
+    split,
+)
+from graph.errors import ConfigError
+
+if TYPE_CHECKING:
+    from graph.recorder import Recorder
+
+
+@app.command()
+def record(
+    ports: Annotated[list[str], typer.Argument(metavar="[NAME/]NODE.PORT...", help="Outputs of one running graph.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="An .mcap file; it is overwritten.")],
+    duration: Annotated[float | None, typer.Option(metavar="S", min=0.0, help="End after so many seconds.")] = None,
+    block: Annotated[
+        bool, typer.Option("--block", help="Make the graph wait where the disk is slower, rather than miss frames.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until that graph runs, to have its first frame.")] = False,
+    compression: Annotated[Literal["lz4", "zstd", "none"], typer.Option(help="zstd is smaller and slower.")] = "lz4",
+) -> None:
+    """Record ports of a running graph into one MCAP file, until Ctrl-C or its end; the graph is not held up."""
+    from graph import recorder
+
+    places = [split(port) for port in ports]
+    names = {name for name, _ in places if name is not None}
+    if len(names) > 1:
+        raise ConfigError(f"one recording is of one graph, not of {' and '.join(sorted(names))}")
+    only = list(dict.fromkeys(port for _, port in places))
+    with running(names.pop() if names else None, float("inf") if wait else 0.0) as g:
+
+        def started() -> None:
+            err.print(f"recording {', '.join(only)} of {g.name}; Ctrl-C ends it", markup=False)
+
+        done = recorder.record(g, only, output, duration, block, compression, started)
+    _tell(done)
+
+
+def _tell(done: "Recorder") -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    for title in ("port", "messages", "missing"):
+        table.add_column(title, justify="left" if title == "port" else "right")
+    for port, count in done.counts.items():
+        table.add_row(port, str(count.messages), str(count.missing))
+    out.print(table)
+    seconds = max(0, done.span.sent_ns[1] - done.span.sent_ns[0]) / 1e9
+    megabytes = done.path.stat().st_size / 1e6
+    out.print(f"\n{done.path}: {seconds:.1f} s, {megabytes:.1f} MB", markup=False)
+    if any(count.missing for count in done.counts.values()):
+        out.print("missing: frames that were dropped on the way; --block makes the graph wait for the disk")
+
+
+@app.command()
+def replay(
+    recording: Annotated[Path, typer.Argument(metavar="FILE", help="What run_graph.py record has written.")],
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="[CONFIG]", help="A graph to play it into; else its nodes run as they were called."),
+    ] = None,
+    in_place_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NODE[=RECORDED]", help="Nodes of CONFIG that it replaces; else the sources. May be repeated."
+        ),
+    ] = None,
+    speed: Annotated[float, typer.Option(metavar="X", min=0.0, help="0: every frame, as fast as possible.")] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the graph; else as in CONFIG or FILE.")] = None,
+    overrides: Overrides = None,
+    duration: Duration = None,
+    profile: Profile = None,
+    dot: Dot = None,
+    metrics: Metrics = None,
+    log: Log = Level.INFO,
+) -> None:
+    """Play a recording in place of the live source of a graph, or as the graph that was recorded."""
+    from graph.config import read
+    from graph.document import Document
+    from graph.in_place import as_graph, put_in_place
+    from graph.mcap_reader import Recording
+
+    log_to_terminal(log)
+    found = Recording(recording)
+    if found.cut:
+        err.print(f"{recording} is cut off, or still being written: it is played up to there", markup=False)
+    settings, told = {"speed": speed, "loop": loop}, []
+    if config is None:
+        if in_place_of:
+            raise ConfigError("--in-place-of needs a CONFIG, in which a node is replaced")
+        document = Document(recording, "")
+        document.data = as_graph(found, settings, name)
+    else:
+        document = Document(find_config(config))
+        told = put_in_place(document, found, in_place_of or [], settings)
+        if name:
+            document.override(("name",), name, "--name")
+    spec = read(document, overrides or [], warn=config is not None)
+    for line in told:
+        err.print(line, markup=False)
+    run_spec(spec, duration, profile, log, dot, metrics)

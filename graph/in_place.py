@@ -1,0 +1,120 @@
+"""Put a recording into a graph file, in the place of nodes whose outputs were recorded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graph.config import is_a
+from graph.document import Document
+from graph.errors import ConfigError
+from graph.mcap_reader import Recording
+from graph.node import Output
+from graph.schema import choices
+from graph.spec import load_class
+
+REPLAY = "graph.replay:Replay"
+Settings = Mapping[str, Any]
+
+
+def as_graph(recording: Recording, settings: Settings, name: str | None) -> dict[str, Any]:
+    """Return a graph of the nodes that were recorded, which others can attach to as to the one that ran."""
+    nodes = dict.fromkeys(port.partition(".")[0] for port in recording.ports)
+    return {
+        "name": name or recording.graph,
+        "nodes": {
+            node: _replay(recording, [port for port in recording.ports if port.startswith(f"{node}.")], settings)
+            for node in nodes
+        },
+    }
+
+
+def put_in_place(document: Document, recording: Recording, wanted: Sequence[str], settings: Settings) -> list[str]:
+    """Replace nodes of a graph by a recording of their outputs, and return what was done in words.
+
+    `wanted` are nodes, or "node=recorded node" or "node=recorded.port" where the names differ; none: the sources.
+    Nodes that worked only for the replaced ones are left out. Raises ConfigError if nothing recorded fits.
+    """
+    nodes = document.data.get("nodes") if isinstance(document.data, dict) else None
+    if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
+        return []  # wrong in the file, which is reported
+    asked = dict(_asked(document, text, nodes) for text in wanted)
+    sources = {name: "" for name, node in nodes.items() if not node.get("inputs")}
+    given = {name: _given(nodes[name], name, recorded, recording) for name, recorded in (asked or sources).items()}
+    for name, ports in given.items():
+        if not ports and (asked or not any(given.values())):
+            raise ConfigError(_nothing_fits(document, name, nodes[name], recording))
+    read_before = _read(nodes)
+    for name, ports in given.items():
+        if ports:
+            document.override(("nodes", name), _replay(recording, ports, settings), f"replay in place of {name}")
+    left_out = _leave_out(document, read_before)
+    told = [f"{name} is replayed ({', '.join(ports)})" for name, ports in given.items() if ports]
+    return told + [f"{name} is left out: nobody needs it now" for name in left_out]
+
+
+def _asked(document: Document, text: str, nodes: Mapping[str, Any]) -> tuple[str, str]:
+    name, _, recorded = text.partition("=")
+    if name not in nodes:
+        there = choices(name, nodes, "nodes")
+        raise ConfigError(f"--in-place-of {text}: {document.path} has no node {name!r}; {there}")
+    return name, recorded
+
+
+def _replay(recording: Recording, ports: Sequence[str], settings: Settings) -> dict[str, Any]:
+    return {"type": REPLAY, "settings": {"path": str(recording.path), "ports": list(ports), **settings}}
+
+
+def _given(node: Mapping[str, Any], name: str, recorded: str, recording: Recording) -> list[str]:
+    """Return which recorded ports give the outputs of a node: those of its name, else the only ones of their types."""
+    found = []
+    for output, port in _outputs(node).items():
+        among = [topic for topic in recording.ports if not recorded or f"{topic}.".startswith(f"{recorded}.")]
+        same = f"{recorded or name}.{output}"
+        fitting = [topic for topic in among if is_a(recording.ports[topic], port.type)]
+        if same in fitting:
+            found.append(same)
+        elif len(fitting) == 1 and (recorded or not any(topic.startswith(f"{name}.") for topic in recording.ports)):
+            found.append(f"{output}={fitting[0]}")
+    return found
+
+
+def _outputs(node: Mapping[str, Any]) -> Mapping[str, Output]:
+    try:
+        return load_class(str(node.get("type"))).outputs
+    except ConfigError:
+        return {}  # it is reported where the file is checked
+
+
+def _nothing_fits(document: Document, name: str, node: Mapping[str, Any], recording: Recording) -> str:
+    gives = ", ".join(f"{output}: {port.type.__name__}" for output, port in _outputs(node).items()) or "nothing"
+    there = ", ".join(f"{topic}: {type_.__name__}" for topic, type_ in recording.ports.items())
+    return (
+        f"{document.place(('nodes', name))}: nothing to replay in place of {name}, which gives {gives}; "
+        f"recorded: {there}; choose with --in-place-of NODE=RECORDED.PORT"
+    )
+
+
+def _read(nodes: Mapping[str, Any]) -> set[str]:
+    """Return the nodes that others read."""
+    inputs = [node.get("inputs") or {} for node in nodes.values()]
+    return {str(source).partition(".")[0] for given in inputs if isinstance(given, dict) for source in given.values()}
+
+
+def _leave_out(document: Document, read_before: set[str]) -> list[str]:
+    """Remove the nodes that were read and are not any more, and what the file says of edges that are gone."""
+    nodes = document.data["nodes"]
+    gone: list[str] = []
+    while idle := [name for name in nodes if name in read_before - _read(nodes)]:
+        gone += idle
+        nodes = {name: node for name, node in nodes.items() if name not in idle}
+    edges = document.data.get("edges")
+    kept = {"nodes": nodes}
+    if isinstance(edges, dict):
+        there = {f"{source}->{name}.{port}" for name, node in nodes.items() for port, source in _inputs(node)}
+        kept["edges"] = {key: edge for key, edge in edges.items() if str(key).replace(" ", "") in there}
+    document.data = {**document.data, **kept}
+    return gone
+
+
+def _inputs(node: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    given = node.get("inputs")
+    return list(given.items()) if isinstance(given, dict) else []

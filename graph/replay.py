@@ -1,0 +1,107 @@
+"""Play a recording in the place of the nodes that were recorded: a source whose outputs are recorded ports."""
+
+import time
+from collections.abc import Iterator
+from itertools import count
+
+from graph.errors import ConfigError
+from graph.mcap_reader import Recording
+from graph.messages import Header, Mark, Message
+from graph.node import Node, Output, setting
+from graph.recorder import Span, sent_ns
+from graph.spec import did_you_mean
+
+SLICE_S = 0.5  # of a long wait
+
+
+class Replay(Node):
+    """Play ports of a recording as they were: the same messages, numbers and times, at any speed, in a loop.
+
+    Its outputs are the recorded ports, under their own names (`frame` for camera.frame) or yours
+    (`picture=camera.frame`).
+    `seq`, `epoch` and `pts` are the recorded ones, and grow on from pass to pass of a loop; capture times are moved
+    to now, so that a frame is as old as it was; hops begin anew. Several of these in one graph keep in step.
+    """
+
+    path: str  # a file of run_graph.py record; one that is cut off is played up to the cut
+    ports: tuple[str, ...] = ()  # node.port, or output=node.port; empty: all that were recorded
+    speed: float = setting(1.0, minimum=0.0, maximum=1000.0)  # times as fast as recorded; 0: as fast as it is taken
+    loop: bool = False  # begin again at the end
+
+    def __post_init__(self) -> None:
+        """Look what is in the file. Raises ConfigError if it is no recording, or lacks a port."""
+        self._recording = Recording(self.path)
+        self._topics = _named(self.ports or tuple(self._recording.ports), self._recording)
+        outputs = {name: Output(self._recording.ports[topic]) for name, topic in self._topics.items()}
+        vars(self)["outputs"] = outputs  # of this one, in the place of the class's
+
+    def live(self) -> bool:
+        """Return whether it has a speed of its own."""
+        return self.speed > 0
+
+    def process(self) -> Iterator[dict[str, Message | None]]:
+        """Yield what was said about one frame after the other, each when its time has come."""
+        timeline = _Timeline(self._recording.span, self.speed)
+        for number in count() if self.loop else range(1):
+            for said in self._recording.frames(self._topics.values()):
+                header = timeline.moved(next(iter(said.values())).header, number)
+                yield {name: _under(said.get(topic), header) for name, topic in self._topics.items()}
+
+
+class _Timeline:
+    """Says what a recorded number or moment is now."""
+
+    def __init__(self, span: Span, speed: float) -> None:
+        self._span = span
+        self._speed = speed
+        self._start_ns = time.monotonic_ns()
+        self._frames = span.seq[1] - span.seq[0] + 1
+        lasting = 1 + 1 / max(1, self._frames - 1)  # the last frame has its time, too
+        self._pass_pts = (span.pts[1] - span.pts[0]) * lasting
+        self._pass_ns = (span.sent_ns[1] - span.sent_ns[0]) * lasting
+
+    def moved(self, header: Header, number: int) -> Header:
+        """Wait until it is time for a frame in pass `number`, and return its header."""
+        return Header(
+            seq=header.seq + number * self._frames,
+            epoch=header.epoch + number * (self._span.epoch[1] - self._span.epoch[0] + 1),
+            pts=header.pts + number * self._pass_pts,
+            t_capture_ns=self.wait(header, number),
+        )
+
+    def wait(self, header: Header, number: int) -> int:
+        """Sleep until the message was sent in pass `number`; return when it was captured; CLOCK_MONOTONIC ns."""
+        if not self._speed:
+            return 0  # now, which the runtime fills in
+        due_ns = self._now(sent_ns(header), number)
+        while (left_s := (due_ns - time.monotonic_ns()) / 1e9) > 0:
+            time.sleep(min(left_s, SLICE_S))
+        return min(self._now(header.t_capture_ns, number), time.monotonic_ns())
+
+    def _now(self, recorded_ns: int, number: int) -> int:
+        since_ns = recorded_ns - self._span.sent_ns[0] + number * self._pass_ns
+        return self._start_ns + round(since_ns / self._speed)
+
+
+def _under(message: Message | None, header: Header) -> Message | None:
+    return None if message is None or isinstance(message, Mark) else message.with_header(header)
+
+
+def _named(ports: tuple[str, ...], recording: Recording) -> dict[str, str]:
+    """Return the recorded ports by the names of the outputs that give them."""
+    topics: dict[str, str] = {}
+    for port in ports:
+        name, equals, topic = port.rpartition("=")
+        name = name if equals else topic.rpartition(".")[2]
+        if topic not in recording.ports:
+            there = did_you_mean(topic, recording.ports) or f"recorded: {', '.join(recording.ports)}"
+            raise ConfigError(f"{recording.path} has no port {topic!r}; {there}")
+        if not name.isidentifier():
+            raise ConfigError(f"{name!r} in {port!r} is no name for an output; expected like picture={topic}")
+        if name in topics:
+            raise ConfigError(
+                f"{topics[name]} and {topic} would both be {name!r}; name one, or take one only: "
+                f"ports: [{topics[name]}, {name}2={topic}]"
+            )
+        topics[name] = topic
+    return topics

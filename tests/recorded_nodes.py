@@ -1,0 +1,38 @@
+"""Nodes with which the tests of recordings build their graphs."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from graph import Faces, Input, Message, Node
+from nodes.source import TestSource
+
+
+class GatedSource(TestSource):
+    """The test source, which begins when the file `gate` appears: whoever records is there by then."""
+
+    gate: str = "go"
+
+    def process(self) -> Iterator[dict[str, Message]]:
+        while not Path(self.gate).exists():
+            time.sleep(0.02)
+        yield from super().process()
+
+
+class Keep(Node):
+    """Keeps the faces of every frame to the bit."""
+
+    faces = Input(Faces)
+
+    path: str = "faces.bin"
+
+    def open(self) -> None:
+        self.file: Any = open(self.path, "wb")  # noqa: SIM115 - closed by close()
+
+    def process(self, faces: Faces) -> None:
+        for array in (faces.ids, faces.boxes, faces.landmarks, faces.pose, faces.states, faces.blinks):
+            self.file.write(array.tobytes())
+
+    def close(self) -> None:
+        self.file.close()

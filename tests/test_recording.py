@@ -1,0 +1,274 @@
+"""Recordings without a graph: the bytes of messages, files whole, cut off and wrong, and the node that plays them."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mcap.writer import Writer
+from numpy.typing import NDArray
+
+import graph
+from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, recorded
+from graph.mcap_reader import Recording
+from graph.recorder import Recorder
+from graph.replay import Replay
+from graph.testing import run_node
+from tests.toys import Numbers, picture
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tagged(Frame):
+    """A frame that says more than frames do."""
+
+    weights: NDArray[np.float16] = array(np.float16, 2, "N")
+    tag: str
+
+    def loud(self) -> str:
+        return self.tag.upper()
+
+
+TEXTS = st.text(max_size=8)
+INTS = st.integers(0, 2**61)
+HOPS = st.lists(st.builds(Hop, TEXTS, INTS, INTS, INTS), max_size=3).map(tuple)
+FLOATS = st.floats(allow_nan=False)
+HEADERS = st.builds(
+    Header, TEXTS, st.integers(-1, 2**61), st.integers(0, 2**31), FLOATS, st.integers(-(2**62), 2**62), HOPS
+)
+
+
+@settings(max_examples=30)
+@given(HEADERS, TEXTS, st.integers(0, 5), st.integers(0, 5))
+def test_round_trip(header: Header, text: str, height: int, count: int) -> None:
+    """Every message comes back to the bit, also as a type that only the recording tells of."""
+    rng = np.random.default_rng(height * 6 + count)
+    image = rng.integers(0, 256, (height, 3, 3), np.uint8)[::-1]  # not contiguous
+    weights = rng.random((2, count)).astype(np.float16)
+    message = Tagged(header=header, image=image, weights=weights, tag=text, clock=text)
+    data = recorded.to_bytes(message)
+    for type_ in (Tagged, told_of(Tagged)):
+        back: Any = recorded.from_bytes(data, type_)
+        assert back.header == header and back.tag == back.clock == text and isinstance(back, Frame)
+        assert np.array_equal(back.image, image) and np.array_equal(back.weights, weights)
+        assert not back.image.flags.writeable and back.copy().image.flags.writeable
+    for end in (*range(min(20, len(data))), len(data) - 1):
+        with pytest.raises(WireError):
+            recorded.from_bytes(data[:end], Tagged)
+
+
+def told_of(type_: type[Message]) -> type[Message]:
+    """The type as a process sees it that has not imported its module."""
+    schema = recorded.schema_of(type_).replace(type_.__module__.encode(), b"some.where")
+    made = recorded.type_from(schema)
+    assert made is not type_ and made is recorded.type_from(schema)
+    return made
+
+
+def test_types_that_are_known_are_themselves_and_others_are_never_taken_for_them() -> None:
+    assert recorded.type_from(recorded.schema_of(Faces)) is Faces
+    made = told_of(Numbers)
+    assert (made.__module__, made.__qualname__, made.__doc__) == ("some.where", "Numbers", Numbers.__doc__)
+    with pytest.raises(GraphError, match=r"some\.where:Numbers is not known here"):
+        graph.receiver.find_type(["some.where:Numbers"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "schema", [b"", b"{}", b"[]", b'{"types": []}', b'{"types": ["a:b"], "arrays": {"x": ["O", 1]}}']
+)
+def test_a_schema_that_is_none(schema: bytes) -> None:
+    with pytest.raises(WireError, match="no schema of a message"):
+        recorded.type_from(schema)
+
+
+def header(seq: int, epoch: int = 0) -> Header:
+    """A frame of a 25 fps stream that was sent 2 ms after its capture."""
+    captured = 5_000_000_000 + seq * 40_000_000
+    return Header("main", seq, epoch, seq / 25, captured, (Hop("camera", captured, captured, captured + 2_000_000),))
+
+
+def write(path: Path, seqs: Any = range(100, 140), **options: Any) -> Path:
+    """A recording of camera.frame, and of count.numbers for every second frame: marks for the others."""
+    types = {"camera.frame": Frame, "count.numbers": Numbers}
+    with Recorder(path, types, "main", options.get("compression", "lz4")) as recorder:
+        for seq in seqs:
+            recorder.write("camera.frame", Frame(header=header(seq), image=picture(seq)))
+            numbers = Numbers(header=header(seq), word="a", values=np.array([seq], np.float64))
+            recorder.write("count.numbers", Mark(header=header(seq)) if seq % 2 else numbers)
+            recorder._writer.flush()  # as after half a second
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.mcap")
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd", "none"])
+def test_read(tmp_path: Path, compression: str) -> None:
+    path = write(tmp_path / "a.mcap", compression=compression)
+    frames = list(graph.recording(path, "camera.frame"))
+    assert [frame.seq for frame in frames] == [*range(100, 140)]
+    assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in frames)
+    assert frames[3].header == header(103)
+    frames[0].image[:] = 0  # ours
+    pairs = list(graph.recording(str(path), "camera.frame", "count.numbers"))
+    assert [frame.seq for frame, _ in pairs] == [*range(100, 140, 2)]
+    assert all(frame.header == numbers.header and numbers.values == frame.seq for frame, numbers in pairs)
+    found = Recording(path)
+    assert (found.graph, found.cut, found.span.seq, found.span.pts) == ("main", False, (100, 139), (4.0, 5.56))
+
+
+def test_reading_what_is_not_there(path: Path) -> None:
+    for ports, why in (
+        ((), r"recording\(\) needs a port; recorded: camera\.frame, count\.numbers"),
+        (("camera.frme",), r"a\.mcap has no 'camera\.frme'; did you mean 'camera\.frame'\?"),
+        (("x",), r"a\.mcap has no 'x'; recorded: camera\.frame, count\.numbers"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            list(graph.recording(path, *ports))
+
+
+def test_cut_anywhere(path: Path, tmp_path: Path) -> None:
+    """What lies before the cut is read, to the last flush, and the end alone makes it whole."""
+    data, cut = path.read_bytes(), tmp_path / "cut.mcap"
+    whole = [frame.seq for frame in graph.recording(path, "camera.frame")]
+    lengths = []
+    for size in sorted({*range(0, len(data), len(data) // 60), *range(len(data) - 10, len(data))}):
+        cut.write_bytes(data[:size])
+        try:
+            found = Recording(cut)
+        except ConfigError as exc:
+            assert str(exc).endswith(("holds no message before it is cut off", "is empty: nothing was recorded"))
+            assert not lengths
+            continue
+        frames = list(graph.recording(cut, "camera.frame"))
+        assert found.cut and [frame.seq for frame in frames] == whole[: len(frames)]
+        assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in frames)
+        assert found.span.seq == (100, frames[-1].seq) and found.counts["camera.frame"].messages == len(frames)
+        assert [f["camera.frame"].seq for f in found.frames(["camera.frame"])] == whole[: len(frames)]
+        lengths.append(len(frames))
+    assert lengths == sorted(lengths) and lengths[0] < 5 and lengths[-1] == len(whole)
+    assert len(set(lengths)) > 15
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
+def test_damaged_in_the_middle(path: Path, part: float) -> None:
+    data = bytearray(path.read_bytes())
+    place = int(len(data) * part)
+    data[place : place + 200] = bytes(byte ^ 0x55 for byte in data[place : place + 200])
+    path.write_bytes(data)
+    frames: list[Any] = []
+    with pytest.raises((ConfigError, GraphError), match=r"a\.mcap"):
+        frames += iter_all(path)
+        raise ConfigError("a.mcap: what was damaged lay beside the messages")
+    assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in frames)
+
+
+def iter_all(path: Path) -> Iterator[Any]:
+    yield from graph.recording(path, "camera.frame")
+
+
+def foreign(path: Path) -> None:
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start("ros2", library="rosbag2")
+        writer.finish()
+
+
+def nothing_recorded(path: Path) -> None:
+    write(path, seqs=())
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: path.write_bytes(b""), "is empty: nothing was recorded"),
+        (lambda path: path.write_bytes(b"\x00\x00\x00\x20ftypisom" * 9), r"is no recording \(MCAP\); record one"),
+        (lambda path: path.write_text("name: x"), r"is no recording \(MCAP\)"),
+        (foreign, r"is an MCAP file of another program \(ros2, rosbag2\), not one of run_graph\.py"),
+        (nothing_recorded, "holds no message$"),
+        (lambda path: path.mkdir(), "is no file"),
+        (lambda path: path.with_name("x2.mcap").touch(), r"no recording .*x\.mcap: No such .*mean 'x2\.mcap'\?"),
+    ],
+)  # fmt: skip
+def test_wrong_files(tmp_path: Path, make: Any, why: str) -> None:
+    make(tmp_path / "x.mcap")
+    with pytest.raises(ConfigError, match=why):
+        graph.recording(tmp_path / "x.mcap", "camera.frame")
+
+
+def test_without_the_package(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "mcap"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mcap", None)
+    with pytest.raises(ConfigError, match=r"recordings need the package mcap.*: pip install '\.\[record\]'"):
+        graph.recording(path.rename(path.with_name("b.mcap")), "camera.frame")
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    full = tmp_path / "full.mcap"
+    full.symlink_to("/dev/full")
+    with pytest.raises(GraphError, match=r"full\.mcap: No space left on device; it ends after about 0 messages"):
+        write(full)
+    with pytest.raises(ConfigError, match=r"no/a\.mcap cannot be written: No such file or directory"):
+        write(tmp_path / "no" / "a.mcap")
+
+
+def test_missing_frames_are_counted_but_not_across_a_restart(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "a.mcap", {"count.numbers": Numbers}, "main", "none") as recorder:
+        for seq, epoch in ((0, 0), (1, 0), (5, 0), (100_005, 1), (100_007, 1)):
+            recorder.write("count.numbers", Numbers(header=header(seq, epoch), values=np.zeros(0)))
+    assert recorder.counts["count.numbers"].missing == 3 + 1
+
+
+def test_replay_keeps_numbers_and_times(path: Path) -> None:
+    said = run_node(Replay(path=str(path), speed=0))
+    assert [frame.seq for frame in said["frame"]] == [*range(100, 140)]
+    assert [numbers.seq for numbers in said["numbers"]] == [*range(100, 140, 2)]
+    for messages in said.values():
+        assert all(message.pts == message.seq / 25 and message.header.hops == () for message in messages)
+    assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in said["frame"])  # type: ignore[attr-defined]
+
+
+def test_replay_in_a_loop_goes_on_counting(path: Path) -> None:
+    frames = run_node(Replay(path=str(path), ports=("picture=camera.frame",), speed=0, loop=True), limit=100)["picture"]
+    assert [frame.seq for frame in frames] == [*range(100, 200)]
+    assert [frame.epoch for frame in frames] == [0] * 40 + [1] * 40 + [2] * 20
+    assert np.allclose([frame.pts for frame in frames], np.arange(100, 200) / 25)
+    assert all(np.array_equal(frame.image, picture(100 + index % 40)) for index, frame in enumerate(frames))  # type: ignore[attr-defined]
+
+
+def test_replay_at_a_speed(path: Path) -> None:
+    """40 frames of 40 ms at 40 times the speed: no frame before its time, and each as old as it was."""
+    node = Replay(path=str(path), ports=("camera.frame",), speed=40.0)
+    assert node.live() and not Replay(path=str(path), speed=0).live()
+    messages = [said["frame"] for said in node.process()]
+    times = np.array([message.header.t_capture_ns for message in messages if message])
+    assert np.allclose(np.diff(times), 1e6, atol=2)
+
+
+def test_replay_of_one_that_is_cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3000])
+    frames = run_node(Replay(path=str(path), speed=0))["frame"]
+    assert 30 < len(frames) <= 40
+
+
+@pytest.mark.parametrize(
+    ("ports", "why"),
+    [
+        (("camera.frme",), r"a\.mcap has no port 'camera\.frme'; did you mean 'camera\.frame'\?"),
+        (
+            ("1=camera.frame",),
+            r"'1' in '1=camera\.frame' is no name for an output; expected like picture=camera\.frame",
+        ),
+        (("frame=count.numbers", "camera.frame"), r"count\.numbers and camera\.frame would both be 'frame'; name one"),
+    ],
+)
+def test_replay_of_wrong_ports(path: Path, ports: tuple[str, ...], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        Replay(path=str(path), ports=ports)

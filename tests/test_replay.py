@@ -1,0 +1,276 @@
+"""Recording running graphs and playing them again, as a user does: real commands, real processes, real files."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graph
+from graph import cli
+from graph.mcap_reader import Recording
+from tests.conftest import PATIENCE_S, eventually
+from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
+from tests.toys import Numbers
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("COLUMNS", "110")
+    return tmp_path
+
+
+@contextlib.contextmanager
+def command(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """`run_graph.py` with arguments, killed if it still runs in the end."""
+    line = [sys.executable, str(ROOT / "run_graph.py"), *arguments]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def begun(recorder: "subprocess.Popen[str]") -> str:
+    """Wait for the first line, which comes when every sender has answered."""
+    assert recorder.stdout is not None
+    return recorder.stdout.readline()
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    said = process.communicate(timeout=PATIENCE_S * 2)[0]
+    return process.returncode, said
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main([*arguments]) == 2
+    return capsys.readouterr().err
+
+
+FACES: dict[str, Any] = {
+    "detector": {"type": "nodes.detect:FaceDetector", "inputs": {"frame": "camera.frame"}, "settings": {"every": 5}},
+    "landmarks": {
+        "type": "nodes.landmarks:Landmarks",
+        "inputs": {"frame": "camera.frame", "found": "detector.faces"},
+    },
+    "smooth": {"type": "nodes.smooth:Smooth", "inputs": {"frame": "camera.frame", "raw": "landmarks.faces"}},
+    "keep": {"type": "tests.recorded_nodes:Keep", "inputs": {"faces": "smooth.faces"}},
+}
+
+
+def test_landmarks_of_a_replay_are_equal_to_the_bit(folder: Path) -> None:
+    """The camera's frames through the same nodes again: whole, by another graph's name for the camera, and cut off."""
+    source = {"type": "tests.recorded_nodes:GatedSource", "settings": {"width": 320, "height": 240, "frames": 40}}
+    with Graph(folder, {"name": "faces", "nodes": {"camera": source, **FACES}}) as main:
+        with command("record", "camera.frame", "faces/smooth.faces", "--wait", "-o", "a.mcap", "--block") as recorder:
+            assert begun(recorder) == "recording camera.frame, smooth.faces of faces; Ctrl-C ends it\n"
+            Path("go").touch()
+            assert main.wait() == 0, main.text()
+            code, said = ended(recorder)
+        assert code == 0 and "missing:" not in said
+        assert [line.split() for line in said.splitlines()[2:4]] == [
+            ["camera.frame", "40", "0"],
+            ["smooth.faces", "40", "0"],
+        ]
+    live = Path("faces.bin").read_bytes()
+    recorded = list(graph.recording("a.mcap", "smooth.faces"))
+    assert len(recorded) == 40 and all(len(faces) == 1 for faces in recorded[1:])
+    assert all(faces.landmarks.tobytes() in live for faces in recorded)
+
+    Path("go").unlink()  # nobody may wait for it
+    assert replayed("faces.yaml") == (live, "camera is replayed (camera.frame)")
+    text = Path("faces.yaml").read_text()
+    Path("other.yaml").write_text(text.replace("camera", "eye"))
+    assert replayed("other.yaml") == (live, "eye is replayed (frame=camera.frame)")
+
+    Path("a.mcap").write_bytes(Path("a.mcap").read_bytes()[: Path("a.mcap").stat().st_size // 2])
+    there = len(list(graph.recording("a.mcap", "camera.frame")))
+    assert 10 < there < 30
+    faces, said = replayed("faces.yaml")
+    assert live.startswith(faces) and len(faces) >= len(live) // 40 * (there - 1)
+    assert said.startswith("a.mcap is cut off, or still being written")
+
+
+def replayed(config: str) -> tuple[bytes, str]:
+    """Return the faces that the nodes of a graph find in a recording, and what the command says first."""
+    with command("replay", "a.mcap", config, "--speed", "0") as process:
+        code, said = ended(process)
+    assert code == 0, said
+    return Path("faces.bin").read_bytes(), said.splitlines()[0]
+
+
+def numbers_graph(frames: int = 100_000, pause: float = 0.003) -> dict[str, Any]:
+    """source -> copy -> write, source -> pair -> numbers"""
+    return {
+        "name": "main",
+        "nodes": {
+            "source": node("Source", frames=frames, pause=pause),
+            "copy": node("Copy", {"frame": "source.frame"}),
+            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
+            "write": node("Write", {"frame": "copy.copied"}),
+            "numbers": node("WriteNumbers", {"numbers": "pair.paired"}),
+        },
+    }
+
+
+@pytest.fixture
+def main(folder: Path) -> Iterator[Graph]:
+    with Graph(folder, numbers_graph()) as main:
+        wait_for_rows(folder / "out.jsonl", 5)
+        yield main
+
+
+def stopped(main: Graph) -> None:
+    main.interrupt()
+    assert main.wait() == 0, main.text()
+    seqs = [row[0] for row in rows(main.folder / "out.jsonl")]
+    assert seqs == [*range(len(seqs))]
+
+
+def test_recorded_graph_runs_again_by_its_names(main: Graph) -> None:
+    """Ports of any type, for a while; then the recording is attached to as the graph was, and joined, and drawn."""
+    ports = ("source.frame", "copy.copied", "pair.paired")
+    with command("record", *ports, "-o", "a.mcap", "--duration", "0.5", "--compression", "none") as recorder:
+        assert ended(recorder)[0] == 0
+    stopped(main)
+    found = Recording("a.mcap")
+    assert {name: type_.__qualname__ for name, type_ in found.ports.items()} == dict(
+        zip(ports, ("Frame", "Frame", "Numbers"), strict=True)
+    )
+    sets = list(graph.recording("a.mcap", *ports))
+    assert all((frame.image == frame.seq % 251).all() and pair.values[0] == frame.seq for frame, _, pair in sets)
+    with command("replay", "a.mcap", "--loop") as replay, graph.attach("main", wait=PATIENCE_S) as g:
+        assert g.ports == {
+            "source.frame": "graph.messages:Frame",
+            "copy.copied": "graph.messages:Frame",
+            "pair.paired": "tests.toys:Numbers",
+        }
+        seqs = []
+        for frame, copied, pair in g.subscribe(*ports, policy="block"):
+            assert isinstance(pair, Numbers) and frame.seq == copied.seq == pair.seq
+            assert (frame.image == pair.values[0] % 251).all() and [hop.node for hop in frame.header.hops] == ["source"]
+            seqs.append(frame.seq)
+            if frame.epoch == 2:  # the third pass
+                break
+        assert seqs == sorted(set(seqs)) and len(seqs) > 1.5 * len(sets)
+        replay.send_signal(signal.SIGINT)
+        assert ended(replay)[0] == 0
+
+
+def test_replay_in_place_of_a_node_in_the_middle(main: Graph) -> None:
+    """What only worked for it is left out; a message type that only the recording and the reader know still fits."""
+    with command("record", "source.frame", "pair.paired", "-o", "a.mcap", "--duration", "0.5") as recorder:
+        assert ended(recorder)[0] == 0
+    stopped(main)
+    pairs = [pair.values.tolist() for pair in graph.recording("a.mcap", "pair.paired")]
+    with command(
+        "replay", "a.mcap", "main.yaml", "--in-place-of", "pair", "--speed", "0", "--set", "source.frames=5"
+    ) as replay:
+        code, said = ended(replay)
+    assert code == 0 and "pair is replayed (pair.paired)" in said and "left out" not in said
+    assert [values for _, values in rows(Path("numbers.jsonl"))] == pairs
+    text = Path("main.yaml").read_text()
+    Path("short.yaml").write_text(text[: text.index("  write:")] + text[text.index("  numbers:") :])
+    with command("replay", "a.mcap", "short.yaml", "--in-place-of", "pair=pair.paired", "--speed", "0") as replay:
+        code, said = ended(replay)
+    assert code == 0 and {"copy is left out: nobody needs it now", "source is left out: nobody needs it now"} <= set(
+        said.splitlines()
+    )
+    assert [values for _, values in rows(Path("numbers.jsonl"))] == pairs
+
+
+def test_killed_recorder_leaves_a_recording_and_a_graph_that_goes_on(main: Graph) -> None:
+    with command("record", "copy.copied", "-o", "a.mcap") as recorder:
+        begun(recorder)
+        assert eventually(lambda: Path("a.mcap").stat().st_size > 20_000)
+        recorder.kill()
+    frames = list(graph.recording("a.mcap", "copy.copied"))
+    assert frames and all((frame.image == frame.seq % 251).all() for frame in frames)
+    wait_for_rows(Path("out.jsonl"), len(rows(Path("out.jsonl"))) + 50)
+    stopped(main)
+
+
+def test_recorder_that_stands_still_holds_up_nothing_and_counts_what_it_missed(main: Graph) -> None:
+    with command("record", "copy.copied", "-o", "a.mcap") as recorder:
+        begun(recorder)
+        recorder.send_signal(signal.SIGSTOP)
+        wait_for_rows(Path("out.jsonl"), len(rows(Path("out.jsonl"))) + 200)
+        recorder.send_signal(signal.SIGCONT)
+        wait_for_rows(Path("out.jsonl"), len(rows(Path("out.jsonl"))) + 50)
+        recorder.send_signal(signal.SIGINT)
+        code, said = ended(recorder)
+    assert code == 0 and "missing: frames that were dropped on the way; --block" in said
+    seqs = [frame.seq for frame in graph.recording("a.mcap", "copy.copied")]
+    missing = seqs[-1] - seqs[0] + 1 - len(seqs)
+    assert missing > 50
+    assert said.splitlines()[2].split() == ["copy.copied", str(len(seqs)), str(missing)]
+    stopped(main)
+
+
+def test_block_misses_nothing_of_a_fast_graph(folder: Path) -> None:
+    line = ("record", "pair.paired", "source.frame", "-o", "a.mcap", "--wait", "--block")
+    with Graph(folder, numbers_graph(frames=1000, pause=0.0)) as main, command(*line) as recorder:
+        assert main.wait() == 0, main.text()
+        assert ended(recorder)[0] == 0
+    seqs = [frame.seq for frame in graph.recording("a.mcap", "source.frame")]
+    assert seqs == [*range(seqs[0], 1000)]  # to the last frame
+
+
+def test_graph_that_dies_leaves_a_whole_recording(main: Graph) -> None:
+    with command("record", "source.frame", "-o", "a.mcap") as recorder:
+        begun(recorder)
+        wait_for_rows(Path("out.jsonl"), len(rows(Path("out.jsonl"))) + 20)
+        main.process.kill()
+        code, said = ended(recorder)
+    assert code == 1 and "error: the graph 'main' has died" in said
+    assert not Recording("a.mcap").cut
+
+
+def test_what_goes_wrong(main: Graph, capsys: pytest.CaptureFixture[str]) -> None:
+    os.symlink("/dev/full", "full.mcap")
+    with command("record", "source.frame", "-o", "full.mcap") as recorder:
+        code, said = ended(recorder)
+    assert code == 1 and "error: full.mcap: No space left on device; it ends after about" in said
+    with command("record", "pair.paired", "-o", "a.mcap", "--duration", "0.3") as recorder:
+        assert ended(recorder)[0] == 0
+    with command("replay", "a.mcap") as replay:
+        assert ended(replay) == (
+            2,
+            "error: a graph named 'main' is running already; stop it, or give this one another name\n",
+        )
+    for arguments, why in (
+        (["record", "source.frme", "-o", "b.mcap"], "main has no output 'source.frme'; did you mean 'source.frame'?"),
+        (["record", "source.frame", "-o", "b.mp4"], "b.mp4: the name of a recording ends in .mcap"),
+        (["record", "source.frame", "-o", "no/b.mcap"], "no/b.mcap cannot be written: No such file or directory"),
+        (["record", "a/x.y", "b/x.y", "-o", "b.mcap"], "one recording is of one graph, not of a and b"),
+        (["record", "mian/x.y", "-o", "b.mcap"], "no graph named 'mian' is running; did you mean 'main'?"),
+        (
+            ["replay", "a.mcap", "main.yaml"],
+            "main.yaml:3: nothing to replay in place of source, which gives frame: Frame; recorded: "
+            "pair.paired: Numbers; choose with --in-place-of NODE=RECORDED.PORT",
+        ),
+        (
+            ["replay", "a.mcap", "main.yaml", "--in-place-of", "pear"],
+            "--in-place-of pear: main.yaml has no node 'pear'; did you mean 'pair'?",
+        ),
+        (["replay", "a.mcap", "--in-place-of", "pair"], "--in-place-of needs a CONFIG, in which a node is replaced"),
+        (
+            ["replay", "a.mcap", "main.yaml", "--in-place-of", "pair", "--speed", "1e9"],
+            "replay in place of pair: is 1000000000.0, expected float from 0.0 to 1000.0",
+        ),
+        (["replay", "main.yaml"], f"{Path('main.yaml').absolute()} is no recording (MCAP); record one: "
+         "run_graph.py record NODE.PORT -o FILE.mcap"),
+    ):  # fmt: skip
+        assert failed(capsys, *arguments) == f"error: {why}\n"
+    assert not Path("b.mcap").exists()
+    stopped(main)
