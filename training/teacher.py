@@ -27,6 +27,8 @@ Floats = NDArray[np.float32]
 BELIEVED = 15.0
 """Farther from the file's points than this, in per cent of the eye distance on the mean, the teacher has lost the face:
 these keep the file's. Three times the error of the released network on photographs."""
+VERSION = b"1"
+"""Of how a teacher looks; another one makes cached points old."""
 CHUNK = 32
 
 
@@ -37,7 +39,7 @@ def relabelled(crops: Crops, settings: LandmarkSettings) -> Crops:
     if settings.teacher is None or not len(rows):
         return crops
     file = teacher_file(settings.teacher)
-    key = hashlib.sha256(file.read_bytes() + crops.points[rows].tobytes() + rows.tobytes())
+    key = hashlib.sha256(VERSION + file.read_bytes() + crops.points[rows].tobytes() + rows.tobytes())
     cached = settings.cache / f"taught-{key.hexdigest()[:16]}.npy"
     if not cached.exists():
         settings.cache.mkdir(parents=True, exist_ok=True)
@@ -62,17 +64,15 @@ def relabelled(crops: Crops, settings: LandmarkSettings) -> Crops:
 def taught(predictor: Predictor, crops: Crops, rows: NDArray[np.intp]) -> Floats:
     """Return the teacher's points (R, 68, 2) on some crops, in pixels of the crops.
 
-    As the run time does, a face is looked at where the file says that it is, then, upright, where it was found; each
-    time as it is and mirrored, and the two answers are averaged.
+    A face is looked at upright, in the box and with the roll of the file's points, as it is and mirrored. Measured with
+    the released network on 100 held-out faces of AFW: 5.14 % with one look in the unturned box, 4.98 with the mirror,
+    4.95 upright as well; a second look where the first one found the face brings no more (4.96).
     """
     found = []
     for start in track(range(0, len(rows), CHUNK), "teacher looks"):
         chunk = rows[start : start + CHUNK]
         images = [np.asarray(crops.images[row]) for row in chunk]
-        points = crops.points[chunk]
-        for roll in (np.zeros(len(chunk), np.float32), None):
-            points = both_ways(predictor, images, points, landmark_roll(points) if roll is None else roll)
-        found.append(points)
+        found.append(both_ways(predictor, images, crops.points[chunk], landmark_roll(crops.points[chunk])))
     return np.concatenate(found)
 
 
