@@ -63,6 +63,14 @@ PERSISTENCE = np.repeat((4.0, 1.0, 1.0), (OUTLINE, EYES, MOUTH))
 errors depend on pose and place. It counts where the flow sees all movement. Measured on the demo's portrait: 4 halves
 what is left of the jitter there; in eyes and mouth it would let blinks and speech fade."""
 
+SLIP = 0.5
+"""Error of the flow as a share of how a point moved beyond the face as a whole: lids and lips move over what appears
+and vanishes beneath them, and a window that spans both sees less than the whole motion.
+
+Speech then keeps 95.3 % of the lips' travel, with 0 93.8 %; still and panned faces are the same or better. More costs
+accuracy while speaking (0.8: error 0.81 for 0.78 % of the eye distance), for it follows the noise of the detections.
+"""
+
 OUTLIER = 3.0
 """Standard deviations at which the pull of a single detection stops growing (Huber's rule)."""
 
@@ -142,7 +150,8 @@ def predict_by_flow(last: Track, now: Crop, raw: NDArray[Any], spread: NDArray[A
     motion, variance = regularise(found - guessed, error, last.covariance * unit**2)
     points = now.outside(guessed + motion)
     ratio = noise_ratio((raw - last.raw) - (points - last.points), spread)
-    return Prediction(points, variance * now.step**2, ratio, seen=True)
+    bent = np.square(points - similarity(last.points, points, last.points)).sum(axis=1)
+    return Prediction(points, variance * now.step**2 + SLIP**2 * bent / 2, ratio, seen=True)
 
 
 def predict_by_detection(last: Track, raw: NDArray[Any], spread: NDArray[Any], elapsed: float) -> Prediction:

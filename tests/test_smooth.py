@@ -11,7 +11,19 @@ from graph.testing import run_node
 from nodes._flow import LOST, crop, face_size, prior, regularise, track
 from nodes.smooth import GAP, Smooth, follow, noise_ratio, similarity, turned
 from nodes.source import TestSource
-from tests.bench.smoothing import amplitude, blink_clip, error, jitter, lag, one_euro, ours, scene, seed_rule
+from tests.bench.smoothing import (
+    amplitude,
+    blink_clip,
+    error,
+    jitter,
+    lag,
+    one_euro,
+    ours,
+    scene,
+    seed_rule,
+    speech_amplitude,
+    speech_clip,
+)
 from tests.portrait import LANDMARKS, faces, true_points
 
 SMALL: dict[str, Any] = {"width": 640, "height": 360, "frames": 40}
@@ -204,6 +216,15 @@ def test_other_frame_rates_behave_alike(fps: float) -> None:
 def test_blinks_keep_their_amplitude(in_picture: bool) -> None:
     clip, closed = blink_clip(in_picture, **SMALL | {"frames": 75})
     assert amplitude(ours(clip), clip, closed) >= 95
+
+
+def test_speech_keeps_its_amplitude_and_a_still_mouth_stands_still() -> None:
+    clip = speech_clip(**SMALL | {"frames": 120})
+    assert speech_amplitude(ours(clip), clip) >= 0.95 * speech_amplitude(clip.raw, clip)
+    still = scene(**SMALL, motion="still")
+    out = ours(still)
+    mouth = still._replace(true=still.true[:, 48:])
+    assert jitter(out[:, 48:], mouth) < 0.15 * jitter(still.raw[:, 48:], mouth)
 
 
 def test_single_wild_detections_are_held_back() -> None:
