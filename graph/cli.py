@@ -393,4 +393,4 @@ def _join(words: Iterable[str]) -> str:
     return ", ".join(words) or "none"
 
 
-from graph import cli_recording  # noqa: E402, F401 - its commands join `app`
+from graph import cli_launch, cli_recording  # noqa: E402, F401 - their commands join `app`

@@ -153,7 +153,7 @@ class _CoreDumper(yaml.SafeDumper):
 
 def to_yaml(data: Any) -> str:
     """Return plain data as YAML, which reads as the same."""
-    return yaml.dump(data, Dumper=_CoreDumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(data, Dumper=_CoreDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
 def parse_value(text: str) -> Any:

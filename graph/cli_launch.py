@@ -1,0 +1,61 @@
+"""The command that makes a graph out of one line, and runs it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graph.cli import (
+    PACKAGE,
+    Dot,
+    Duration,
+    Level,
+    Log,
+    Metrics,
+    Overrides,
+    Profile,
+    app,
+    log_to_terminal,
+    run_spec,
+)
+
+
+@app.command()
+def launch(
+    line: Annotated[list[str], typer.Argument(metavar="LINE", help='Like "capture uri=clip.mp4 ! detect ! ...".')],
+    only_print: Annotated[bool, typer.Option("--print", help="Only print the graph, as a file would hold it.")] = False,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Of the graph.")] = "launch",
+    overrides: Overrides = None,
+    duration: Duration = None,
+    profile: Profile = None,
+    dot: Dot = None,
+    metrics: Metrics = None,
+    log: Log = Level.INFO,
+) -> None:
+    """Run a graph out of one line: "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! record path=out.mp4".
+
+    Each input takes the nearest output before it that carries its type. NAME. ! ... branches off behind the element
+    with name=NAME. Elements are the nodes that `nodes` lists (detect: nodes.detect:FaceDetector), or module:Class.
+    """
+    from graph.catalog import find_nodes
+    from graph.config import read
+    from graph.document import Document, to_yaml
+    from graph.in_place import REPLAY
+    from graph.launch import graph_of
+    from graph.passwords import redact
+    from graph.spec import load_class
+
+    log_to_terminal(log)
+    types = find_nodes(PACKAGE)[0] | {REPLAY: load_class(REPLAY)}
+    data = graph_of(line, types, name)
+    document = Document(Path("launch"), to_yaml(data))
+    for node, said in data["nodes"].items():
+        document.override(("nodes", node), said, f"launch: {node}")
+        for part in ("inputs", "settings"):
+            for key, value in said.get(part, {}).items():
+                document.override(("nodes", node, part, key), value, f"launch: {node} {key}={value}")
+    spec = read(document, overrides or [])
+    text = to_yaml(document.data)
+    typer.echo(text if only_print else redact(text), nl=False)
+    if not only_print:
+        run_spec(spec, duration, profile, log, dot, metrics)

@@ -1,0 +1,216 @@
+"""Graphs out of one line: what they mean, what is said of wrong ones, and real runs."""
+
+# ruff: noqa: E501 (a line is a line)
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graph import cli
+from graph.document import Document, to_yaml
+from tests.conftest import PATIENCE_S
+from tests.graphs import ROOT
+from tests.test_recording import write
+
+OWN = """\
+from graph import Frame, Input, Node, Output
+import numpy as np
+
+class Three(Node):
+    \"\"\"Three frames.\"\"\"
+    left = Output(Frame)
+    right = Output(Frame)
+    def process(self):
+        for value in range(3):
+            frame = Frame(image=np.full((16, 16, 3), value, np.uint8))
+            yield {"left": frame, "right": frame}
+
+class Sink(Node):
+    frame = Input(Frame)
+    path: str = "sink.txt"
+    note: str = ""
+    def process(self, frame):
+        with open(self.path, "a") as file:
+            file.write(f"{frame.seq} {self.note}\\n")
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("own.py").write_text(OWN)
+    yield tmp_path
+    sys.modules.pop("own", None)
+
+
+def made(capsys: pytest.CaptureFixture[str], *line: str) -> dict[str, Any]:
+    assert cli.main(["launch", "--print", *line]) == 0
+    said: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return said
+
+
+def links(graph: dict[str, Any]) -> dict[str, str]:
+    nodes = graph["nodes"].items()
+    return {f"{name}.{port}": source for name, node in nodes for port, source in node.get("inputs", {}).items()}
+
+
+def test_the_line_of_the_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! record path=out.mp4"
+    graph = made(capsys, line)
+    assert graph["nodes"]["detect"] == {"type": "nodes.detect:FaceDetector", "inputs": {"frame": "capture.frame"}}
+    assert graph["nodes"]["record"]["settings"] == {"path": "out.mp4"}
+    assert links(graph) == {
+        "detect.frame": "capture.frame",
+        "landmarks.frame": "capture.frame",
+        "landmarks.found": "detect.faces",
+        "smooth.frame": "capture.frame",
+        "smooth.raw": "landmarks.faces",
+        "render.frame": "capture.frame",
+        "render.faces": "smooth.faces",
+        "record.frame": "render.image",
+    }
+    assert made(capsys, *line.split()) == graph  # as a shell splits it
+    assert cli.main(["launch", "--print", "--name", "x", "--set", "detect.every=3", line]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "name: x\nnodes:\n  capture:\n    type: nodes.capture:Capture\n    settings: {uri: clip.mp4}\n"
+    )
+    Path("x.yaml").write_text(said)
+    assert cli.main(["check", "x.yaml"]) == 0
+
+
+def test_branches_names_and_edges(capsys: pytest.CaptureFixture[str]) -> None:
+    graph = made(
+        capsys,
+        "capture uri=0 name=cam ! detect ! landmarks found.join=hold ! smooth name=s restart=on_failure ! render ! window "
+        "cam. ! window frame.policy=latest  s. ! RecordFaces path='my faces.csv' "
+        "s. ! nodes.record:RecordFaces path=b.jsonl  render.image ! record-images folder=pictures "
+        "capture uri=other.mp4 name=two ! window  cam. ! render faces=s.faces frame=two.frame ! window",
+    )
+    assert [*graph["nodes"]] == [
+        *("cam", "detect", "landmarks", "s", "render", "window", "window2", "record_faces", "record_faces2"),
+        *("record-images", "two", "window3", "render2", "window4"),
+    ]
+    assert (
+        links(graph).items()
+        >= {
+            "window.frame": "render.image",
+            "window2.frame": "cam.frame",
+            "record_faces.faces": "s.faces",
+            "record-images.frame": "render.image",
+            "window3.frame": "two.frame",
+            "render2.frame": "two.frame",
+            "render2.faces": "s.faces",
+            "window4.frame": "render2.image",
+        }.items()
+    )
+    assert graph["edges"] == {
+        "detect.faces -> landmarks.found": {"join": "hold"},
+        "cam.frame -> window2.frame": {"policy": "latest"},
+    }
+    assert graph["nodes"]["record_faces"]["settings"] == {"path": "my faces.csv"}
+    assert graph["nodes"]["s"]["restart"] == "on_failure"
+
+
+def test_outputs_that_depend_on_settings_and_own_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(Path("a.mcap"), seqs=range(3))
+    graph = made(capsys, f"replay path={path} ports=[camera.frame] ! own:Sink")
+    assert links(graph) == {"sink.frame": "replay.frame"}
+    graph = made(capsys, "own:Three name=eyes ! own:Sink frame=eyes.left eyes.right ! own:Sink")
+    assert links(graph) == {"sink.frame": "eyes.left", "sink2.frame": "eyes.right"}
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("captur uri=0", "no element 'captur'; did you mean 'capture'?"),
+        ("xyz", "no element 'xyz'; elements: capture, detect, landmarks, push, record, record_faces, record_images, render, replay, smooth, source, web, window, or module:Class; settings are written name=value"),
+        ("capture uri=0 ! detect evry=4", "detect evry=4: no setting or input 'evry'; did you mean 'every'?"),
+        ("capture uri=0 ! window ev=4", "window ev=4: no setting or input 'ev'; there are: title, frame, name, restart"),
+        ("capture uri=0 ! detect every=x", "detect every=x: is 'x', expected int of at least 1"),
+        ("capture ! window", "capture: setting 'uri' (str or int) is missing"),
+        ("detect", "detect: needs Frame (frame), which nothing before it gives; Frame comes from: capture, render, source"),
+        ("capture uri=0 ! smooth", "smooth: needs Faces (raw), which nothing before it gives; Faces comes from: landmarks, smooth"),
+        ("capture uri=0 ! record out.mp4", "out.mp4: no element before it is named 'out'; named: capture, record; a setting is written name=value"),
+        ("source name=cam camm. ! window", "camm.: no element before it is named 'camm'; did you mean 'cam'?; a setting is written name=value"),
+        ("source source.fram ! window", "source.fram: source has no output 'fram'; did you mean 'frame'?"),
+        ("source ! detect ! source. ! window", "source. can only begin a branch; to read it further on, write INPUT=source.OUTPUT"),
+        ("! capture", "nothing stands before a '!'; expected like: capture uri=0 ! window"),
+        ("capture uri=0 ! ! window", "nothing stands before a '!'; expected like: capture uri=0 ! window"),
+        ("capture uri=0 !", "nothing stands after the last '!'; expected like: capture uri=0 ! window"),
+        ("capture uri=0!window", "uri=0!window: '!' stands alone, with spaces around it"),
+        ("capture uri='a", "capture uri='a: no closing quotation"),
+        ("source name=a ! detect name=a", "detect name=a: another element is named 'a' already"),
+        ("source ! window frame=sorce.frame", "window frame=sorce.frame: there is no node 'sorce'; did you mean 'source'?"),
+        ("source ! window frame.polcy=latest", "window frame.polcy=latest: frame.polcy is nothing of an edge; did you mean 'policy'?"),
+        ("own:Three ! own:Sink", "own:Sink: frame could read three.left or three.right; say which: frame=three.right"),
+        ("source ! tests.toys:Copy ! tests.toys:Pair", "tests.toys:Pair: a and b both take Frame; say what they read, like a=copy.copied: source.frame, copy.copied"),
+        ("replay path=no.mcap ! window", "replay path=no.mcap: no recording {cwd}/no.mcap: No such file or directory"),
+        ("replay pth=no.mcap ! window", "replay pth=no.mcap: no setting or input 'pth'; did you mean 'path'?"),
+        ("replay ! window", "replay: Replay.__init__() missing 1 required keyword-only argument: 'path'"),
+    ],
+)  # fmt: skip
+def test_wrong_lines(line: str, error: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["launch", "--print", line]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"error: launch: {error.format(cwd=folder)}\n")
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
+TRICKY = st.sampled_from(
+    ["no", "on", "1e3", "0o17", "0x1F", "017", "1_000", "12:30", "2001-01-01", "~", "", "=", "a: b", "#x"]
+)
+
+
+@settings(max_examples=40)
+@given(
+    st.dictionaries(
+        st.text(st.characters(codec="ascii", categories=["L"]), min_size=1), PLAIN | TRICKY | st.lists(PLAIN)
+    )
+)
+def test_what_is_printed_reads_as_the_same(data: dict[str, Any]) -> None:
+    """By our own reader, which takes fewer texts for something else than PyYAML's."""
+    assert Document(Path("x"), to_yaml({"settings": data})).data == {"settings": data}
+
+
+def launched(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    line = [sys.executable, str(ROOT / "run_graph.py"), "launch", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S * 2, check=False)
+
+
+@pytest.mark.slow
+def test_run_from_a_line_and_again_from_what_it_printed() -> None:
+    line = "source frames=12 width=320 height=240 ! detect ! landmarks ! smooth ! render ! record path='my out.mp4'"
+    done = launched(line, "--profile", "profile", "--set", "source.fps=25")
+    assert done.returncode == 0, done.stderr
+    printed = launched("--print", line, "--set", "source.fps=25").stdout
+    assert done.stdout.startswith(printed)
+    assert yaml.safe_load(printed)["nodes"]["source"]["settings"]["fps"] == 25
+    assert Path("profile/latency.json").exists()
+    assert frames_in(Path("my out.mp4")) == 12
+    Path("my out.mp4").unlink()
+    Path("again.yaml").write_text(printed)
+    again = [sys.executable, str(ROOT / "run_graph.py"), "again.yaml"]
+    assert subprocess.run(again, capture_output=True, timeout=PATIENCE_S * 2, check=False).returncode == 0
+    assert frames_in(Path("my out.mp4")) == 12
+
+
+def frames_in(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+@pytest.mark.slow
+def test_run_of_own_nodes_shows_no_password() -> None:
+    done = launched("own:Three ! own:Sink frame=three.left note=rtsp://me:wonder@host/x")
+    assert done.returncode == 0, done.stderr
+    assert Path("sink.txt").read_text().split()[::2] == ["0", "1", "2"]
+    assert "rtsp://me:***@host/x" in done.stdout and "wonder" not in done.stdout + done.stderr
