@@ -161,7 +161,7 @@ def test_follows_a_face_that_moves_half_its_side_per_frame() -> None:
     seen = follow(frames, [detected(truths[0])] + [None] * 5)
     for faces, truth in zip(seen, truths, strict=True):
         assert list(faces.ids) == [0]
-        assert errors(faces.landmarks, truth)[0] < 1.25 * NME  # the crop lies where it was expected
+        assert errors(faces.landmarks, truth)[0] < NME
 
 
 @pytest.mark.parametrize("direction", [(1, 0), (-1, 0), (0, 1)])
@@ -178,7 +178,7 @@ def test_somebody_who_walks_past_keeps_his_id_though_found_but_once(direction: t
     seen = follow(frames, [detected(truth)] + [None] * 5)
     for i, faces in enumerate(seen):
         assert list(faces.ids) == [0]
-        assert errors(faces.landmarks, truth + i * step)[0] < 1.25 * NME
+        assert errors(faces.landmarks, truth + i * step)[0] < NME
 
 
 def test_two_faces_late_and_repeated_detections_two_ids() -> None:
