@@ -9,7 +9,8 @@ Look inside and change: g.stats(), g.spec(), g.log(), g.set("detector.every", 3)
 
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from graph import rundir, wire
 from graph.errors import ConfigError, GraphError
 from graph.inputs import Inputs, Set
 from graph.messages import Mark, Message
+from graph.network import Remote, is_remote
 from graph.receiver import Receiver, find_type, known_types, wait_for_any
 from graph.rundir import RunDir
 from graph.spec import did_you_mean, import_module
@@ -30,25 +32,33 @@ RESTART_S = 40.0  # the same for a node that is started again
 POLL_S = 0.1
 
 
-def attach(name: str | None = None, wait: float = 0.0) -> "RunningGraph":
+def attach(name: str | None = None, wait: float = 0.0, keys: str | Path | None = None) -> "RunningGraph":
     """Return a handle on the graph `name` that this user runs on this host; None: on the only one that runs.
 
-    `wait` is how many seconds to wait for it to start. Raises ConfigError if there is none, naming those that run.
+    `name` may be the address at which one elsewhere listens, "tcp://192.0.2.7:5555"; `keys` is then the folder that
+    lets us in, $FACEGRAPH_KEYS if left out. `wait` is how many seconds to wait for the graph to start. Raises
+    ConfigError if there is none, naming those that run, and GraphError if an address does not let us in, saying why.
     """
+    if name is not None and is_remote(name):
+        return _attach(lambda: RunningGraph(name, Remote(name, keys)), wait)
+    return _attach(lambda: RunningGraph(*_find(name)), wait)
+
+
+def _attach(look: "Callable[[], RunningGraph]", wait: float) -> "RunningGraph":
     until = time.monotonic() + wait
     while True:
         try:
-            return RunningGraph(_find(name))
+            return look()
         except GraphError:
             if time.monotonic() >= until:
                 raise
         time.sleep(POLL_S)
 
 
-def _find(name: str | None) -> str:
+def _find(name: str | None) -> tuple[str, RunDir]:
     there = rundir.running()
-    if name in there:
-        return name
+    if name is not None and name in there:
+        return name, RunDir.of(name)
     if name is not None:
         hint = did_you_mean(name, there) or f"running now: {', '.join(there) or 'none'}"
         raise ConfigError(f"no graph named {name!r} is running; {hint}")
@@ -56,19 +66,22 @@ def _find(name: str | None) -> str:
         raise ConfigError("no graph is running; start one: run_graph.py CONFIG")
     if len(there) > 1:
         raise ConfigError(f"{len(there)} graphs are running, say which: {', '.join(there)}")
-    return there[0]
+    return there[0], RunDir.of(there[0])
 
 
 class RunningGraph:
     """A graph that runs in other processes. It does not notice us: our queues are our own, and may drop."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, place: RunDir | Remote) -> None:
         self.name = name
-        self._place = RunDir.of(name)
+        self._place = place
         self._context: zmq.Context[Any] = zmq.Context()
         self._receivers: list[Receiver] = []
         try:
+            if isinstance(place, Remote):
+                place.greet(self._context)
             self.description = self.spec()
+            self.name = self.description["name"]
         except GraphError:
             self.close()
             raise
@@ -176,7 +189,7 @@ class RunningGraph:
         return self._each(receivers)
 
     def _each(self, receivers: dict[str, Receiver]) -> Generator[tuple[str, Message] | None, None, None]:
-        quiet = False
+        quiet, heard = False, time.monotonic()
         try:
             while not all(receiver.ended for receiver in receivers.values()):
                 came = False
@@ -187,7 +200,8 @@ class RunningGraph:
                         del arrived
                         receiver.consumed()
                         receiver.flush(idle=False)
-                if quiet and self._has_died(receivers.values()):
+                heard = time.monotonic() if came or not quiet else heard
+                if quiet and self._has_died(receivers.values(), time.monotonic() - heard):
                     raise GraphError(f"the graph {self.name!r} has died")
                 if not came and all(receiver.welcomed or receiver.ended for receiver in receivers.values()):
                     yield None
@@ -197,8 +211,8 @@ class RunningGraph:
                 receiver.close()
                 self._receivers.remove(receiver)
 
-    def _has_died(self, receivers: Iterable[Receiver]) -> bool:
-        return any(receiver.lost() for receiver in receivers) or self.name not in rundir.running()
+    def _has_died(self, receivers: Iterable[Receiver], silence_s: float) -> bool:
+        return any(receiver.lost() for receiver in receivers) or not self._place.runs(silence_s)
 
     def _check(self, ports: Iterable[str]) -> None:
         for port in ports:
@@ -209,13 +223,15 @@ class RunningGraph:
     def _receiver(self, port: str, type_: type[Message] | None, **options: Any) -> Receiver:
         node, output = port.split(".")
         name = f"attached/{time.monotonic_ns()}.{port}"
-        endpoint = self._place.data(node)
-        receiver = Receiver(self._context, endpoint, output, type_, name=name, **options)
+        endpoint, on_wire = self._place.data(node), self._place.port(node, output)
+        secure = self._place.secure
+        receiver = Receiver(self._context, endpoint, on_wire, type_, name=name, secure=secure, **options)
         self._receivers.append(receiver)
         return receiver
 
     def _stream(self, receivers: dict[str, Receiver], newest: bool, copy: bool) -> Generator[Any, None, None]:
         inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest)
+        heard = time.monotonic()
         try:
             while not inputs.finished:
                 taken = inputs.take()
@@ -223,7 +239,9 @@ class RunningGraph:
                     yield from _messages(taken, copy)
                     del taken
                     inputs.done()
-                elif not inputs.wait(500) and (inputs.lost() or self.name not in rundir.running()):
+                elif inputs.wait(500):
+                    heard = time.monotonic()
+                elif self._has_died(receivers.values(), time.monotonic() - heard):
                     raise GraphError(f"the graph {self.name!r} has died")
         finally:
             inputs.close()
@@ -236,10 +254,11 @@ class RunningGraph:
         until = time.monotonic() + seconds
         try:
             socket.set(zmq.LINGER, 0)
+            self._place.secure(socket)
             socket.connect(self._place.control)
             socket.send(wire.pack({"v": wire.VERSION, "k": kind, **content}))
             while not socket.poll(200):
-                if self.name not in rundir.running():
+                if not self._place.runs(silence_s=0.0):
                     raise GraphError(f"the graph {self.name!r} has ended")
                 if time.monotonic() >= until:
                     raise GraphError(f"the graph {self.name!r} has not answered for {seconds:.0f} s")

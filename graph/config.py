@@ -19,6 +19,7 @@ from pathlib import Path
 from graph.document import Document, parse_value
 from graph.errors import ConfigError
 from graph.messages import Message
+from graph.network import listening
 from graph.node import Node, Output
 from graph.receiver import type_names
 from graph.schema import NAME, NAME_LENGTH, EdgeModel, GraphModel, choices, read_shape
@@ -55,16 +56,30 @@ def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -
     check.inputs()
     check.cycles()
     check.joins()
+    _check_listening(document, model)
     document.raise_problems()
     if warn:
         check.warn_of_unread()
     return GraphSpec(
+        listen=model.listen,
+        keys=model.keys,
         name=model.name or _stem(document.path),
         attach=model.attach,
         nodes=check.specs,
         edges=tuple(check.edges.spec(source, target, check.live) for source, target in check.edges.pairs),
         path=str(document.path),
     )
+
+
+def _check_listening(document: Document, model: GraphModel) -> None:
+    if model.listen is None:
+        if model.keys is not None:
+            document.add(("keys",), "lets in nobody without `listen: tcp://...` beside it")
+        return
+    try:
+        listening(model.listen, model.keys)
+    except ConfigError as exc:
+        document.add(("listen",), str(exc))
 
 
 def _stem(path: Path) -> str:

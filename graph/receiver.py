@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
 
@@ -39,11 +39,12 @@ class Receiver:
         queue: int = 1,
         shm: bool = True,
         marks: bool = True,
+        secure: Callable[["zmq.Socket[bytes]"], None] | None = None,
     ) -> None:
         """Connect and say hello; `welcomed` turns true when the answer came (see receive).
 
         `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
-        the sender's counts. `shm` False asks for all bytes inline, `marks` False for
+        the sender's counts. `secure` prepares the socket. `shm` False asks for all bytes inline, `marks` False for
         no marks: whoever joins nothing by seq needs none.
         """
         self.name = name
@@ -61,6 +62,8 @@ class Receiver:
         self.socket.set(zmq.RCVHWM, 0)  # bounded by the credits
         self.socket.set(zmq.RECONNECT_IVL, 20)
         self.socket.set(zmq.MAXMSGSIZE, wire.MAX_BUFFER)
+        if secure:
+            secure(self.socket)
         self.socket.connect(endpoint)
         self._say(
             k="hello",

@@ -11,6 +11,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from graph.errors import ConfigError, GraphError
 
@@ -79,6 +80,17 @@ class RunDir:
     def data(self, node: str) -> str:
         """Return the address of a node's outputs."""
         return f"ipc://{self.path}/{node}"
+
+    def port(self, node: str, output: str) -> str:
+        """Return an output's name on the wire."""
+        return output
+
+    def runs(self, silence_s: float) -> bool:
+        """Say whether the graph runs; here its lock says so, however long it has been silent."""
+        return _held(self.path)
+
+    def secure(self, socket: Any) -> None:
+        """Prepare a socket that is not connected yet: the folder's mode keeps others out."""
 
     def slots(self, node: str) -> str:
         """Return the path of the unix socket that hands out a node's shared memory."""

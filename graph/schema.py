@@ -48,6 +48,10 @@ class GraphModel(_Part):
     name: _Name | None = Field(default=None, description="Name of the graph; the file's name if left out")
     attach: _Name | None = Field(default=None, description="Name of the running graph that these nodes are added to")
     live: bool | None = Field(default=None, description="Whether sources are never waited for; found out if left out")
+    listen: str | None = Field(
+        default=None, description="Where other hosts may attach, as tcp://127.0.0.1:5555; beyond this machine with keys"
+    )
+    keys: str | None = Field(default=None, description="Folder that run_graph.py keys has made, for listen")
     nodes: dict[_Name, NodeModel] = Field(description="The nodes by name")
     edges: dict[str, EdgeModel] = Field(
         default={}, description='"node.output -> node.input": what differs from the default'

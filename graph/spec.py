@@ -80,6 +80,8 @@ class GraphSpec:
     nodes: Mapping[str, NodeSpec]
     edges: tuple[EdgeSpec, ...]
     path: str  # the file it was read from
+    listen: str | None = None  # "tcp://127.0.0.1:5555": where other hosts and containers may attach
+    keys: str | None = None  # folder of the keys that let them in, see graph.network
 
     def edges_into(self, node: str) -> tuple[EdgeSpec, ...]:
         """Return the edges that end at `node`."""

@@ -12,6 +12,7 @@ import zmq
 from graph.attached import attach
 from graph.bus import Bus
 from graph.child import Child, describe_death
+from graph.door import Door
 from graph.errors import ConfigError
 from graph.job import Job
 from graph.reports import Reports, Wanted
@@ -78,6 +79,7 @@ class Supervisor:
         self.bus = Bus(self.context, self.children)
         self.service = Service(self)
         self.reports = Reports(spec, wanted, self.states)
+        self.door: Door | None = None
         self.paused = False
         self.interrupts = 0
         self.started = time.monotonic()
@@ -94,12 +96,15 @@ class Supervisor:
         try:
             self.reports.open()
             self.bus.socket.bind(self.rundir.control)
+            self._open_door()
             for child in self.children.values():
                 self._spawn(child)
             while any(child.running or child.start_again_at is not None for child in self.children.values()):
                 self._turn()
         finally:
             self._kill_all()
+            if self.door:
+                self.door.close()
             self.reports.close()
             self.bus.close()
             self.context.term()
@@ -110,6 +115,12 @@ class Supervisor:
         if self.played is not None:
             self.reports.finish()
         return self.code
+
+    def _open_door(self) -> None:
+        if self.spec.listen is not None:
+            self.door = Door(self.spec.listen, self.spec.keys, self.rundir, list(self.children))
+            self.door.start()
+            logger.info("%s can be attached to at %s", self.spec.name, self.door.address)
 
     def _turn(self) -> None:
         """Wait a little for news, and act on it."""

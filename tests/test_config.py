@@ -320,7 +320,7 @@ CASES = {
     "empty nodes": ("name: g\nnodes: {}\n", ["g.yaml:2: nodes: holds no nodes"]),
     "nodes is a list": ("nodes: [a]\n", ["g.yaml:1: nodes: is ['a'], expected a mapping (key: value)"]),
     "unknown key": (SHOW + "egdes: {}", ["g.yaml:5: egdes: there is no such key; did you mean 'edges'?"]),
-    "far unknown key": (SHOW + "x: {}", ["g.yaml:5: x: there is no such key; valid: name, attach, live, nodes, edges"]),
+    "far unknown key": (SHOW + "x: {}", ["g.yaml:5: x: there is no such key; valid: name, attach, live, listen, keys, nodes, edges"]),
     "unknown key of a node": (
         SHOW + '  more: {type: "@Show", input: {frame: camera.frame}}',
         ["g.yaml:5: nodes.more.input: there is no such key; did you mean 'inputs'?"],

@@ -1,0 +1,206 @@
+"""The one port at which a graph can be reached over tcp: `listen: tcp://127.0.0.1:5555` in its file.
+
+Relays between clients elsewhere and the graph's own ipc sockets, in a thread of the supervisor: nodes know nothing of
+it, and no encryption slows them down. Credits pass through, so a slow client is dropped for by the node that sends, as
+any other consumer is. Protocol: graph/README.md, with `port: "node.port"` in the hello and all bytes inline.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as brief  # what a stranger says may be long and deep
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+
+from graph import wire
+from graph.errors import ConfigError, WireError
+from graph.network import HEARTBEAT_MS, SILENT_S, Keys, allowed, listening, parse
+from graph.rundir import RunDir
+
+logger = logging.getLogger("facegraph")
+
+MAX_REQUEST = 65536  # bytes that a client may say at once
+MAX_CREDITS = 64  # and messages that may be under way to it: what it does not read lies in our memory
+START_S = 30.0  # more, until its first word: it may load its models yet
+OPEN_REQUESTS = 1000  # whose answers are still known whom to give to
+ZAP = "inproc://zeromq.zap.01"  # where ZeroMQ asks whom to let in (RFC 27)
+
+
+@dataclass
+class Relay:
+    """One client that reads a port."""
+
+    socket: "zmq.Socket[bytes]"  # DEALER to the node
+    heard: float  # CLOCK_MONOTONIC seconds of the node's last word
+
+
+class Door(threading.Thread):
+    """The thread. `address` is where it listens."""
+
+    def __init__(self, listen: str, keys: str | None, rundir: RunDir, nodes: Collection[str]) -> None:
+        """Listen. Raises ConfigError if nobody can listen there, or as `network.listening`."""
+        super().__init__(name="door", daemon=True)
+        secret = listening(listen, keys)
+        self._folder = Path(keys) if keys else None
+        self._rundir = rundir
+        self._nodes = nodes
+        self._relays: dict[bytes, Relay] = {}
+        self._asked: OrderedDict[int, tuple[bytes, Any]] = OrderedDict()
+        self._numbers = itertools.count(1)
+        self._stopping = threading.Event()
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._zap = self._context.socket(zmq.REP)
+        self._zap.bind(ZAP)
+        self._front = self._front_socket(secret)
+        self._front.set(zmq.IPV6, ":" in parse(listen)[0])  # without need, it writes all addresses in its way
+        try:
+            self._front.bind(listen)
+        except zmq.ZMQError as exc:
+            self._context.destroy(linger=0)
+            raise ConfigError(f"cannot listen at {listen}: {exc.strerror}") from exc
+        self.address = self._front.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._control = self._context.socket(zmq.DEALER)
+        self._control.set(zmq.LINGER, 0)
+        self._control.connect(rundir.control)
+        self._poller = zmq.Poller()
+        for socket in (self._zap, self._front, self._control):
+            self._poller.register(socket, zmq.POLLIN)
+
+    def _front_socket(self, keys: Keys | None) -> "zmq.Socket[bytes]":
+        front: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        front.set(zmq.ROUTER_MANDATORY, 1)
+        front.set(zmq.SNDHWM, 0)  # bounded by the credits
+        front.set(zmq.LINGER, 1000)
+        front.set(zmq.MAXMSGSIZE, MAX_REQUEST)
+        front.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        front.set(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
+        if keys:
+            front.curve_server, front.curve_secretkey, front.curve_publickey = True, keys.secret, keys.public
+        return front
+
+    def run(self) -> None:
+        """Relay until `close`."""
+        while not self._stopping.is_set():
+            ready = dict(self._poller.poll(100))
+            if self._zap in ready:
+                self._let_in()
+            if self._front in ready:
+                self._hear_client()
+            if self._control in ready:
+                self._answer()
+            for identity, relay in list(self._relays.items()):
+                if relay.socket in ready:
+                    self._pass_on(identity, relay)
+                elif time.monotonic() - relay.heard > SILENT_S:
+                    self._leave(identity)
+                    self._tell(identity, {"k": "refused", "why": "its node is gone, or hangs"})
+        for identity in list(self._relays):
+            self._leave(identity)
+        for socket in (self._zap, self._control, self._front):
+            socket.close()
+        self._context.term()
+
+    def close(self) -> None:
+        """Take leave of all clients."""
+        self._stopping.set()
+        if self.is_alive():
+            self.join()
+
+    def _let_in(self) -> None:
+        """Say to ZeroMQ whether a client with this key may come."""
+        version, request, _domain, address, _identity, _mechanism, *credentials = self._zap.recv_multipart()
+        known = allowed(self._folder) if self._folder else {}
+        name = known.get(z85.encode(credentials[0])) if credentials else None
+        if name is None:
+            logger.warning("a client at %s has a key that is not in %s/clients", address.decode(), self._folder)
+        else:
+            logger.info("client %s comes from %s", name, address.decode())
+        code, text = (b"200", b"OK") if name else (b"400", b"unknown key")
+        self._zap.send_multipart([version, request, code, text, (name or "").encode(), b""])
+
+    def _hear_client(self) -> None:
+        identity, *parts = self._front.recv_multipart()
+        try:
+            said = wire.unpack(parts[0] if len(parts) == 1 else b"")
+            relay = self._relays.get(identity)
+            if said["k"] == "hello":
+                self._open(identity, said)
+            elif relay is not None:
+                relay.socket.send(parts[0], zmq.NOBLOCK)
+                if said["k"] == "bye":
+                    self._leave(identity, said_bye=True)
+            elif said["k"] not in ("credit", "bye"):  # of a client that was left
+                self._ask(identity, said)
+        except WireError as exc:
+            logger.warning("a client at %s broke the protocol and is left: %s", self.address, exc)
+            self._leave(identity)
+            self._tell(identity, {"k": "refused", "why": str(exc)})
+
+    def _open(self, identity: bytes, said: dict[str, Any]) -> None:
+        """Greet the node for a client."""
+        node, _, port = str(said.get("port")).partition(".")
+        if node not in self._nodes or not port:
+            raise WireError(f"port {brief(said.get('port'))}; it is node.output, nodes: {', '.join(self._nodes)}")
+        for what in ("queue", "credits"):
+            value = said.get(what, 1)
+            if not isinstance(value, int) or not 1 <= value <= MAX_CREDITS:
+                raise WireError(f"{what} of {brief(value)}; 1..{MAX_CREDITS} are allowed over tcp")
+        self._leave(identity)
+        socket = self._context.socket(zmq.DEALER)
+        socket.set(zmq.LINGER, 500)
+        socket.set(zmq.RCVHWM, 0)  # bounded by the credits
+        socket.connect(self._rundir.data(node))
+        socket.send(wire.pack({**said, "port": port, "shm": False}), zmq.NOBLOCK)
+        self._relays[identity] = Relay(socket, time.monotonic() + START_S)
+        self._poller.register(socket, zmq.POLLIN)
+
+    def _pass_on(self, identity: bytes, relay: Relay) -> None:
+        """Hand what a node has said to its client."""
+        relay.heard = time.monotonic()
+        parts = relay.socket.recv_multipart(copy=False)
+        if not self._send(identity, parts):
+            self._leave(identity)
+
+    def _leave(self, identity: bytes, said_bye: bool = False) -> None:
+        """Close what was opened for a client."""
+        relay = self._relays.pop(identity, None)
+        if relay is None:
+            return
+        if not said_bye:
+            relay.socket.send(wire.pack({"v": wire.VERSION, "k": "bye"}), zmq.NOBLOCK)
+        self._poller.unregister(relay.socket)
+        relay.socket.close()
+
+    def _ask(self, identity: bytes, said: dict[str, Any]) -> None:
+        """Hand a request to the supervisor, under a number of ours."""
+        number = next(self._numbers)
+        self._asked[number] = (identity, said.get("id"))
+        if len(self._asked) > OPEN_REQUESTS:
+            self._asked.popitem(last=False)
+        self._control.send(wire.pack({**said, "id": number}), zmq.NOBLOCK)
+
+    def _answer(self) -> None:
+        answer = wire.unpack(self._control.recv())
+        identity, number = self._asked.get(answer["id"], (b"", None))  # stays: some are answered once more
+        if identity:
+            self._tell(identity, {**answer, "id": number})
+
+    def _tell(self, identity: bytes, words: dict[str, Any]) -> None:
+        self._send(identity, [wire.pack({"v": wire.VERSION, **words})])
+
+    def _send(self, identity: bytes, parts: list[Any]) -> bool:
+        """Send to a client; say whether it is still there."""
+        try:
+            self._front.send_multipart([identity, *parts], zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True

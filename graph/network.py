@@ -1,0 +1,228 @@
+"""Graphs of other hosts: addresses, the keys that let in (CURVE), and why a connection does not come about.
+
+run_graph.py keys keys laptop     makes keys/server.key_secret, which stays with the graph,
+                                  keys/clients/laptop.key, which lets that client in for as long as it is there,
+                                  and the folder keys/laptop, which the client needs
+"""
+
+import ipaddress
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.auth
+from zmq.utils.monitor import parse_monitor_message
+
+from graph.errors import ConfigError, GraphError
+
+SCHEME = "tcp://"
+KEYS_VARIABLE = "FACEGRAPH_KEYS"
+"""Environment variable with a client's folder of keys, for commands."""
+CONNECT_S = 5.0  # for the connection and its handshake
+SILENT_S = 6.0  # nodes say something every two seconds; after so long a silence they are not there
+HEARTBEAT_MS = 2000  # of ZeroMQ: a connection is given up after three of them without an answer
+
+_ADDRESS = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5})")
+
+
+def is_remote(name: str | None) -> bool:
+    """Say whether what is to be attached to is an address, not the name of a graph of this user."""
+    return name is not None and name.startswith(SCHEME)
+
+
+def parse(address: str) -> tuple[str, int]:
+    """Return host and port. Raises ConfigError for anything but tcp://HOST:PORT."""
+    found = _ADDRESS.fullmatch(address)
+    if not found or int(found["port"]) > 65535:
+        raise ConfigError(f"{address!r} is no address, expected like tcp://192.0.2.7:5555")
+    return found["host"].strip("[]"), int(found["port"])
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches what listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# --- keys ---
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A key pair, and for a client the public key of the server that it trusts."""
+
+    public: bytes
+    secret: bytes
+    server: bytes | None = None
+
+
+def make_keys(folder: Path, clients: Iterable[str]) -> list[Path]:
+    """Make the server's keys in `folder` unless they are there, and a folder of keys for each client.
+
+    Only their owner may read them. Returns what was made. Raises ConfigError for a client that is there already, or a
+    name that is none.
+    """
+    clients = list(clients)
+    for name in clients:
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in ("server", "clients"):
+            raise ConfigError(f"{name!r} cannot be the name of a client: letters, digits, - and _")
+        if (folder / name).exists() or (folder / "clients" / f"{name}.key").exists():
+            raise ConfigError(
+                f"{folder / name} is there already: remove it and its key in clients/, or take another name"
+            )
+    before = os.umask(0o077)
+    try:
+        made = [] if (folder / "server.key_secret").exists() else [_pair(folder, "server")]
+        return made + [_client(folder, name) for name in clients]
+    except OSError as exc:
+        raise ConfigError(f"cannot write {folder}: {exc.strerror}") from exc
+    finally:
+        os.umask(before)
+
+
+def _client(folder: Path, name: str) -> Path:
+    _pair(folder / name, "client")
+    (folder / name / "server.key").write_bytes((folder / "server.key").read_bytes())
+    allowed = folder / "clients"
+    allowed.mkdir(exist_ok=True)
+    (allowed / f"{name}.key").write_bytes((folder / name / "client.key").read_bytes())
+    return folder / name
+
+
+def _pair(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(zmq.auth.create_certificates(folder, name)[1])
+
+
+def server_keys(folder: Path) -> Keys:
+    """Return the keys with which a graph listens. Raises ConfigError unless they are there and nobody else's."""
+    return Keys(*_load(folder / "server.key_secret"))
+
+
+def client_keys(folder: Path) -> Keys:
+    """Return the keys with which a client comes. Raises ConfigError as `server_keys` does."""
+    public, secret = _load(folder / "client.key_secret")
+    return Keys(public, secret, _load(folder / "server.key")[0])
+
+
+def allowed(folder: Path) -> dict[bytes, str]:
+    """Return the names of the clients that may come by their public keys; read anew for each that does."""
+    return {zmq.auth.load_certificate(path)[0]: path.stem for path in (folder / "clients").glob("*.key")}
+
+
+def _load(path: Path) -> tuple[bytes, bytes]:
+    try:
+        if path.suffix == ".key_secret" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise ConfigError(f"{path} can be read by others: chmod 600 {path}, or make new ones")
+        public, secret = zmq.auth.load_certificate(path)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"there is no key {path}; `run_graph.py keys DIR NAME` makes such a folder") from exc
+    return public, secret or b""
+
+
+def listening(listen: str, keys: str | None) -> Keys | None:
+    """Return the keys with which to listen. Raises ConfigError if the address is open to others without any."""
+    host, _ = parse(listen)
+    if keys is not None:
+        return server_keys(Path(keys))
+    if not is_loopback(host):
+        raise ConfigError(
+            f"{listen} is open to other machines, who must then have a key: `run_graph.py keys keys laptop` makes "
+            "them, `keys: keys` beside `listen` uses them; or stay on tcp://127.0.0.1 and use ssh -L"
+        )
+    return None
+
+
+# --- the client's side ---
+
+
+class Remote:
+    """A graph at an address: all of it behind one port. The counterpart of graph.rundir.RunDir."""
+
+    def __init__(self, address: str, keys: str | Path | None = None) -> None:
+        """Look at the address and the keys, in `keys` or $FACEGRAPH_KEYS; raises ConfigError if they are none."""
+        parse(address)
+        folder = keys or os.environ.get(KEYS_VARIABLE)
+        self.address = address
+        self.folder = Path(folder) if folder else None
+        self._keys = client_keys(self.folder) if self.folder else None
+
+    @property
+    def control(self) -> str:
+        """Where to ask."""
+        return self.address
+
+    def data(self, node: str) -> str:
+        """Return the address of a node's outputs."""
+        return self.address
+
+    def port(self, node: str, output: str) -> str:
+        """Return an output's name on the wire."""
+        return f"{node}.{output}"
+
+    def runs(self, silence_s: float) -> bool:
+        """Say whether the graph runs, as far as one can see that has heard nothing for so long."""
+        return silence_s < SILENT_S
+
+    def secure(self, socket: "zmq.Socket[bytes]") -> None:
+        """Prepare a socket that is not connected yet."""
+        socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.set(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
+        socket.set(zmq.IPV6, 1)
+        if self._keys and self._keys.server:
+            socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
+            socket.curve_serverkey = self._keys.server
+
+    def greet(self, context: "zmq.Context[Any]") -> None:
+        """Connect once and see that we are let in. Raises GraphError if not, after CONNECT_S at most, saying why."""
+        socket = context.socket(zmq.DEALER)
+        monitor = socket.get_monitor_socket()
+        try:
+            socket.set(zmq.LINGER, 0)
+            self.secure(socket)
+            socket.connect(self.address)
+            reason = self._shaken(monitor)
+        except zmq.ZMQError as exc:
+            reason = f"cannot be connected to: {exc.strerror}"
+        finally:
+            socket.disable_monitor()
+            monitor.close(linger=0)
+            socket.close()
+        if reason:
+            raise GraphError(f"{self.address} {reason}")
+
+    def _shaken(self, monitor: Any) -> str:
+        """Wait for the end of the handshake; return why there was none, empty if all is well."""
+        until = time.monotonic() + CONNECT_S
+        connected = False
+        while (left := until - time.monotonic()) > 0:
+            if not monitor.poll(int(left * 1000) + 1):
+                continue
+            event = parse_monitor_message(monitor.recv_multipart())["event"]
+            if event == zmq.Event.HANDSHAKE_SUCCEEDED:
+                return ""
+            if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
+                return f"does not know the key in {self.folder}: its public half belongs into the graph's keys/clients"
+            if event in (zmq.Event.HANDSHAKE_FAILED_PROTOCOL, zmq.Event.HANDSHAKE_FAILED_NO_DETAIL):
+                return self._no_handshake()
+            if connected and event == zmq.Event.DISCONNECTED:
+                return self._no_handshake()
+            if not connected and event == zmq.Event.CLOSED:
+                return "refuses the connection, or cannot be reached: nothing listens there"
+            connected |= event == zmq.Event.CONNECTED
+        return "takes the connection, but says nothing: is it a graph?" if connected else "does not answer"
+
+    def _no_handshake(self) -> str:
+        if self._keys:
+            return f"breaks off: server.key in {self.folder} is not its key, or it listens without keys"
+        return f"breaks off: it may ask for keys; give their folder as {KEYS_VARIABLE}=DIR or attach(..., keys=DIR)"

@@ -1,0 +1,337 @@
+"""Graphs that are attached to over tcp: through one port, with keys, and from another network."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+import graph
+from graph import ConfigError, GraphError, cli, network, wire
+from graph.config import load
+from tests.conftest import PATIENCE_S, eventually
+from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
+from tests.toys import Numbers
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: str, code: int = 0) -> str:
+        assert cli.main([*arguments]) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    return run
+
+
+def config(listen: str = "tcp://127.0.0.1:0", keys: Path | None = None, name: str = "main") -> dict[str, Any]:
+    """source -> copy -> write, source -> pair"""
+    return {
+        "name": name,
+        "listen": listen,
+        **({"keys": str(keys)} if keys else {}),
+        "nodes": {
+            "source": node("Source", frames=100_000, pause=0.003),
+            "copy": node("Copy", {"frame": "source.frame"}),
+            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
+            "write": node("Write", {"frame": "copy.copied"}),
+        },
+    }
+
+
+@contextlib.contextmanager
+def listening(folder: Path, keys: Path | None = None) -> Iterator[tuple[Graph, str]]:
+    """Run a graph; give it and the address at which it listens."""
+    with Graph(folder, config(keys=keys)) as main:
+        wait_for_rows(folder / "out.jsonl", 5)
+        found = re.search(r"can be attached to at (tcp://\S+)", main.text())
+        assert found, main.text()
+        yield main, found[1]
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+    seqs = [row[0] for row in rows(folder / "out.jsonl")]
+    assert seqs == [*range(len(seqs))]  # its own lossless edge has missed nothing
+
+
+def take(stream: Any, count: int) -> list[Any]:
+    return [message for message, _ in zip(stream, range(count), strict=False)]
+
+
+# --- keys and addresses ---
+
+
+def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "keys"
+    assert run("keys", str(folder)).splitlines() == [
+        f"made {folder}/server.key_secret, which stays here",
+        f"made {folder}/client: take this folder to the client",
+    ]
+    assert len(run("keys", str(folder), "laptop", "phone").splitlines()) == 2
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*")) if path.is_dir()} == {0o700}
+    assert sorted(network.allowed(folder).values()) == ["client", "laptop", "phone"]
+    server, laptop = network.server_keys(folder), network.client_keys(folder / "laptop")
+    assert laptop.server == server.public and network.allowed(folder)[laptop.public] == "laptop"
+    assert "is there already: remove it" in run("keys", str(folder), "laptop", code=2)
+    assert "'a/b' cannot be the name of a client" in run("keys", str(folder), "a/b", code=2)
+
+
+def test_keys_that_are_missing_or_open_to_others(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no key .*/none/client\.key_secret; `run_graph\.py keys DIR NAME`"):
+        network.client_keys(tmp_path / "none")
+    network.make_keys(tmp_path / "keys", ["laptop"])
+    (tmp_path / "keys/laptop/client.key_secret").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"client\.key_secret can be read by others: chmod 600 "):
+        network.client_keys(tmp_path / "keys/laptop")
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://x", "tcp://:1", "udp://127.0.0.1:1", "tcp://127.0.0.1:99999", "tcp://a/b:1"]
+)
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no address, expected like tcp://192\.0\.2\.7:5555"):
+        network.parse(address)
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://192.0.2.7:5555", "tcp://[::]:5555", "tcp://host:1"])
+def test_beyond_this_machine_only_with_keys(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "main.yaml"
+    path.write_text(json.dumps(config(address)))
+    with pytest.raises(
+        ConfigError, match=rf"main\.yaml:1: listen: {re.escape(address)} is open to other machines, who "
+    ):
+        load(path)
+    path.write_text(json.dumps(config(address, tmp_path / "keys")))
+    with pytest.raises(ConfigError, match=r"there is no key .*/keys/server\.key_secret"):
+        load(path)
+    network.make_keys(tmp_path / "keys", [])
+    assert load(path).listen == address
+
+
+def test_keys_without_listen(tmp_path: Path) -> None:
+    path = tmp_path / "main.yaml"
+    path.write_text(json.dumps({**config(), "keys": "keys", "listen": None}))
+    with pytest.raises(ConfigError, match="keys: lets in nobody without `listen: tcp://"):
+        load(path)
+
+
+# --- a graph that listens ---
+
+
+@pytest.mark.slow
+def test_all_that_attaching_can_do_over_tcp(tmp_path: Path, run: Run) -> None:
+    """Subscribe, look inside and change; the messages are those that a reader on the same host gets."""
+    with listening(tmp_path) as (main, address):
+        with graph.attach(address) as g, graph.attach("main") as near:
+            assert (g.name, g.ports) == ("main", near.ports)
+            for frame in take(g.subscribe("copy.copied"), 20):
+                assert frame.image.shape == (64, 64, 3) and np.all(frame.image == frame.seq % 251)
+                assert [hop.node for hop in frame.header.hops] == ["source", "copy"]
+            for a, b in take(g.subscribe("source.frame", "copy.copied"), 10):
+                assert a.seq == b.seq
+            blocked = take(g.subscribe("source.frame", policy="block", queue=4), 50)
+            assert all(after.seq == before.seq + 1 for before, after in pairwise(blocked))
+            assert isinstance(next(g.subscribe("pair.paired", type_=Numbers)), Numbers)
+            with pytest.raises(ConfigError, match=r"main has no output 'copy\.copy'; did you mean 'copy\.copied'"):
+                g.subscribe("copy.copy")
+            g.pause()
+            assert near.spec()["state"] == "PAUSED"
+            g.resume()
+            g.restart("pair")
+            assert g.stats()["nodes"]["copy"]["fps"] > 0
+            with pytest.raises(ConfigError, match="cannot be changed while the graph runs"):
+                g.set("source.frames", 3)
+        assert run("top", address, "--once").startswith("main  playing")
+        assert len(run("tap", f"{address}/copy.copied", "--count", "3").splitlines()) == 3
+        assert run("draw", address).startswith('digraph "main"')
+        assert eventually(lambda: not waiting_for_readers(main)), "readers are left behind"
+
+
+def waiting_for_readers(main: Graph) -> list[str]:
+    """Return the outputs where a message waits for somebody attached: for ever, if he is gone and not forgotten."""
+    with graph.attach(main.name) as g:
+        return [edge for edge in g.stats()["edges"] if "attached" in edge and g.stats()["edges"][edge]["queued"]]
+
+
+@pytest.mark.slow
+def test_a_reader_notices_the_end_and_the_death_of_the_graph(tmp_path: Path) -> None:
+    with Graph(tmp_path, config()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        with graph.attach(address) as g:
+            stream = g.subscribe("copy.copied")
+            next(stream)
+            main.interrupt()
+            assert len(list(stream)) >= 0  # ends
+            assert main.wait() == 0
+            with pytest.raises(GraphError, match="refuses the connection, or cannot be reached: nothing listens"):
+                graph.attach(address)
+    with Graph(tmp_path, config()) as main:
+        assert eventually(lambda: "can be attached to" in main.text() and main.playing())
+        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        with graph.attach(address) as g:
+            stream = g.subscribe("copy.copied")
+            next(stream)
+            main.process.kill()
+            with pytest.raises(GraphError, match="the graph 'main' has died"):
+                list(stream)
+
+
+@pytest.mark.slow
+def test_only_clients_with_a_known_key_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    keys, others = tmp_path / "keys", tmp_path / "others"
+    network.make_keys(keys, ["laptop"])
+    network.make_keys(others, ["stranger"])
+    mixed = tmp_path / "mixed"  # knows the server, is not known to it
+    shutil.copytree(others / "stranger", mixed)
+    shutil.copy(keys / "server.key", mixed / "server.key")
+    with listening(tmp_path, keys) as (main, address):
+        with graph.attach(address, keys=keys / "laptop") as g:
+            assert all(np.all(frame.image == frame.seq % 251) for frame in take(g.subscribe("copy.copied"), 10))
+        assert "client laptop comes from 127.0.0.1" in main.text()
+        monkeypatch.setenv("FACEGRAPH_KEYS", str(keys / "laptop"))
+        assert run("top", address, "--once").startswith("main  playing")
+        for folder, why in (
+            (mixed, f"does not know the key in {mixed}: its public half belongs into the graph's keys/clients"),
+            (others / "stranger", f"breaks off: server.key in {others}/stranger is not its key, or it listens without"),
+        ):
+            began = time.monotonic()
+            with pytest.raises(GraphError, match=re.escape(f"{address} {why}")):
+                graph.attach(address, keys=folder)
+            assert time.monotonic() - began < PATIENCE_S
+        monkeypatch.delenv("FACEGRAPH_KEYS")
+        with pytest.raises(
+            GraphError, match=r"breaks off: it may ask for keys; give their folder as FACEGRAPH_KEYS=DIR"
+        ):
+            graph.attach(address)
+        (keys / "clients/laptop.key").unlink()  # shut out again, while the graph runs
+        with pytest.raises(GraphError, match="does not know the key in"):
+            graph.attach(address, keys=keys / "laptop")
+        assert "has a key that is not in" in main.text()
+
+
+@pytest.mark.slow
+def test_strangers_who_break_the_protocol_harm_nobody(tmp_path: Path, context: "zmq.Context[Any]") -> None:
+    with listening(tmp_path) as (_, address), context.socket(zmq.DEALER) as client:
+        client.connect(address)
+
+        def answer(words: dict[str, Any] | bytes) -> dict[str, Any]:
+            client.send(words if isinstance(words, bytes) else wire.pack({"v": 1, **words}))
+            assert client.poll(PATIENCE_S * 1000)
+            return wire.unpack(client.recv())
+
+        hello = {"k": "hello", "name": "x", "policy": "latest"}
+        assert "port '../main/copy.copied'" in answer({**hello, "port": "../main/copy.copied"})["why"]
+        assert "queue of 65; 1..64 are allowed over tcp" in answer({**hello, "port": "copy.copied", "queue": 65})["why"]
+        assert "not a msgpack header" in answer(b"\xc1")["why"]
+        assert "no request 'nonsense'" in answer({"k": "nonsense", "id": [1]})["why"]
+        assert answer({"k": "describe", "id": "mine"})["id"] == "mine"
+        assert "has no output 'nose'" in skip_pings(answer, client, {**hello, "port": "copy.nose"})["why"]
+        host, port = network.parse(address)
+        with socket.create_connection((host, port)) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\n\r\n" * 1000)
+        with graph.attach(address) as g:
+            assert len(take(g.subscribe("copy.copied"), 5)) == 5
+
+
+def skip_pings(answer: Callable[[Any], dict[str, Any]], client: "zmq.Socket[bytes]", words: Any) -> dict[str, Any]:
+    said = answer(words)
+    while said["k"] == "ping":
+        said = wire.unpack(client.recv())
+    return said
+
+
+@pytest.mark.slow
+def test_clients_that_are_killed_are_forgotten(tmp_path: Path) -> None:
+    code = (
+        "import sys, graph\n"
+        "with graph.attach(sys.argv[1]) as g:\n"
+        "    for frame in g.subscribe('copy.copied'):\n"
+        "        print(frame.seq, flush=True)"
+    )
+    with listening(tmp_path) as (main, address):
+        for _ in range(5):
+            reader = subprocess.Popen([sys.executable, "-c", code, address], stdout=subprocess.PIPE, cwd=ROOT)
+            assert reader.stdout and reader.stdout.readline()
+            reader.kill()
+            reader.wait()
+            reader.stdout.close()
+        assert eventually(lambda: not waiting_for_readers(main))
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listen = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with Graph(tmp_path, config(listen)) as main:
+            assert main.wait() == 2
+            assert f"error: cannot listen at {listen}: Address already in use" in main.text()
+
+
+# --- from another network ---
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[str]:
+    """A network namespace that reaches this one at 10.211.7.1, and nothing else; skipped where one may not be made."""
+    name = f"fg{os.getpid()}"
+    steps = [
+        f"netns add {name}",
+        f"link add {name}a type veth peer name {name}b",
+        f"link set {name}b netns {name}",
+        f"addr add 10.211.7.1/24 dev {name}a",
+        f"link set {name}a up",
+        f"-n {name} addr add 10.211.7.2/24 dev {name}b",
+        f"-n {name} link set {name}b up",
+    ]
+    ip = shutil.which("ip") or "/sbin/ip"
+    try:
+        for step in steps:
+            try:
+                subprocess.run([ip, *step.split()], check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError) as exc:
+                pytest.xfail(f"no network namespace may be made here: {getattr(exc, 'stderr', exc)!r}")
+        yield name
+    finally:
+        with contextlib.suppress(OSError):
+            subprocess.run([ip, "link", "del", f"{name}a"], capture_output=True, check=False)
+            subprocess.run([ip, "netns", "del", name], capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_client_in_another_network(tmp_path: Path, elsewhere: str) -> None:
+    keys = tmp_path / "keys"
+    network.make_keys(keys, ["laptop"])
+    code = (
+        "import sys, graph\n"
+        "with graph.attach(sys.argv[1], keys=sys.argv[2]) as g:\n"
+        "    for frame, _ in zip(g.subscribe('copy.copied'), range(20)):\n"
+        "        assert (frame.image == frame.seq % 251).all()\n"
+        "print('done')"
+    )
+    with Graph(tmp_path, config("tcp://10.211.7.1:0", keys)) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        command = ["ip", "netns", "exec", elsewhere, sys.executable, "-c", code, address, str(keys / "laptop")]
+        environment = {**os.environ, "FACEGRAPH_RUN_DIR": str(tmp_path / "nothing"), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment, check=False)
+        assert done.stdout == "done\n", done.stderr
+        main.interrupt()
+        assert main.wait() == 0, main.text()
