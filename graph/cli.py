@@ -18,6 +18,7 @@ from rich.text import Text
 
 from graph.config import load
 from graph.errors import ConfigError, GraphError
+from graph.network import is_remote
 from graph.spec import GraphSpec, did_you_mean, load_class
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def draw(
     from graph.draw import spec_of, to_dot, to_mermaid
 
     to_text = to_mermaid if mermaid else to_dot
-    if config in rundir.running():
+    if config in rundir.running() or is_remote(config):
         with running(config) as g:
             typer.echo(to_text(spec_of(g.description), g.stats()), nl=False)
     else:
@@ -247,18 +248,6 @@ def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A n
 
 
 @app.command()
-def compare(
-    before: Annotated[Path, typer.Argument(help="The folder of a run with --profile.")],
-    after: Annotated[Path, typer.Argument(help="The folder of another one.")],
-) -> None:
-    """Compare two runs: what got slower, what faster."""
-    from graph.compare import load as load_summary
-    from graph.compare import report
-
-    out.print(report(load_summary(before), load_summary(after)))
-
-
-@app.command()
 def doctor(
     config: Annotated[str | None, typer.Argument(help="Only what this graph needs, and its cameras and files.")] = None,
     overrides: Overrides = None,
@@ -270,17 +259,6 @@ def doctor(
     found = examine(PACKAGE, None if config is None else _load(config, overrides))
     typer.echo(as_json(found)) if json else out.print(report(found))
     raise typer.Exit(exit_code(found))
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of graph files, with which editors complete and check them."""
-    import json
-
-    from graph.catalog import find_nodes
-    from graph.schema import json_schema
-
-    typer.echo(json.dumps(json_schema(find_nodes(PACKAGE)[0]), indent=2))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -368,7 +346,10 @@ def running(name: str | None, wait: float = 0.0) -> "RunningGraph":
 
 
 def split(place: str) -> tuple[str | None, str]:
-    """Return the graph, if one is named, and what is in it."""
+    """Return the graph, if one is named or at an address, and what is in it."""
+    if is_remote(place):
+        name, slash, rest = place.rpartition("/")
+        return name, rest
     name, slash, rest = place.partition("/")
     return (name, rest) if slash else (None, place)
 
@@ -393,4 +374,4 @@ def _join(words: Iterable[str]) -> str:
     return ", ".join(words) or "none"
 
 
-from graph import cli_launch, cli_recording  # noqa: E402, F401 - their commands join `app`
+from graph import cli_files, cli_launch, cli_recording  # noqa: E402, F401 - their commands join `app`
