@@ -147,7 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help="change one setting of all runs")
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the runs and the table")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
     steps = [] if options.steps is None else [f"steps={options.steps}"]
     try:
         print(compare(options.config, options.vary, [*options.overrides, *steps], options.runs))
