@@ -50,6 +50,21 @@ def test_commands_exist() -> None:
     assert documented == commands - {"run"}
 
 
+def test_every_message_in_the_table_of_troubles_is_seen_in_a_test() -> None:
+    """A row that quotes a message: each of its constant parts is expected by some test."""
+    table = text(MANUALS[0]).partition("## When something is wrong")[2]
+    quoted = re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE)
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py") if path != Path(__file__)
+    )
+    tests = tests.replace("\\", "")  # of regular expressions
+    assert len(quoted) > 15
+    for message in quoted:
+        parts = [part.strip() for part in re.split(r"…|'[^']*'|\bX\b|\bhttp://|[\d.]*\d", message)]
+        for part in parts:
+            assert len(part) < 5 or part in tests, f"no test expects {part!r} of {message!r}"
+
+
 def test_blink_node(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     closed = np.array([[0.9, 0.8, 0, 0]], np.float32)
