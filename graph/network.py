@@ -6,6 +6,7 @@ run_graph.py keys keys laptop     makes keys/server.key_secret, which stays with
 """
 
 import ipaddress
+import logging
 import os
 import re
 import stat
@@ -20,6 +21,8 @@ import zmq.auth
 from zmq.utils.monitor import parse_monitor_message
 
 from graph.errors import ConfigError, GraphError
+
+logger = logging.getLogger("facegraph")
 
 SCHEME = "tcp://"
 KEYS_VARIABLE = "FACEGRAPH_KEYS"
@@ -117,7 +120,13 @@ def client_keys(folder: Path) -> Keys:
 
 def allowed(folder: Path) -> dict[bytes, str]:
     """Return the names of the clients that may come by their public keys; read anew for each that does."""
-    return {zmq.auth.load_certificate(path)[0]: path.stem for path in (folder / "clients").glob("*.key")}
+    found = {}
+    for path in (folder / "clients").glob("*.key"):
+        try:
+            found[zmq.auth.load_certificate(path)[0]] = path.stem
+        except (OSError, ValueError) as exc:
+            logger.warning("%s is no key and lets nobody in: %s", path, exc)
+    return found
 
 
 def _load(path: Path) -> tuple[bytes, bytes]:

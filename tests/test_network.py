@@ -204,6 +204,7 @@ def test_only_clients_with_a_known_key_come_in(tmp_path: Path, monkeypatch: pyte
         with graph.attach(address, keys=keys / "laptop") as g:
             assert all(np.all(frame.image == frame.seq % 251) for frame in take(g.subscribe("copy.copied"), 10))
         assert "client laptop comes from 127.0.0.1" in main.text()
+        (keys / "clients/broken.key").write_text("nonsense")
         monkeypatch.setenv("FACEGRAPH_KEYS", str(keys / "laptop"))
         assert run("top", address, "--once").startswith("main  playing")
         for folder, why in (
@@ -223,6 +224,7 @@ def test_only_clients_with_a_known_key_come_in(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(GraphError, match="does not know the key in"):
             graph.attach(address, keys=keys / "laptop")
         assert "has a key that is not in" in main.text()
+        assert "broken.key is no key and lets nobody in" in main.text()
 
 
 @pytest.mark.slow
