@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import psutil
@@ -20,7 +22,8 @@ import pytest
 
 import graph
 from graph import ConfigError, Frame, Header
-from nodes._camera import NetworkCamera
+from nodes import _camera
+from nodes._camera import NetworkCamera, Taken
 from nodes.capture import Capture
 from nodes.push import Push
 from tests import clips
@@ -124,7 +127,7 @@ def shows_ball(frame: Frame) -> bool:
 # --- what cameras send ---
 
 
-@pytest.mark.parametrize(("codec", "transport"), [("h264", "tcp"), ("mjpeg", "udp")])
+@pytest.mark.parametrize(("codec", "transport"), [("h264", "tcp"), ("mjpeg", "udp"), ("h265", "udp")])
 def test_plays_and_tells_whose_clock(camera: Callable[..., Camera], codec: str, transport: str) -> None:
     with playing(camera("--codec", codec).uri(), transport=transport) as until:
         first = until(shows_ball)
@@ -143,17 +146,74 @@ def test_rate_is_thinned_and_size_converted(camera: Callable[..., Camera]) -> No
 
 
 def test_slow_consumer_gets_the_newest(camera: Callable[..., Camera]) -> None:
-    """Sleeping 0.3 s a frame for 6 s: a queue would have grown by some 5 s."""
+    """Sleeping 0.3 s a frame for 60 s: a queue would have grown by some 50 s."""
     with playing(camera().uri()) as until:
         until(lambda frame: frame.clock == "camera")
         ages = []
-        for _ in range(20):
+        for _ in range(200):
             time.sleep(0.3)
             ages.append((time.monotonic_ns() - until(any_frame).header.t_capture_ns) / 1e9)
-    assert np.median(ages[-5:]) < np.median(ages[:5]) + 1.0
+    assert np.median(ages[-20:]) < np.median(ages[:20]) + 1.0
+
+
+@pytest.mark.parametrize("harm", ["--lose=0.15", "--garble=0.0005"])
+@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
+def test_plays_on_through_loss_and_garbage(camera: Callable[..., Camera], codec: str, harm: str) -> None:
+    """Pictures go missing and come broken; those that come go on for 10 s, in order, and whole ones are among them."""
+    cam = camera("--codec", codec, harm)
+    with playing(cam.uri(), transport="udp") as until:
+        first = until(any_frame)
+        pts = [until(lambda frame, after=first.pts + second: frame.pts > after).pts for second in range(10)]
+        assert until(shows_ball).image.shape == (240, 320, 3)
+    assert pts == sorted(pts)
+
+
+def test_stamps_that_jump_never_go_back() -> None:
+    """A camera whose clock is set by an hour, forth and back: pts follow the arrival, and grow."""
+    camera = NetworkCamera("rtsp://127.0.0.1:1/x", "tcp", 1.0, 0.0)
+    picture = av.VideoFrame(16, 16, "yuv420p")
+    shots = camera.shots()
+    pts = []
+    for index in range(40):
+        stamp = index / 10 + (0, 3600, 0, -3600)[index // 10]
+        camera._newest.append(Taken(picture, stamp, (index + 1) * 100_000_000, None, 0))
+        camera._arrived.set()
+        shot = next(shots)
+        assert shot is not None
+        pts.append(shot.pts)
+    camera.close()
+    assert np.diff(pts) == pytest.approx(0.1, abs=0.11) and np.diff(pts).min() >= 0
+    assert pts[-1] == pytest.approx(3.9, abs=0.5)
+
+
+@pytest.mark.parametrize(("ahead_s", "known"), [(-1.0, True), (5.0, False), (-60.0, False), (3600.0, False)])
+def test_wall_clock_of_a_camera_that_cannot_be_right_is_not_used(ahead_s: float, known: bool) -> None:
+    class Container:
+        start_time_realtime = int((time.time() + ahead_s) * 1e6)
+
+    frame = av.VideoFrame(16, 16, "yuv420p")
+    frame.pts, frame.time_base = 0, Fraction(1, 1000)
+    captured = _camera._captured_ns(Container(), frame, time.monotonic_ns())
+    assert (captured is not None) == known
+    if captured is not None:
+        assert (time.monotonic_ns() - captured) / 1e9 == pytest.approx(-ahead_s, abs=0.5)
 
 
 # --- what cameras do ---
+
+
+def test_waits_grow_and_differ_from_one_attempt_to_the_next(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_camera, "FIRST_WAIT_S", 0.1)
+    monkeypatch.setattr(_camera, "LONGEST_WAIT_S", 0.8)
+    waits: list[float] = []
+    monkeypatch.setattr(NetworkCamera, "_rest", lambda self, reason, wait_s: waits.append(wait_s))
+    with playing(f"rtsp://127.0.0.1:{free_port()}/x"):
+        assert eventually(lambda: len(waits) >= 40)
+    middle = [0.1, 0.2, 0.4] + [0.8] * 37
+    shares = np.array(waits[:40]) / middle
+    assert 0.7 <= shares.min() < 0.85 and 1.15 < shares.max() <= 1.3
 
 
 def test_killed_camera_comes_back_with_another_size(
