@@ -1,7 +1,7 @@
 """The commands that record a running graph and play recordings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -27,6 +27,8 @@ from graph.cli import (
 from graph.errors import ConfigError
 
 if TYPE_CHECKING:
+    from graph.document import Document
+    from graph.mcap_reader import Recording
     from graph.recorder import Recorder
 
 
@@ -97,26 +99,34 @@ def replay(
 ) -> None:
     """Play a recording in place of the live source of a graph, or as the graph that was recorded."""
     from graph.config import read
-    from graph.document import Document
-    from graph.in_place import as_graph, put_in_place
     from graph.mcap_reader import Recording
 
     log_to_terminal(log)
     found = Recording(recording)
     if found.cut:
         err.print(f"{recording} is cut off, or still being written: it is played up to there", markup=False)
-    settings, told = {"speed": speed, "loop": loop}, []
-    if config is None:
-        if in_place_of:
-            raise ConfigError("--in-place-of needs a CONFIG, in which a node is replaced")
-        document = Document(recording, "")
-        document.data = as_graph(found, settings, name)
-    else:
-        document = Document(find_config(config))
-        told = put_in_place(document, found, in_place_of or [], settings)
-        if name:
-            document.override(("name",), name, "--name")
+    document, told = _planned(found, config, in_place_of or [], {"speed": speed, "loop": loop}, name)
     spec = read(document, overrides or [], warn=config is not None)
     for line in told:
         err.print(line, markup=False)
     run_spec(spec, duration, profile, log, dot, metrics)
+
+
+def _planned(
+    found: "Recording", config: str | None, in_place_of: list[str], settings: dict[str, Any], name: str | None
+) -> "tuple[Document, list[str]]":
+    """Return the graph to run, and what of a config the recording replaces, in words."""
+    from graph.document import Document
+    from graph.in_place import as_graph, put_in_place
+
+    if config is None:
+        if in_place_of:
+            raise ConfigError("--in-place-of needs a CONFIG, in which a node is replaced")
+        document = Document(found.path, "")
+        document.data = as_graph(found, settings, name)
+        return document, []
+    document = Document(find_config(config))
+    told = put_in_place(document, found, in_place_of, settings)
+    if name:
+        document.override(("name",), name, "--name")
+    return document, told
