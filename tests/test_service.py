@@ -219,11 +219,20 @@ def restarts_one_that_hangs(main: Graph, g: RunningGraph) -> None:
 
 def test_a_busy_node_is_named(main: Graph) -> None:
     with graph.attach("main") as g:
-        g.set("copy.pause", 8.0)
-        with pytest.raises(ConfigError, match=r"copy is busy with one frame for 5 s; copy\.pause is set when"):
-            g.set("copy.pause", 0.0)
+        assert "copy is busy with one frame for 5 s; copy.pause is set when" in refusal(g)
         goes_on(main)
         assert g.spec()["nodes"]["copy"]["settings"]["pause"]["value"] == 0.0
+
+
+def refusal(g: RunningGraph) -> str:
+    """Return why a change is refused; one that comes before the first slow frame is not, and is tried again."""
+    for _ in range(100):
+        g.set("copy.pause", 8.0)
+        try:
+            g.set("copy.pause", 0.0)
+        except ConfigError as exc:
+            return str(exc)
+    return "never"
 
 
 def test_passwords_are_hidden() -> None:
