@@ -22,6 +22,7 @@ import threading
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from reprlib import repr as brief
 from typing import Any
@@ -43,6 +44,7 @@ BYTE = np.dtype(np.uint8)
 TIMEOUT = 10.0  # seconds a consumer waits for a descriptor; the sender answers from a thread of its own
 
 
+@lru_cache  # a stream has few sizes
 def slot_size(nbytes: int) -> int:
     """Round up to a quarter of a power of two, in pages: streams that change size then still share slots."""
     step = max(mmap.PAGESIZE, 1 << max(0, (nbytes - 1).bit_length() - 3))
@@ -56,7 +58,7 @@ class Slot:
         self.number = number
         self.size = size
         self.leases = 0  # of consumers, and of packets that wait for one
-        self.flat: weakref.ref[NDArray[np.uint8]] | None = None
+        self.born: weakref.ref[NDArray[Any]] | None = None  # the array that spans it
         self.fd = os.memfd_create(f"facegraph-{number}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.posix_fallocate(self.fd, 0, size)
@@ -68,10 +70,8 @@ class Slot:
             raise
 
     def close(self) -> None:
-        """Give the memory back as soon as the last array in it is gone."""
+        """Give the memory back as soon as the last array in it is gone; they keep the mapping, which is not closed."""
         os.close(self.fd)
-        with contextlib.suppress(BufferError):  # an array lives: the mapping goes with the process
-            self.memory.close()
 
 
 def _seal(fd: int, seals: int) -> None:
@@ -89,7 +89,7 @@ class SlotPool:
         self._bytes = 0
         self._slots: dict[int, Slot] = {}
         self._free: dict[int, list[Slot]] = defaultdict(list)
-        self._by_array: dict[int, Slot] = {}  # id of the flat array that spans a slot
+        self._by_array: dict[int, Slot] = {}  # id of the array that was born in a slot
         self._numbers = itertools.count()  # never used twice: consumers keep their mappings
         self._lock = threading.RLock()  # an array may die, and a lease come back, in any thread
 
@@ -99,22 +99,22 @@ class SlotPool:
         slot = self._take(nbytes)
         if slot is None:
             return np.empty(shape, dtype)
-        flat: NDArray[np.uint8] = np.frombuffer(slot.memory, np.uint8, nbytes)
-        key = id(flat)
-        slot.flat = weakref.ref(flat, lambda _: self._array_died(key))
+        array: NDArray[Any] = np.ndarray(shape, dtype, slot.memory)
+        key = id(array)
+        slot.born = weakref.ref(array, lambda _: self._array_died(key))
         self._by_array[key] = slot
-        return flat.view(dtype).reshape(shape)
+        return array
 
     def find(self, array: NDArray[Any]) -> tuple[Slot, int] | None:
         """Return slot and byte offset of an array that lies in a slot of this pool, contiguously; else None."""
-        slot = self._by_array.get(id(array.base))
+        whole = array if id(array) in self._by_array else array.base
+        slot = self._by_array.get(id(whole))
         if slot is None or not array.flags.c_contiguous:
             return None
-        base = array.base
-        assert isinstance(base, np.ndarray)
-        if array.nbytes == base.nbytes:
+        assert isinstance(whole, np.ndarray)
+        if array.nbytes == whole.nbytes:
             return slot, 0
-        return slot, array.ctypes.data - base.ctypes.data
+        return slot, array.ctypes.data - whole.ctypes.data
 
     def copy_in(self, array: NDArray[Any]) -> Slot | None:
         """Copy an array into a free slot, which gets one lease for it; None when the pool is exhausted."""
@@ -136,7 +136,7 @@ class SlotPool:
             if slot is None or slot.leases <= 0:
                 raise WireError(f"release of slot {number}, which is not leased")
             slot.leases -= 1
-            if slot.leases == 0 and slot.flat is None:
+            if slot.leases == 0 and slot.born is None:
                 self._free[slot.size].append(slot)
 
     def descriptor(self, number: int) -> tuple[int, int]:
@@ -185,7 +185,7 @@ class SlotPool:
     def _array_died(self, key: int) -> None:
         with self._lock:
             slot = self._by_array.pop(key)
-            slot.flat = None
+            slot.born = None
             if slot.leases == 0 and slot.number in self._slots:
                 self._free[slot.size].append(slot)
 
