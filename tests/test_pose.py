@@ -57,6 +57,27 @@ def test_the_error_grows_with_the_noise_and_no_face_flips() -> None:
     assert errors.max() < 10
 
 
+def test_a_head_that_turns_about_all_axes_is_followed_without_a_jump() -> None:
+    """Five seconds at 30 fps, right round in roll, through profile views, with the noise of landmark networks."""
+    rng = np.random.default_rng(2)
+    turn = np.linspace(0, 2 * np.pi, 150)
+    true = np.degrees(np.stack((0.4 * np.sin(2 * turn), 1.0 * np.sin(turn), turn), 1))
+    faces = np.array([project(tuple(pose), (60, -40, 700)) for pose in true])
+    size = np.linalg.norm(faces[0, 36] - faces[0, 45])
+    found = head_pose(faces + rng.normal(0, 0.007 * size, faces.shape).astype(np.float32), CAMERA)
+    off = (found - true + 180) % 360 - 180
+    assert np.abs(off).max() < 8
+    assert np.abs(np.diff(off, axis=0)).max() < 10
+
+
+def test_the_angle_of_view_matters_as_it_should() -> None:
+    """A face beside the middle of a wide picture seems turned to whom believes in a narrow one."""
+    wide, narrow = camera_matrix(1280, 720, fov=90), camera_matrix(1280, 720, fov=40)
+    face = project((0, 0, 0), (300, 0, 500), wide)[None]
+    assert np.abs(head_pose(face, wide)).max() < 0.5
+    assert np.abs(head_pose(face, narrow)).max() > 5
+
+
 @pytest.mark.parametrize("millimetres", [2e4, 1e5])
 def test_a_small_face_in_a_large_picture(millimetres: float) -> None:
     camera = camera_matrix(3840, 2160, fov=60)
