@@ -54,9 +54,10 @@ server = GstRtspServer.RTSPServer()
 server.set_address("127.0.0.1")
 server.set_service(options.port)
 camera = GstRtspServer.RTSPMediaFactory()
+encoder = ENCODERS[options.codec].format(harm=harm)
 camera.set_launch(
     "( videotestsrc is-live=true pattern=ball ! "
-    f"video/x-raw,format=I420,width={width},height={height},framerate={options.fps}/1 ! {ENCODERS[options.codec].format(harm=harm)} )"
+    f"video/x-raw,format=I420,width={width},height={height},framerate={options.fps}/1 ! {encoder} )"
 )
 camera.set_shared(True)
 server.get_mount_points().add_factory("/cam", camera)
