@@ -54,7 +54,11 @@ Measured on 113 faces of AFW turned by an angle, true boxes: error at the first 
 0: 5.16, 5.25; 15: 5.40, 5.22; 45: 6.28, 5.26; 90: 10.56, 6.19; 180: 10.19, 5.42 %.
 """
 LOOKS = 3
-"""At most so many looks at a face: from a quarter turn away the second one does not see it quite upright yet."""
+"""At most so many looks at a face: from a quarter turn away the second one does not see it quite upright yet.
+
+A face in a detector's box is always looked at twice: on 100 faces of AFW that were not trained with, the error is 4.92 %
+at the first look, 4.78 % at the second, 4.65 % with the true box.
+"""
 REACH = 0.4
 """How far beside its expected place, in face sides, a face that has just been lost is looked for. The network sees a
 face up to about 0.3 sides off; somebody who walks past the camera moves by 0.4 between frames (measured), and at the
@@ -94,7 +98,8 @@ class LandmarkModel:
         check_picture(image)
         boxes = as_boxes(boxes)
         rolls = np.broadcast_to(np.asarray(roll, np.float32), (len(boxes),))
-        if known(kind, "kind", ("detector", "landmarks")) == "detector":
+        rough = known(kind, "kind", ("detector", "landmarks")) == "detector"
+        if rough:
             boxes = landmark_boxes(boxes, rolls)
         if not len(boxes):
             return Faces()
@@ -102,8 +107,9 @@ class LandmarkModel:
         for _ in range(LOOKS - 1):
             found_rolls = landmark_roll(faces.landmarks)
             found = landmark_box(faces.landmarks, found_rolls)
-            off = (apart(boxes, found) > OFF_CENTRE) | (angle_between(found_rolls, rolls) > LEANING)
+            off = (apart(boxes, found) > OFF_CENTRE) | (angle_between(found_rolls, rolls) > LEANING) | rough
             off &= faces.scores > 0.5
+            rough = False
             if not off.any():
                 break
             again = self._look(image, found[off], found_rolls[off], fov)

@@ -81,7 +81,7 @@ def look(predictor: Predictor, detector: FaceModel, sample: Sample) -> list[Floa
 
 
 def behind(detector: FaceModel, predictor: Predictor, image: NDArray[np.uint8], box: Floats) -> Floats:
-    """Return the points (68, 2) found where the detector finds the face with this landmark box, NaN if nowhere."""
+    """Return the points (68, 2) of the second look where the detector finds the face of this landmark box, else NaN."""
     boxes, _, points = detector.detect(image)
     rolls = roll_of_points(points)
     mapped = landmark_boxes(boxes, rolls)
@@ -89,7 +89,9 @@ def behind(detector: FaceModel, predictor: Predictor, image: NDArray[np.uint8], 
     if not len(boxes) or overlap.max() < SAME_FACE:
         return np.full((68, 2), np.nan, np.float32)
     best = [int(overlap.argmax())]
-    return predictor([image], mapped[best], rolls[best]).points[0]
+    first = predictor([image], mapped[best], rolls[best]).points
+    roll = landmark_roll(first)
+    return predictor([image], landmark_box(first, roll), roll).points[0]
 
 
 def measure(looks: Looks) -> tuple[dict[str, float], NDArray[np.float64]]:
