@@ -56,8 +56,8 @@ of AFW turned by 45, 90 and 180 degrees, with weights that knew few such faces: 
 LOOKS = 3
 """At most so many looks at a face: from a quarter turn away the second one does not see it quite upright yet.
 
-A face in a detector's box is always looked at twice: on 100 faces of AFW that were not trained with, the error is 4.92 %
-at the first look, 4.78 % at the second, 4.65 % with the true box.
+A face in a detector's box is always looked at twice: on 100 faces of AFW that were not trained with, the error is
+4.92 % at the first look, 4.78 % at the second, 4.65 % with the true box.
 """
 REACH = 0.4
 """How far beside its expected place, in face sides, a face that has just been lost is looked for. The network sees a
