@@ -13,6 +13,10 @@ SHUT, REOPENED = 0.5, 0.7
 """Share of its usual opening below which an eye is shut, and above which it is open again. Between the two nothing
 changes, so noise makes no blinks: lids are found to about 3 % of the eye's width, a tenth of an open eye."""
 
+LEAST_EYE = 18.0
+"""Pixels: narrower eyes show no blinks. Of ten walkers in a 1080p street, with eyes of 4 to 19 px, seven blinked 22
+times in four seconds by these rules, hardly once in truth; lids are found to a pixel at best."""
+
 SAID = 0.6
 """Probability from which the network's word that both eyes are closed counts, whatever the points say."""
 
@@ -36,6 +40,11 @@ def openness(landmarks: NDArray[Any]) -> NDArray[np.float32]:
         width = np.linalg.norm(landmarks[:, left] - landmarks[:, right], axis=-1)
         ratios.append(np.mean(gaps, axis=0) / np.maximum(width, 1e-6))
     return np.stack(ratios, axis=1).astype(np.float32)
+
+
+def eye_width(landmarks: NDArray[Any]) -> float:
+    """Return the mean width of both eyes of landmarks (68, 2), in their unit."""
+    return float(np.mean([np.linalg.norm(landmarks[left] - landmarks[right]) for left, right, _ in LIDS[:2]]))
 
 
 class Blinks:
