@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from graph import Faces, Input, Message, Node
+from graph import Faces, Frame, Input, Message, Node
 from nodes.source import TestSource
+from tests.toys import Source
 
 
 class GatedSource(TestSource):
@@ -15,6 +16,17 @@ class GatedSource(TestSource):
     gate: str = "go"
 
     def process(self) -> Iterator[dict[str, Message]]:
+        while not Path(self.gate).exists():
+            time.sleep(0.02)
+        yield from super().process()
+
+
+class GatedNumbers(Source):
+    """The source of the toys, likewise."""
+
+    gate: str = "go"
+
+    def process(self) -> Iterator[Frame]:
         while not Path(self.gate).exists():
             time.sleep(0.02)
         yield from super().process()

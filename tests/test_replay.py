@@ -219,11 +219,14 @@ def test_recorder_that_stands_still_holds_up_nothing_and_counts_what_it_missed(m
 
 def test_block_misses_nothing_of_a_fast_graph(folder: Path) -> None:
     line = ("record", "pair.paired", "source.frame", "-o", "a.mcap", "--wait", "--block")
-    with Graph(folder, numbers_graph(frames=1000, pause=0.0)) as main, command(*line) as recorder:
+    document = numbers_graph(frames=1000, pause=0.0)
+    document["nodes"]["source"]["type"] = "tests.recorded_nodes:GatedNumbers"
+    with Graph(folder, document) as main, command(*line) as recorder:
+        begun(recorder)
+        Path("go").touch()
         assert main.wait() == 0, main.text()
         assert ended(recorder)[0] == 0
-    seqs = [frame.seq for frame in graph.recording("a.mcap", "source.frame")]
-    assert seqs == [*range(seqs[0], 1000)]  # to the last frame
+    assert [frame.seq for frame in graph.recording("a.mcap", "source.frame")] == [*range(1000)]
 
 
 def test_graph_that_dies_leaves_a_whole_recording(main: Graph) -> None:
