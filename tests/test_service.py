@@ -94,7 +94,8 @@ def shows_what_it_does(g: RunningGraph) -> None:
 
     def measured() -> bool:
         stats = g.stats()
-        return stats["paths"]["write"] is not None and "copy.copied -> attached" in stats["edges"]
+        known = stats["paths"]["write"] is not None and "copy.copied -> attached" in stats["edges"]
+        return known and stats["nodes"]["copy"]["fps"] > 0  # a rate of the last seconds
 
     assert eventually(measured)
     stats = g.stats()
