@@ -14,6 +14,7 @@ from graph.passwords import redact
 if TYPE_CHECKING:
     from graph.attached import attach
     from graph.mcap_reader import recording
+    from graph.network import is_loopback
 
 __all__ = [
     "OPENNESS",
@@ -37,6 +38,7 @@ __all__ = [
     "WireError",
     "array",
     "attach",
+    "is_loopback",
     "recording",
     "redact",
     "setting",
@@ -53,4 +55,8 @@ def __getattr__(name: str) -> Any:
         from graph.mcap_reader import recording
 
         return recording
+    if name == "is_loopback":
+        from graph.network import is_loopback
+
+        return is_loopback
     raise AttributeError(f"module 'graph' has no attribute {name!r}")

@@ -6,13 +6,12 @@ Against pages of others that the user's browser has open: `Host` must name this 
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from graph import ConfigError
+from graph import ConfigError, is_loopback
 
 LEAST_TOKEN = 12
 """Characters of a token; 12 random letters and digits are 71 bits, too many to be tried over a network."""
@@ -61,13 +60,3 @@ class Access:
         origin = request.headers.get("Origin")
         if origin is not None and origin not in (f"http://{request.host}", f"https://{request.host}"):
             raise web.HTTPForbidden(text="Pages of other sites may not look in here.\n")
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches a server on `host`, a name or an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
