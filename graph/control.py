@@ -149,8 +149,10 @@ class Control(threading.Thread):
             if command["k"] == "forget" and self._sender:
                 self._sender.forget(command["node"])
             self.commands.append(command)
-            self.arrived.set()
+            # In this order: the node empties the pipe when it sees `arrived`, and a byte that came after that would
+            # keep it awake for ever, so that it never looked for senders that have died.
             self._poke(self._wake_out)
+            self.arrived.set()
 
     def _heartbeat(self) -> None:
         if self._sender and self._sender.lock.acquire(blocking=False):
