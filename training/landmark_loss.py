@@ -1,6 +1,6 @@
 """What the landmark networks are trained to make small.
 
-Shapes: B batch, N 68 points, K cells of the vote map.
+Shapes: B batch, N 68 points, K cells of the vote map, P pairs of looks at the same face.
 """
 
 import math
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.landmark_data import MIRROR
 from training.landmark_settings import LandmarkSettings
 from training.task import Batch
 
@@ -25,6 +26,9 @@ def landmark_loss(out: Batch, batch: Batch, settings: LandmarkSettings) -> tuple
     if settings.point_loss == "wing":
         parts["wing"] = (wing(apart_BN2, settings.wing_width, settings.wing_curvature) * weights_BN).sum()
     total = settings.coordinate_weight * parts.get("wing", parts["pixels"])
+    if "pair_map" in batch:
+        parts["apart"] = equivariance(out["landmarks"].float(), batch)
+        total = total + settings.equivariance_weight * parts["apart"]
     if "scores" in out:
         cells = math.isqrt(out["scores"].shape[-1])
         target_BNK = bilinear_targets(batch["points"], cells, settings.size // cells)
@@ -46,6 +50,23 @@ def landmark_loss(out: Batch, batch: Batch, settings: LandmarkSettings) -> tuple
     parts["presence"] = F.binary_cross_entropy_with_logits(out["presence"].float(), batch["presence"])
     total = total + settings.states_weight * parts["states"] + settings.presence_weight * parts["presence"]
     return total, {name: value.detach() for name, value in parts.items()}
+
+
+def equivariance(points_BN2: Tensor, batch: Batch) -> Tensor:
+    """Return the mean distance in pixels between the points of two looks at a face, both seen in the second crop.
+
+    The first rows of a batch are such pairs, one after the other. What moves with the crop, the mirror or the noise,
+    and not with the face, shakes in a video.
+    Source: Honari et al. 2018, "Improving Landmark Localization with Semi-Supervised Learning", equation 5 (the
+    equivariant landmark transformation).
+    """
+    map_P23, mirrored_P = batch["pair_map"], batch["pair_mirrored"]
+    pairs_P2N2 = points_BN2[: 2 * len(map_P23)].unflatten(0, (-1, 2))
+    moved_PN2 = pairs_P2N2[:, 0] @ map_P23[:, :, :2].transpose(1, 2) + map_P23[:, None, :, 2]
+    moved_PN2 = torch.where(mirrored_P[:, None, None], moved_PN2[:, MIRROR], moved_PN2)
+    apart_P = ((moved_PN2 - pairs_P2N2[:, 1]).square().sum(-1) + 1e-4).sqrt().mean(1)
+    present_P = batch["presence"][: 2 * len(map_P23) : 2]
+    return (apart_P * present_P).sum() / present_P.sum().clamp(min=1)
 
 
 def wing(apart_BN2: Tensor, width: float, curvature: float) -> Tensor:

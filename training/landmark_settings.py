@@ -57,6 +57,8 @@ class LandmarkSettings(Strict):
     """How much more often closed eyes, wide open mouths and half profiles are drawn, each."""
     mild: float = Field(0.5, ge=0, le=1)
     """Share of the faces that are only mirrored, relit and shifted a little: what most crops of a video are like."""
+    pairs: float = Field(0.0, ge=0, le=1)
+    """Share of a batch that are two looks at the same face, which must agree (`equivariance_weight`)."""
     network: str = "vote"
     """One of training.networks: vote, large, slim, mobilenetv3-small, shufflenetv2-100-vote, ..."""
     teacher: Path | None = None
@@ -72,6 +74,8 @@ class LandmarkSettings(Strict):
     """Weights of the points of regions against a weight of 1. 610265158/face_landmark gives eyes and brows 1.5."""
     coordinate_weight: float = 0.3
     """Of `point_loss`; a wing loss of 10 and 2 pixels has some five times the slope of the distance."""
+    equivariance_weight: float = 0.5
+    """Of the distance in pixels between the points of two looks at a face."""
     spread_weight: float = 0.05
     states_weight: float = 0.4
     presence_weight: float = 0.3

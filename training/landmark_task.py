@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nodes._geometry import MARGIN, crop, crop_matrix, to_input
 from nodes._pose import camera_matrix, head_pose
 from training import augment, landmark_data, landmark_net, metrics, prepared
+from training.augment import View
 from training.landmark_data import Sample
 from training.landmark_loss import landmark_loss
 from training.landmark_net import POSE_UNIT, Deployed
@@ -77,14 +78,28 @@ class LandmarkTask:
         return make_network(self.settings.network, self.settings.size)
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
-        """Draw and augment faces, and some crops without one, for which only presence is learnt."""
-        side = self.settings.size
+        """Draw and augment faces, and some crops without one, for which only presence is learnt.
+
+        The first rows are pairs of looks at the same face; `pair_map` (P, 2, 3) leads from the first to the second.
+        """
+        side, pairs = self.settings.size, int(size * self.settings.pairs / 2)
         images = np.empty((size, side, side, 3), np.uint8)
         points = np.zeros((size, landmark_net.POINTS, 2), np.float32)
-        present = rng.random(size) >= self.settings.negatives
-        indices = rng.choice(len(self.crops), size, p=self.chances)
-        for i, (index, face) in enumerate(zip(indices, present, strict=True)):
-            images[i], points[i] = self._face(rng, index) if face else (self._no_face(rng, index), 0)
+        first = np.concatenate((np.arange(0, 2 * pairs, 2), np.arange(2 * pairs, size)))
+        again = np.repeat(np.arange(len(first)), [2] * pairs + [1] * (size - 2 * pairs))
+        present = (rng.random(len(first)) >= self.settings.negatives)[again]
+        indices = rng.choice(len(self.crops), len(first), p=self.chances)[again]
+        maps, mirrored = np.zeros((pairs, 2, 3), np.float32), np.zeros(pairs, bool)
+        for i in np.flatnonzero(~present):
+            images[i] = self._no_face(rng, indices[i])
+        for i in first[present[first]]:
+            mild = bool(rng.random() < self.settings.mild)
+            view = augment.draw_view(rng, self.crops.points[indices[i]], side, mild)
+            images[i], points[i] = self._face(rng, indices[i], view, mild)
+            if i < 2 * pairs:
+                second, maps[i // 2] = augment.draw_near(rng, view, side)
+                mirrored[i // 2] = second.mirrored != view.mirrored
+                images[i + 1], points[i + 1] = self._face(rng, indices[i], second, mild)
         weights = np.ones((size, landmark_net.POINTS), np.float32)
         weights[:, metrics.REGIONS["jaw"]] = self.jaw_weights[indices, None]
         weights *= self.region_weights
@@ -96,6 +111,8 @@ class LandmarkTask:
             "states_weight": torch.from_numpy((self.states_known[indices] & present).astype(np.float32)),
             "presence": torch.from_numpy(present.astype(np.float32)),
         }
+        if pairs:
+            batch |= {"pair_map": torch.from_numpy(maps), "pair_mirrored": torch.from_numpy(mirrored)}
         if has_pose(self.settings.network):
             pose = crop_pose(points, side)
             known = np.isfinite(pose).all(1)
@@ -103,9 +120,7 @@ class LandmarkTask:
             batch["pose_weight"] = torch.from_numpy(known.astype(np.float32))
         return batch
 
-    def _face(self, rng: np.random.Generator, index: int) -> tuple[np.ndarray, np.ndarray]:
-        mild = bool(rng.random() < self.settings.mild)
-        view = augment.draw_view(rng, self.crops.points[index], self.settings.size, mild)
+    def _face(self, rng: np.random.Generator, index: int, view: View, mild: bool) -> tuple[np.ndarray, np.ndarray]:
         image = augment.look(rng, self.crops.images[index], view.matrix, self.settings.size)
         image = augment.relight(rng, image) if mild else augment.degrade(rng, image, self._other(rng))
         return image, view.points(self.crops.points[index])

@@ -4,6 +4,7 @@ import torch
 
 from tests.training.faces68 import write_set
 from training.landmark_data import states
+from training.landmark_loss import equivariance
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask, run
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
@@ -32,6 +33,19 @@ def test_states_are_those_of_the_augmented_points(task: LandmarkTask) -> None:
     assert torch.equal(batch["states"][present], torch.from_numpy(states(batch["points"][present].numpy())))
     assert batch["weights"][~present].abs().sum() == 0
     assert batch["states_weight"][~present].abs().sum() == 0
+
+
+def test_the_points_of_two_looks_at_a_face_agree_only_where_they_should(task: LandmarkTask) -> None:
+    paired = LandmarkTask(task.settings.model_copy(update={"pairs": 0.75}))
+    batch = paired.batch(np.random.default_rng(3), 32)
+    assert len(batch["pair_map"]) == 12 and 0 < batch["pair_mirrored"].sum() < 12
+    assert equivariance(batch["points"], batch).item() == pytest.approx(0.01, abs=1e-4)  # its least, at distance 0
+    shaken = batch["points"].clone()
+    shaken[1:24:2] += torch.tensor([3.0, 4.0])
+    assert equivariance(shaken, batch).item() == pytest.approx(5, rel=1e-3)
+    shaken[24:] += 100  # rows that are no pairs
+    assert equivariance(shaken, batch).item() == pytest.approx(5, rel=1e-3)
+    assert not torch.equal(batch["image"][0], batch["image"][1])
 
 
 def test_regions_weigh_as_the_settings_say(task: LandmarkTask) -> None:
