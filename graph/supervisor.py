@@ -75,6 +75,7 @@ class Supervisor:
         self.trace = wanted.profile is not None
         self.children = {name: Child(node) for name, node in spec.nodes.items()}
         self.rundir = RunDir.of(spec.name)
+        self.claim = self.rundir.claim(list(self.children))  # before anything else that would have to be closed
         self.context: zmq.Context[Any] = zmq.Context()
         self.bus = Bus(self.context, self.children)
         self.service = Service(self)
@@ -90,7 +91,6 @@ class Supervisor:
 
     def run(self) -> int:
         """Run the graph; return the exit code."""
-        claim = self.rundir.claim(list(self.children))
         before = signal.signal(signal.SIGINT, self._interrupt), signal.signal(signal.SIGTERM, self._interrupt)
         logger.addHandler(self.service.log)
         try:
@@ -108,7 +108,7 @@ class Supervisor:
             self.reports.close()
             self.bus.close()
             self.context.term()
-            claim.close()
+            self.claim.close()
             logger.removeHandler(self.service.log)
             signal.signal(signal.SIGINT, before[0])
             signal.signal(signal.SIGTERM, before[1])

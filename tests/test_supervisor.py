@@ -2,12 +2,17 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from graph.errors import ConfigError
+from graph.rundir import RunDir
+from graph.spec import GraphSpec
+from graph.supervisor import run
 from tests.conftest import eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 
@@ -217,6 +222,17 @@ def test_two_graphs_side_by_side_and_the_same_name_twice(tmp_path: Path) -> None
         assert len(rows(tmp_path / "b" / "out.jsonl")) == 50
         one.interrupt()
         assert one.wait() == 0
+
+
+def test_a_name_that_is_taken_leaves_nothing_open_in_the_caller() -> None:
+    held = RunDir.of("line").claim([])
+    try:
+        before = psutil.Process().num_fds(), threading.active_count()
+        with pytest.raises(ConfigError, match="a graph named 'line' is running already"):
+            run(GraphSpec("line", None, {}, (), "made in code"))
+        assert (psutil.Process().num_fds(), threading.active_count()) == before
+    finally:
+        held.close()
 
 
 def test_stalled_consumer_harms_nobody_else(tmp_path: Path) -> None:
