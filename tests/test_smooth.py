@@ -1,6 +1,7 @@
 """Points that stand still on a still face and move with a moving one, checked against the known path of the source."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,18 @@ from nodes.source import TestSource
 from tests.bench.smoothing import (
     amplitude,
     blink_clip,
+    compressed,
     error,
     jitter,
     lag,
     one_euro,
     ours,
+    out_of_focus,
     scene,
     seed_rule,
     speech_amplitude,
     speech_clip,
+    spoilt,
 )
 from tests.portrait import LANDMARKS, faces, true_points
 
@@ -179,6 +183,12 @@ def test_a_fast_pan_is_followed_without_lag() -> None:
     assert error(out, clip) < 0.6 * error(clip.raw, clip)
     plain = one_euro(1.0, 20.0)(clip.raw, clip.true, clip.fps)
     assert lag(plain, clip) > 0.05 and error(out, clip) < error(plain, clip)
+
+
+@pytest.mark.parametrize("spoil", [out_of_focus, compressed])
+def test_a_poor_picture_still_helps(spoil: Callable[[Any], Any]) -> None:
+    pan = spoilt(scene(motion="sine", pan=0.25, period=1.5, **SMALL), spoil)
+    assert error(ours(pan), pan) < 0.85 * error(pan.raw, pan)
 
 
 def test_without_flow_the_error_is_no_larger_than_raw_and_the_lag_small() -> None:

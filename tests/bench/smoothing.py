@@ -63,6 +63,21 @@ def scene(**settings: Any) -> Scene:
     return Scene(frames, true, detections(true, eye), source.fps, eye, at)
 
 
+def spoilt(clip: Scene, spoil: Callable[[NDArray[Any]], NDArray[Any]]) -> Scene:
+    """Return the clip with every picture spoilt; where things are, and what is detected, stays."""
+    return clip._replace(frames=lambda: map(spoil, clip.frames()))
+
+
+def out_of_focus(image: NDArray[Any]) -> NDArray[Any]:
+    """Blur by 2 px (standard deviation), as a lens does that is not focused on the face."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 2.0))
+
+
+def compressed(image: NDArray[Any]) -> NDArray[Any]:
+    """Encode as JPEG of quality 25, as a webcam does that sends MJPEG over a slow bus, and decode."""
+    return np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 25])[1], cv2.IMREAD_COLOR))
+
+
 def ours(clip: Scene, **settings: Any) -> NDArray[np.float32]:
     """Run the Smooth node over a clip, (T, 68, 2)."""
     return np.stack([out.landmarks[0] for out in ours_faces(clip, **settings)])

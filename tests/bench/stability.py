@@ -1,7 +1,8 @@
 """Jitter against lag: smoothing rules on known paths, and on videos: python -m tests.bench.stability [VIDEO...]
 
-Known paths: the portrait panned, stopped, turned back, cut, blinking and speaking, with sensor noise. Detections are
-the true points with noise as landmark networks have it (see `smoothing.detections`), so no network is needed.
+Known paths: the portrait panned, stopped, turned back, cut, blinking and speaking, with sensor noise, out of focus and
+compressed. Detections are the true points with noise as landmark networks have it (see `smoothing.detections`), so no
+network is needed.
 Videos: the released networks, whose points have no truth: steps from frame to frame, and against optical flow.
 --plot FILE draws jitter over lag for many settings of each rule.
 """
@@ -28,17 +29,20 @@ from tests.bench.smoothing import (
     acceleration,
     amplitude,
     blink_clip,
+    compressed,
     error,
     jitter,
     lag,
     one_euro,
     opened,
     ours,
+    out_of_focus,
     rules,
     scene,
     seed_rule,
     speech_amplitude,
     speech_clip,
+    spoilt,
     stairs,
     steps,
     worst,
@@ -49,9 +53,10 @@ SPOKEN = 210
 
 LEGEND = """still, slow: RMS step of the error from frame to frame, standing and at 1.2 px per frame. accel: RMS of its
 second difference. stairs: unevenness of the steps at 1.2 px per frame, per cent of a step.
-pan: RMS error at swings of 75 px in 1.5 s, and its lag in frames of 1/30 s. stop: RMS error moving, standing, turning;
-over: the largest. cut: the first three frames after it. blink: per cent left of the lids' travel in blinks of 150 ms
-(bare: the picture does not blink). speech: per cent left of the lips' travel at 4 syllables a second.
+pan: RMS error at swings of 75 px in 1.5 s, and its lag in frames of 1/30 s; soft: the same out of focus (2 px), jpeg:
+as JPEG of quality 25. stop: RMS error moving, standing, turning; over: the largest. cut: the first three frames after
+it. blink: per cent left of the lids' travel in blinks of 150 ms (bare: the picture does not blink). speech: per cent
+left of the lips' travel at 4 syllables a second.
 @15, @60: RMS error and lag with cameras of 15 and 60 frames a second. All others in per cent of the eye distance."""
 
 
@@ -66,14 +71,15 @@ def known_paths() -> None:
     bare, _ = blink_clip(in_picture=False)
     speech = speech_clip(frames=SPOKEN)
     slow_camera, fast_camera = scene(fps=15, period=2.0, frames=45), scene(fps=60, period=2.0, frames=180)
-    columns = "still accel slow stairs pan lag stop over cut blink bare speech @15 @60 lag@15 lag@60"
+    columns = "still accel slow stairs pan lag soft jpeg stop over cut blink bare speech @15 @60 lag@15 lag@60"
     print(f"{'':16}" + "".join(f"{name:>8}" for name in columns.split()))
     for name, rule in rules().items():
         stood, slowly, panned, stopped = rule(still), rule(slow), rule(pan), rule(stop)
         at15, at60 = rule(slow_camera), rule(fast_camera)
         numbers = (
             jitter(stood, still), acceleration(stood, still), jitter(slowly, slow), stairs(slowly, slow),
-            error(panned, pan), lag(panned, pan), error(stopped, stop), worst(stopped, stop),
+            error(panned, pan), lag(panned, pan), error(rule(spoilt(pan, out_of_focus)), pan),
+            error(rule(spoilt(pan, compressed)), pan), error(stopped, stop), worst(stopped, stop),
             error(rule(cut), cut, slice(30, 33)), amplitude(rule(blink), blink, closed),
             amplitude(rule(bare), bare, closed), speech_amplitude(rule(speech), speech),
             error(at15, slow_camera), error(at60, fast_camera), lag(at15, slow_camera), lag(at60, fast_camera),
