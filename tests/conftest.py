@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import psutil
 import pytest
 import zmq
+
+if TYPE_CHECKING:
+    from tests.pair import Pair
 
 PATIENCE_S = 60.0
 """How long a condition may take to come true; only a failing test waits so long, on however slow a machine."""
@@ -69,3 +72,12 @@ def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
     context = zmq.Context()
     yield context
     context.destroy(linger=0)
+
+
+@pytest.fixture
+def pair(context: "zmq.Context[zmq.Socket[bytes]]", run_dir: Path) -> "Iterator[Pair]":
+    from tests.pair import Pair  # which itself needs this module
+
+    pair = Pair(context, run_dir)
+    yield pair
+    pair.close()

@@ -151,3 +151,19 @@ class Pair:
         self.pool.close()
         for path in self.slots_path.parent.iterdir():
             path.unlink()
+
+
+class Publishing(threading.Thread):
+    """Publishes from a thread of its own, as a node whose edge may block."""
+
+    def __init__(self, pair: Pair, count: int) -> None:
+        super().__init__()
+        self.pair = pair
+        self.count = count
+        self.published = 0
+        self.start()
+
+    def run(self) -> None:
+        for seq in range(self.count):
+            self.pair.publish(seq)
+            self.published += 1
