@@ -211,7 +211,11 @@ class Validation:
         self.backgrounds = np.ascontiguousarray(backgrounds[:, inner, inner][:, : settings.size, : settings.size])
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
-        """Return the metrics; the first is the mean error of the first data set named in the settings' order."""
+        """Return the metrics; the first is the mean error of the first data set named in the settings' order.
+
+        Errors of the head pose are in degrees, against the pose of the true points: of the pose of the found points,
+        and with `head_` of the one that the network gives itself.
+        """
         out = run(network, self.images)
         errors = metrics.normalised_errors(out["landmarks"], self.points).mean(1)
         found: dict[str, float] = {}
@@ -219,10 +223,14 @@ class Validation:
             found[f"nme_{name}"] = float(errors[np.array(self.sources) == name].mean())
         first = np.array(self.sources) == self.sources[0]
         found["failures_8"] = metrics.failure_rate(errors[first], 8)
+        true_pose = crop_pose(self.points, self.images.shape[1])
+        poses = {"": crop_pose(out["landmarks"], self.images.shape[1])}
         if "pose" in out:
-            apart = (out["pose"] * POSE_UNIT - crop_pose(self.points, self.images.shape[1]) + 180) % 360 - 180
-            angles = zip(("pitch", "yaw", "roll"), np.nanmean(np.abs(apart), axis=0), strict=True)
-            found |= {f"{name}_error": float(value) for name, value in angles}
+            poses["head_"] = out["pose"] * POSE_UNIT
+        for prefix, pose in poses.items():
+            angles = np.nanmean(np.abs((pose - true_pose + 180) % 360 - 180), axis=0)
+            found |= {f"{prefix}{name}_error": float(angle)
+                      for name, angle in zip(("pitch", "yaw", "roll"), angles, strict=True)}
         true, said = landmark_data.states(self.points) > 0, out["states"] > 0
         columns_of = {"eyes_f1": slice(0, 2), "mouth_closed_f1": slice(2, 3), "mouth_open_f1": slice(3, 4)}
         for label, columns in columns_of.items():

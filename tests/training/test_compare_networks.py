@@ -51,7 +51,7 @@ def test_a_comparison_goes_on_where_it_stopped(config: Path, tmp_path: Path, cap
     assert vote.startswith("| vote | 172,017 | 3.6 |") and slim.startswith("| slim | 234,415 | 4.0 |")
     assert note.startswith("4 steps of 4 each, seed 1")
     rows = json.loads((tmp_path / "runs" / "comparison.json").read_text())
-    assert rows["slim"]["yaw_error"] > 0 and "yaw_error" not in rows["vote"]
+    assert rows["slim"]["head_yaw_error"] > 0 and "head_yaw_error" not in rows["vote"]
     assert all(row["ms"] > 0 for row in rows.values())
 
     assert compare.main([*command, "--steps", "5"]) == 2  # the same folder for another comparison
