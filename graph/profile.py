@@ -127,8 +127,12 @@ class NodeProfile:
     def cpu_percent(self) -> float:
         """CPU time of the node's process while it played; 100 is one core."""
         elapsed = sum(process.latest["time_ns"] - process.ready_ns for process in self._processes) / 1e9
-        used = sum(process.latest["cpu_s"] - process.ready_cpu_s for process in self._processes)
-        return float(100 * used / elapsed) if elapsed else 0.0
+        return 100 * self.playing_cpu_s / elapsed if elapsed else 0.0
+
+    @property
+    def playing_cpu_s(self) -> float:
+        """CPU time of all its processes since they were ready: without the import of libraries."""
+        return float(sum(process.latest["cpu_s"] - process.ready_cpu_s for process in self._processes))
 
     @property
     def cpu_s(self) -> float:
