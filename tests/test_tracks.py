@@ -174,7 +174,12 @@ def test_twenty_faces() -> None:
         assert list(seen) == list(range(20))
 
 
-def test_matching_takes_the_nearest_first_and_each_box_once() -> None:
+def test_two_who_move_together_are_not_taken_for_each_other() -> None:
+    before = np.array([[0, 0, 100, 100], [50, 0, 150, 100]], np.float32)
+    assert match(before + np.float32([30, 0, 30, 0]), before) == [(0, 0), (1, 1)], "the second's place is nearer to 30"
+
+
+def test_matching_takes_each_box_once() -> None:
     boxes = np.array([[0, 0, 100, 100], [100, 0, 200, 100], [60, 0, 160, 100]], np.float32)
     others = np.array([[90, 0, 190, 100], [20, 0, 120, 100]], np.float32)
     assert match(boxes, others) == [(0, 1), (1, 0)]
