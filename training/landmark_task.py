@@ -83,24 +83,45 @@ class LandmarkTask:
         The first rows are pairs of looks at the same face; `pair_map` (P, 2, 3) leads from the first to the second.
         """
         side, pairs = self.settings.size, int(size * self.settings.pairs / 2)
+        single = size - 2 * pairs
+        face = np.repeat(np.arange(pairs + single), [2] * pairs + [1] * single)
+        present = (rng.random(pairs + single) >= self.settings.negatives)[face]
+        indices = rng.choice(len(self.crops), pairs + single, p=self.chances)[face]
         images = np.empty((size, side, side, 3), np.uint8)
         points = np.zeros((size, landmark_net.POINTS, 2), np.float32)
-        first = np.concatenate((np.arange(0, 2 * pairs, 2), np.arange(2 * pairs, size)))
-        again = np.repeat(np.arange(len(first)), [2] * pairs + [1] * (size - 2 * pairs))
-        present = (rng.random(len(first)) >= self.settings.negatives)[again]
-        indices = rng.choice(len(self.crops), len(first), p=self.chances)[again]
-        maps, mirrored = np.zeros((pairs, 2, 3), np.float32), np.zeros(pairs, bool)
-        for i in np.flatnonzero(~present):
-            images[i] = self._no_face(rng, indices[i])
-        for i in first[present[first]]:
-            mild = bool(rng.random() < self.settings.mild)
-            view = augment.draw_view(rng, self.crops.points[indices[i]], side, mild)
-            images[i], points[i] = self._face(rng, indices[i], view, mild)
-            if i < 2 * pairs:
-                second, maps[i // 2] = augment.draw_near(rng, view, side)
-                mirrored[i // 2] = second.mirrored != view.mirrored
-                images[i + 1], points[i + 1] = self._face(rng, indices[i], second, mild)
-        weights = np.ones((size, landmark_net.POINTS), np.float32)
+        batch = {}
+        if pairs:
+            drawn = self._draw_pairs(rng, indices[: 2 * pairs], present[: 2 * pairs], images, points)
+            batch = {name: torch.from_numpy(values) for name, values in drawn.items()}
+        for i in range(2 * pairs, size):
+            images[i], points[i] = self._single(rng, indices[i], bool(present[i]))
+        return batch | self._targets(images, points, present, indices)
+
+    def _draw_pairs(self, rng: np.random.Generator, indices: np.ndarray, present: np.ndarray, images: np.ndarray,
+                    points: np.ndarray) -> dict[str, np.ndarray]:
+        """Fill the first rows of images and points with pairs of looks; return how each second lies to its first."""
+        maps, mirrored = np.zeros((len(indices) // 2, 2, 3), np.float32), np.zeros(len(indices) // 2, bool)
+        for pair, i in enumerate(range(0, len(indices), 2)):
+            if not present[i]:
+                images[i], images[i + 1] = self._no_face(rng, indices[i]), self._no_face(rng, indices[i])
+                continue
+            first, mild = self._draw_view(rng, indices[i])
+            second, maps[pair] = augment.draw_near(rng, first, self.settings.size)
+            mirrored[pair] = second.mirrored != first.mirrored
+            images[i], points[i] = self._face(rng, indices[i], first, mild)
+            images[i + 1], points[i + 1] = self._face(rng, indices[i], second, mild)
+        return {"pair_map": maps, "pair_mirrored": mirrored}
+
+    def _single(self, rng: np.random.Generator, index: int, present: bool) -> tuple[np.ndarray, np.ndarray | int]:
+        return self._face(rng, index, *self._draw_view(rng, index)) if present else (self._no_face(rng, index), 0)
+
+    def _draw_view(self, rng: np.random.Generator, index: int) -> tuple[View, bool]:
+        mild = bool(rng.random() < self.settings.mild)
+        return augment.draw_view(rng, self.crops.points[index], self.settings.size, mild), mild
+
+    def _targets(self, images: np.ndarray, points: np.ndarray, present: np.ndarray, indices: np.ndarray) -> Batch:
+        """Return the tensors that the network sees and learns, but for pairs."""
+        weights = np.ones(points.shape[:2], np.float32)
         weights[:, metrics.REGIONS["jaw"]] = self.jaw_weights[indices, None]
         weights *= self.region_weights
         batch = {
@@ -111,10 +132,8 @@ class LandmarkTask:
             "states_weight": torch.from_numpy((self.states_known[indices] & present).astype(np.float32)),
             "presence": torch.from_numpy(present.astype(np.float32)),
         }
-        if pairs:
-            batch |= {"pair_map": torch.from_numpy(maps), "pair_mirrored": torch.from_numpy(mirrored)}
         if has_pose(self.settings.network):
-            pose = crop_pose(points, side)
+            pose = crop_pose(points, self.settings.size)
             known = np.isfinite(pose).all(1)
             batch["pose"] = torch.from_numpy(np.where(known[:, None], pose / POSE_UNIT, 0).astype(np.float32))
             batch["pose_weight"] = torch.from_numpy(known.astype(np.float32))
