@@ -43,8 +43,9 @@ def page() -> Image:
     plain, _ = cut_face(whole, found, SIZE, MARGIN)
     other = cv2.resize(whole[380:, :220], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     rows = [
-        (title("view", augment.draw_view), [seen(image, points, seed, face=True) for seed in SEEDS]),
-        (title("miss", augment.draw_miss), [seen(image, points, seed, face=False) for seed in SEEDS]),
+        (title("view", augment.draw_view), [seen(image, points, augment.draw_view, seed) for seed in SEEDS]),
+        (title("near", augment.draw_near), [seen(image, points, near, seed) for seed in SEEDS]),
+        (title("miss", augment.draw_miss), [seen(image, points, augment.draw_miss, seed) for seed in SEEDS]),
     ]
     for name, function in effects().items():
         further = [other] if "other" in inspect.signature(function).parameters else []
@@ -53,12 +54,19 @@ def page() -> Image:
     return contact_sheet.sheet(rows, COLUMNS)
 
 
-def seen(image: Image, points: Floats, seed: int, face: bool) -> Image:
-    """Return a tile of the cached crop under one drawn view, with its points where they still are in it."""
+def near(rng: np.random.Generator, points: Floats, size: int) -> augment.View:
+    """Return a look near the first example of a view."""
+    first = augment.draw_view(np.random.default_rng(SEEDS[0]), points, size)
+    return augment.draw_near(rng, first, size)[0]
+
+
+def seen(image: Image, points: Floats, draw: Callable[..., augment.View], seed: int) -> Image:
+    """Return a tile of the cached crop under one drawn view, with its points unless it shows no face."""
     rng = np.random.default_rng(seed)
-    view = (augment.draw_view if face else augment.draw_miss)(rng, points, SIZE)
+    view = draw(rng, points, SIZE)
     crop = augment.look(rng, image, view.matrix, SIZE)
-    return contact_sheet.with_points(crop, view.points(points) if face else np.zeros((0, 2), np.float32))
+    shown = points[:0] if draw is augment.draw_miss else view.points(points)
+    return contact_sheet.with_points(crop, shown)
 
 
 def title(name: str, function: Callable[..., object]) -> str:
