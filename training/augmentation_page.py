@@ -14,7 +14,7 @@ import numpy as np
 
 from nodes._geometry import MARGIN, Floats, Image
 from nodes.landmarks import LandmarkModel
-from training import augment, contact_sheet
+from training import augment, contact_sheet, cover
 from training.export import portrait
 from training.landmark_data import cut_face
 from training.landmark_task import PORTRAIT_BOX
@@ -47,6 +47,10 @@ def page() -> Image:
         (title("near", augment.draw_near), [seen(image, points, near, seed) for seed in SEEDS]),
         (title("miss", augment.draw_miss), [seen(image, points, augment.draw_miss, seed) for seed in SEEDS]),
     ]
+    cut, inside = cut_face(whole, found, contact_sheet.TILE, MARGIN)
+    for function in (cover.glasses, cover.mask, cover.hand):
+        tiles = [function(np.random.default_rng(seed), cut, inside) for seed in SEEDS]
+        rows.append((title(function.__name__, function), tiles))
     for name, function in effects().items():
         further = [other] if "other" in inspect.signature(function).parameters else []
         tiles = [function(np.random.default_rng(seed), plain, *further) for seed in SEEDS]

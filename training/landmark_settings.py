@@ -57,6 +57,8 @@ class LandmarkSettings(Strict):
     """How much more often closed eyes, wide open mouths and half profiles are drawn, each."""
     mild: float = Field(0.5, ge=0, le=1)
     """Share of the faces that are only mirrored, relit and shifted a little: what most crops of a video are like."""
+    covered: float = Field(0.1, ge=0, le=1)
+    """Share of the others that wear glasses or a mask, or hold a hand before the face (see training.cover)."""
     pairs: float = Field(0.0, ge=0, le=1)
     """Share of a batch that are two looks at the same face, which must agree (`equivariance_weight`)."""
     network: str = "vote"

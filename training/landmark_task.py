@@ -15,6 +15,7 @@ from nodes._geometry import MARGIN, crop, crop_matrix, to_input
 from nodes._pose import camera_matrix, head_pose
 from training import augment, landmark_data, landmark_net, metrics, prepared
 from training.augment import View
+from training.cover import cover
 from training.landmark_data import Sample
 from training.landmark_loss import landmark_loss
 from training.landmark_net import POSE_UNIT, Deployed
@@ -141,8 +142,10 @@ class LandmarkTask:
 
     def _face(self, rng: np.random.Generator, index: int, view: View, mild: bool) -> tuple[np.ndarray, np.ndarray]:
         image = augment.look(rng, self.crops.images[index], view.matrix, self.settings.size)
-        image = augment.relight(rng, image) if mild else augment.degrade(rng, image, self._other(rng))
-        return image, view.points(self.crops.points[index])
+        points = view.points(self.crops.points[index])
+        if not mild and rng.random() < self.settings.covered:
+            image = cover(rng, image, points)
+        return augment.relight(rng, image) if mild else augment.degrade(rng, image, self._other(rng)), points
 
     def _no_face(self, rng: np.random.Generator, index: int) -> np.ndarray:
         if len(self.backgrounds) and rng.random() < 0.6:
