@@ -24,15 +24,16 @@ that the landmark network follows with ease, and it takes only 0.6 % of backgrou
 MISSES = 3
 """A track ends only after so many detections in a row without it, however much time lies between them."""
 MOMENTUM = 0.7
-"""Share of its last step that a face is expected to go on by in the next frame. At a steady speed of half its side per
-frame it is then still met (measured), and one that turns round is not missed by twice its step."""
-PACE, COVERED, COAST = 12, 8, 25
-"""A face out of sight is expected where PACE of its places led, for COAST frames: people who walk keep their pace.
-Their median, and not the last COVERED: a face that is being covered drags its points along with what covers it, for as
-long as the network still sees half of it (4 to 10 frames on the composed street of tests.bench.tracks)."""
-WANDER = 0.05
-"""How much farther from where it is expected a face may come back, for each frame out of sight, in face sides: a third
-of an ordinary walker's step."""
+"""Share of its last speed that a face is expected to go on with in the next frame. At a steady speed of half its side
+per frame it is then still met (measured), and one that turns round is not missed by twice its step."""
+PACE, COVERED, COAST = 0.4, 0.27, 0.83
+"""Seconds: a face out of sight is expected where PACE of its places led, for COAST: people who walk keep their pace.
+Their median, and not what came in the last COVERED: a face that is being covered drags its points along with what
+covers it, for as long as the network still sees half of it (4 to 10 frames at 30 fps on the composed street of
+tests.bench.tracks)."""
+WANDER = 1.5
+"""How much farther from where it is expected a face may come back, for each second out of sight, in face sides: a third
+of an ordinary walker's pace."""
 NESTED = 0.6
 """A face of which more lies within another one's box is the other one: what is behind a face shows less of itself."""
 HISTORY = 64
@@ -52,36 +53,39 @@ class Track:
     presence: float = 0.0  # 0..1
     visible: bool = True  # whether the latest frame showed it
     misses: int = 0  # detections in a row without it
-    places: deque[tuple[int, Floats]] = field(default_factory=lambda: deque(maxlen=HISTORY))  # seq, box
+    places: deque[tuple[float, Floats]] = field(default_factory=lambda: deque(maxlen=HISTORY))  # pts, box
 
-    def place(self, seq: int) -> Floats:
-        """Return the (4,) box of the face in frame `seq`: the nearest one known, moved on if it is older."""
+    def place(self, pts: float) -> Floats:
+        """Return the (4,) box of the face at `pts`: the nearest one known, moved on if it is older."""
         last, box = self.places[-1]
-        if seq <= last:
-            return min(self.places, key=lambda place: abs(place[0] - seq))[1]
+        if pts <= last:
+            return min(self.places, key=lambda place: abs(place[0] - pts))[1]
+        if not self.visible and last - self.places[0][0] >= PACE / 2:
+            return self._led_to(pts)
         if len(self.places) < 2:
             return box
-        if seq > last + 1 and len(self.places) > PACE // 2:
-            return self._led_to(seq)
         before, from_box = self.places[-2]
-        step = (_centres(box) - _centres(from_box)) / (last - before)
-        return box + np.tile(step * np.float32(MOMENTUM * min(seq - last, COAST)), 2)
+        speed = (_centres(box) - _centres(from_box)) / (last - before)
+        return box + np.tile(speed * np.float32(MOMENTUM * min(pts - last, COAST)), 2)
 
-    def _led_to(self, seq: int) -> Floats:
+    def _led_to(self, pts: float) -> Floats:
         """Return where the way of the last places leads: see PACE."""
-        recent = list(self.places)
-        recent = recent[-PACE - COVERED : max(PACE // 2, len(recent) - COVERED)]
-        seqs = np.array([place[0] for place in recent], np.float32)
+        last = self.places[-1][0]
+        recent = [place for place in self.places if -COVERED - PACE <= place[0] - last <= -COVERED]
+        if len(recent) < 2 or recent[-1][0] - recent[0][0] < PACE / 2:  # first seen shortly before
+            recent = [place for place in self.places if place[0] - self.places[0][0] <= PACE / 2]
+        times = np.array([place[0] - last for place in recent], np.float32)
         boxes = np.array([place[1] for place in recent], np.float32)
         centres, halves = _centres(boxes), (boxes[:, 2:] - boxes[:, :2]) / 2
-        step = np.median(np.diff(centres, axis=0) / np.diff(seqs)[:, None], axis=0)
-        ahead = min(seq, self.places[-1][0] + COAST) - seqs
-        centre, half = np.median(centres + ahead[:, None] * step, axis=0), np.median(halves, axis=0)
+        speed = np.median(np.diff(centres, axis=0) / np.diff(times)[:, None], axis=0)
+        ahead = np.float32(min(pts - last, COAST)) - times
+        centre, half = np.median(centres + ahead[:, None] * speed, axis=0), np.median(halves, axis=0)
         return np.asarray(np.concatenate((centre - half, centre + half)), np.float32)
 
-    def reach(self, seq: int) -> float:
-        """Return how far from its place in frame `seq` a detection may be and still be this face, see `apart`."""
-        return SAME_FACE + WANDER * min(max(0, seq - self.places[-1][0] - 1), COAST)
+    def reach(self, pts: float) -> float:
+        """Return how far from its place at `pts` a detection may be and still be this face, see `apart`."""
+        unseen = 0.0 if self.visible else pts - self.places[-1][0]
+        return SAME_FACE + WANDER * min(max(0.0, unseen), COAST)
 
 
 @dataclass
@@ -106,18 +110,18 @@ class Tracks:
         """Start afresh; ids are not used again."""
         self.tracks = []
 
-    def look(self, boxes: Floats | None, rolls: Floats, seq: int, pts: float, now_seq: int) -> list[Look]:
-        """Return where to look in frame `now_seq`, given the faces found at frame `seq` or None.
+    def look(self, boxes: Floats | None, rolls: Floats, pts: float, now: float) -> list[Look]:
+        """Return where to look in the frame at `now`, given the faces found in the one at `pts`, or None; seconds.
 
         `boxes` (F, 4) are landmark boxes. A detection that belongs to a track confirms it, and takes it along where
         the face was faster; one that belongs to none is a new face. A track that detections miss ends in time.
         """
-        own = {track.id: Look(track.place(now_seq), track.roll, track) for track in self.tracks}
+        own = {track.id: Look(track.place(now), track.roll, track) for track in self.tracks}
         if boxes is None:
             return list(own.values())
-        places = np.array([track.place(seq) for track in self.tracks], np.float32).reshape(-1, 4)
-        pairs = match(boxes, places, np.array([track.reach(seq) for track in self.tracks], np.float32))
-        known = [track for track in self.tracks if track.places[0][0] <= seq]
+        places = np.array([track.place(pts) for track in self.tracks], np.float32).reshape(-1, 4)
+        pairs = match(boxes, places, np.array([track.reach(pts) for track in self.tracks], np.float32))
+        known = [track for track in self.tracks if track.places[0][0] <= pts]
         found = {self.tracks[column].id for _, column in pairs}
         for track in known:
             track.misses = 0 if track.id in found else track.misses + 1
@@ -125,7 +129,7 @@ class Tracks:
             track = self.tracks[column]
             track.confirmed = max(track.confirmed, pts)
             outrun = apart(boxes[row], track.box) > ASTRAY
-            if seq == now_seq and (outrun or not track.visible):
+            if pts == now and (outrun or not track.visible):
                 own[track.id] = Look(boxes[row], float(rolls[row]), track)
         self.tracks = [track for track in self.tracks if self._trusted(track, pts)]
         taken = {row for row, _ in pairs}
@@ -133,7 +137,7 @@ class Tracks:
         return [own[track.id] for track in self.tracks] + new
 
     def see(
-        self, looks: list[Look], landmarks: Floats, presence: Floats, size: tuple[int, int], seq: int, pts: float
+        self, looks: list[Look], landmarks: Floats, presence: Floats, size: tuple[int, int], pts: float
     ) -> list[tuple[Track, int]]:
         """Take in landmarks (F, 68, 2) and presence (F,) of the looks in a picture of `size` (width, height).
 
@@ -153,7 +157,9 @@ class Tracks:
             track = look.track or self._begin(pts)
             track.seen, track.presence = pts, float(presence[row])
             track.landmarks, track.box, track.roll = landmarks[row], boxes[row], float(rolls[row])
-            track.places.append((seq, track.box))
+            if track.places and pts <= track.places[-1][0]:
+                track.places.clear()  # time stands still or goes back: nothing is known of the pace
+            track.places.append((pts, track.box))
             visible.append((track, row))
         self.tracks = [t for t in self.tracks if t.visible or 0 <= pts - t.seen <= self.patience]
         return sorted(visible, key=lambda pair: pair[0].id)

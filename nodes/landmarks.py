@@ -235,7 +235,7 @@ class Landmarks(Node):
         seen, presence = self._predict(frame, looks)
         self._search(frame, looks, seen, presence)
         size = (frame.image.shape[1], frame.image.shape[0])
-        pairs = self._tracks.see(looks, seen.landmarks, presence, size, frame.seq, frame.pts)
+        pairs = self._tracks.see(looks, seen.landmarks, presence, size, frame.pts)
         rows = [row for _, row in pairs]
         return Faces(
             ids=np.array([track.id for track, _ in pairs], np.int64),
@@ -250,10 +250,10 @@ class Landmarks(Node):
 
     def _looks(self, frame: Frame, found: Detections | None) -> list[Look]:
         if found is None:
-            return self._tracks.look(None, np.zeros(0, np.float32), frame.seq, frame.pts, frame.seq)
+            return self._tracks.look(None, np.zeros(0, np.float32), frame.pts, frame.pts)
         self._used = found.seq
         rolls = roll_of_points(found.points)
-        return self._tracks.look(landmark_boxes(found.boxes, rolls), rolls, found.seq, found.pts, frame.seq)
+        return self._tracks.look(landmark_boxes(found.boxes, rolls), rolls, found.pts, frame.pts)
 
     def _predict(self, frame: Frame, looks: list[Look]) -> tuple[Faces, Floats]:
         """Return what is at the looks, and the probability that it is a face (F,)."""

@@ -27,8 +27,9 @@ def face(x: float, y: float, side: float = 100.0) -> np.ndarray:
 class Stream:
     """Runs Tracks over frames in which a network would find `faces` wherever it looks near them."""
 
-    def __init__(self, patience: float = 0.5) -> None:
+    def __init__(self, patience: float = 0.5, fps: float = FPS) -> None:
         self.tracks = Tracks(presence=0.5, patience=patience)
+        self.fps = fps
         self.seq = -1
         self.looks: list[Look] = []
 
@@ -39,15 +40,15 @@ class Stream:
         self.seq += 1
         boxes = None if found is None else self.boxes(found)
         rolls = np.zeros(len(found or ()), np.float32)
-        seq = self.seq - late
-        self.looks = self.tracks.look(boxes, rolls, seq, seq / FPS, self.seq)
+        now = self.seq / self.fps
+        self.looks = self.tracks.look(boxes, rolls, (self.seq - late) / self.fps, now)
         landmarks = np.zeros((len(self.looks), 68, 2), np.float32)
         presence = np.zeros(len(self.looks), np.float32)
         for row, look in enumerate(self.looks):
             near = apart(look.box, self.boxes(faces))
             landmarks[row] = faces[near.argmin()] if len(faces) else look.box[:2]
             presence[row] = sure if len(faces) and near.min() < 0.5 else 0.1
-        pairs = self.tracks.see(self.looks, landmarks, presence, SIZE, self.seq, self.seq / FPS)
+        pairs = self.tracks.see(self.looks, landmarks, presence, SIZE, now)
         return {track.id: landmarks[row] for track, row in pairs}
 
     @staticmethod
@@ -222,17 +223,33 @@ def test_a_walker_hidden_for_some_frames_is_expected_where_the_way_leads() -> No
     assert list(stream.frame(path[9], found=[path[9]])) == [0]
 
 
-def test_who_passes_behind_a_pillar_keeps_his_id_though_it_drags_his_last_points() -> None:
-    stream = Stream(patience=1.0)
-    path = [face(40 + 9 * i, 200 + 8 * np.sin(0.3 * i), 60) for i in range(45)]
-    for i in range(20):
-        assert list(stream.frame(path[i], found=[path[i]] if i % 5 == 0 else None)) == [0]
-    for i in range(20, 23):
-        stream.frame(path[19] + np.float32([2 * (i - 19), 0]))
-    for i in range(23, 36):
-        assert stream.frame(found=[] if i % 5 == 0 else None) == {}
-    at = path[36] + np.float32([25, 0])  # quicker than expected, and beyond where the network looks
-    assert list(stream.frame(at, found=[at])) == [0]
+@pytest.mark.parametrize("fps", [15, 30, 60])
+def test_who_passes_behind_a_pillar_keeps_his_id_though_it_drags_his_last_points(fps: int) -> None:
+    stream = Stream(patience=1.0, fps=fps)
+    every = fps // 6
+
+    def at(frame: float) -> np.ndarray:
+        i = frame * 30 / fps
+        return face(40 + 9 * i, 200 + 8 * np.sin(0.3 * i), 60)
+
+    covered, gone, back = (round(second * fps) for second in (20 / 30, 23 / 30, 36 / 30))
+    for i in range(covered):
+        assert list(stream.frame(at(i), found=[at(i)] if i % every == 0 else None)) == [0]
+    for i in range(covered, gone):
+        stream.frame(at(covered - 1) + np.float32([2 * (i - covered + 1), 0]))
+    for i in range(gone, back):
+        assert stream.frame(found=[] if i % every == 0 else None) == {}
+    quicker = at(back) + np.float32([25, 0])  # than expected, and beyond where the network looks
+    assert list(stream.frame(quicker, found=[quicker])) == [0]
+
+
+def test_a_clock_that_stands_still_or_goes_back_does_no_harm() -> None:
+    tracks = Tracks(presence=0.5, patience=1.0)
+    box = landmark_box(face(200, 200)[None])
+    for pts in (0.0, 0.0, 1.0, 0.5, 0.5, 0.6):
+        looks = tracks.look(box, np.zeros(1, np.float32), pts, pts)
+        pairs = tracks.see(looks, face(200, 200)[None], np.array([0.9], np.float32), SIZE, pts)
+        assert [track.id for track, _ in pairs] == [0]
 
 
 def test_two_who_cross_behind_a_pillar_do_not_change_their_ids() -> None:
