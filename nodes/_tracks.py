@@ -26,7 +26,7 @@ MISSES = 3
 MOMENTUM = 0.7
 """Share of its last speed that a face is expected to go on with in the next frame. At a steady speed of half its side
 per frame it is then still met (measured), and one that turns round is not missed by twice its step."""
-PACE, COVERED, COAST = 0.4, 0.27, 0.83
+PACE, COVERED, COAST = 0.4, 0.26, 0.83
 """Seconds: a face out of sight is expected where PACE of its places led, for COAST: people who walk keep their pace.
 Their median, and not what came in the last COVERED: a face that is being covered drags its points along with what
 covers it, for as long as the network still sees half of it (4 to 10 frames at 30 fps on the composed street of

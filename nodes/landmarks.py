@@ -35,7 +35,7 @@ RELEASED = MODELS / "landmarks"
 FOV = 60.0
 """Angle of view across the longer side, degrees, where nothing better is known: webcams and phones have 55 to 75."""
 
-VAGUE = 0.15
+VAGUE = 0.10
 """What has points this uncertain on average, in face sides, is no face whatever its presence.
 
 Measured: of the faces of AFW none is (median 0.025, largest 0.06), of 210 infants 2 %; with earlier weights, of 400
