@@ -2,17 +2,14 @@
 
 import os
 import signal
-import threading
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from graph.errors import ConfigError
-from graph.rundir import RunDir
-from graph.spec import GraphSpec
-from graph.supervisor import run
 from tests.conftest import eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 
@@ -224,15 +221,25 @@ def test_two_graphs_side_by_side_and_the_same_name_twice(tmp_path: Path) -> None
         assert one.wait() == 0
 
 
+TAKEN = """
+import psutil
+from graph import ConfigError
+from graph.rundir import RunDir
+from graph.spec import GraphSpec
+from graph.supervisor import run
+held, before = RunDir.of("line").claim([]), psutil.Process().num_fds()
+try:
+    run(GraphSpec("line", None, {}, (), "made in code"))
+except ConfigError as exc:
+    print(psutil.Process().num_fds() - before, exc)
+held.close()
+"""
+
+
 def test_a_name_that_is_taken_leaves_nothing_open_in_the_caller() -> None:
-    held = RunDir.of("line").claim([])
-    try:
-        before = psutil.Process().num_fds(), threading.active_count()
-        with pytest.raises(ConfigError, match="a graph named 'line' is running already"):
-            run(GraphSpec("line", None, {}, (), "made in code"))
-        assert (psutil.Process().num_fds(), threading.active_count()) == before
-    finally:
-        held.close()
+    ended = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("0 a graph named 'line' is running already")
 
 
 def test_stalled_consumer_harms_nobody_else(tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_who_passes_behind_a_pillar_keeps_his_id_though_it_drags_his_last_points
         i = frame * 30 / fps
         return face(40 + 9 * i, 200 + 8 * np.sin(0.3 * i), 60)
 
-    covered, gone, back = (round(second * fps) for second in (20 / 30, 23 / 30, 36 / 30))
+    covered, gone, back = (round(second * fps) for second in (20 / 30, 23 / 30, 46 / 30))
     for i in range(covered):
         assert list(stream.frame(at(i), found=[at(i)] if i % every == 0 else None)) == [0]
     for i in range(covered, gone):

@@ -2,8 +2,9 @@
 
 python -m tests.bench.tracks [FACES] [BACKGROUNDS] [--seconds 60] [--people 5] [--misses 0.3] [--video FILE]
 
-FACES is a folder of pictures with .pts beside them, BACKGROUNDS one of photographs without faces; else the portrait
-walks before a plain ground. See tests/bench/walkers.py for the scene. A face found is whose points are nearest, within
+FACES is a folder of pictures with .pts beside them, BACKGROUNDS one of photographs without faces (those that the
+detector's training leaves out because they show people are left out here, too); else the portrait walks before a plain
+ground. See tests/bench/walkers.py for the scene. A face found is whose points are nearest, within
 0.35 of a face side. `--misses` takes so large a share of the detections away, at random, in a second run.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 from scipy.optimize import linear_sum_assignment
 
 from graph import Detections, Faces, Frame, Header
@@ -26,6 +28,7 @@ from tests.bench.walkers import SEEN, Person, Street, heads
 NEAR = 0.35  # face sides: mean distance of the points up to which a found face is that person
 HIDDEN = 0.2  # share of the points that show below which nobody is there to be found
 FPS = 30
+TRAINING = Path(__file__).resolve().parents[2] / "configs/train/faces.yaml"
 
 
 @dataclass
@@ -148,7 +151,9 @@ def main() -> None:
     parser.add_argument("--video", type=Path, help="write what was found in the first run")
     given = parser.parse_args()
     head(f"Tracks: {given.seconds:.0f} s of a street, {given.people} people at once")
+    with_people = yaml.safe_load(TRAINING.read_text(encoding="utf-8"))["settings"]["not_backgrounds"]
     pictures = sorted(given.backgrounds.glob("*.jpg")) if given.backgrounds else []
+    pictures = [picture for picture in pictures if picture.name not in with_people]
     chosen = pictures[:: max(1, len(pictures) // 12)]
     street = Street(heads(given.faces), chosen, round(given.seconds * FPS), given.people)
     columns = ("people", "id switches", "false tracks/min", "longest, frames", "ghost, frames")
