@@ -39,8 +39,8 @@ VAGUE = 0.10
 """What has points this uncertain on average, in face sides, is no face whatever its presence.
 
 Measured: of the faces of AFW none is (median 0.024, largest 0.05), of 208 infants 2 %; with earlier weights, of 400
-background crops 0.8 % have presence, 0.3 % also points surer than 0.15. On the street of tests.bench.tracks a face that
-is lost is shown for up to 2 frames more, with 0.15 for up to 6.
+background crops 0.8 % have presence, 0.3 % also points surer than 0.15. On the street of tests.bench.tracks no face is
+shown for more than 3 frames where nobody is; with 0.15 and earlier weights it was 4 to 10.
 """
 OFF_CENTRE = 0.2
 """A face this far from where it was looked for (see `nodes._tracks.apart`) is looked at once more, where it was found.

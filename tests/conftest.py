@@ -50,9 +50,17 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+def pytest_sessionstart() -> None:
+    """Remove the folders of runs that were killed; each bears the number of its process."""
+    for folder in Path(tempfile.gettempdir()).glob("fg*-*"):
+        process = folder.name[2:].partition("-")[0]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(autouse=True)
 def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="fg"))
+    folder = Path(tempfile.mkdtemp(prefix=f"fg{os.getpid()}-"))
     monkeypatch.setenv("FACEGRAPH_RUN_DIR", str(folder))
     threads, memory = set(threading.enumerate()), shared_memory()
     yield folder

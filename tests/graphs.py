@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import yaml
 from tests.conftest import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[1]
+TIED = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+"""In front of a command: it ends with its parent, so that a run of tests that is killed takes its graphs with it."""
 
 
 class Graph:
@@ -27,7 +30,7 @@ class Graph:
         self.log = folder / f"{self.name}.log"
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "run_graph.py"), *arguments, str(path)],
+                [*TIED, sys.executable, str(ROOT / "run_graph.py"), *arguments, str(path)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.conftest import eventually
-from tests.graphs import Graph, node, rows, wait_for_rows
+from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
 
 pytestmark = pytest.mark.slow
 
@@ -234,6 +234,27 @@ except ConfigError as exc:
     print(psutil.Process().num_fds() - before, exc)
 held.close()
 """
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from tests.graphs import Graph, node
+from tests.conftest import eventually
+nodes = {"source": node("Source", frames=10**9, pause=0.01)}
+graph = Graph(pathlib.Path(sys.argv[1]), {"name": "endless", "nodes": nodes})
+assert eventually(graph.playing)
+print(graph.process.pid, *(child.pid for child in graph.nodes()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_of_tests_that_is_killed_takes_its_graphs_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    left = [int(pid) for pid in ended.stdout.split()]
+    assert len(left) == 2
+    assert eventually(lambda: not any(map(psutil.pid_exists, left)))
 
 
 def test_a_name_that_is_taken_leaves_nothing_open_in_the_caller() -> None:
