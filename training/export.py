@@ -29,6 +29,7 @@ from training import checkpoint, mnn_converter, quantise
 from training.landmark_net import macs
 from training.settings import RunSettings, SettingsError, checked
 from training.task import Deployment, load_task
+from training.tutor import tutor_of
 
 logger = logging.getLogger("training")
 
@@ -38,16 +39,19 @@ TOLERANCE = 1e-3
 BACKENDS = {"onnxruntime": ".onnx", "mnn": ".mnn", "torch": ".pt2"}
 
 
-def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, int8: bool = False) -> dict[str, Any]:
+def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, int8: bool = False,
+           tutor: bool = False) -> dict[str, Any]:
     """Write target.onnx, .mnn, .pt2, .json and .png from the averaged weights of a checkpoint; return the card.
 
-    With `int8` also target-int8.onnx, .mnn and .json, and the comparison with the others as card["int8"].
+    With `int8` also target-int8.onnx, .mnn and .json, and the comparison with the others as card["int8"]. With `tutor`
+    the larger network that learnt beside the checkpoint's own (`training.tutor`) is written.
     """
     state = checkpoint.load(source)
     settings = checked(RunSettings, state["settings"] | {"device": "cpu"}, str(source))
     task = load_task(settings.task, settings.settings | (overrides or {}))
     network = task.network()
     network.load_state_dict(state["ema"])
+    network = tutor_of(network) if tutor else network
     network.eval()
     deployment = task.deploy(network, portrait())
     with torch.inference_mode():
@@ -57,7 +61,7 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
     write_models(deployment, target)
     differences = {name: parity(deployment, target, name) for name in BACKENDS}
     card = {
-        "name": settings.name,
+        "name": f"{settings.name}-tutor" if tutor else settings.name,
         "input": {"name": "image", "shape": input_shape(deployment), "dtype": "float32",
                   "colour": "BGR", "mean": MEAN, "scale": SCALE, **deployment.contract},
         "outputs": deployment.outputs,
@@ -201,13 +205,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("target", type=Path, help="path of the files without suffix")
     parser.add_argument("--data", help="folder of the data sets, when it has moved since training")
+    parser.add_argument("--tutor", action="store_true", help="the larger network that learnt beside it")
     parser.add_argument("--int8", action="store_true", help="write int8 versions too, and compare")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     try:
         moved = {"data": options.data} if options.data else None
-        card = export(options.checkpoint, options.target, moved, options.int8)
+        card = export(options.checkpoint, options.target, moved, options.int8, options.tutor)
     except SettingsError as exc:
         logger.error("%s", exc)
         return 2

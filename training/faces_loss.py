@@ -35,13 +35,8 @@ def detection_loss(
     labelled points.
     Cells whose centre lies in an ignored box learn nothing about their score.
     """
-    owner_BA = torch.stack([
-        assign(boxes, kinds, centres_A2, strides_A) for boxes, kinds in zip(batch["boxes"], batch["kinds"], strict=True)
-    ])
-    ignored_BA = torch.stack([
-        in_boxes(centres_A2, boxes[kinds == IGNORED], strides_A / 4).any(0)
-        for boxes, kinds in zip(batch["boxes"], batch["kinds"], strict=True)
-    ])
+    owner_BA = assign(batch["boxes"], batch["kinds"], centres_A2, strides_A)
+    ignored_BA = in_ignored(batch["boxes"], batch["kinds"], centres_A2, strides_A / 4)
     positive_BA = owner_BA >= 0
     image_N, cell_N = positive_BA.nonzero(as_tuple=True)
     face_N = owner_BA[image_N, cell_N]
@@ -77,33 +72,39 @@ def points_loss(offsets_NC: Tensor, boxes_N4: Tensor, true_NP2: Tensor) -> Tenso
     return F.smooth_l1_loss(offsets_NC[labelled_N].view_as(target_NP2), target_NP2, beta=0.05)
 
 
-def assign(boxes_G4: Tensor, kinds_G: Tensor, centres_A2: Tensor, strides_A: Tensor) -> Tensor:
-    """Choose the face that each cell learns (A,), -1 for none.
+def assign(boxes_BG4: Tensor, kinds_BG: Tensor, centres_A2: Tensor, strides_A: Tensor) -> Tensor:
+    """Choose the face that each cell learns (B, A), -1 for none.
 
     A cell learns the nearest face within `REACH` whose height is in its stride's `SPAN`; spans overlap, so a face
     between two strides is learnt by both. Which cells those are depends on the labels alone: choosing them by how well
     they predict now (as SimOTA does) left scores under 0.5 after 60,000 pictures, for which of several equal cells
     is chosen cannot be learnt.
     """
-    face_G = (kinds_G == FACE).nonzero()[:, 0]
-    if not len(face_G):
-        return torch.full((len(centres_A2),), -1, device=centres_A2.device)
-    boxes_G4 = boxes_G4[face_G]  # crowds have hundreds of ignored ones
-    middle_G2 = (boxes_G4[:, :2] + boxes_G4[:, 2:]) / 2
-    height_GA = (boxes_G4[:, 3] - boxes_G4[:, 1])[:, None] / strides_A
-    away_GA = (middle_G2[:, None] - centres_A2).abs().amax(-1)
-    tall_enough_GA = (height_GA >= SPAN[0]) | (strides_A == strides_A.min())
-    low_enough_GA = (height_GA < SPAN[1]) | (strides_A == strides_A.max())
-    allowed_GA = (away_GA < REACH * strides_A) & tall_enough_GA & low_enough_GA
-    nearest_A = away_GA.masked_fill(~allowed_GA, torch.inf).min(0)
-    return torch.where(nearest_A.values.isfinite(), face_G[nearest_A.indices], -1)
+    faces = kinds_BG.shape[1]
+    image_N, face_N = (kinds_BG == FACE).nonzero(as_tuple=True)  # of all pictures together: most slots are padding
+    boxes_N4 = boxes_BG4[image_N, face_N]
+    middle_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    height_NA = (boxes_N4[:, 3] - boxes_N4[:, 1])[:, None] / strides_A
+    away_NA = (middle_N2[:, None] - centres_A2).abs().amax(-1)
+    tall_enough_NA = (height_NA >= SPAN[0]) | (strides_A == strides_A.min())
+    low_enough_NA = (height_NA < SPAN[1]) | (strides_A == strides_A.max())
+    allowed_NA = (away_NA < REACH * strides_A) & tall_enough_NA & low_enough_NA
+    away_NA = away_NA.masked_fill(~allowed_NA, torch.inf)
+    row_NA = image_N[:, None].expand_as(away_NA)
+    none_BA = away_NA.new_full((len(kinds_BG), len(centres_A2)), torch.inf)
+    nearest_BA = none_BA.scatter_reduce(0, row_NA, away_NA, "amin")
+    claim_NA = torch.where(allowed_NA & (away_NA == nearest_BA[image_N]), face_N[:, None], faces)
+    owner_BA = torch.full_like(none_BA, faces, dtype=torch.long).scatter_reduce(0, row_NA, claim_NA, "amin")
+    return torch.where(owner_BA < faces, owner_BA, -1)
 
 
-def in_boxes(centres_A2: Tensor, boxes_G4: Tensor, slack_A: Tensor | float = 0.0) -> Tensor:
-    """Return (G, A): which centres lie in which boxes grown by `slack_A` pixels on all sides."""
+def in_ignored(boxes_BG4: Tensor, kinds_BG: Tensor, centres_A2: Tensor, slack_A: Tensor) -> Tensor:
+    """Return (B, A): which centres lie in an ignored box grown by `slack_A` pixels on all sides."""
+    image_N, box_N = (kinds_BG == IGNORED).nonzero(as_tuple=True)
     x, y = centres_A2[:, 0], centres_A2[:, 1]
-    x0, y0, x1, y1 = boxes_G4.T[:, :, None]
-    return (x > x0 - slack_A) & (y > y0 - slack_A) & (x < x1 + slack_A) & (y < y1 + slack_A)
+    x0, y0, x1, y1 = boxes_BG4[image_N, box_N].T[:, :, None]
+    inside_NA = (x > x0 - slack_A) & (y > y0 - slack_A) & (x < x1 + slack_A) & (y < y1 + slack_A)
+    return torch.zeros(len(kinds_BG), len(centres_A2), device=x.device).index_add(0, image_N, inside_NA.float()) > 0
 
 
 def overlaps(a_N4: Tensor, b_N4: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from nodes import _boxes
-from nodes._geometry import BORDER, MEAN, SCALE, Image
+from nodes._geometry import BORDER, Image
 from training import prepared
+from training.exported import read_exported, unfold
 from training.faces_calibrate import calibrate
 from training.faces_data import Cutouts, Picture, chances, read_backgrounds, read_wider, split
 from training.faces_draw import Scene, draw_scene
 from training.faces_evaluate import Maps, detect
-from training.faces_init import read_exported, unfold
 from training.faces_loss import detection_loss
 from training.faces_metric import curve
 from training.faces_net import NETWORKS, boxes_of, cells
 from training.faces_settings import SIZES, FaceSettings
 from training.landmark_data import cache_crops, read_folder
-from training.task import Batch, Deployment
+from training.task import Batch, Deployment, network_input
 
 logger = logging.getLogger("training")
 
@@ -74,7 +74,7 @@ class FaceTask:
         network = NETWORKS[self.settings.network]()
         if self.settings.init is not None:
             images = self.batch(np.random.default_rng(0), UNFOLDING_SCENES)["image"]
-            unfold(network, read_exported(self.settings.init), (images.float() - MEAN) * SCALE)
+            unfold(network, read_exported(self.settings.init), network_input(images))
         return network
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
@@ -88,7 +88,7 @@ class FaceTask:
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and the parts `score`, `box` and `points`."""
-        image = (batch["image"].float() - MEAN) * SCALE
+        image = network_input(batch["image"])
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
             maps = network(image)
         outputs, centres, strides = cells([level.float() for level in maps])

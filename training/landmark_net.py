@@ -75,7 +75,8 @@ class VoteNet(nn.Module):
     def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
         """Return landmarks (B, N, 2), spread (B, N) in crop pixels; states (B, 4), presence (B,) as logits; scores."""
         features_BCHW = self.trunk(image_B3HW)
-        head_B3NK = self.head(features_BCHW).reshape(-1, 3, POINTS, self.centres_21K.shape[-1])
+        head_BCHW = self.head(features_BCHW).float()  # bfloat16 would round offsets to a tenth of a pixel
+        head_B3NK = head_BCHW.reshape(-1, 3, POINTS, self.centres_21K.shape[-1])
         p_B1NK = head_B3NK[:, :1].softmax(-1)
         votes_B2NK = head_B3NK[:, 1:] * self.stride + self.centres_21K  # from the middle of the crop
         weighted_B2NK = p_B1NK * votes_B2NK

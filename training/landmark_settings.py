@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from training.networks import NETWORKS
+from training.networks import NETWORKS, has_pose
 from training.settings import Strict
 
 
@@ -29,6 +29,8 @@ class Source(Strict):
     """What the set is and may be used for; goes into the card of the released network."""
     states: bool = True
     """Whether eye and mouth states are learnt from these labels."""
+    mild: float | None = Field(None, ge=0, le=1)
+    """Share of mild views of its faces, where it is not that of the others."""
     labels: Literal["file", "teacher", "mean"] = "file"
     """Whose points are learnt: those of the files, the teacher's, or the mean of both."""
 
@@ -63,6 +65,14 @@ class LandmarkSettings(Strict):
     """Share of a batch that are two looks at the same face, which must agree (`equivariance_weight`)."""
     network: str = "vote"
     """One of training.networks: vote, large, slim, mobilenetv3-small, shufflenetv2-100-vote, ..."""
+    init: Path | None = None
+    """Released network (.pt2) whose weights the training starts from; empty: from chance."""
+    tutor: str = ""
+    """A larger network that learns beside it and shows it its points (see training.tutor); empty: none."""
+    tutor_share: float = Field(0.5, gt=0, le=1)
+    """Share of each batch that the tutor sees."""
+    tutor_weight: float = 0.15
+    """Of the distance in pixels between the points of both."""
     teacher: Path | None = None
     """Exported network, or checkpoint, whose points replace the labels of sources with `labels: teacher` or `mean`."""
     size: int = Field(160, ge=32, multiple_of=32)
@@ -85,10 +95,10 @@ class LandmarkSettings(Strict):
     pose_weight: float = 1.0
     """Of the head pose, in networks that give one."""
 
-    @field_validator("network")
+    @field_validator("network", "tutor")
     @classmethod
     def _known_network(cls, name: str) -> str:
-        if name not in NETWORKS:
+        if name and name not in NETWORKS:
             raise ValueError(f"unknown; known are {', '.join(NETWORKS)}")
         return name
 
@@ -97,6 +107,8 @@ class LandmarkSettings(Strict):
         taught = [name for name, source in self.sources.items() if source.labels != "file"]
         if taught and self.teacher is None:
             raise ValueError(f"sources.{taught[0]}.labels: {self.sources[taught[0]].labels} needs a teacher")
+        if has_pose(self.tutor) and not has_pose(self.network):
+            raise ValueError(f"tutor: {self.tutor} learns a head pose, which is not drawn for {self.network}")
         if self.teacher and not taught:
             raise ValueError("teacher: no source has labels: teacher or mean")
         return self

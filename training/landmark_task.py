@@ -16,14 +16,16 @@ from nodes._pose import camera_matrix, head_pose
 from training import augment, landmark_data, landmark_net, metrics, prepared
 from training.augment import View
 from training.cover import cover
+from training.exported import read_exported, unfold
 from training.landmark_data import Sample
 from training.landmark_loss import landmark_loss
 from training.landmark_net import POSE_UNIT, Deployed
 from training.landmark_settings import LandmarkSettings, Source
-from training.networks import has_pose, make_network
+from training.networks import has_pose
 from training.settings import SettingsError
-from training.task import Batch, Deployment
+from training.task import Batch, Deployment, network_input
 from training.teacher import relabelled
+from training.tutor import Tutored, assembled, away_from_tutor, first_rows, part_outputs, taught
 
 logger = logging.getLogger("training")
 
@@ -34,6 +36,8 @@ OUTPUTS = {
     "presence": "(faces,) probability that the crop shows a face about where its box says",
     "pose": "(faces, 3) pitch, yaw, roll of the head in degrees, as seen in the crop; see graph.messages.POSE",
 }
+UNFOLDING_CROPS = 256
+"""Crops over which the batch norms of `init` are measured."""
 CALIBRATION_FACES = 100
 """Training faces whose activations scale int8 versions."""
 CROP_FOV = 15.0
@@ -62,6 +66,7 @@ class LandmarkTask:
         sources = [settings.sources[name] for name in self.crops.sources]
         self.jaw_weights = np.array([source.jaw_weight for source in sources], np.float32)
         self.states_known = np.array([source.states for source in sources])
+        self.mild = np.array([settings.mild if source.mild is None else source.mild for source in sources])
         self.region_weights = np.ones(landmark_net.POINTS, np.float32)
         for name, weight in settings.region_weights.items():
             self.region_weights[metrics.REGIONS[name]] = weight
@@ -75,8 +80,13 @@ class LandmarkTask:
         return weights / weights.sum()
 
     def network(self) -> nn.Module:
-        """Return the network that the settings name."""
-        return make_network(self.settings.network, self.settings.size)
+        """Return the network that the settings name: fresh, or as the released one of `init`; at times with a tutor."""
+        settings = self.settings
+        network = assembled(settings)
+        if settings.init is not None:
+            images = self.batch(np.random.default_rng(0), UNFOLDING_CROPS)["image"]
+            unfold(taught(network), read_exported(settings.init), network_input(images))
+        return network
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw and augment faces, and some crops without one, for which only presence is learnt.
@@ -117,7 +127,7 @@ class LandmarkTask:
         return self._face(rng, index, *self._draw_view(rng, index)) if present else (self._no_face(rng, index), 0)
 
     def _draw_view(self, rng: np.random.Generator, index: int) -> tuple[View, bool]:
-        mild = bool(rng.random() < self.settings.mild)
+        mild = bool(rng.random() < self.mild[index])
         return augment.draw_view(rng, self.crops.points[index], self.settings.size, mild), mild
 
     def _targets(self, images: np.ndarray, points: np.ndarray, present: np.ndarray, indices: np.ndarray) -> Batch:
@@ -126,7 +136,7 @@ class LandmarkTask:
         weights[:, metrics.REGIONS["jaw"]] = self.jaw_weights[indices, None]
         weights *= self.region_weights
         batch = {
-            "image": torch.from_numpy(to_input(images)),
+            "image": torch.from_numpy(images).permute(0, 3, 1, 2),
             "points": torch.from_numpy(points),
             "weights": torch.from_numpy(weights * present[:, None]),
             "states": torch.from_numpy(landmark_data.states(points) * present[:, None]),
@@ -165,11 +175,21 @@ class LandmarkTask:
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the losses, and the single ones."""
-        return landmark_loss(network(batch["image"]), batch, self.settings)
+        out, tutor = part_outputs(network(network_input(batch["image"])))
+        total, parts = landmark_loss(out, batch, self.settings)
+        if not tutor:
+            return total, parts
+        its_total, its_parts = landmark_loss(tutor, first_rows(batch, len(tutor["landmarks"])), self.settings)
+        away = away_from_tutor(out["landmarks"].float(), tutor["landmarks"].float(), batch["presence"])
+        parts |= {"from_tutor": away.detach(), **{f"tutor_{name}": value for name, value in its_parts.items()}}
+        return total + its_total + self.settings.tutor_weight * away, parts
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Measure mean errors per set with true boxes, F1 of the states, and accuracy of presence."""
-        return self.validation(network)
+        measured = self.validation(taught(network))
+        if isinstance(network, Tutored):
+            measured |= {f"tutor_{name}": value for name, value in self.validation(network.tutor).items()}
+        return measured
 
     def _calibration(self) -> np.ndarray:
         every = max(1, len(self.crops) // CALIBRATION_FACES)
@@ -186,7 +206,7 @@ class LandmarkTask:
 
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
         """Return the network with probabilities for logits; the reference is the crop of the portrait's face."""
-        size = self.settings.size
+        size, network = self.settings.size, taught(network)
         reference = crop(portrait, crop_matrix(PORTRAIT_BOX, size), size)
         module = Deployed(network, self.validation.spread_scale(network)).eval()
         with torch.inference_mode():

@@ -13,8 +13,8 @@ from nodes._geometry import MARGIN, apply, crop, crop_matrix, invert, to_input
 from training import checkpoint
 from training.landmark_net import Deployed
 from training.landmark_settings import LandmarkSettings
-from training.networks import make_network
 from training.settings import SettingsError, checked
+from training.tutor import assembled, taught
 
 Floats = NDArray[np.float32]
 
@@ -80,9 +80,9 @@ class _Checkpoint:
     """The averaged network of a checkpoint, as `nodes._backend` runs exported ones."""
 
     def __init__(self, path: Path, settings: LandmarkSettings) -> None:
-        network = make_network(settings.network, settings.size)
+        network = assembled(settings)
         network.load_state_dict(checkpoint.load(path)["ema"])
-        self.module = Deployed(network, spread_scale=1.0).eval()
+        self.module = Deployed(taught(network), spread_scale=1.0).eval()
 
     @torch.inference_mode()
     def run(self, batch: Floats) -> dict[str, Floats]:

@@ -32,6 +32,9 @@ class RunSettings(Strict):
     """Checkpoint of another run of the same network, whose averaged weights this one starts from."""
     seed: int = 1
     steps: int = Field(gt=0)
+    minutes: float = Field(0.0, ge=0)
+    """Length of the run in minutes of training, on a machine that is lent for so long; the schedule follows the clock,
+    and `steps` is only the most it may take. 0: `steps` is its length, and the same seed gives the same weights."""
     batch: int = Field(32, gt=0)
     learning_rate: float = Field(3e-3, gt=0)
     """Peak of the schedule: linear warm-up, then cosine to a thousandth."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nodes._geometry import MEAN, SCALE
 from training.settings import SettingsError, Strict, checked
 
 Batch = dict[str, Tensor]
@@ -51,7 +52,7 @@ class Task(Protocol):
         ...
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
-        """Draw one training batch of CPU tensors; images are (B, 3, H, W)."""
+        """Draw one training batch of CPU tensors; `image` is (B, 3, H, W) uint8."""
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -65,6 +66,11 @@ class Task(Protocol):
     def deploy(self, network: nn.Module, portrait: NDArray[np.uint8]) -> Deployment:
         """Return the network as the run time wants it; `portrait` (600, 512, 3) is the reference picture."""
         ...
+
+
+def network_input(image: Tensor) -> Tensor:
+    """Return pictures (B, 3, H, W) uint8 as float32 in the range of networks; made on the device, a quarter travels."""
+    return (image.float() - MEAN) * SCALE
 
 
 def load_task(path: str, settings: dict[str, Any]) -> Task:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from itertools import compress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,6 +39,7 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
         torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
+    torch.backends.cudnn.benchmark = True  # inputs keep their shape
     with joined(settings.device) as group:
         with group.leader_first():  # it makes the caches that the others find
             task = load_task(settings.task, settings.settings)
@@ -47,8 +49,9 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
             model = torch.compile(model, backend=settings.compile)
         with Log(run) as log, Signals() as signals:
             for parts in batches(task, settings, run.step, group):
-                log.add(learn(run, model, parts))
-                validating = run.step % settings.validate_every == 0 or run.step == settings.steps
+                log.add(learn(run, model, parts, log.progress()))
+                done = group.any(log.progress() >= 1)
+                validating = run.step % settings.validate_every == 0 or done
                 stopping = group.any(signals.received)
                 if validating or run.step % settings.log_every == 0:
                     log.train()
@@ -61,6 +64,7 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
                     log.restart_clock()
                 if stopping:
                     logger.info("%s: stopped at step %d; the same command goes on from here", settings.name, run.step)
+                if stopping or done:
                     break
         return run.best
 
@@ -102,12 +106,15 @@ class Run:
             })
 
 
-def learn(run: Run, model: nn.Module, parts: list[Batch]) -> dict[str, Tensor]:
-    """Take one step on this process's parts of a batch; return the means of the losses, and the gradient's norm."""
+def learn(run: Run, model: nn.Module, parts: list[Batch], progress: float) -> dict[str, Tensor]:
+    """Take one step on this process's parts of a batch; return the means of the losses, and the gradient's norm.
+
+    `progress` is the share of the run that lies behind.
+    """
     settings, device = run.settings, run.group.device
     amp = torch.autocast(device.type, torch.bfloat16, enabled=settings.amp and device.type == "cuda")
     for group in run.optimiser.param_groups:
-        group["lr"] = learning_rate(run.step, settings)
+        group["lr"] = learning_rate(progress, settings)
     run.optimiser.zero_grad(set_to_none=True)
     means: dict[str, Tensor] = {}
     for i, batch in enumerate(parts):
@@ -130,25 +137,26 @@ def make_optimiser(network: nn.Module, settings: RunSettings) -> torch.optim.Ada
     kernels = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    fused = kernels[0].device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
 
 
-def learning_rate(step: int, settings: RunSettings) -> float:
-    """Linear warm-up, then cosine down to a thousandth of the peak at the last step."""
-    warm_up = round(settings.warm_up * settings.steps)
-    if step < warm_up:
-        return settings.learning_rate * (step + 1) / warm_up
-    progress = (step - warm_up) / max(1, settings.steps - warm_up)
-    return settings.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+def learning_rate(progress: float, settings: RunSettings) -> float:
+    """Linear warm-up, then cosine down to a thousandth of the peak at the end; `progress` goes from 0 to 1."""
+    if progress < settings.warm_up:
+        return settings.learning_rate * (0.001 + 0.999 * progress / settings.warm_up)
+    after = min(1.0, (progress - settings.warm_up) / (1 - settings.warm_up))
+    return settings.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * after)))
 
 
 @torch.no_grad()
 def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the averaged weights and batch-norm statistics towards the network's."""
-    for mean, value in zip(ema.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
+    means, values = ([*module.parameters(), *module.buffers()] for module in (ema, network))
+    floats = [mean.is_floating_point() for mean in means]
+    torch._foreach_lerp_([*compress(means, floats)], [*compress(values, floats)], 1 - decay)  # one launch, not hundreds
+    for mean, value, real in zip(means, values, floats, strict=True):
+        if not real:
             mean.copy_(value)
 
 
@@ -171,7 +179,7 @@ def batches(task: Task, settings: RunSettings, start: int, group: Group) -> Iter
                             "parts must divide the batch, and processes the parts")
     own = range(group.rank, count, group.size)
     draws = Draws(task, settings.seed, settings.batch // count)
-    places = [(step, part) for step in range(start, settings.steps) for part in own]
+    places = ((step, part) for step in range(start, settings.steps) for part in own)
     loader = DataLoader(draws, batch_size=None, sampler=places, num_workers=settings.workers,
                         pin_memory=group.device.type == "cuda", worker_init_fn=quiet_worker)
     parts: list[Batch] = []
@@ -237,6 +245,13 @@ class Log:
         """Let what happened since the last line, such as a validation, not count as training."""
         self.began = time.monotonic()
 
+    def progress(self) -> float:
+        """Return the share of the run that lies behind: of its steps, or of its minutes."""
+        steps = self.run.step / self.run.settings.steps
+        if not self.run.settings.minutes:
+            return steps
+        return max(steps, (self.run.seconds + time.monotonic() - self.began) / (60 * self.run.settings.minutes))
+
     def add(self, values: dict[str, Tensor]) -> None:
         """Take in the losses of one step, without waiting for the device."""
         for name, value in values.items():
@@ -253,10 +268,10 @@ class Log:
                                      f"lower learning_rate (now {run.settings.learning_rate})")
         speed = steps * run.settings.batch / elapsed
         if run.group.leads:
-            self._record("train", {**means, "rate": learning_rate(run.step, run.settings), "speed": speed})
-            left = clock((run.settings.steps - run.step) * run.settings.batch / speed)
+            self._record("train", {**means, "rate": learning_rate(self.progress(), run.settings), "speed": speed})
+            left = run.seconds * max(0.0, 1 / self.progress() - 1)
             logger.info("%s %d/%d  %s  %.0f samples/s  %s left%s", self.name, run.step, run.settings.steps, line(means),
-                        speed, left, self.validated)
+                        speed, clock(left), self.validated)
         self.totals, self.logged = {}, run.step
         self.restart_clock()
 

@@ -55,7 +55,7 @@ def test_a_miss_overlaps_the_face_by_less_than_a_fifth() -> None:
     corners = centre + half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     cv2.fillConvexPoly(true, corners.round().astype(np.int32), 1)
     for _ in range(100):
-        matrix = augment.draw_miss(rng, points, 160).matrix
+        matrix = augment.draw_miss(rng, points, 160).matrix[:2]
         back = cv2.invertAffineTransform(matrix)
         box = 79.5 + 80 / 1.4 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
         seen = np.zeros((1024, 1024), np.uint8)

@@ -83,8 +83,9 @@ def test_a_batch_without_faces_has_a_finite_loss_and_gradient():
 
 def owners(faces, kinds=None, side=SIDE):
     _, centres, strides = cells([torch.zeros(1, 15, side // s, side // s) for s in (8, 16, 32)])
-    boxes, kinds = torch.tensor(faces).reshape(-1, 4), torch.tensor(kinds or [FACE] * len(faces))
-    return assign(boxes, kinds, centres, strides), centres, strides
+    boxes = torch.tensor(faces).reshape(1, -1, 4)
+    kinds = torch.tensor(kinds or [FACE] * len(faces), dtype=torch.int64).reshape(1, -1)
+    return assign(boxes, kinds, centres, strides)[0], centres, strides
 
 
 def test_every_face_is_learnt_by_cells_about_its_centre_at_the_stride_of_its_size():
@@ -95,6 +96,14 @@ def test_every_face_is_learnt_by_cells_about_its_centre_at_the_stride_of_its_siz
         middle = (torch.tensor(faces[face][:2]) + torch.tensor(faces[face][2:])) / 2
         assert set(strides[mine].tolist()) <= set(expected) and 1 <= mine.sum() <= count
         assert ((centres[mine] - middle).abs().amax(1) < 0.9 * strides[mine]).all()
+
+
+def test_pictures_of_a_batch_are_assigned_apart():
+    one, other = [[2.0, 2, 9, 10], [30, 30, 38, 40]], [[4.0, 4, 60, 62], [8, 6, 16, 15]]
+    alone = [owners(faces)[0] for faces in (one, other)]
+    _, centres, strides = owners(one)
+    together = assign(torch.tensor([one, other]), torch.full((2, 2), FACE), centres, strides)
+    assert torch.equal(together, torch.stack(alone)) and not torch.equal(*alone)
 
 
 def test_padding_and_ignored_faces_are_not_learnt():

@@ -1,3 +1,4 @@
+import itertools
 import json
 import signal
 import subprocess
@@ -5,6 +6,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -158,13 +160,27 @@ def test_log_forgets_steps_that_were_not_saved(tmp_path: Path) -> None:
 
 def test_learning_rate_warms_up_and_falls() -> None:
     settings = load_settings(CONFIG)
-    rates = [train.learning_rate(step, settings) for step in range(settings.steps)]
+    rates = [train.learning_rate(step / settings.steps, settings) for step in range(settings.steps)]
     peak = rates.index(max(rates))
-    assert peak + 1 == round(settings.warm_up * settings.steps)
+    assert peak == round(settings.warm_up * settings.steps)
     assert max(rates) == pytest.approx(settings.learning_rate)
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] < settings.learning_rate / 500
+
+
+@pytest.mark.slow
+def test_a_run_of_minutes_follows_the_clock(settings: RunSettings, tmp_path: Path,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    train.train(settings.model_copy(update={"steps": 1000, "minutes": 1}), tmp_path)
+    lines = [json.loads(text) for text in (tmp_path / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    rates = [entry["rate"] for entry in lines if entry["kind"] == "train"]
+    assert 5 < len(rates) < 60, "every step asks for the time at least once"
+    assert rates[-1] < settings.learning_rate / 50 < max(rates)
+    assert lines[-1]["kind"] == "validation" and lines[-1]["step"] == len(rates)
+    assert checkpoint.load(tmp_path / "tiny" / "last.pt")["step"] == len(rates)
 
 
 def test_average_follows_weights_and_counts() -> None:

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.export import fold_batch_norm  # noqa: E402
-from training.faces_init import read_exported, unfold  # noqa: E402
+from training.exported import read_exported, unfold  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
 from training.settings import SettingsError  # noqa: E402
 

@@ -1,6 +1,7 @@
-"""Start a detector from the weights of an exported one, whose batch norms are folded into its convolutions."""
+"""Start a network from the weights of an exported one, whose batch norms are folded into its convolutions."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from training.settings import SettingsError
 
 
 def read_exported(path: Path) -> dict[str, Tensor]:
-    """Return the weights of an exported detector (.pt2) by the names they have in the network.
+    """Return the weights of an exported network (.pt2) by the names they have in the network.
 
     Raises SettingsError when the file is not one.
     """
@@ -29,19 +30,20 @@ def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -
     them, so neither evaluation nor training mode changes what the network says. Raises SettingsError when the weights
     are of another network.
     """
-    modules = dict(network.named_modules())
-    after = {name: modules.get(f"{name.rpartition('.')[0]}.{int(name.rpartition('.')[2]) + 1}")
-             for name, module in modules.items() if isinstance(module, nn.Conv2d)}
+    norms = {first: second for chain in network.modules() if isinstance(chain, nn.Sequential)
+             for first, second in pairwise(chain) if isinstance(second, nn.BatchNorm2d)}
     handles = []
-    for name, norm in after.items():
-        convolution, weight, bias = modules[name], weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
-        if weight is None or bias is None or weight.shape != convolution.weight.shape:
-            raise SettingsError(f"settings.init: no layer {name} of shape {tuple(convolution.weight.shape)} in it")
-        convolution.weight.copy_(weight)
-        if isinstance(norm, nn.BatchNorm2d):
-            handles.append(norm.register_forward_pre_hook(_measurer(bias)))
+    for name, layer in network.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
+        if weight is None or bias is None or weight.shape != layer.weight.shape:
+            raise SettingsError(f"settings.init: no layer {name} of shape {tuple(layer.weight.shape)} in it")
+        layer.weight.copy_(weight)
+        if layer in norms:
+            handles.append(norms[layer].register_forward_pre_hook(_measurer(bias)))
         else:
-            convolution.bias.copy_(bias)
+            layer.bias.copy_(bias)
     training = network.training
     network.eval()(image_B3HW)
     network.train(training)

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.faces68 import write_set
+from training import tutor
+from training.landmark_settings import LandmarkSettings
+from training.landmark_task import LandmarkTask
+from training.settings import SettingsError
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> LandmarkTask:
+    folder = tmp_path_factory.mktemp("data")
+    write_set(folder / "train", 6)
+    write_set(folder / "held", 4, seed=1)
+    sources = {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}
+    return LandmarkTask(LandmarkSettings(data=folder, cache=folder / "cache", size=64, sources=sources, pairs=0.5,
+                                         network="slim-vote", tutor="vote", tutor_share=0.5))
+
+
+def test_the_tutor_learns_from_labels_alone_and_the_pupil_from_both(task: LandmarkTask) -> None:
+    network, batch = task.network().train(), task.batch(np.random.default_rng(0), 16)
+    total, parts = task.loss(network, batch)
+    total.backward()
+    together = {name: p.grad.clone() for name, p in network.named_parameters()}
+    alone = LandmarkTask(task.settings.model_copy(update={"tutor_weight": 0.0}))
+    network.zero_grad()
+    alone.loss(network, batch)[0].backward()
+    same = {name.split(".")[0]: torch.equal(together[name], p.grad) for name, p in network.named_parameters()
+            if name.endswith("head.weight")}
+    assert same == {"pupil": False, "tutor": True}
+    assert parts["from_tutor"] > 0 and parts["tutor_pixels"] > 0
+
+
+def test_the_tutor_sees_the_first_rows_and_the_pairs_among_them(task: LandmarkTask) -> None:
+    batch = task.batch(np.random.default_rng(0), 16)
+    assert len(batch["pair_map"]) == 4
+    for rows, pairs in ((8, 4), (6, 3), (12, 4)):
+        first = tutor.first_rows(batch, rows)
+        assert len(first["image"]) == len(first["points"]) == rows and len(first["pair_map"]) == pairs
+    out = task.network().train()(batch["image"].float())
+    assert len(out["landmarks"]) == 16 and len(out["tutor.landmarks"]) == 8
+    assert [tutor.tutored_rows(16, share) for share in (0.01, 0.4, 1)] == [2, 6, 16]
+
+
+def test_evaluated_it_is_the_pupil_and_both_are_measured(task: LandmarkTask) -> None:
+    network, image = task.network().eval(), torch.randn(2, 3, 64, 64)
+    out, alone = network(image), network.pupil(image)
+    assert out.keys() == alone.keys() and torch.equal(out["landmarks"], alone["landmarks"])
+    measured = task.validate(network)
+    assert measured["nme_held"] != measured["tutor_nme_held"]
+    assert next(iter(measured)) == "nme_held"
+
+
+def test_only_a_network_with_a_tutor_has_one(task: LandmarkTask) -> None:
+    network = task.network()
+    assert tutor.taught(network) is network.pupil and tutor.tutor_of(network) is network.tutor
+    assert tutor.taught(network.pupil) is network.pupil
+    with pytest.raises(SettingsError, match="without a tutor"):
+        tutor.tutor_of(network.pupil)
+
+
+def test_a_released_network_is_gone_on_with(task: LandmarkTask, tmp_path: Path) -> None:
+    from nodes._backend import MODELS
+
+    settings = task.settings.model_copy(update={"network": "vote", "tutor": "large", "size": 160,
+                                                "init": MODELS / "landmarks.pt2"})
+    batch = LandmarkTask(settings).batch(np.random.default_rng(5), 16)
+    started, fresh = (LandmarkTask(settings.model_copy(update={"init": init})) for init in (settings.init, None))
+    wrong = [float(one.loss(one.network().train(), batch)[1]["pixels"]) for one in (started, fresh)]
+    assert wrong[0] < wrong[1] / 3
