@@ -22,6 +22,8 @@ SMALLEST = 7.0
 """Lower faces, in pixels of height, are ignored: fewer pixels than a face needs to be told from others."""
 MOST_HIDDEN = 0.5
 """A face of which more than this share lies outside the picture is ignored."""
+FITTED = 320, 240
+"""Width and height that plain scenes show pictures fitted to."""
 SWAP = [1, 0, 2, 4, 3]
 """The five points in the mirrored picture."""
 
@@ -72,32 +74,55 @@ def window(rng: np.random.Generator, picture: Picture, width: int, height: int, 
     Two in three windows show the picture at about the scale it has when fitted to a small input; the others are made
     so that one of its faces gets a height between 12 px and most of the window, each size as likely as its double.
     """
-    image = picture.image()
-    scale = np.exp(rng.uniform(np.log(0.6), np.log(1.25))) * 400 / max(image.shape[:2])
-    middle = np.array(image.shape[1::-1]) * rng.uniform(0.2, 0.8, 2)
+    sides = picture.image().shape[:2]
+    scale = np.exp(rng.uniform(np.log(0.6), np.log(1.25))) * 400 / max(sides)
+    face = _draw_face(rng, picture)
+    if face is not None and (rng.random() < 0.35 or not picture.name):  # a cutout has none
+        wanted = np.exp(rng.uniform(np.log(12), np.log(0.85 * height)))
+        least = 0.7 * min(width, height) / max(sides)  # the picture fills most of the window
+        scale = np.clip(wanted / (face[3] - face[1]), least, 2.0)
+    stretch = np.exp(rng.normal(0, 0.04)) ** np.array([1, -1])
+    return cut_window(rng, picture, face, np.array([width, height]), scale * shrink / stretch)
+
+
+def draw_plain(rng: np.random.Generator, pictures: Sequence[Picture], size: int, chances: Chances = None) -> Scene:
+    """Draw a part of one picture at about the scale at which the run time sees it; mirrored, and at times relit.
+
+    A small network learns the hard scenes at the cost of these.
+    """
+    picture = pictures[int(rng.choice(len(pictures), p=chances))]
+    height, width = picture.image().shape[:2]
+    scale = min(FITTED[0] / width, FITTED[1] / height) * np.exp(rng.uniform(np.log(0.85), np.log(1.2)))
+    scene = cut_window(rng, picture, _draw_face(rng, picture), np.array([size, size]), np.full(2, scale))
+    scene = mirror(scene) if rng.random() < 0.5 else scene
+    image = relight(rng, scene.image) if rng.random() < 0.2 else scene.image
+    return settle(Scene(image, scene.boxes, scene.points, scene.kinds))
+
+
+def _draw_face(rng: np.random.Generator, picture: Picture) -> Floats | None:
     known = np.flatnonzero(~picture.ignored)
-    if len(known):
-        box = picture.boxes[rng.choice(known)]
-        if rng.random() < 0.35 or not picture.name:  # a cutout has none
-            wanted = np.exp(rng.uniform(np.log(12), np.log(0.85 * height)))
-            least = 0.7 * min(width, height) / max(image.shape[:2])  # the picture fills most of the window
-            scale = np.clip(wanted / (box[3] - box[1]), least, 2.0)
-        span = np.array([width, height]) / (scale * shrink)
-        middle = (box[:2] + box[2:]) / 2 + rng.uniform(-0.4, 0.4, 2) * span
-    scale *= shrink
-    stretch = np.exp(rng.normal(0, 0.04))
-    w, h = max(4, round(width / scale * stretch)), max(4, round(height / scale / stretch))
+    return picture.boxes[rng.choice(known)] if len(known) else None
+
+
+def cut_window(rng: np.random.Generator, picture: Picture, face: Floats | None, sides: NDArray[np.int64],
+               scale: NDArray[np.float64]) -> Scene:
+    """Cut a window of `sides` (width, height) that shows the picture at `scale` (x, y), somewhere about the face."""
+    image = picture.image()
+    w, h = np.maximum(4, (sides / scale).round()).astype(int).tolist()
+    middle = np.array(image.shape[1::-1]) * rng.uniform(0.2, 0.8, 2)
+    if face is not None:
+        middle = (face[:2] + face[2:]) / 2 + rng.uniform(-0.4, 0.4, 2) * (w, h)
     x, y = _keep_inside(middle, (w, h), image.shape)
-    area = scale < 1 and rng.random() < 0.7
+    area = scale.max() < 1 and rng.random() < 0.7
     way = cv2.INTER_AREA if area else cv2.INTER_LINEAR
-    out = cv2.resize(cut(image, x, y, w, h), (width, height), interpolation=way)
-    factor = np.array([width / w, height / h] * 2, np.float32)
+    out = cv2.resize(cut(image, x, y, w, h), sides.tolist(), interpolation=way)
+    factor = np.tile(sides / (w, h), 2).astype(np.float32)
     boxes = (picture.boxes - np.array([x, y] * 2, np.float32) + 0.5) * factor - 0.5
     if picture.points is None:
         points = np.full((len(boxes), 5, 2), np.nan, np.float32)
     else:
         points = (picture.points - np.array([x, y], np.float32) + 0.5) * factor[:2] - 0.5
-    return _within(Scene(out, boxes, points, np.where(picture.ignored, IGNORED, FACE)))
+    return _within(Scene(np.asarray(out, np.uint8), boxes, points, np.where(picture.ignored, IGNORED, FACE)))
 
 
 def _keep_inside(middle: NDArray[np.float64], sides: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:

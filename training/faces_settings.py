@@ -29,6 +29,8 @@ class FaceSettings(Strict):
     """Folder of pictures without faces; empty: none."""
     background_share: float = 0.05
     """Share of the scenes that are backgrounds."""
+    plain: float = Field(0.0, ge=0, le=1)
+    """Share of the scenes that are drawn as the run time sees them (`training.faces_draw.draw_plain`)."""
     background_hold_out: float = 0.5
     """Share of the backgrounds, by the hash of their names, on which false alarms are counted instead."""
     not_backgrounds: list[str] = Field(default_factory=list)

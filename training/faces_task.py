@@ -13,7 +13,7 @@ from training import prepared
 from training.exported import read_exported, unfold
 from training.faces_calibrate import calibrate
 from training.faces_data import Cutouts, Picture, chances, read_backgrounds, read_wider, split
-from training.faces_draw import Scene, draw_scene
+from training.faces_draw import Scene, draw_plain, draw_scene
 from training.faces_evaluate import Maps, detect
 from training.faces_loss import detection_loss
 from training.faces_metric import curve
@@ -83,7 +83,10 @@ class FaceTask:
         for _ in range(size):
             empty = self.backgrounds and rng.random() < self.settings.background_share
             pictures, likely = (self.backgrounds, None) if empty else (self.training, self.chances)
-            scenes.append(draw_scene(rng, pictures, self.cutouts, self.settings.size, likely))
+            if rng.random() < self.settings.plain:
+                scenes.append(draw_plain(rng, pictures, self.settings.size, likely))
+            else:
+                scenes.append(draw_scene(rng, pictures, self.cutouts, self.settings.size, likely))
         return collate(scenes)
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
