@@ -263,6 +263,7 @@ class Log:
         means = {name: float(run.group.mean(total / steps)) for name, total in self.totals.items()}
         elapsed = time.monotonic() - self.began
         run.seconds += elapsed
+        self.restart_clock()
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(f"{self.name}: the loss is not finite at step {run.step}; "
                                      f"lower learning_rate (now {run.settings.learning_rate})")
@@ -273,7 +274,6 @@ class Log:
             logger.info("%s %d/%d  %s  %.0f samples/s  %s left%s", self.name, run.step, run.settings.steps, line(means),
                         speed, clock(left), self.validated)
         self.totals, self.logged = {}, run.step
-        self.restart_clock()
 
     def validation(self, metrics: dict[str, float]) -> bool:
         """Write the metrics; say whether the first of them is the best so far, and note it in the run."""
