@@ -36,8 +36,6 @@ Found = tuple[Floats, Floats, Floats]
 """Boxes (F, 4), scores (F,) and points (F, 5, 2)."""
 
 RELEASED = MODELS / "faces"
-OVERLAP = 0.4
-"""Two boxes that overlap by more (intersection over union) are one face."""
 NESTED = 0.8
 """A face of which more lies in a better one's box is none, where a picture is searched at several scales."""
 OVERVIEW = 320
@@ -98,7 +96,7 @@ class FaceModel:
         window = parts[-1][0]
         searched = [self._search(image, part, window, size, threshold, quarter) for part, size in parts]
         boxes, scores, points = (np.concatenate(values) for values in zip(*searched, strict=True))
-        return merge(boxes, scores, points, OVERLAP)
+        return merge(boxes, scores, points)
 
     def _search(
         self, image: Image, part: Window, window: Window, size: int, threshold: float, quarter: int
@@ -130,7 +128,7 @@ def most_upright(found: list[Found]) -> Found:
     turn = np.repeat((0, 1, -1), [len(one[1]) for one in found])
     along = np.where(turn == 0, down[:, 1], turn * down[:, 0])
     upright = along / np.maximum(np.linalg.norm(down, axis=1), 1e-6)
-    kept = nms(boxes, scores * (1 + upright) / 2, OVERLAP)
+    kept = nms(boxes, scores * (1 + upright) / 2)
     kept = kept[np.argsort(-scores[kept], kind="stable")]
     return boxes[kept], scores[kept], points[kept]
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nodes._boxes import CHANNELS, STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
+from nodes._boxes import BLEND, CHANNELS, STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
 from nodes._geometry import BORDER
 
 
@@ -99,7 +99,7 @@ def test_merge_keeps_what_nms_keeps_blended_with_what_it_suppresses(rng, count, 
     left = sorted(range(count), key=lambda i: -scores[i])
     for box, score, face_points in zip(*found, strict=True):
         group = [i for i in left if i == left[0] or plain_overlap(boxes[i].tolist(), boxes[left[0]].tolist()) > iou]
-        weights = [float(scores[i]) ** 2 for i in group]
+        weights = [float(scores[i]) ** BLEND for i in group]
         assert score == scores[left[0]]
         for mean, values in ((box, boxes), (face_points, points)):
             expected = sum(w * values[i].astype(float) for w, i in zip(weights, group, strict=True)) / sum(weights)

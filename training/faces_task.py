@@ -117,7 +117,7 @@ class FaceTask:
                              "filled with 127 to multiples of 32; nodes._boxes.letterbox",
                 "pixels": "the centre of pixel (0, 0) is (0.0, 0.0)",
                 "points": list(_boxes.POINTS),
-                "decode": "nodes._boxes.decode, then nodes._boxes.merge at an overlap of 0.4",
+                "decode": "nodes._boxes.decode, then nodes._boxes.merge",
                 "threshold": 0.5,
                 "scores": "calibrated on training pictures: about the share of detections of this score and size that "
                           "overlap a face by at least a half",

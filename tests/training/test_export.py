@@ -28,13 +28,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny"
 
 
-def untrained(folder: Path, network: str) -> Path:
+def untrained(folder: Path, network: str, tutor: str = "") -> Path:
     """Write the checkpoint of an untrained network for small crops, with its data beside it."""
     write_set(folder / "data" / "train", 4)
     write_set(folder / "data" / "held", 4, seed=1)
     sources = {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}
     own = {"data": str(folder / "data"), "cache": str(folder / "cache"), "size": 64, "sources": sources,
-           "network": network}
+           "network": network, "tutor": tutor}
     torch.manual_seed(0)
     made = LandmarkTask(LandmarkSettings(**own)).network()
     made.train()(torch.randn(8, 3, 64, 64))  # batch statistics that are not the initial ones
@@ -168,3 +168,24 @@ def test_a_missing_checkpoint_is_one_line(tmp_path: Path, caplog: pytest.LogCapt
 def test_a_network_without_card_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"model.json: No such file"):
         Predictor(tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_pupil_and_tutor_are_exported_each_for_itself(tmp_path: Path) -> None:
+    both = untrained(tmp_path, "slim-vote", tutor="vote")
+    pupil, tutor = (export.export(both, tmp_path / name, tutor=name == "tutor") for name in ("pupil", "tutor"))
+    assert pupil["cost"]["macs"] != tutor["cost"]["macs"]
+    assert (pupil["name"], tutor["name"]) == ("tiny", "tiny-tutor")
+    trained, first, second = (evaluate_points(path) for path in (both, tmp_path / "pupil", tmp_path / "tutor"))
+    np.testing.assert_allclose(trained, first, atol=1e-2)
+    assert np.abs(trained - second).max() > 0.1
+
+
+def evaluate_points(model: Path) -> np.ndarray:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    return Predictor(model)([image], np.array([[10, 10, 50, 50]], np.float32)).points
+
+
+def test_a_tutor_that_is_not_there_cannot_be_exported(tmp_path: Path) -> None:
+    assert export.main([str(untrained(tmp_path, "vote")), str(tmp_path / "out"), "--tutor"]) == 2
+    assert not list(tmp_path.glob("out*"))

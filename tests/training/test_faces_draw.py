@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.faces_data import Cutouts, Picture
-from training.faces_draw import Scene, cut, draw_scene, mirror, mosaic, put_face, settle, turn, window
+from training.faces_draw import Scene, cut, draw_plain, draw_scene, mirror, mosaic, put_face, settle, turn, window
 from training.faces_loss import FACE, IGNORED
 from training.landmark_data import Crops
 
@@ -54,6 +54,19 @@ def test_faces_are_drawn_at_all_sizes():
         scene = settle(window(np.random.default_rng(i), picture([(120, 80, 150, 120)], shape=(267, 400)), 256, 256))
         heights += (scene.boxes[:, 3] - scene.boxes[:, 1])[scene.kinds == FACE].tolist()
     assert min(heights) < 20 and max(heights) > 70
+
+
+def test_plain_scenes_show_faces_at_the_size_they_have_at_run_time():
+    heights, upright = [], 0
+    for i in range(60):
+        one = picture([(120, 80, 150, 120)], shape=(300, 400))
+        scene = draw_plain(np.random.default_rng(i), [one], 256)
+        kept = scene.kinds == FACE
+        heights += (scene.boxes[kept, 3] - scene.boxes[kept, 1]).tolist()
+        upright += sum(abs((box[3] - box[1]) / (box[2] - box[0]) - 40 / 30) < 0.1 for box in scene.boxes[kept])
+    fitted = 40 * 240 / 300
+    assert len(heights) > 40 and fitted * 0.8 < min(heights) < fitted < max(heights) < fitted * 1.25
+    assert upright > 0.9 * len(heights)
 
 
 def test_mirror_twice_is_the_scene_itself():
