@@ -125,7 +125,7 @@ def card(path: str | Path) -> dict[str, Any]:
     Raises FileNotFoundError naming the absolute path, and ValueError where it is not a card.
     """
     own = {suffix for _, suffix, _ in BACKENDS.values()}
-    path = Path(path)
+    path = named(path)
     file = (path.with_suffix("") if path.suffix in own else path).absolute()
     file = file.with_name(file.name + ".json")
     try:
@@ -138,9 +138,16 @@ def card(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
+def named(path: str | Path) -> Path:
+    """Return the path of a network; a bare name that no file here has means a released one: `landmarks-large`."""
+    path = Path(path)
+    bare = path.name == str(path) and not path.suffix and not any(Path().glob(f"{path.name}.*"))
+    return MODELS / path if bare and (MODELS / f"{path.name}.json").is_file() else path
+
+
 def locate(path: str | Path, backend: str) -> Path:
     """Return the absolute path of the file that `load` would read. Raises as `load` does."""
-    path = Path(path)
+    path = named(path)
     suffix = BACKENDS[known(backend, "backend", tuple(BACKENDS))][1]
     suffixes = {own: name for name, (_, own, _) in BACKENDS.items()}
     if path.suffix in suffixes and path.suffix != suffix:

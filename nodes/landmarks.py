@@ -198,7 +198,7 @@ class Landmarks(Node):
     presence: float = setting(0.5, minimum=0.0, maximum=1.0)  # least probability of a face
     patience: float = setting(1.0, minimum=0.0)  # seconds a face keeps its id out of sight, or undetected
     fov: float = setting(FOV, minimum=1.0, maximum=170.0, changeable=True)  # degrees seen across the longer side
-    model: str = ""  # path of the network file, with or without suffix; empty: the released one
+    model: str = ""  # path of a network file, with or without suffix, or landmarks-large; empty: the released one
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
     threads: int = setting(1, minimum=1)  # CPU threads

@@ -53,6 +53,18 @@ def test_a_missing_file_is_named_with_its_absolute_path_and_a_near_miss(
     assert load("my/landmarks").run(np.zeros((1, 3, 160, 160), np.float32))["presence"].shape == (1,)
 
 
+def test_a_released_network_is_found_by_its_name_unless_a_file_here_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _backend.locate("landmarks-large", "mnn") == MODELS / "landmarks-large.mnn"
+    assert card("landmarks-large")["cost"]["macs"] > 2 * card("landmarks")["cost"]["macs"]
+    shutil.copy(MODELS / "landmarks.onnx", "landmarks-large.onnx")
+    assert _backend.locate("landmarks-large", "onnxruntime") == tmp_path / "landmarks-large.onnx"
+    with pytest.raises(FileNotFoundError, match=rf"no network file {tmp_path}/landmarks-huge\.onnx"):
+        load("landmarks-huge")
+
+
 def test_wrong_names_are_told_what_is_valid() -> None:
     with pytest.raises(ValueError, match="'onxruntime' is not one of 'onnxruntime', 'mnn', 'torch'; did you mean"):
         load(MODELS / "landmarks", "onxruntime")
@@ -91,5 +103,5 @@ def test_a_missing_or_foreign_card_is_named(tmp_path: Path) -> None:
 
 def test_every_backend_has_its_released_files() -> None:
     for _, suffix, _ in _backend.BACKENDS.values():
-        for name in ("faces", "landmarks"):
+        for name in ("faces", "landmarks", "landmarks-large"):
             assert (MODELS / f"{name}{suffix}").is_file()
