@@ -23,6 +23,14 @@ def test_points_stay_on_their_pixels(seed: int) -> None:
     assert across[0] * down[1] - across[1] * down[0] > 0, "a mirrored face must have its names exchanged"
 
 
+def test_every_other_view_that_is_not_mild_is_in_perspective() -> None:
+    rng = np.random.default_rng(0)
+    _, points = cut_face(*draw(rng, 300))
+    wild, mild = ([augment.draw_view(rng, points, 160, mild).matrix for _ in range(200)] for mild in (False, True))
+    assert 70 < sum(matrix[2, :2].any() for matrix in wild) < 130
+    assert not any(matrix[2, :2].any() for matrix in mild)
+
+
 def test_boxes_stay_near_the_face() -> None:
     rng = np.random.default_rng(0)
     _, points = cut_face(*draw(rng, 300))
