@@ -101,7 +101,7 @@ def attach(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until that graph runs.")] = False,
     log: Log = Level.INFO,
 ) -> None:
-    """Add the nodes of a config with `attach: NAME` to the running graph of that name."""
+    """Add the nodes of a config with `attach: NAME` to the running graph of that name, or at that address."""
     spec = _load(config, overrides, log)
     if spec.attach is None:
         raise ConfigError(f"{spec.path}: has no `attach: NAME`, the running graph that its nodes are added to")

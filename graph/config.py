@@ -19,7 +19,7 @@ from pathlib import Path
 from graph.document import Document, parse_value
 from graph.errors import ConfigError
 from graph.messages import Message
-from graph.network import listening
+from graph.network import is_remote, listening, parse
 from graph.node import Node, Output
 from graph.receiver import type_names
 from graph.schema import NAME, NAME_LENGTH, EdgeModel, GraphModel, choices, read_shape
@@ -57,6 +57,7 @@ def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -
     check.cycles()
     check.joins()
     _check_listening(document, model)
+    _check_address(document, model)
     document.raise_problems()
     if warn:
         check.warn_of_unread()
@@ -80,6 +81,14 @@ def _check_listening(document: Document, model: GraphModel) -> None:
         listening(model.listen, model.keys)
     except ConfigError as exc:
         document.add(("listen",), str(exc))
+
+
+def _check_address(document: Document, model: GraphModel) -> None:
+    if model.attach is not None and is_remote(model.attach):
+        try:
+            parse(model.attach)
+        except ConfigError as exc:
+            document.add(("attach",), str(exc))
 
 
 def _stem(path: Path) -> str:
@@ -253,7 +262,7 @@ class _Check:
     def _foreign(self, graph: str) -> str | None:
         if self.model.attach is None:
             return f"reads from the graph {graph!r}, which needs `attach: {graph}` at the top of the file"
-        if graph != self.model.attach:
+        if graph != self.model.attach and not is_remote(self.model.attach):  # what is there has its own name
             return f"reads from the graph {graph!r}, but the file attaches to {self.model.attach!r}"
         return None
 

@@ -18,6 +18,7 @@ class Job:
     rundir: str
     node: NodeSpec
     edges: tuple[EdgeSpec, ...]  # into this node
+    attach: str | None  # the other graph that edges may come from: its name, or its address
     consumers: tuple[str, ...]  # who must have found this process before it plays: "render.frame"
     log_level: int
     trace: bool
@@ -33,16 +34,16 @@ class Job:
         edges = [[e.source, e.target, e.policy, e.queue, e.join] for e in self.edges]
         node = [self.node.name, self.node.type, dict(self.node.settings), self.node.restart]
         rest = [self.log_level, self.trace, self.first_seq, self.epoch]
-        data = wire.pack([self.graph, self.rundir, node, edges, self.consumers, *rest])
+        data = wire.pack([self.graph, self.rundir, node, edges, self.attach, self.consumers, *rest])
         return len(data).to_bytes(4, "little") + data
 
     @classmethod
     def from_stdin(cls) -> "Job":
         """Read the job; the pipe stays open, and its end means that the supervisor died."""
         size = int.from_bytes(_read_exactly(4), "little")
-        graph, rundir, node, edges, consumers, *rest = msgpack.unpackb(_read_exactly(size))
+        graph, rundir, node, edges, attach, consumers, *rest = msgpack.unpackb(_read_exactly(size))
         edges = tuple(EdgeSpec(*edge) for edge in edges)
-        return cls(graph, rundir, NodeSpec(*node), edges, tuple(consumers), *rest)
+        return cls(graph, rundir, NodeSpec(*node), edges, attach, tuple(consumers), *rest)
 
 
 def _read_exactly(size: int) -> bytes:

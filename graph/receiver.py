@@ -1,6 +1,7 @@
 """The receiving side of one edge: a DEALER that says hello, grants credits, and gives typed messages."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from reprlib import repr as brief  # what a stranger sent may be long and deep
@@ -40,12 +41,13 @@ class Receiver:
         shm: bool = True,
         marks: bool = True,
         secure: Callable[["zmq.Socket[bytes]"], None] | None = None,
+        silence_s: float = math.inf,
     ) -> None:
         """Connect and say hello; `welcomed` turns true when the answer came (see receive).
 
         `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
         the sender's counts. `secure` prepares the socket. `shm` False asks for all bytes inline, `marks` False for
-        no marks: whoever joins nothing by seq needs none.
+        no marks: whoever joins nothing by seq needs none. After `silence_s` without a word the sender counts as lost.
         """
         self.name = name
         self.type = type_
@@ -53,6 +55,7 @@ class Receiver:
         self.ended = False
         self.malformed = 0
         self._expired = False
+        self._silence_s, self._heard = silence_s, time.monotonic()
         self._owed = 0
         self._window = min(2 * queue, MAX_CREDIT) if policy == "block" else queue  # half is on its way back meanwhile
         self._source = f"{endpoint} {port}"
@@ -118,8 +121,12 @@ class Receiver:
             del released[:count]
 
     def lost(self) -> bool:
-        """Say whether the sender's process has died without saying `end` (known only where memory is shared)."""
-        return self._map is not None and not self.ended and not self._map.alive()
+        """Say whether the sender has died without saying `end`: its shared memory tells, or too long a silence."""
+        if self.ended:
+            return False
+        if self._map is not None:
+            return not self._map.alive()
+        return time.monotonic() - self._heard > self._silence_s
 
     def close(self) -> None:
         """Take leave and close."""
@@ -133,6 +140,7 @@ class Receiver:
         self.socket.send(wire.pack({"v": wire.VERSION, **header}), zmq.NOBLOCK)
 
     def _take(self, data: bytes) -> Message | None:
+        self._heard = time.monotonic()
         packet = wire.unpack(data)
         kind = packet["k"]
         if kind == "data":

@@ -17,6 +17,7 @@ NAME_LENGTH = 40
 """Longest name: names become parts of socket paths, which Linux cuts at 107 bytes (unix(7))."""
 
 _Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=NAME_LENGTH)]
+_Place = Annotated[str, Field(pattern=rf"^({NAME}|tcp://\S+)$", max_length=300)]
 
 
 class _Part(BaseModel):
@@ -46,7 +47,9 @@ class GraphModel(_Part):
     """A graph of nodes, for run_graph.py."""
 
     name: _Name | None = Field(default=None, description="Name of the graph; the file's name if left out")
-    attach: _Name | None = Field(default=None, description="Name of the running graph that these nodes are added to")
+    attach: _Place | None = Field(
+        default=None, description="Running graph that these nodes are added to: its name, or its address tcp://HOST:PORT"
+    )
     live: bool | None = Field(default=None, description="Whether sources are never waited for; found out if left out")
     listen: str | None = Field(
         default=None, description="Where other hosts may attach, as tcp://127.0.0.1:5555; beyond this machine with keys"

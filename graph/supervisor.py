@@ -56,13 +56,18 @@ def run(
     return Supervisor(spec, duration, log_level, Wanted(profile, dot, metrics)).run()
 
 
-def _check_attached(spec: GraphSpec, name: str) -> None:
-    with attach(name) as running:
+def _check_attached(spec: GraphSpec, place: str) -> None:
+    with attach(place) as running:
         for edge in spec.edges:
-            port = edge.source.removeprefix(f"{name}/")
-            if edge.source_graph and port not in running.ports:
+            if edge.source_graph is None:
+                continue
+            if edge.source_graph != running.name:
+                raise ConfigError(f"{spec.path}: {edge.target} reads from {edge.source}, but the graph at {place} is "
+                                  f"{running.name!r}; write {running.name}/{edge.source.partition('/')[2]}")
+            port = edge.source.partition("/")[2]
+            if port not in running.ports:
                 there = did_you_mean(port, running.ports) or f"outputs: {', '.join(running.ports)}"
-                raise ConfigError(f"{spec.path}: the graph {name!r} has no output {port!r}; {there}")
+                raise ConfigError(f"{spec.path}: the graph {running.name!r} has no output {port!r}; {there}")
 
 
 class Supervisor:
@@ -145,6 +150,7 @@ class Supervisor:
             rundir=str(self.rundir.path),
             node=child.spec,
             edges=self.spec.edges_into(child.spec.name),
+            attach=self.spec.attach,
             log_level=self.log_level,
             trace=self.trace,
             first_seq=first_seq,

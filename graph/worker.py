@@ -6,6 +6,7 @@ and only here is every exception caught, turned into a report, and the process e
 
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from graph.job import Job
 from graph.join import JoinKind, first_header, merge
 from graph.messages import Header, Hop, Mark, Message
 from graph.metrics import Meter
+from graph.network import SILENT_S, Remote, is_remote
 from graph.node import Node, as_outputs, change
 from graph.receiver import Receiver, type_names
 from graph.rundir import RunDir
@@ -136,18 +138,28 @@ class Worker:
             self._obey_all()
 
     def _receiver(self, edge: EdgeSpec) -> Receiver:
-        place = RunDir.of(edge.source_graph) if edge.source_graph else self.rundir
+        place, silence_s = self._place(edge)
         name = f"{self.job.graph}/{edge.target}" if edge.source_graph else edge.target
         return Receiver(
             self.context,
             place.data(edge.source_node),
-            edge.source_port,
+            place.port(edge.source_node, edge.source_port),
             self.node.inputs[edge.target_port].type,
             name=name,
             policy=edge.policy,
             queue=edge.queue,
             marks=edge.join == "seq",  # a held value stays until there is a new one
+            secure=place.secure,
+            silence_s=silence_s,
         )
+
+    def _place(self, edge: EdgeSpec) -> tuple[RunDir | Remote, float]:
+        """Return where the edge comes from, and how long it may be silent: nothing tells of a death far away."""
+        if edge.source_graph is None:
+            return self.rundir, math.inf
+        if self.job.attach is not None and is_remote(self.job.attach):
+            return Remote(self.job.attach), SILENT_S
+        return RunDir.of(edge.source_graph), math.inf
 
     def _await(self, command: str) -> None:
         """Wait for one command, and obey the others meanwhile."""

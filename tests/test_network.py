@@ -258,6 +258,58 @@ def skip_pings(answer: Callable[[Any], dict[str, Any]], client: "zmq.Socket[byte
     return said
 
 
+def extra(address: str, name: str = "main") -> dict[str, Any]:
+    """Nodes for a graph at an address: two of its outputs joined, and written."""
+    return {
+        "attach": address,
+        "nodes": {
+            "pair": node("Pair", {"a": f"{name}/source.frame", "b": f"{name}/copy.copied"}),
+            "numbers": node("WriteNumbers", {"numbers": "pair.paired"}, path="extra.jsonl"),
+        },
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["extra first", "main first", "main is killed"])
+def test_extra_nodes_over_tcp(tmp_path: Path, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network.make_keys(tmp_path / "keys", ["laptop"])
+    monkeypatch.setenv("FACEGRAPH_KEYS", str(tmp_path / "keys/laptop"))
+    (tmp_path / "extra").mkdir()
+    with Graph(tmp_path, config(keys=tmp_path / "keys")) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        with Graph(tmp_path / "extra", extra(address), "attach") as attached:
+            assert eventually(lambda: len(rows(tmp_path / "extra/extra.jsonl")) >= 20), attached.text()
+            if end == "extra first":
+                attached.interrupt()
+                assert attached.wait() == 0, attached.text()
+            if end == "main is killed":
+                main.process.kill()
+            else:
+                main.interrupt()
+                assert main.wait() == 0, main.text()
+            if end != "extra first":
+                assert attached.wait() == 0, attached.text()
+            assert ("has died; its stream ends here" in attached.text()) == (end == "main is killed")
+    assert all(a == b for _, (a, _, b) in rows(tmp_path / "extra/extra.jsonl"))
+
+
+@pytest.mark.slow
+def test_extra_nodes_are_told_the_name_that_the_graph_has(tmp_path: Path) -> None:
+    (tmp_path / "extra").mkdir()
+    with listening(tmp_path) as (_, address), Graph(tmp_path / "extra", extra(address, "webcam"), "attach") as attached:
+        assert attached.wait() == 2
+        assert (f"pair.a reads from webcam/source.frame, but the graph at {address} is 'main'; write main/source.frame"
+                in attached.text())
+
+
+def test_extra_nodes_for_an_address_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "extra.yaml"
+    path.write_text(json.dumps(extra("tcp://192.0.2.7")))
+    with pytest.raises(ConfigError, match=r"attach: 'tcp://192\.0\.2\.7' is no address, expected like tcp://"):
+        load(path)
+
+
 @pytest.mark.slow
 def test_clients_that_are_killed_are_forgotten(tmp_path: Path) -> None:
     code = (
