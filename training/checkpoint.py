@@ -33,9 +33,14 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Give the network the averaged weights of a checkpoint. Raises SettingsError when they are of another network."""
+    """Give the network the averaged weights of a checkpoint: of one with a tutor the pupil's, unless it has one too.
+
+    Raises SettingsError when they are of another network.
+    """
+    weights = load(path)["ema"]
+    pupil = {name.removeprefix("pupil."): value for name, value in weights.items() if name.startswith("pupil.")}
     try:
-        network.load_state_dict(load(path)["ema"])
+        network.load_state_dict(pupil if pupil and not hasattr(network, "pupil") else weights)
     except RuntimeError as exc:
         raise SettingsError(f"init: {path}: weights of another network: {str(exc).splitlines()[1].strip()}") from exc
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.training.faces68 import write_set
-from training import tutor
+from training import checkpoint, tutor
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
 from training.settings import SettingsError
@@ -61,6 +61,15 @@ def test_only_a_network_with_a_tutor_has_one(task: LandmarkTask) -> None:
     assert tutor.taught(network.pupil) is network.pupil
     with pytest.raises(SettingsError, match="without a tutor"):
         tutor.tutor_of(network.pupil)
+
+
+def test_a_run_without_a_tutor_goes_on_from_the_pupil(task: LandmarkTask, tmp_path: Path) -> None:
+    both = task.network()
+    checkpoint.save(tmp_path / "last.pt", {"ema": both.state_dict(), "step": 1})
+    alone = LandmarkTask(task.settings.model_copy(update={"tutor": ""})).network()
+    for network, own in ((alone, both.pupil), (task.network(), both)):
+        checkpoint.load_weights(network, tmp_path / "last.pt")
+        assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), own.state_dict().values(), strict=True))
 
 
 def test_a_released_network_is_gone_on_with(task: LandmarkTask, tmp_path: Path) -> None:
