@@ -69,7 +69,8 @@ def test_a_run_without_a_tutor_goes_on_from_the_pupil(task: LandmarkTask, tmp_pa
     alone = LandmarkTask(task.settings.model_copy(update={"tutor": ""})).network()
     for network, own in ((alone, both.pupil), (task.network(), both)):
         checkpoint.load_weights(network, tmp_path / "last.pt")
-        assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), own.state_dict().values(), strict=True))
+        found, expected = network.state_dict().values(), own.state_dict().values()
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_released_network_is_gone_on_with(task: LandmarkTask, tmp_path: Path) -> None:
