@@ -92,7 +92,9 @@ class FaceTask:
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and the parts `score`, `box` and `points`."""
         image = network_input(batch["image"])
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.settings.bfloat16):
+        wanted = self.settings.bfloat16
+        short = has_bfloat16(image.device) if wanted is None else wanted
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=short):
             maps = network(image)
         outputs, centres, strides = cells([level.float() for level in maps])
         parts = detection_loss(outputs, boxes_of(outputs, centres, strides), centres, strides, batch)
@@ -142,6 +144,11 @@ class FaceTask:
         maps = torch_maps(network)
         found = [detect(maps, picture, self.settings.validation_size) for picture in self.held_out]
         return {f"ap{size}": curve(found, size).average for size in SIZES}
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Say whether a device multiplies in bfloat16 itself."""
+    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def read_pictures(settings: FaceSettings) -> tuple[list[Picture], list[Picture], list[str]]:

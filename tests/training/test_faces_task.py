@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 from nodes import _boxes  # noqa: E402
 from training import evaluate, export  # noqa: E402
 from training.faces_evaluate import find, in_picture, measure_points  # noqa: E402
+from training.faces_net import FaceNet  # noqa: E402
 from training.faces_settings import FaceSettings  # noqa: E402
 from training.faces_task import FaceTask, torch_maps  # noqa: E402
 from training.landmark_data import Sample  # noqa: E402
@@ -177,6 +178,22 @@ def test_torch_maps_are_the_networks(data):
     for found, true, stride in zip(torch_maps(network)(image), expected, _boxes.STRIDES, strict=True):
         assert found.shape == (15, 64 // stride, 96 // stride)
         np.testing.assert_allclose(found, true[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_is_used_where_the_processor_has_it(data, able, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    seen = []
+
+    class Spy(FaceNet):
+        def forward(self, image):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(image)
+
+    for wanted in (None, True, False):
+        task = FaceTask(settings_of(data, bfloat16=wanted))
+        task.loss(Spy(), task.batch(np.random.default_rng(0), 2))
+    assert seen == [able, True, False]
 
 
 def test_the_network_says_the_same_in_bfloat16_as_trained_and_in_float32_as_measured(data):
