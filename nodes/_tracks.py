@@ -74,6 +74,8 @@ class Track:
         recent = [place for place in self.places if -COVERED - PACE <= place[0] - last <= -COVERED]
         if len(recent) < 2 or recent[-1][0] - recent[0][0] < PACE / 2:  # first seen shortly before
             recent = [place for place in self.places if place[0] - self.places[0][0] <= PACE / 2]
+        if len(recent) < 2:  # a slow camera, or seen only twice
+            recent = [*self.places]
         times = np.array([place[0] - last for place in recent], np.float32)
         boxes = np.array([place[1] for place in recent], np.float32)
         centres, halves = _centres(boxes), (boxes[:, 2:] - boxes[:, :2]) / 2

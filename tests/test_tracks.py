@@ -56,6 +56,18 @@ class Stream:
         return landmark_box(np.array(list(faces), np.float32).reshape(-1, 68, 2))
 
 
+@pytest.mark.parametrize("fps", [1, 4, 10])
+def test_a_slow_camera_loses_a_face_and_finds_it_where_it_went(fps: float) -> None:
+    """A face that was seen in two frames far apart has no pace of several places."""
+    stream = Stream(patience=3, fps=fps)
+    (first,) = stream.frame(face(100, 200), found=[face(100, 200)])
+    stream.frame(face(110, 200))
+    for _ in range(3):
+        assert not stream.frame()
+        assert all(np.isfinite(look.box).all() for look in stream.looks)
+    assert [*stream.frame(face(120, 200), found=[face(120, 200)])] == [first]
+
+
 def test_a_face_is_followed_without_detections_and_keeps_its_id() -> None:
     stream = Stream()
     path = [face(100 + 6 * i, 200) for i in range(60)]
