@@ -6,7 +6,6 @@ and only here is every exception caught, turned into a report, and the process e
 
 import gc
 import logging
-import math
 import os
 import signal
 import sys
@@ -25,7 +24,6 @@ from graph.job import Job
 from graph.join import JoinKind, first_header, merge
 from graph.messages import Header, Hop, Mark, Message
 from graph.metrics import Meter
-from graph.network import SILENT_S, Remote, is_remote
 from graph.node import Node, as_outputs, change
 from graph.receiver import Receiver, type_names
 from graph.rundir import RunDir
@@ -138,7 +136,7 @@ class Worker:
             self._obey_all()
 
     def _receiver(self, edge: EdgeSpec) -> Receiver:
-        place, silence_s = self._place(edge)
+        place, silence_s = self.job.place_of(edge)
         name = f"{self.job.graph}/{edge.target}" if edge.source_graph else edge.target
         return Receiver(
             self.context,
@@ -152,14 +150,6 @@ class Worker:
             secure=place.secure,
             silence_s=silence_s,
         )
-
-    def _place(self, edge: EdgeSpec) -> tuple[RunDir | Remote, float]:
-        """Return where the edge comes from, and how long it may be silent: nothing tells of a death far away."""
-        if edge.source_graph is None:
-            return self.rundir, math.inf
-        if self.job.attach is not None and is_remote(self.job.attach):
-            return Remote(self.job.attach), SILENT_S
-        return RunDir.of(edge.source_graph), math.inf
 
     def _await(self, command: str) -> None:
         """Wait for one command, and obey the others meanwhile."""
