@@ -50,3 +50,10 @@ def write_points(path: Path, points: np.ndarray) -> None:
     """Write a .pts file, which counts pixels from 1."""
     rows = "\n".join(f"{x:.3f} {y:.3f}" for x, y in points + 1)
     path.write_text(f"version: 1\nn_points: {len(points)}\n{{\n{rows}\n}}\n")
+
+
+def write_two_sets(folder: Path) -> dict[str, dict[str, object]]:
+    """Write six faces to train with and four held out below a folder; return them as a config's sources."""
+    write_set(folder / "train", 6)
+    write_set(folder / "held", 4, seed=1)
+    return {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}

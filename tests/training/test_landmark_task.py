@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.faces68 import write_set
+from tests.training.faces68 import write_two_sets
 from training.landmark_data import states
 from training.landmark_loss import equivariance
 from training.landmark_settings import LandmarkSettings
@@ -13,9 +13,7 @@ from training.metrics import area_under_curve, f1, failure_rate, normalised_erro
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> LandmarkTask:
     folder = tmp_path_factory.mktemp("data")
-    write_set(folder / "train", 6)
-    write_set(folder / "held", 4, seed=1)
-    sources = {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}
+    sources = write_two_sets(folder)
     return LandmarkTask(LandmarkSettings(data=folder, cache=folder / "cache", size=64, sources=sources))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.faces68 import write_set
+from tests.training.faces68 import write_two_sets
 from training import checkpoint, tutor
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
@@ -14,9 +14,7 @@ from training.settings import SettingsError
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> LandmarkTask:
     folder = tmp_path_factory.mktemp("data")
-    write_set(folder / "train", 6)
-    write_set(folder / "held", 4, seed=1)
-    sources = {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}
+    sources = write_two_sets(folder)
     return LandmarkTask(LandmarkSettings(data=folder, cache=folder / "cache", size=64, sources=sources, pairs=0.5,
                                          network="slim-vote", tutor="vote", tutor_share=0.5))
 
@@ -73,7 +71,7 @@ def test_a_run_without_a_tutor_goes_on_from_the_pupil(task: LandmarkTask, tmp_pa
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_a_released_network_is_gone_on_with(task: LandmarkTask, tmp_path: Path) -> None:
+def test_a_released_network_is_gone_on_with(task: LandmarkTask) -> None:
     from nodes._backend import MODELS
 
     settings = task.settings.model_copy(update={"network": "vote", "tutor": "large", "size": 160,
