@@ -13,7 +13,7 @@ from training.landmark_net import Separable, convolution
 Backbone = tuple[nn.ModuleList, tuple[int, ...]]
 
 
-def wide_look(widths: tuple[int, int, int, int] = (16, 32, 64, 128), depths: tuple[int, int] = (2, 5)) -> nn.Sequential:
+def wide_look(widths: tuple[int, int, int, int] = (16, 32, 64, 128), depths: tuple[int, int] = (2, 6)) -> nn.Sequential:
     """Return our small trunk, to stride 16; there kernels are 5 x 5, so that a cell sees most of the face."""
     stem, low, middle, high = widths
     return nn.Sequential(

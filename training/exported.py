@@ -27,14 +27,16 @@ def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -
     """Give the network the function of folded weights, with batch norms that are ready to be trained on.
 
     Each batch norm gets the mean and variance that its input has over the images, and the scale and shift that undo
-    them, so neither evaluation nor training mode changes what the network says. Raises SettingsError when the weights
-    are of another network.
+    them, so neither evaluation nor training mode changes what the network says. The network may be deeper by blocks
+    with a shortcut: these add nothing until they have learnt to. Raises SettingsError when the weights are of another
+    network.
     """
+    added = _added_blocks(network, weights)
     norms = {first: second for chain in network.modules() if isinstance(chain, nn.Sequential)
              for first, second in pairwise(chain) if isinstance(second, nn.BatchNorm2d)}
     handles = []
     for name, layer in network.named_modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or name.startswith(added):
             continue
         weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
         if weight is None or bias is None or weight.shape != layer.weight.shape:
@@ -49,6 +51,19 @@ def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -
     network.train(training)
     for handle in handles:
         handle.remove()
+
+
+def _added_blocks(network: nn.Module, weights: dict[str, Tensor]) -> tuple[str, ...]:
+    """Silence the blocks with a shortcut that the weights do not know; return how the names of their layers begin.
+
+    Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD", 5.1: a block whose last scale is 0 is an identity.
+    """
+    added = []
+    for name, block in network.named_modules():
+        if getattr(block, "shortcut", False) and f"{name}.pointwise.0.weight" not in weights:
+            nn.init.zeros_(block.pointwise[1].weight)
+            added.append(f"{name}.")
+    return tuple(added)
 
 
 def _measurer(bias_C: Tensor) -> Callable[[nn.Module, tuple[Tensor]], None]:

@@ -6,7 +6,8 @@ regression per stride of right or wrong on the logit and on the box's logarithmi
 these are outputs of one linear layer, it is folded into that layer's weights and costs nothing.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +24,12 @@ LOWEST = 0.01
 """Cells that score less are not fitted: they are never shown."""
 FEWEST = 30
 """With fewer right or wrong cells than this at a stride, its scores stay as they are."""
+TILT = 0.3
+"""What a box e times as tall has more logit for it. A small box that lies badly is also a false alarm among large
+faces, which its own chance to be right does not tell. Of 0, 0.15, 0.3, 0.5 and 0.8 this gave the best average precision
+(16 px) on training pictures; on held-out ones it adds 0.010 (32 px) and 0.002 (16 px), and costs 0.007 (8 px)."""
+TILT_FROM = 16.0
+"""Height in pixels of the box whose score the tilt leaves alone."""
 LOGIT, LOG_WIDTH, LOG_HEIGHT = 0, 3, 4
 """Channels of the maps that the score is made of."""
 
@@ -91,13 +98,20 @@ def fold(network: nn.Module, scores: list[Score]) -> None:
         head[-1].bias[LOGIT] += score.shift
 
 
+def tilted(score: Score, stride: int) -> Score:
+    """Return the score of a stride with the tilt; its sides are in strides, the tilt's are in pixels."""
+    return replace(score, height=score.height + TILT, shift=score.shift + TILT * math.log(stride / TILT_FROM))
+
+
 def calibrate(network: nn.Module, maps: Maps, pictures: list[Picture], size: tuple[int, int]) -> list[Score]:
     """Fit the scores on pictures and fold them into the network, whose maps are `maps`; return them, one per stride.
 
-    First per stride over all cells: that ranks small and large boxes rightly. Then, for all strides at once, over the
-    cells that survive suppression: there rightness is rarer, and one half shall mean one half of what is shown.
+    First per stride over all cells, tilted by `TILT`: that ranks small and large boxes rightly. Then, for all strides
+    at once, over the cells that survive suppression: there rightness is rarer, and one half shall mean one half of what
+    is shown.
     """
-    scores = [fit(values, right) for values, right in examples(maps, pictures, size)]
+    fitted = [fit(values, right) for values, right in examples(maps, pictures, size)]
+    scores = [tilted(score, stride) for score, stride in zip(fitted, _boxes.STRIDES, strict=True)]
     fold(network, scores)
     shown = examples(maps, pictures, size, survivors=True)
     last = fit(*(np.concatenate(parts) for parts in zip(*shown, strict=True)), used=(1, 0, 0, 1))

@@ -51,5 +51,8 @@ class FaceSettings(Strict):
     """Which of `training.faces_net.NETWORKS` is trained."""
     init: Path | None = None
     """Released detector (.pt2) whose weights the training starts from; empty: from chance."""
+    point_teacher: Path | None = None
+    """Released landmark network that gives five points to the faces of pictures that have none (see
+    training.faces_points); empty: these teach boxes and scores only."""
     point_weight: float = 0.5
     box_weight: float = 2.0

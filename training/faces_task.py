@@ -13,14 +13,15 @@ from training import prepared
 from training.exported import read_exported, unfold
 from training.faces_calibrate import calibrate
 from training.faces_data import Cutouts, Picture, chances, read_backgrounds, read_wider, split
-from training.faces_draw import Scene, draw_plain, draw_scene
+from training.faces_draw import SWAP, Scene, draw_plain, draw_scene
 from training.faces_evaluate import Maps, detect
 from training.faces_loss import detection_loss
 from training.faces_metric import curve
 from training.faces_net import NETWORKS, boxes_of, cells
+from training.faces_points import with_points
 from training.faces_settings import SIZES, FaceSettings
 from training.landmark_data import cache_crops, read_folder
-from training.task import Batch, Deployment, network_input
+from training.task import Batch, Deployment, network_input, relit
 
 logger = logging.getLogger("training")
 
@@ -50,6 +51,8 @@ class FaceTask:
         self.settings = settings
         self.training, self.held_out, faults = read_pictures(settings)
         self.chances = chances(self.training)
+        if settings.point_teacher is not None:
+            self.training = with_points(self.training, settings.point_teacher, settings.cache)
         self.backgrounds: list[Picture] = []
         if settings.backgrounds:
             empty = read_backgrounds(settings.data / settings.backgrounds, set(settings.not_backgrounds))
@@ -84,10 +87,15 @@ class FaceTask:
             empty = self.backgrounds and rng.random() < self.settings.background_share
             pictures, likely = (self.backgrounds, None) if empty else (self.training, self.chances)
             if rng.random() < self.settings.plain:
-                scenes.append(draw_plain(rng, pictures, self.settings.size, likely))
+                scenes.append(draw_plain(rng, pictures, self.cutouts, self.settings.size, likely))
             else:
                 scenes.append(draw_scene(rng, pictures, self.cutouts, self.settings.size, likely))
         return collate(scenes)
+
+    def again(self, rng: torch.Generator, batch: Batch, look: int) -> Batch:
+        """Return the scenes in other light, every other time mirrored."""
+        image = relit(rng, batch["image"])
+        return mirrored(batch, image) if look % 2 else batch | {"image": image}
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and the parts `score`, `box` and `points`."""
@@ -202,6 +210,18 @@ def collate(scenes: list[Scene]) -> Batch:
         "boxes": torch.from_numpy(boxes),
         "points": torch.from_numpy(points),
         "kinds": torch.from_numpy(kinds),
+    }
+
+
+def mirrored(batch: Batch, image: Tensor) -> Batch:
+    """Return a batch mirrored left to right, with these images (B, 3, H, W), which still are not."""
+    last = image.shape[-1] - 1
+    boxes = batch["boxes"]
+    points = batch["points"][:, :, SWAP]
+    return batch | {
+        "image": image.flip(-1),
+        "boxes": torch.stack((last - boxes[..., 2], boxes[..., 1], last - boxes[..., 0], boxes[..., 3]), -1),
+        "points": torch.stack((last - points[..., 0], points[..., 1]), -1),
     }
 
 

@@ -69,6 +69,8 @@ class LandmarkSettings(Strict):
     """Released network (.pt2) whose weights the training starts from; empty: from chance."""
     tutor: str = ""
     """A larger network that learns beside it and shows it its points (see training.tutor); empty: none."""
+    tutor_init: Path | None = None
+    """Released network (.pt2) whose weights the tutor starts from; empty: from chance."""
     tutor_share: float = Field(0.5, gt=0, le=1)
     """Share of each batch that the tutor sees."""
     tutor_weight: float = 0.15

@@ -17,15 +17,15 @@ from training import augment, landmark_data, landmark_net, metrics, prepared
 from training.augment import View
 from training.cover import cover
 from training.exported import read_exported, unfold
-from training.landmark_data import Sample
+from training.landmark_data import MIRROR, Sample
 from training.landmark_loss import landmark_loss
 from training.landmark_net import POSE_UNIT, Deployed
 from training.landmark_settings import LandmarkSettings, Source
 from training.networks import has_pose
 from training.settings import SettingsError
-from training.task import Batch, Deployment, network_input
+from training.task import Batch, Deployment, network_input, relit
 from training.teacher import relabelled
-from training.tutor import Tutored, assembled, away_from_tutor, first_rows, part_outputs, taught
+from training.tutor import Tutored, assembled, away_from_tutor, first_rows, part_outputs, taught, tutor_of
 
 logger = logging.getLogger("training")
 
@@ -83,9 +83,11 @@ class LandmarkTask:
         """Return the network that the settings name: fresh, or as the released one of `init`; at times with a tutor."""
         settings = self.settings
         network = assembled(settings)
-        if settings.init is not None:
-            images = self.batch(np.random.default_rng(0), UNFOLDING_CROPS)["image"]
-            unfold(taught(network), read_exported(settings.init), network_input(images))
+        starts = [(settings.init, taught), (settings.tutor_init, tutor_of)]
+        for path, part in starts:
+            if path is not None:
+                images = self.batch(np.random.default_rng(0), UNFOLDING_CROPS)["image"]
+                unfold(part(network), read_exported(path), network_input(images))
         return network
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
@@ -173,6 +175,11 @@ class LandmarkTask:
         cut = picture[y : y + size, x : x + size]
         return cut[:, ::-1] if rng.random() < 0.5 else cut
 
+    def again(self, rng: torch.Generator, batch: Batch, look: int) -> Batch:
+        """Return the faces in other light, every other time mirrored."""
+        image = relit(rng, batch["image"])
+        return mirrored(batch, image) if look % 2 else batch | {"image": image}
+
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the losses, and the single ones."""
         out, tutor = part_outputs(network(network_input(batch["image"])))
@@ -227,6 +234,28 @@ class LandmarkTask:
             measure=self.validation.errors,
             terms=self._terms(),
         )
+
+
+def mirrored(batch: Batch, image: Tensor) -> Batch:
+    """Return a batch mirrored left to right, with these images (B, 3, H, W), which still are not.
+
+    Points change their names, eyes their states, yaw and roll their signs; a map M between two looks becomes F M F,
+    where F is the mirror.
+    """
+    last = image.shape[-1] - 1
+    other = {"image": image.flip(-1), "states": batch["states"][:, [1, 0, 2, 3]]}
+    points = batch["points"][:, MIRROR]
+    other["points"] = torch.stack((last - points[..., 0], points[..., 1]), -1)
+    other["weights"] = batch["weights"][:, MIRROR]
+    if "pose" in batch:
+        other["pose"] = batch["pose"] * batch["pose"].new_tensor([1, -1, -1])
+    if "pair_map" in batch:
+        along, across, shift = batch["pair_map"].unbind(-1)
+        sign = along.new_tensor([-1, 1])
+        there = shift + along * last
+        there = torch.stack((last - there[:, 0], there[:, 1]), -1)
+        other["pair_map"] = torch.stack((along * sign * -1, across * sign, there), -1)
+    return batch | other
 
 
 class Validation:

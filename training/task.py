@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from nodes._geometry import MEAN, SCALE
 from training.settings import SettingsError, Strict, checked
@@ -55,6 +56,10 @@ class Task(Protocol):
         """Draw one training batch of CPU tensors; `image` is (B, 3, H, W) uint8."""
         ...
 
+    def again(self, rng: Generator, batch: Batch, look: int) -> Batch:
+        """Return a drawn batch as it is shown for the `look`-th further time, from 1: other pixels, on its device."""
+        ...
+
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar to minimise and its named parts."""
         ...
@@ -71,6 +76,14 @@ class Task(Protocol):
 def network_input(image: Tensor) -> Tensor:
     """Return pictures (B, 3, H, W) uint8 as float32 in the range of networks; made on the device, a quarter travels."""
     return (image.float() - MEAN) * SCALE
+
+
+def relit(rng: Generator, image: Tensor) -> Tensor:
+    """Return pictures (B, 3, H, W) uint8 with contrast and brightness changed at random, each colour a little apart."""
+    colours, gain, shift = torch.rand(len(image), 5, 1, 1, device=image.device, generator=rng).split((3, 1, 1), 1)
+    gain = 0.75 + 0.5 * gain + 0.16 * (colours - 0.5)
+    shift = 50 * (shift - 0.5)
+    return ((image - MEAN) * gain + MEAN + shift).clamp(0, 255).to(torch.uint8)
 
 
 def load_task(path: str, settings: dict[str, Any]) -> Task:

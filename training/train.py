@@ -172,22 +172,35 @@ class Draws(Dataset[Batch]):
 
 
 def batches(task: Task, settings: RunSettings, start: int, group: Group) -> Iterator[list[Batch]]:
-    """Yield this process's parts of the batches of steps start, start + 1, ..., on its device."""
+    """Yield this process's parts of the batches of steps start, start + 1, ..., on its device.
+
+    Each is yielded `settings.looks` times, from the second time on as the task's `again` makes it.
+    """
     count = settings.parts or group.size
     if count % group.size or settings.batch % count:
         raise SettingsError(f"parts: {count} parts of a batch of {settings.batch} for {group.size} processes; "
                             "parts must divide the batch, and processes the parts")
     own = range(group.rank, count, group.size)
     draws = Draws(task, settings.seed, settings.batch // count)
-    places = ((step, part) for step in range(start, settings.steps) for part in own)
+    first, last = start // settings.looks, -(-settings.steps // settings.looks)
+    places = ((drawn, part) for drawn in range(first, last) for part in own)
     loader = DataLoader(draws, batch_size=None, sampler=places, num_workers=settings.workers,
                         pin_memory=group.device.type == "cuda", worker_init_fn=quiet_worker)
+    skipped = start % settings.looks  # a run that goes on may have had some of its first batch's looks
     parts: list[Batch] = []
     for part in loader:
         parts.append({name: place(value, group.device) for name, value in part.items()})
         if len(parts) == len(own):
-            yield parts
-            parts = []
+            for look in range(skipped, settings.looks):
+                lights = torch.Generator(group.device).manual_seed(seed_of(settings.seed, start, group.rank))
+                yield [task.again(lights, part, look) for part in parts] if look else parts
+                start += 1
+            parts, skipped = [], 0
+
+
+def seed_of(*numbers: int) -> int:
+    """Return one seed for a generator from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def place(value: torch.Tensor, device: torch.device) -> torch.Tensor:

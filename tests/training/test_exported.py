@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 
 from training.export import fold_batch_norm  # noqa: E402
 from training.exported import read_exported, unfold  # noqa: E402
-from training.faces_net import FaceNet  # noqa: E402
+from training.faces_net import Down, FaceNet  # noqa: E402
+from training.landmark_net import Separable  # noqa: E402
 from training.settings import SettingsError  # noqa: E402
 
 
@@ -40,6 +41,19 @@ def test_unfolded_weights_say_the_same_evaluated_and_trained(trained):
     for true, *found in zip(expected, as_trained, as_evaluated, strict=True):
         for one in found:
             assert (one - true).abs().max() < 1e-3 * true.abs().max()
+
+
+def test_blocks_that_the_weights_do_not_have_add_nothing_at_first(trained):
+    network, images = trained
+    deeper = FaceNet()
+    deeper.stride32.append(Down(128, 128, kernel=5))
+    deeper.stride16.append(Separable(128, 128))
+    unfold(deeper, folded(network), images)
+    with torch.no_grad():
+        for true, found in zip(network(images), deeper(images), strict=True):
+            assert (found - true).abs().max() < 1e-3 * true.abs().max()
+    sum(level.square().mean() for level in deeper(images)).backward()
+    assert all(block.pointwise[1].weight.grad.abs().max() > 0 for block in (deeper.stride32[-1], deeper.stride16[-1]))
 
 
 def test_weights_of_another_network_are_refused(trained):

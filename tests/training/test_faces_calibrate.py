@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.faces_calibrate import Score, calibrate, examples, fit, fold  # noqa: E402
+from training.faces_calibrate import TILT, Score, calibrate, examples, fit, fold, tilted  # noqa: E402
 from training.faces_data import Picture  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
 from training.faces_task import torch_maps  # noqa: E402
@@ -66,4 +66,15 @@ def test_examples_are_right_where_they_overlap_a_face_and_absent_about_ignored_o
 
 def test_calibrate_reports_what_it_folds():
     network = FaceNet().eval()
-    assert calibrate(network, one_cell(1.0, 0.0), [picture([])], (64, 64)) == [Score()] * 3
+    found = calibrate(network, one_cell(1.0, 0.0), [picture([])], (64, 64))  # too few to fit more than the tilt
+    assert found == [tilted(Score(), stride) for stride in (8, 16, 32)]
+
+
+def test_the_tilt_raises_tall_boxes_alike_at_every_stride():
+    def raised(stride, height):
+        score = tilted(Score(2, 0.5, -1, 3), stride)
+        return score.height * np.log(height / stride) + score.shift - (3 - np.log(height / stride))
+
+    for stride in (8, 16, 32):
+        assert raised(stride, 16) == pytest.approx(0, abs=1e-6)
+        assert raised(stride, 48) == pytest.approx(TILT * np.log(3))

@@ -60,7 +60,7 @@ def test_plain_scenes_show_faces_at_the_size_they_have_at_run_time():
     heights, upright = [], 0
     for i in range(60):
         one = picture([(120, 80, 150, 120)], shape=(300, 400))
-        scene = draw_plain(np.random.default_rng(i), [one], 256)
+        scene = draw_plain(np.random.default_rng(i), [one], None, 256)
         kept = scene.kinds == FACE
         heights += (scene.boxes[kept, 3] - scene.boxes[kept, 1]).tolist()
         upright += sum(abs((box[3] - box[1]) / (box[2] - box[0]) - 40 / 30) < 0.1 for box in scene.boxes[kept])

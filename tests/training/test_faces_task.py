@@ -7,9 +7,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from nodes import _boxes  # noqa: E402
+from nodes._backend import MODELS  # noqa: E402
+from tests.portrait import LANDMARKS  # noqa: E402
 from training import evaluate, export  # noqa: E402
+from training.faces_data import Picture, five_points  # noqa: E402
 from training.faces_evaluate import find, in_picture, measure_points  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
+from training.faces_points import with_points  # noqa: E402
 from training.faces_settings import FaceSettings  # noqa: E402
 from training.faces_task import FaceTask, torch_maps  # noqa: E402
 from training.landmark_data import Sample  # noqa: E402
@@ -66,6 +70,20 @@ def test_batches_depend_on_the_generator_alone_and_are_padded(data):
     assert (first["kinds"] == 1).any()
 
 
+def test_a_further_look_at_scenes_is_mirrored_with_its_faces(data):
+    task = FaceTask(settings_of(data))
+    batch = task.batch(np.random.default_rng(5), 6)
+    batch["points"][0, 0] = torch.tensor([[10.0, 5], [20, 5], [15, 9], [11, 12], [19, 12]])
+    mirrored, lit = (task.again(torch.Generator().manual_seed(0), batch, look) for look in (1, 2))
+    assert not torch.equal(lit["image"], batch["image"]) and torch.equal(lit["boxes"], batch["boxes"])
+    faces = batch["kinds"] != 0
+    for side in (0, 2):
+        assert torch.equal(mirrored["boxes"][faces][:, side], 63 - batch["boxes"][faces][:, 2 - side])
+    assert mirrored["points"][0, 0].tolist() == [[43, 5], [53, 5], [48, 9], [44, 12], [52, 12]]
+    for new, old in zip(mirrored["image"].flip(-1).flatten(1), batch["image"].flatten(1), strict=True):
+        assert torch.corrcoef(torch.stack((new.float(), old.float())))[0, 1] > 0.9
+
+
 def test_held_out_pictures_are_not_trained_with(data):
     task = FaceTask(settings_of(data))
     assert not {p.name for p in task.training} & {p.name for p in task.held_out}
@@ -117,6 +135,23 @@ def test_slim_costs_three_quarters(data):
         with torch.inference_mode():
             costs[name] = macs(network, torch.zeros(1, 3, 256, 320))
     assert costs["pyramid"] <= 100e6 and costs["slim"] < 0.75 * costs["pyramid"]
+
+
+def test_faces_without_points_get_them_from_a_teacher(tmp_path):
+    cv2.imwrite(str(tmp_path / "portrait.png"), export.portrait())
+    boxes = np.array([[178, 110, 358, 336], [10, 10, 60, 75], [5, 5, 12, 14]], np.float32)
+    known = Picture(tmp_path / "known.png", "known", boxes, np.zeros(3, bool), points=np.ones((3, 5, 2), np.float32))
+    bare = Picture(tmp_path / "portrait.png", "portrait", boxes, np.zeros(3, bool))
+    ignored = Picture(tmp_path / "portrait.png", "ignored", boxes[:1], np.ones(1, bool))
+    for _ in range(2):  # the second time from the cache
+        same, found, nobody = with_points([known, bare, ignored], MODELS / "landmarks", tmp_path / "cache")
+        assert same is known and np.isnan(nobody.points).all()
+        assert np.isnan(found.points[1:]).all()  # the flag behind her, and a face of 9 pixels
+        true = five_points(LANDMARKS[None])[0]
+        assert np.abs(found.points[0] - true).max() < 8
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    with pytest.raises(SettingsError, match="nothing"):
+        with_points([bare], tmp_path / "nothing", tmp_path / "cache")
 
 
 def test_a_missing_network_is_named(data, tmp_path):

@@ -6,7 +6,7 @@ from tests.training.faces68 import write_two_sets
 from training.landmark_data import states
 from training.landmark_loss import equivariance
 from training.landmark_settings import LandmarkSettings
-from training.landmark_task import LandmarkTask, run
+from training.landmark_task import LandmarkTask, crop_pose, run
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
 
 
@@ -44,6 +44,27 @@ def test_the_points_of_two_looks_at_a_face_agree_only_where_they_should(task: La
     shaken[24:] += 100  # rows that are no pairs
     assert equivariance(shaken, batch).item() == pytest.approx(5, rel=1e-3)
     assert not torch.equal(batch["image"][0], batch["image"][1])
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_further_look_at_a_batch_has_other_light_and_the_same_faces(task: LandmarkTask, look: int) -> None:
+    paired = LandmarkTask(task.settings.model_copy(update={"pairs": 0.75, "network": "slim"}))
+    batch = paired.batch(np.random.default_rng(3), 32)
+    other = paired.again(torch.Generator().manual_seed(0), batch, look)
+    assert other.keys() == batch.keys() and other["image"].dtype == torch.uint8
+    assert not torch.equal(other["image"], batch["image"])
+    present = batch["presence"] > 0
+    mirror = look == 1
+    seen = other["image"].flip(-1) if mirror else other["image"]
+    for new, old in zip(seen.float(), batch["image"].float(), strict=True):
+        if old.std() > 10 and new.std() > 10:
+            assert torch.corrcoef(torch.stack((new.flatten(), old.flatten())))[0, 1] > 0.8
+    assert equivariance(other["points"], other).item() == pytest.approx(0.01, abs=1e-4)
+    assert torch.equal(other["states"][present], torch.from_numpy(states(other["points"][present].numpy())))
+    away = (crop_pose(other["points"][present].numpy(), 64) - 90 * other["pose"][present].numpy() + 180) % 360 - 180
+    assert np.nanmax(np.abs(away[batch["pose_weight"][present] > 0])) < 2
+    if mirror:
+        assert torch.allclose(other["points"][present][:, 8, 0], 63 - batch["points"][present][:, 8, 0])
 
 
 def test_regions_weigh_as_the_settings_say(task: LandmarkTask) -> None:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,6 +16,8 @@ import yaml
 from tests.training.faces68 import write_set
 from training import checkpoint, train
 from training.distributed import Group
+from training.landmark_settings import LandmarkSettings
+from training.landmark_task import LandmarkTask
 from training.settings import RunSettings, SettingsError, load_settings
 
 CONFIG = Path("configs/train/landmarks.yaml")
@@ -40,8 +43,10 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("looks", [1, 3])  # of three, the run is stopped between the second and the third
+def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                           looks: int) -> None:
+    settings = settings.model_copy(update={"looks": looks})
     train.train(settings, tmp_path / "whole")
     steps = iter(range(100))
     average = train.average
@@ -64,6 +69,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path
     lines = [json.loads(text) for text in (tmp_path / "parts" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in lines if entry["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [entry["step"] for entry in lines if entry["kind"] == "validation"] == [3, 6]
+
+
+def test_a_batch_is_looked_at_as_often_as_asked(settings: RunSettings) -> None:
+    task = LandmarkTask(LandmarkSettings(**settings.settings))
+    settings = settings.model_copy(update={"looks": 2, "steps": 5})
+    seen = [parts[0] for parts in train.batches(task, settings, 1, ALONE)]
+    drawn = [task.batch(np.random.default_rng([settings.seed, i]), settings.batch) for i in range(4)]
+    last = 63
+    for step, batch in enumerate(seen, 1):
+        points, expected = batch["points"][:, 8, 0], drawn[step // 2]["points"][:, 8, 0]
+        assert torch.allclose(points, last - expected if step % 2 else expected, atol=1e-4)
+    assert [torch.equal(a["image"], drawn[i]["image"]) for a, i in zip(seen[1::2], (1, 2), strict=True)] == [True] * 2
 
 
 @pytest.mark.slow

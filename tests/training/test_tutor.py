@@ -75,8 +75,10 @@ def test_a_released_network_is_gone_on_with(task: LandmarkTask) -> None:
     from nodes._backend import MODELS
 
     settings = task.settings.model_copy(update={"network": "vote", "tutor": "large", "size": 160,
-                                                "init": MODELS / "landmarks.pt2"})
+                                                "init": MODELS / "landmarks.pt2",
+                                                "tutor_init": MODELS / "landmarks-large.pt2"})
     batch = LandmarkTask(settings).batch(np.random.default_rng(5), 16)
-    started, fresh = (LandmarkTask(settings.model_copy(update={"init": init})) for init in (settings.init, None))
-    wrong = [float(one.loss(one.network().train(), batch)[1]["pixels"]) for one in (started, fresh)]
-    assert wrong[0] < wrong[1] / 3
+    nothing = {"init": None, "tutor_init": None}
+    started, fresh = (LandmarkTask(settings.model_copy(update=changes)) for changes in ({}, nothing))
+    near, far = (one.loss(one.network().train(), batch)[1] for one in (started, fresh))
+    assert near["pixels"] < far["pixels"] / 3 and near["tutor_pixels"] < far["tutor_pixels"] / 3
