@@ -1,115 +1,22 @@
-"""Every kind of mistake in a graph file, by the exact text of its error."""
+"""Graph files: what they may say, and every kind of mistake in them, by the exact text of its error."""
 
-# ruff: noqa: E501 (an error is one line)
+
 
 import copy
 import logging
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from numpy.typing import NDArray
 
-from graph import ConfigError, Detections, Faces, Frame, Input, Node, Output, array, setting
+from graph import ConfigError
 from graph.config import JOIN_DEPTH, load
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec, build
+from tests.config_mistakes import CASES
+from tests.config_toys import FACES, SHOW, Camera
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Depth(Frame):
-    """A frame with more in it."""
-
-    metres: NDArray[np.float32] = array(np.float32, "H", "W")
-
-
-class Camera(Node):
-    """A source, live if it has a number."""
-
-    frame = Output(Frame)
-    uri: str | int = "clip.mp4"
-    width: int = setting(640, minimum=16, maximum=7680)
-    fps: float = setting(30.0, minimum=0.1)
-    noise: float = setting(0.0, maximum=64.0)
-    mode: Literal["fast", "slow"] = "fast"
-    crop: tuple[int, int] = (0, 0)
-    mirror: bool = False
-    title: str | None = None
-
-    def live(self) -> bool:
-        return isinstance(self.uri, int)
-
-    def process(self) -> Any:
-        yield None
-
-
-class DepthCamera(Node):
-    """A source of a subclass of Frame."""
-
-    frame = Output(Depth)
-
-    def process(self) -> Any:
-        yield None
-
-
-class Detect(Node):
-    frame = Input(Frame)
-    faces = Output(Detections)
-
-    def process(self, frame: Frame) -> None: ...
-
-
-class Landmarks(Node):
-    frame = Input(Frame)
-    found = Input(Detections)
-    faces = Output(Faces)
-
-    def process(self, frame: Frame, found: Detections) -> None: ...
-
-
-class Filter(Node):
-    frame = Input(Frame)
-    picture = Output(Frame)
-
-    def process(self, frame: Frame) -> None: ...
-
-
-class Render(Node):
-    frame = Input(Frame)
-    faces = Input(Faces, optional=True)
-
-    def process(self, frame: Frame, faces: Faces | None) -> None: ...
-
-
-class Either(Node):
-    left = Input(Frame, optional=True)
-    right = Input(Frame, optional=True)
-
-    def process(self, left: Frame | None, right: Frame | None) -> None: ...
-
-
-class Show(Node):
-    frame = Input(Frame)
-
-    def process(self, frame: Frame) -> None: ...
-
-
-class Writer(Node):
-    """A sink that checks its settings itself."""
-
-    frame = Input(Frame)
-    path: str
-    fps: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.path.endswith(".txt"):
-            raise ValueError("a .txt holds no pictures; write .mp4")
-
-    def process(self, frame: Frame) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -118,36 +25,19 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(text: str, name: str = "g.yaml") -> str:
-    """Write a graph; @Camera stands for the Camera of this file."""
-    Path(name).write_text(text.replace("@", f"{__name__}:"), encoding="utf-8")
+    """Write a graph; @Camera stands for the Camera of tests/config_toys.py."""
+    Path(name).write_text(text.replace("@", f"{Camera.__module__}:"), encoding="utf-8")
     return name
 
 
 def errors(text: str, *overrides: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(write(text), overrides)
-    return str(caught.value).replace(__name__, "@").splitlines()
+    return str(caught.value).replace(Camera.__module__, "@").splitlines()
 
 
 def good(text: str, *overrides: str) -> GraphSpec:
     return load(write(text), overrides)
-
-
-SHOW = """\
-name: g
-nodes:
-  camera: {type: "@Camera"}
-  show: {type: "@Show", inputs: {frame: camera.frame}}
-"""
-
-FACES = """\
-name: g
-nodes:
-  camera: {type: "@Camera"}
-  detect: {type: "@Detect", inputs: {frame: camera.frame}}
-  landmarks: {type: "@Landmarks", inputs: {frame: camera.frame, found: detect.faces}}
-  render: {type: "@Render", inputs: {frame: camera.frame, faces: landmarks.faces}}
-"""
 
 
 def test_a_graph() -> None:
@@ -164,7 +54,7 @@ def test_a_graph() -> None:
 
 
 def test_a_tuple_that_became_a_list_on_its_way_to_the_process() -> None:
-    camera = build(NodeSpec("camera", f"{__name__}:Camera", {"crop": [1, 2]}))
+    camera = build(NodeSpec("camera", f"{Camera.__module__}:Camera", {"crop": [1, 2]}))
     assert isinstance(camera, Camera)
     assert camera.crop == (1, 2)
 
@@ -308,145 +198,6 @@ nodes:
     assert good(text).nodes["right"].settings == {"width": 640, "fps": 5.0}
 
 
-CASES = {
-    "tab": ("nodes:\n\tcamera: 1", ["g.yaml:2: not YAML: found character '\\t' that cannot start any token, while scanning for the next token; indent with spaces, not tabs"]),
-    "bracket": ("nodes:\n  a: {type: x\n  b: 1\n", ["g.yaml:3: not YAML: expected ',' or '}', but got ':', while parsing a flow mapping"]),
-    "tag": ("nodes: !!python/name:os.system 1", ["g.yaml:1: not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/name:os.system'"]),
-    "two documents": ("a: 1\n---\nb: 1\n", ["g.yaml:2: not YAML: but found another document, expected a single document in the stream"]),
-    "contains itself": (SHOW + "edges: &e {x: *e}", ["g.yaml:5: edges.x: this value contains itself", "g.yaml:5: edges.x: there is no such edge; edges: camera.frame -> show.frame"]),
-    "empty file": ("# nothing\n", ["g.yaml:1: is empty, expected `nodes:`"]),
-    "not a mapping": ("- a\n", ["g.yaml:1: is ['a'], expected `nodes:`"]),
-    "no nodes": ("name: g\n", ["g.yaml:1: needs `nodes:`"]),
-    "empty nodes": ("name: g\nnodes: {}\n", ["g.yaml:2: nodes: holds no nodes"]),
-    "nodes is a list": ("nodes: [a]\n", ["g.yaml:1: nodes: is ['a'], expected a mapping (key: value)"]),
-    "unknown key": (SHOW + "egdes: {}", ["g.yaml:5: egdes: there is no such key; did you mean 'edges'?"]),
-    "far unknown key": (SHOW + "x: {}", ["g.yaml:5: x: there is no such key; valid: name, attach, live, listen, keys, nodes, edges"]),
-    "unknown key of a node": (
-        SHOW + '  more: {type: "@Show", input: {frame: camera.frame}}',
-        ["g.yaml:5: nodes.more.input: there is no such key; did you mean 'inputs'?"],
-    ),
-    "unknown key of an edge": (
-        SHOW + "edges:\n  camera.frame -> show.frame: {polcy: latest}",
-        ["g.yaml:6: edges.camera.frame -> show.frame.polcy: there is no such key; did you mean 'policy'?"],
-    ),
-    "name": (SHOW.replace("g", "2 g", 1), ["g.yaml:1: name: is '2 g', which is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
-    "long name": (SHOW.replace("g", 41 * "g", 1), [f"g.yaml:1: name: is '{41 * 'g'}', which is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
-    "node name": (SHOW + '  a.b: {type: "@Camera"}', ["g.yaml:5: nodes.a.b: is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
-    "node twice": (SHOW + '  camera: {type: "@Camera"}', ["g.yaml:5: nodes.camera: stands twice, first on line 3"]),
-    "key that is a list": (SHOW + "  [a, b]: 1", ["g.yaml:5: nodes: a key must be a text"]),
-    "no type": (SHOW + "  more: {settings: {a: 1}}", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
-    "empty node": (SHOW + "  more:", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
-    "form of the type": (SHOW + "  more: {type: Camera}", ["g.yaml:5: nodes.more.type: type 'Camera' is not of the form module:Class, like nodes.smooth:Smooth"]),
-    "type is a number": (SHOW + "  more: {type: 5}", ["g.yaml:5: nodes.more.type: is 5, expected a text"]),
-    "module": (SHOW + "  more: {type: 'nodes.smoth:Smooth'}", ["g.yaml:5: nodes.more.type: no module nodes.smoth; did you mean 'nodes.smooth'?"]),
-    "package": (SHOW + "  more: {type: 'acme.smooth:Smooth'}", ["g.yaml:5: nodes.more.type: no module acme; is it installed, in the working directory, or on PYTHONPATH?"]),
-    "class": (SHOW + '  more: {type: "@Camra"}', ["g.yaml:5: nodes.more.type: Camra does not exist in @; did you mean 'Camera'?"]),
-    "no node": (SHOW + '  more: {type: "@Depth"}', ["g.yaml:5: nodes.more.type: Depth is not a node in @; did you mean 'DepthCamera'?"]),
-    "required setting": (
-        SHOW + '  more: {type: "@Writer", inputs: {frame: camera.frame}}',
-        ["g.yaml:5: nodes.more: setting 'path' (str) is missing"],
-    ),
-    "refused settings": (
-        SHOW + '  more:\n    type: "@Writer"\n    inputs: {frame: camera.frame}\n    settings: {path: a.txt}',
-        ["g.yaml:8: nodes.more.settings: Writer: a .txt holds no pictures; write .mp4"],
-    ),
-    "restart": (
-        SHOW.replace('"@Show",', '"@Show", restart: on_failre,'),
-        ["g.yaml:4: nodes.show.restart: is 'on_failre'; did you mean 'on_failure'?"],
-    ),
-    "input not connected": (
-        SHOW + '  more: {type: "@Landmarks", inputs: {frame: camera.frame}}',
-        ["g.yaml:5: nodes.more: input 'found' is not connected; outputs that carry Detections: none"],
-    ),
-    "no inputs": (
-        SHOW + '  more: {type: "@Show"}',
-        ["g.yaml:5: nodes.more: input 'frame' is not connected; outputs that carry Frame: camera.frame"],
-    ),
-    "no optional input": (
-        SHOW + '  more: {type: "@Either"}',
-        ["g.yaml:5: nodes.more: no input is connected; inputs: left, right"],
-    ),
-    "unknown input": (
-        FACES.replace("found:", "fuond:"),
-        [
-            "g.yaml:5: nodes.landmarks.inputs.fuond: Landmarks has no such input; did you mean 'found'?",
-            "g.yaml:5: nodes.landmarks: input 'found' is not connected; outputs that carry Detections: detect.faces",
-        ],
-    ),
-    "input of a source": (
-        SHOW.replace('"@Camera"', '"@Camera", inputs: {frame: show.frame}'),
-        ["g.yaml:3: nodes.camera.inputs.frame: Camera has no such input; inputs: none", "g.yaml:4: nodes.show.inputs.frame: closes a cycle: camera -> show -> camera; frames flow one way"],
-    ),
-    "unknown node": (SHOW.replace("camera.frame", "camra.frame"), ["g.yaml:4: nodes.show.inputs.frame: there is no node 'camra'; did you mean 'camera'?"]),
-    "unknown output": (SHOW.replace("camera.frame", "camera.image"), ["g.yaml:4: nodes.show.inputs.frame: camera has no output 'image'; outputs: frame"]),
-    "node without output": (SHOW.replace("camera.frame", "camera"), ["g.yaml:4: nodes.show.inputs.frame: is 'camera', expected node.output; outputs that carry Frame: camera.frame"]),
-    "input is a list": (SHOW.replace("camera.frame", "[camera.frame]"), ["g.yaml:4: nodes.show.inputs.frame: is ['camera.frame'], expected a text"]),
-    "port types": (
-        FACES.replace("found: detect.faces", "found: camera.frame"),
-        ["g.yaml:5: nodes.landmarks.inputs.found: camera.frame carries Frame, expected Detections; outputs that carry Detections: detect.faces"],
-    ),
-    "cycle": (
-        """\
-name: g
-nodes:
-  a:
-    type: "@Filter"
-    inputs:
-      frame: c.picture
-  b: {type: "@Filter", inputs: {frame: a.picture}}
-  c: {type: "@Filter", inputs: {frame: b.picture}}
-""",
-        ["g.yaml:7: nodes.b.inputs.frame: closes a cycle: a -> b -> c -> a; frames flow one way"],
-    ),
-    "cycle of one": (
-        'nodes:\n  a: {type: "@Filter", inputs: {frame: a.picture}}\n',
-        ["g.yaml:2: nodes.a.inputs.frame: closes a cycle: a -> a; frames flow one way"],
-    ),
-    "unknown edge": (
-        SHOW + "edges:\n  camera.frame -> shw.frame: {policy: latest}",
-        ["g.yaml:6: edges.camera.frame -> shw.frame: there is no such edge; did you mean 'camera.frame -> show.frame'?"],
-    ),
-    "empty unknown edge": (
-        SHOW + "edges:\n  x:",
-        ["g.yaml:6: edges.x: there is no such edge; edges: camera.frame -> show.frame"],
-    ),
-    "policy": (
-        SHOW + "edges:\n  camera.frame -> show.frame: {policy: drop}",
-        ["g.yaml:6: edges.camera.frame -> show.frame.policy: is 'drop'; valid: block, drop_oldest, drop_newest, latest"],
-    ),
-    "queue": (
-        SHOW + "edges:\n  camera.frame -> show.frame: {queue: 0}",
-        ["g.yaml:6: edges.camera.frame -> show.frame.queue: is 0, expected at least 1"],
-    ),
-    "queue is no number": (
-        SHOW + "edges:\n  camera.frame -> show.frame: {queue: long}",
-        ["g.yaml:6: edges.camera.frame -> show.frame.queue: is 'long', expected a whole number"],
-    ),
-    "queue of latest": (
-        SHOW + "edges:\n  camera.frame -> show.frame: {policy: latest, queue: 3}",
-        ["g.yaml:6: edges.camera.frame -> show.frame.queue: is 3, but `latest` keeps 1; see drop_oldest"],
-    ),
-    "join": (
-        SHOW + "edges:\n  camera.frame -> show.frame: {join: held}",
-        ["g.yaml:6: edges.camera.frame -> show.frame.join: is 'held'; did you mean 'hold'?"],
-    ),
-    "only hold": (
-        SHOW + "edges:\n  camera.frame -> show.frame: {join: hold}",
-        ["g.yaml:4: nodes.show.inputs: are all `join: hold`; one must be `seq`, to set the pace"],
-    ),
-    "live": (SHOW + "live: fast", ["g.yaml:5: live: is 'fast', expected true or false"]),
-    "other graph": (
-        SHOW.replace("camera.frame", "other/camera.frame"),
-        ["g.yaml:4: nodes.show.inputs.frame: reads from the graph 'other', which needs `attach: other` at the top of the file"],
-    ),
-    "another graph": (
-        "attach: main\n" + SHOW.replace("camera.frame", "other/camera.frame"),
-        ["g.yaml:5: nodes.show.inputs.frame: reads from the graph 'other', but the file attaches to 'main'"],
-    ),
-    "attached to itself": ("attach: g\n" + SHOW, ["g.yaml:1: attach: is this graph's own name"]),
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_error(case: str) -> None:
     text, expected = CASES[case]
@@ -587,7 +338,7 @@ def places(value: Any, around: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 def test_whatever_stands_anywhere_is_an_error_and_not_a_crash() -> None:
     good_text = FACES + "edges: {detect.faces -> landmarks.found: {join: hold, policy: block, queue: 3}}"
-    data = yaml.safe_load(good_text.replace("@", f"{__name__}:"))
+    data = yaml.safe_load(good_text.replace("@", f"{Camera.__module__}:"))
     refused = 0
     for place in places(data):
         for odd in ODD:

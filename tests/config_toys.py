@@ -1,0 +1,118 @@
+"""Small nodes and graphs for the tests of graph files; @Camera stands for the Camera of this file."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graph import Detections, Faces, Frame, Input, Node, Output, array, setting
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Depth(Frame):
+    """A frame with more in it."""
+
+    metres: NDArray[np.float32] = array(np.float32, "H", "W")
+
+
+class Camera(Node):
+    """A source, live if it has a number."""
+
+    frame = Output(Frame)
+    uri: str | int = "clip.mp4"
+    width: int = setting(640, minimum=16, maximum=7680)
+    fps: float = setting(30.0, minimum=0.1)
+    noise: float = setting(0.0, maximum=64.0)
+    mode: Literal["fast", "slow"] = "fast"
+    crop: tuple[int, int] = (0, 0)
+    mirror: bool = False
+    title: str | None = None
+
+    def live(self) -> bool:
+        return isinstance(self.uri, int)
+
+    def process(self) -> Any:
+        yield None
+
+
+class DepthCamera(Node):
+    """A source of a subclass of Frame."""
+
+    frame = Output(Depth)
+
+    def process(self) -> Any:
+        yield None
+
+
+class Detect(Node):
+    frame = Input(Frame)
+    faces = Output(Detections)
+
+    def process(self, frame: Frame) -> None: ...
+
+
+class Landmarks(Node):
+    frame = Input(Frame)
+    found = Input(Detections)
+    faces = Output(Faces)
+
+    def process(self, frame: Frame, found: Detections) -> None: ...
+
+
+class Filter(Node):
+    frame = Input(Frame)
+    picture = Output(Frame)
+
+    def process(self, frame: Frame) -> None: ...
+
+
+class Render(Node):
+    frame = Input(Frame)
+    faces = Input(Faces, optional=True)
+
+    def process(self, frame: Frame, faces: Faces | None) -> None: ...
+
+
+class Either(Node):
+    left = Input(Frame, optional=True)
+    right = Input(Frame, optional=True)
+
+    def process(self, left: Frame | None, right: Frame | None) -> None: ...
+
+
+class Show(Node):
+    frame = Input(Frame)
+
+    def process(self, frame: Frame) -> None: ...
+
+
+class Writer(Node):
+    """A sink that checks its settings itself."""
+
+    frame = Input(Frame)
+    path: str
+    fps: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.path.endswith(".txt"):
+            raise ValueError("a .txt holds no pictures; write .mp4")
+
+    def process(self, frame: Frame) -> None: ...
+
+
+SHOW = """\
+name: g
+nodes:
+  camera: {type: "@Camera"}
+  show: {type: "@Show", inputs: {frame: camera.frame}}
+"""
+
+FACES = """\
+name: g
+nodes:
+  camera: {type: "@Camera"}
+  detect: {type: "@Detect", inputs: {frame: camera.frame}}
+  landmarks: {type: "@Landmarks", inputs: {frame: camera.frame, found: detect.faces}}
+  render: {type: "@Render", inputs: {frame: camera.frame, faces: landmarks.faces}}
+"""
