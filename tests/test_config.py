@@ -1,7 +1,6 @@
 """Graph files: what they may say, and every kind of mistake in them, by the exact text of its error."""
 
 
-
 import copy
 import logging
 from pathlib import Path

@@ -53,6 +53,9 @@ class LandmarkSettings(Strict):
     """Folder of WIDER FACE, below `data`: crops between its faces teach what is no face."""
     background_terms: str = "terms not stated"
     """Terms of both, for the card."""
+    lookalikes: Path | None = None
+    """Config of a face detector's training, in whose backgrounds the released detector looks for what is no face: a
+    third of the crops that show none (see training.lookalikes). Empty: none."""
     negatives: float = Field(0.12, ge=0, lt=1)
     """Share of a batch that shows no face or has lost it."""
     rare: float = Field(2.0, ge=1)

@@ -21,6 +21,7 @@ from training.landmark_data import MIRROR, Sample
 from training.landmark_loss import landmark_loss
 from training.landmark_net import POSE_UNIT, Deployed
 from training.landmark_settings import LandmarkSettings, Source
+from training.lookalikes import find_lookalikes
 from training.networks import has_pose
 from training.settings import SettingsError
 from training.task import Batch, Deployment, network_input, relit
@@ -61,6 +62,7 @@ class LandmarkTask:
         self.crops = relabelled(self.crops, settings)
         self.validation = Validation(validation, settings)
         self.backgrounds = read_backgrounds(settings, held_out=False)
+        self.lookalikes = settings.lookalikes and find_lookalikes(settings.lookalikes, settings.data, held_out=False)
         self.states = landmark_data.states(self.crops.points)
         self.chances = self._chances()
         sources = [settings.sources[name] for name in self.crops.sources]
@@ -160,7 +162,9 @@ class LandmarkTask:
         return augment.relight(rng, image) if mild else augment.degrade(rng, image, self._other(rng)), points
 
     def _no_face(self, rng: np.random.Generator, index: int) -> np.ndarray:
-        if len(self.backgrounds) and rng.random() < 0.6:
+        if self.lookalikes and rng.random() < 0.33:
+            image = self.lookalikes.draw(rng, self.settings.size)
+        elif len(self.backgrounds) and rng.random() < 0.6:
             image = self._other(rng)
         else:
             view = augment.draw_miss(rng, self.crops.points[index], self.settings.size)
@@ -276,6 +280,8 @@ class Validation:
         self.points = np.stack(points)
         self.images = np.stack(cuts)
         self.known = np.array([settings.sources[name].states for name in self.sources])
+        like = settings.lookalikes and find_lookalikes(settings.lookalikes, settings.data, held_out=True)
+        self.lookalikes = like.crops(settings.size) if like else None
         backgrounds = read_backgrounds(settings, held_out=True)
         middle = (landmark_data.CACHE_SIDE - settings.size) // 2
         inner = slice(middle, middle + settings.size) if middle > 0 else slice(None)
@@ -309,6 +315,8 @@ class Validation:
         found["present"] = float((out["presence"] > 0).mean())
         if len(self.backgrounds):
             found["false_present"] = float((run(network, self.backgrounds)["presence"] > 0).mean())
+        if self.lookalikes is not None:
+            found["false_lookalikes"] = float((run(network, self.lookalikes)["presence"] > 0).mean())
         return found
 
     def errors(self, run: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, float]:

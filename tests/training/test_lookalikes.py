@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+torch = pytest.importorskip("torch")
+
+from nodes._geometry import crop, crop_matrix, landmark_box, landmark_roll  # noqa: E402
+from tests.portrait import LANDMARKS  # noqa: E402
+from tests.training.faces68 import write_two_sets  # noqa: E402
+from training.export import portrait  # noqa: E402
+from training.landmark_settings import LandmarkSettings  # noqa: E402
+from training.landmark_task import LandmarkTask  # noqa: E402
+from training.lookalikes import UPRIGHT, find_lookalikes  # noqa: E402
+from training.settings import SettingsError  # noqa: E402
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Backgrounds that the released detector finds something in: a portrait passes for a dog."""
+    (tmp_path / "backgrounds").mkdir()
+    for i in range(8):
+        cv2.imwrite(str(tmp_path / f"backgrounds/{i}.png"), np.roll(portrait(), 8 * i, 1))
+    cv2.imwrite(str(tmp_path / "backgrounds/person.png"), portrait())
+    settings = {"data": "data", "backgrounds": "backgrounds", "background_hold_out": 0.5,
+                "not_backgrounds": ["person.png"]}
+    config = {"name": "faces", "task": "training.faces_task:FaceTask", "steps": 1, "settings": settings}
+    (tmp_path / "faces.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def test_lookalikes_are_what_the_detector_finds_and_are_seen_as_faces_are(data: Path) -> None:
+    train, held = (find_lookalikes(data / "faces.yaml", data, held_out) for held_out in (False, True))
+    assert len(train.images) + len(held.images) >= 8 * 2  # in eight pictures, near and far, and the person in none
+    face = crop(portrait(), crop_matrix(landmark_box(LANDMARKS[None]), 160), 160)[0]
+    likest = max(np.corrcoef(one.mean(2).ravel(), face.mean(2).ravel())[0, 1] for one in train.crops(160))
+    assert likest > 0.5  # boxes differ by some pixels; of other places it is 0.1
+    assert np.abs(landmark_roll(train.points)).max() < 1e-6
+    assert train.draw(np.random.default_rng(0), 64).shape == (64, 64, 3)
+
+
+def test_the_upright_face_is_one() -> None:
+    assert landmark_roll(UPRIGHT[None])[0] == 0 and landmark_box(UPRIGHT[None])[0].tolist() == [0, 0, 1, 1]
+
+
+def test_lookalikes_are_shown_as_no_faces_and_measured(data: Path) -> None:
+    sources = write_two_sets(data)
+    own = {"data": data, "cache": data / "cache", "size": 64, "sources": sources, "negatives": 0.9}
+    with_them = LandmarkTask(LandmarkSettings(**own, lookalikes=data / "faces.yaml"))
+    batch = with_them.batch(np.random.default_rng(0), 64)
+    absent = (batch["presence"] == 0).numpy()
+    plain = LandmarkTask(LandmarkSettings(**own)).batch(np.random.default_rng(0), 64)
+    grey = [image.float().std() for image in batch["image"][absent]]
+    assert 40 < absent.sum() < 64 and np.mean(grey) > 1 and not torch.equal(batch["image"], plain["image"])
+    assert 0 <= with_them.validate(with_them.network().eval())["false_lookalikes"] <= 1
+
+
+def test_backgrounds_in_which_nothing_is_found_are_named(data: Path) -> None:
+    for path in (data / "backgrounds").iterdir():
+        cv2.imwrite(str(path), np.full((64, 64, 3), 90, np.uint8))
+    with pytest.raises(SettingsError, match=r"faces\.yaml: nothing found in 8 backgrounds"):
+        find_lookalikes(data / "faces.yaml", data, held_out=False)
