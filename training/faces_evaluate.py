@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from nodes import _backend, _boxes
 from nodes._geometry import Image, crop, crop_matrix, landmark_box, landmark_roll, to_input
+from nodes.landmarks import LandmarkModel, certain
 from training.faces_data import Picture, face_ovals, five_points, read_backgrounds, read_wider, split
 from training.faces_metric import IOU, Curve, Detected, curve, match, operating_point
 from training.faces_settings import SIZES, FaceSettings
@@ -91,6 +92,15 @@ def measure_points(maps: Maps, samples: list[Sample], size: tuple[int, int]) -> 
     return table, np.array(edges, np.float32).reshape(-1, 4)
 
 
+def landmarked(picture: Picture, boxes: Floats, size: tuple[int, int]) -> int:
+    """Return how many boxes (F, 4) of the picture fitted to `size` the released landmark network takes for faces."""
+    if not len(boxes):
+        return 0
+    _, scale, offset = _boxes.letterbox(picture.image(), size)
+    faces = LandmarkModel().predict(picture.image(), _boxes.to_frame(boxes, scale, offset))
+    return int(((faces.scores >= 0.5) & certain(faces)).sum())
+
+
 def alarms_of(found: list[Detected], threshold: float) -> list[tuple[int, int]]:
     """Return (picture, detection) of the false alarms that score at least `threshold`, best first."""
     alarms = []
@@ -164,6 +174,8 @@ def measure(options: Any) -> dict[str, float]:
     if empty:
         table["backgrounds"] = len(empty)
         table["false alarms per background"] = sum(len(one.scores) for one in on_empty) / len(empty)
+        kept = sum(landmarked(picture, one.boxes, size) for picture, one in zip(empty, on_empty, strict=True))
+        table["of them given landmarks"] = kept / len(empty)
     for name, folder in settings.points_held_out.items():
         more, edges = measure_points(maps, read_folder(settings.data / folder, name)[0], size)
         table |= {f"{name}: {key}": value for key, value in more.items()}

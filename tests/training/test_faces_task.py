@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from nodes._backend import MODELS  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
 from training import evaluate, export  # noqa: E402
 from training.faces_data import Picture, five_points  # noqa: E402
-from training.faces_evaluate import find, in_picture, measure_points  # noqa: E402
+from training.faces_evaluate import find, in_picture, landmarked, measure_points  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
 from training.faces_points import with_points  # noqa: E402
 from training.faces_settings import FaceSettings  # noqa: E402
@@ -195,6 +196,15 @@ def test_points_and_box_edges_are_measured_where_a_face_is_found(tmp_path):
     expected = [(low[0] - 10) / 30, (low[1] - 12) / 36, (high[0] - 40) / 30, (high[1] - 48) / 36]
     np.testing.assert_allclose(edges, [expected], atol=1e-3)
     assert measure_points(one_face((10, 12, 40, 48), score=-5), [sample], (64, 64))[0] == {"faces found, %": 0}
+
+
+def test_false_alarms_are_landmarked_where_the_landmark_network_believes_them():
+    image = np.full((600, 1024, 3), 90, np.uint8)
+    image[:, :512] = export.portrait()
+    found = Picture(Path("p"), "p", np.zeros((0, 4), np.float32), np.zeros(0, bool), [image])
+    face, wall = (178 / 2, 110 / 2, 358 / 2, 336 / 2), (380, 100, 470, 210)
+    for boxes, believed in (((face, wall), 1), ((wall,), 0), ((), 0)):
+        assert landmarked(found, np.array(boxes, np.float32).reshape(-1, 4), (512, 300)) == believed
 
 
 def test_boxes_go_back_to_the_picture(data):
