@@ -26,10 +26,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from nodes import _backend
 from nodes._geometry import MEAN, SCALE, to_input
 from training import checkpoint, mnn_converter, quantise
+from training.heads import take_heads
 from training.landmark_net import macs
 from training.settings import RunSettings, SettingsError, checked
 from training.task import Deployment, load_task
-from training.tutor import tutor_of
+from training.tutor import taught, tutor_of
 
 logger = logging.getLogger("training")
 
@@ -40,11 +41,12 @@ BACKENDS = {"onnxruntime": ".onnx", "mnn": ".mnn", "torch": ".pt2"}
 
 
 def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, int8: bool = False,
-           tutor: bool = False) -> dict[str, Any]:
+           tutor: bool = False, heads: Path | None = None) -> dict[str, Any]:
     """Write target.onnx, .mnn, .pt2, .json and .png from the averaged weights of a checkpoint; return the card.
 
     With `int8` also target-int8.onnx, .mnn and .json, and the comparison with the others as card["int8"]. With `tutor`
-    the larger network that learnt beside the checkpoint's own (`training.tutor`) is written.
+    the larger network that learnt beside the checkpoint's own (`training.tutor`) is written, with `heads` the heads of
+    another checkpoint (`training.heads`).
     """
     state = checkpoint.load(source)
     settings = checked(RunSettings, state["settings"] | {"device": "cpu"}, str(source))
@@ -52,6 +54,9 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
     network = task.network()
     network.load_state_dict(state["ema"])
     network = tutor_of(network) if tutor else network
+    made = origin(state)
+    if heads is not None:
+        made["heads"] = origin(take_heads(taught(network), heads))
     network.eval()
     deployment = task.deploy(network, portrait())
     with torch.inference_mode():
@@ -67,9 +72,7 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
         "outputs": deployment.outputs,
         "cost": cost(deployment),
         "accuracy": {name: round(value, 4) for name, value in metrics.items()},
-        "training": {"steps": state["step"], "minutes": round(state["seconds"] / 60, 1), "seed": settings.seed,
-                     "commit": state["commit"], "init": settings.init and str(settings.init),
-                     "settings": settings.settings | {"data": "data"}},
+        "training": made,
         "data": deployment.terms,
         "parity": differences,
         "files": {target.name + suffix: sha256(target.with_suffix(suffix)) for suffix in BACKENDS.values()},
@@ -79,6 +82,13 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
     text = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found.group()), text)  # a list on one line
     target.with_suffix(".json").write_text(text + "\n")
     return card | ({"int8": quantise.quantise(deployment, target, card)} if int8 else {})
+
+
+def origin(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what a card says of the run that a checkpoint is from."""
+    settings = state["settings"]
+    return {"steps": state["step"], "minutes": round(state["seconds"] / 60, 1), "seed": settings["seed"],
+            "commit": state["commit"], "init": settings["init"], "settings": settings["settings"] | {"data": "data"}}
 
 
 def input_shape(deployment: Deployment) -> list[int | str]:
@@ -206,13 +216,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="path of the files without suffix")
     parser.add_argument("--data", help="folder of the data sets, when it has moved since training")
     parser.add_argument("--tutor", action="store_true", help="the larger network that learnt beside it")
+    parser.add_argument("--heads", type=Path, help="checkpoint whose presence and state heads are taken")
     parser.add_argument("--int8", action="store_true", help="write int8 versions too, and compare")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     try:
         moved = {"data": options.data} if options.data else None
-        card = export(options.checkpoint, options.target, moved, options.int8, options.tutor)
+        card = export(options.checkpoint, options.target, moved, options.int8, options.tutor, options.heads)
     except SettingsError as exc:
         logger.error("%s", exc)
         return 2

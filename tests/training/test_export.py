@@ -181,6 +181,29 @@ def test_pupil_and_tutor_are_exported_each_for_itself(tmp_path: Path) -> None:
     assert np.abs(trained - second).max() > 0.1
 
 
+@pytest.mark.slow
+def test_heads_of_another_run_leave_the_points_where_they_are(tmp_path: Path) -> None:
+    paths = [untrained(tmp_path / name, "slim-vote") for name in ("own", "other")]
+    state = checkpoint.load(paths[1])
+    for value in state["ema"].values():
+        if value.is_floating_point():
+            value += torch.rand(value.shape, generator=torch.Generator().manual_seed(0))
+    checkpoint.save(paths[1], state | {"step": 7})
+    plain, mixed = (export.export(paths[0], tmp_path / name, heads=heads)
+                    for name, heads in (("plain", None), ("mixed", paths[1])))
+    assert (plain["training"].get("heads"), mixed["training"]["heads"]["steps"]) == (None, 7)
+    image = np.random.default_rng(0).normal(0, 1, (2, 3, 64, 64)).astype(np.float32)
+    before, after = (_backend.load(tmp_path / name, "onnxruntime").run(image) for name in ("plain", "mixed"))
+    for name in ("landmarks", "spread"):
+        np.testing.assert_allclose(before[name], after[name], atol=1e-3)
+    for name in ("presence", "states"):
+        assert np.abs(before[name] - after[name]).max() > 0.01
+    for network, wrong in (("shufflenetv2-50-vote", "heads of another network"), ("slim", "MeanNet has none")):
+        with pytest.raises(SettingsError, match=wrong):
+            export.export(untrained(tmp_path / network, network), tmp_path / "out", heads=paths[1])
+    assert not list(tmp_path.glob("out*"))
+
+
 def evaluate_points(model: Path) -> np.ndarray:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     return Predictor(model)([image], np.array([[10, 10, 50, 50]], np.float32)).points
