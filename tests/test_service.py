@@ -95,7 +95,8 @@ def shows_what_it_does(g: RunningGraph) -> None:
     def measured() -> bool:
         stats = g.stats()
         known = stats["paths"]["write"] is not None and "copy.copied -> attached" in stats["edges"]
-        return known and stats["nodes"]["copy"]["fps"] > 0  # a rate of the last seconds
+        rates = stats["nodes"]["copy"]["fps"], stats["edges"]["source.frame -> copy.frame"]["rate"]
+        return known and min(rates) > 0  # of the last seconds, each from the reports of another process
 
     assert eventually(measured)
     stats = g.stats()

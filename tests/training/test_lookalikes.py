@@ -37,7 +37,7 @@ def test_lookalikes_are_what_the_detector_finds_and_are_seen_as_faces_are(data: 
     face = crop(portrait(), crop_matrix(landmark_box(LANDMARKS[None]), 160), 160)[0]
     likest = max(np.corrcoef(one.mean(2).ravel(), face.mean(2).ravel())[0, 1] for one in train.crops(160))
     assert likest > 0.5  # boxes differ by some pixels; of other places it is 0.1
-    assert np.abs(landmark_roll(train.points)).max() < 1e-6
+    assert np.abs(landmark_roll(train.points)).max() < 1e-4
     assert train.draw(np.random.default_rng(0), 64).shape == (64, 64, 3)
 
 
