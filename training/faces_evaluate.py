@@ -92,12 +92,12 @@ def measure_points(maps: Maps, samples: list[Sample], size: tuple[int, int]) -> 
     return table, np.array(edges, np.float32).reshape(-1, 4)
 
 
-def landmarked(picture: Picture, boxes: Floats, size: tuple[int, int]) -> int:
-    """Return how many boxes (F, 4) of the picture fitted to `size` the released landmark network takes for faces."""
+def landmarked(model: LandmarkModel, picture: Picture, boxes: Floats, size: tuple[int, int]) -> int:
+    """Return how many boxes (F, 4) of the picture fitted to `size` the landmark network takes for faces."""
     if not len(boxes):
         return 0
     _, scale, offset = _boxes.letterbox(picture.image(), size)
-    faces = LandmarkModel().predict(picture.image(), _boxes.to_frame(boxes, scale, offset))
+    faces = model.predict(picture.image(), _boxes.to_frame(boxes, scale, offset))
     return int(((faces.scores >= 0.5) & certain(faces)).sum())
 
 
@@ -174,7 +174,8 @@ def measure(options: Any) -> dict[str, float]:
     if empty:
         table["backgrounds"] = len(empty)
         table["false alarms per background"] = sum(len(one.scores) for one in on_empty) / len(empty)
-        kept = sum(landmarked(picture, one.boxes, size) for picture, one in zip(empty, on_empty, strict=True))
+        model = LandmarkModel()
+        kept = sum(landmarked(model, picture, one.boxes, size) for picture, one in zip(empty, on_empty, strict=True))
         table["of them given landmarks"] = kept / len(empty)
     for name, folder in settings.points_held_out.items():
         more, edges = measure_points(maps, read_folder(settings.data / folder, name)[0], size)

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from nodes import _boxes  # noqa: E402
 from nodes._backend import MODELS  # noqa: E402
+from nodes.landmarks import LandmarkModel  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
 from training import evaluate, export  # noqa: E402
 from training.faces_data import Picture, five_points  # noqa: E402
@@ -204,7 +205,7 @@ def test_false_alarms_are_landmarked_where_the_landmark_network_believes_them():
     found = Picture(Path("p"), "p", np.zeros((0, 4), np.float32), np.zeros(0, bool), [image])
     face, wall = (178 / 2, 110 / 2, 358 / 2, 336 / 2), (380, 100, 470, 210)
     for boxes, believed in (((face, wall), 1), ((wall,), 0), ((), 0)):
-        assert landmarked(found, np.array(boxes, np.float32).reshape(-1, 4), (512, 300)) == believed
+        assert landmarked(LandmarkModel(), found, np.array(boxes, np.float32).reshape(-1, 4), (512, 300)) == believed
 
 
 def test_boxes_go_back_to_the_picture(data):
