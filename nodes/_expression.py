@@ -6,8 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LIDS = ((36, 39, ((37, 41), (38, 40))), (42, 45, ((43, 47), (44, 46))), (60, 64, ((61, 67), (62, 66), (63, 65))))
-"""Corners, and upper with lower points, of the image's left eye, its right eye, and the inner lips (iBUG 68)."""
+CORNERS = np.array([(36, 39), (42, 45), (60, 64)]).T
+"""Left and right corners (2, 3) of the image's left eye, its right eye, and the inner lips (iBUG 68)."""
+
+LIDS = np.array([(37, 41), (38, 40), (43, 47), (44, 46), (61, 67), (62, 66), (63, 65)]).T
+"""Upper and lower points (2, 7) of the same, whose gaps count by the columns of `SHARES` (7, 3)."""
+SHARES = np.repeat(np.eye(3) / (2, 2, 3), (2, 2, 3), axis=0)
 
 SHUT, REOPENED = 0.5, 0.7
 """Share of its usual opening below which an eye is shut, and above which it is open again. Between the two nothing
@@ -34,17 +38,18 @@ def openness(landmarks: NDArray[Any]) -> NDArray[np.float32]:
     An eye's is its aspect ratio (Soukupova and Cech 2016, eq. 1): about 0.3 when open, under 0.15 when closed; the
     mouth's is that of the inner lips, 0 when closed. Size, place and roll do not matter; a turn of the head raises it.
     """
-    ratios = []
-    for left, right, pairs in LIDS:
-        gaps = [np.linalg.norm(landmarks[:, upper] - landmarks[:, lower], axis=-1) for upper, lower in pairs]
-        width = np.linalg.norm(landmarks[:, left] - landmarks[:, right], axis=-1)
-        ratios.append(np.mean(gaps, axis=0) / np.maximum(width, 1e-6))
-    return np.stack(ratios, axis=1).astype(np.float32)
+    gaps = np.linalg.norm(landmarks[:, LIDS[0]] - landmarks[:, LIDS[1]], axis=-1)
+    return np.asarray(gaps @ SHARES / np.maximum(widths(landmarks), 1e-6), np.float32)
 
 
-def eye_width(landmarks: NDArray[Any]) -> float:
-    """Return the mean width of both eyes of landmarks (68, 2), in their unit."""
-    return float(np.mean([np.linalg.norm(landmarks[left] - landmarks[right]) for left, right, _ in LIDS[:2]]))
+def widths(landmarks: NDArray[Any]) -> NDArray[Any]:
+    """Return (F, 3): the distance between the corners of left eye, right eye and mouth of landmarks (F, 68, 2)."""
+    return np.asarray(np.linalg.norm(landmarks[:, CORNERS[0]] - landmarks[:, CORNERS[1]], axis=-1))
+
+
+def eye_widths(landmarks: NDArray[Any]) -> NDArray[Any]:
+    """Return (F,) the mean width of both eyes of landmarks (F, 68, 2), in their unit."""
+    return np.asarray(widths(landmarks)[:, :2].mean(1))
 
 
 class Blinks:

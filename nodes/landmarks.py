@@ -105,37 +105,42 @@ class LandmarkModel:
             boxes = landmark_boxes(boxes, rolls)
         if not len(boxes):
             return Faces()
-        faces = self._look(image, boxes, rolls, fov)
+        seen = self._look(image, boxes, rolls)
         for _ in range(LOOKS - 1):
-            found_rolls = landmark_roll(faces.landmarks)
-            found = landmark_box(faces.landmarks, found_rolls)
+            found_rolls = landmark_roll(seen["landmarks"])
+            found = landmark_box(seen["landmarks"], found_rolls)
             off = (apart(boxes, found) > OFF_CENTRE) | (angle_between(found_rolls, rolls) > LEANING) | rough
-            off &= faces.scores > 0.5
+            off &= seen["scores"] > 0.5
             rough = False
             if not off.any():
                 break
-            again = self._look(image, found[off], found_rolls[off], fov)
-            for name in PARTS:
-                getattr(faces, name)[off] = getattr(again, name)
+            for name, values in self._look(image, found[off], found_rolls[off]).items():
+                seen[name][off] = values
             boxes, rolls = np.where(off[:, None], found, boxes), np.where(off, found_rolls, rolls)
-        return faces
-
-    def _look(self, image: Image, boxes: Floats, rolls: Floats, fov: float) -> Faces:
-        matrices = crop_matrix(boxes, self._size, MARGIN, rolls)
-        outputs = self._network.run(to_input(crop(image, matrices, self._size)))
-        landmarks = apply(invert(matrices), outputs["landmarks"])
-        spread = outputs.get("spread", np.full((len(boxes), 68), UNKNOWN_SPREAD * self._size, np.float32))
-        scale = np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
+        landmarks = seen["landmarks"]
         return Faces(
             ids=np.arange(len(boxes)),
             boxes=landmark_box(landmarks),
-            scores=outputs["presence"],
+            scores=seen["scores"],
             landmarks=landmarks,
-            spread=(spread / scale[:, None]).astype(np.float32),
+            spread=seen["spread"],
             pose=head_pose(landmarks, camera_matrix(image.shape[1], image.shape[0], fov)),
-            states=outputs["states"],
+            states=seen["states"],
             openness=openness(landmarks),
         )
+
+    def _look(self, image: Image, boxes: Floats, rolls: Floats) -> dict[str, Floats]:
+        """Return what the network itself says of the faces at boxes (F, 4), in pixels of the picture."""
+        matrices = crop_matrix(boxes, self._size, MARGIN, rolls)
+        outputs = self._network.run(to_input(crop(image, matrices, self._size)))
+        spread = outputs.get("spread", np.full((len(boxes), 68), UNKNOWN_SPREAD * self._size, np.float32))
+        scale = np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
+        return {
+            "scores": outputs["presence"],
+            "landmarks": apply(invert(matrices), outputs["landmarks"]),
+            "spread": (spread / scale[:, None]).astype(np.float32),
+            "states": outputs["states"],
+        }
 
 
 def angle_between(a: Floats, b: Floats) -> Floats:

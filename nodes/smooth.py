@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Faces, Frame, Input, Node, Output, setting
-from nodes._expression import LEAST_EYE, Blinks, eye_width, openness
+from nodes._expression import LEAST_EYE, Blinks, eye_widths, openness
 from nodes._flow import Crop, Points, crop, face_size, neighbours, prior, regularise, track
 
 PERIOD = 1 / 30
@@ -299,7 +299,7 @@ class Smooth(Node):
             if face:
                 landmarks[row], pose[row], states[row] = face.points, face.pose, face.states
                 boxes[row] = *face.points.min(axis=0), *face.points.max(axis=0)
-                if eye_width(face.points) >= LEAST_EYE:
+                if eye_widths(face.points[None])[0] >= LEAST_EYE:
                     eyes = float(openness(face.points[None])[0, :2].mean())
                     face.blinks.see(raw.pts, eyes, float(face.states[:2].min()))
                 blinks[row] = face.blinks.count

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from graph import Faces
-from nodes._expression import LEAST_EYE, Blinks, eye_width, openness
+from nodes._expression import LEAST_EYE, Blinks, eye_widths, openness
 from tests import portrait
 from tests.bench.smoothing import blink_clip, ours_faces
 
@@ -57,8 +57,8 @@ def test_every_blink_of_a_noisy_clip_is_counted() -> None:
 
 def test_eyes_too_small_to_be_seen_shut_show_no_blinks() -> None:
     clip, _ = blink_clip(width=240, height=136)
-    assert eye_width(clip.true[0]) < LEAST_EYE
+    assert eye_widths(clip.true[:1])[0] < LEAST_EYE
     last = ours_faces(clip)[-1]
     assert isinstance(last, Faces)
     assert last.blinks.tolist() == [0]
-    assert eye_width(portrait.LANDMARKS) == pytest.approx(34.5, abs=0.5)
+    assert eye_widths(portrait.LANDMARKS[None])[0] == pytest.approx(34.5, abs=0.5)

@@ -92,7 +92,7 @@ def test_the_camera_sees_half_the_field_of_view_to_each_side() -> None:
 
 
 def test_angles_of_a_face_turned_in_the_image_plane() -> None:
-    assert angles(rotation(0, 0, 90)) == pytest.approx((0, 0, 90))
+    assert angles(rotation(0, 0, 90)[None])[0] == pytest.approx((0, 0, 90))
 
 
 def test_no_pose_is_nan_and_no_face_is_no_row() -> None:
@@ -100,3 +100,14 @@ def test_no_pose_is_nan_and_no_face_is_no_row() -> None:
     points[1] = np.nan
     assert np.isnan(head_pose(points, CAMERA)).all()
     assert head_pose(points[:0], CAMERA).shape == (0, 3)
+
+
+def test_points_of_no_head_give_some_pose_or_none() -> None:
+    """On a line, anywhere, or far beyond the picture, where the equations have no solution."""
+    rng = np.random.default_rng(3)
+    for spread in (1, 100, 1e4, 1e7):
+        points = rng.normal(400, spread, (500, 68, 2)).astype(np.float32)
+        points[:250, :, 1] = points[:250, :, 0] / 2
+        poses = head_pose(points, CAMERA)
+        assert (np.abs(poses[np.isfinite(poses).all(1)]) <= 180).all()
+        assert np.isfinite(poses).all() == (spread < 1e4)
