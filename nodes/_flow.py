@@ -1,6 +1,9 @@
-"""How the points of one face moved between two frames: optical flow on a small crop, and what it is worth."""
+"""How the points of faces moved between two frames: optical flow on a small crop of each, and what it is worth.
 
-import math
+F faces with 68 points each, in pixels of the frame unless said otherwise.
+"""
+
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -8,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
 
-Points = NDArray[np.float32]  # (68, 2), pixels of the frame unless said otherwise
+Points = NDArray[np.float32]
 
 SIDE = 160
 """Crop side, pixels. Cost and accuracy of the flow then do not depend on the resolution; an open eye is 7 px high."""
@@ -36,52 +39,71 @@ class Crop(NamedTuple):
 
     image: NDArray[Any]
     area: Area
-    origin: NDArray[np.float64]  # frame pixels of the crop's (-0.5, -0.5)
-    step: float  # frame pixels per crop pixel
 
-    def inside(self, points: NDArray[Any]) -> Points:
-        """Map frame pixels to crop pixels."""
-        return ((points - self.origin) / self.step - 0.5).astype(np.float32)
+    @property
+    def origin(self) -> tuple[float, float]:
+        """Frame pixels of the crop's (-0.5, -0.5)."""
+        return self.area.x - self.area.stride / 2, self.area.y - self.area.stride / 2
 
-    def outside(self, points: NDArray[Any]) -> NDArray[np.float64]:
-        """Map crop pixels to frame pixels."""
-        mapped: NDArray[np.float64] = (points + 0.5) * self.step + self.origin
-        return mapped
-
-
-def face_size(points: NDArray[Any]) -> float:
-    """Return the size of a face in frame pixels: side of the square as large as the tight box around its points."""
-    width, height = points.max(axis=0) - points.min(axis=0)
-    return max(math.sqrt(width * height), 1.0)
+    @property
+    def step(self) -> float:
+        """Frame pixels per crop pixel."""
+        return self.area.length / SIDE
 
 
-def crop(image: NDArray[Any], points: NDArray[Any], last: Crop | None = None) -> Crop:
-    """Cut the face out, upright and as it is, from a BGR picture; outside the picture its rim is repeated.
+def inside(crops: Sequence[Crop], points: NDArray[Any]) -> Points:
+    """Map points (F, 68, 2) to pixels of the crops of their faces."""
+    origins, steps = _places(crops)
+    return np.asarray((points - origins) / steps - 0.5, np.float32)
 
-    The place of the `last` crop is kept while the face fits it: on a still face two crops then differ by sensor noise
-    only, not by resampling. A large face is thinned out to every n-th pixel of every n-th row, so that a 4K face
+
+def outside(crops: Sequence[Crop], points: NDArray[Any]) -> NDArray[np.float64]:
+    """Map points (F, 68, 2) from pixels of the crops of their faces to pixels of the frame."""
+    origins, steps = _places(crops)
+    return np.asarray((points + 0.5) * steps + origins)
+
+
+def _places(crops: Sequence[Crop]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the origins (F, 1, 2) and steps (F, 1, 1) of crops."""
+    places = np.array([(*crop.origin, crop.step) for crop in crops]).reshape(-1, 1, 3)
+    return places[..., :2], places[..., 2:]
+
+
+def face_size(points: NDArray[Any]) -> NDArray[np.float64]:
+    """Return (...) the sizes of faces (..., 68, 2): side of the square as large as the tight box around the points."""
+    sides = points.max(axis=-2) - points.min(axis=-2)
+    return np.asarray(np.maximum(np.sqrt(sides[..., 0] * sides[..., 1]), 1.0), np.float64)
+
+
+def crop(image: NDArray[Any], points: NDArray[Any], last: Sequence[Crop | None]) -> list[Crop]:
+    """Cut faces (F, 68, 2) out, upright and as they are, from a BGR picture; outside the picture its rim is repeated.
+
+    The place of a face's `last` crop is kept while the face fits it: on a still face two crops then differ by sensor
+    noise only, not by resampling. A large face is thinned out to every n-th pixel of every n-th row, so that a 4K face
     costs no more than a small one. Green alone stands for grey (59 % of luma, and the least noisy channel of a
     Bayer sensor), which saves the conversion.
     """
-    low, high = points.min(axis=0), points.max(axis=0)
-    side = MARGIN * max(math.sqrt((high[0] - low[0]) * (high[1] - low[1])), 1.0)
-    middle = (low + high) / 2
-    area = last.area if last and fits(last.area, middle, side) else _area(middle, side)
-    small = cv2.resize(_samples(image, area), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-    return Crop(small, area, np.array([area.x, area.y]) - area.stride / 2, area.length / SIDE)
+    middles = ((points.min(axis=1) + points.max(axis=1)) / 2).tolist()
+    sides = (MARGIN * face_size(points)).tolist()
+    crops = []
+    for (x, y), side, before in zip(middles, sides, last, strict=True):
+        area = before.area if before and fits(before.area, x, y, side) else _area(x, y, side)
+        small = cv2.resize(_samples(image, area), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+        crops.append(Crop(small, area))
+    return crops
 
 
-def fits(area: Area, middle: NDArray[Any], side: float) -> bool:
-    """Return whether a square about `middle` lies well in an area: off by a tenth at most, within 19 % of its size."""
-    off = np.abs(middle - (area.x + area.length / 2, area.y + area.length / 2)).max()
-    return bool(off < area.length / 10 and 0.84 < side / area.length < 1.19)
+def fits(area: Area, x: float, y: float, side: float) -> bool:
+    """Return whether a square about x, y lies well in an area: off by a tenth at most, within 19 % of its size."""
+    half = area.length / 2
+    off = max(abs(x - area.x - half), abs(y - area.y - half))
+    return off < area.length / 10 and 0.84 < side / area.length < 1.19
 
 
-def _area(middle: NDArray[Any], side: float) -> Area:
+def _area(x: float, y: float, side: float) -> Area:
     stride = max(1, int(side // SIDE))
     count = max(8, int(side // stride))
-    x, y = np.rint(middle - count * stride / 2).astype(int).tolist()
-    return Area(x, y, count, stride)
+    return Area(round(x - count * stride / 2), round(y - count * stride / 2), count, stride)
 
 
 def _samples(image: NDArray[Any], area: Area) -> NDArray[Any]:
@@ -119,30 +141,36 @@ LOST = 1e3
 """Flow error of a point that was not found, crop px: larger than any motion, so its neighbours decide."""
 
 
-def track(before: Crop, now: Crop, points: NDArray[Any], guess: NDArray[Any]) -> tuple[Points, Points]:
-    """Follow frame points (68, 2) of one crop into the next and back.
+def track(
+    before: Sequence[Crop], now: Sequence[Crop], points: NDArray[Any], guess: NDArray[Any]
+) -> tuple[Points, Points]:
+    """Follow points (F, 68, 2) from the crops of their faces into the next ones and back.
 
-    `guess` says where they might be now. Returns their places in pixels of the crop `now` (68, 2) and the standard
-    error per axis (68,), to which the distance between start and return counts in full.
+    `guess` says where they might be now. Returns their places in pixels of the crops `now` (F, 68, 2) and the standard
+    error per axis (F, 68), to which the distance between start and return counts in full.
     """
-    start, guessed = before.inside(points), now.inside(guess)
-    flags = cv2.OPTFLOW_USE_INITIAL_FLOW
-    found, ok, texture = cv2.calcOpticalFlowPyrLK(
-        before.image, now.image, start, guessed.copy(), winSize=WINDOW, maxLevel=LEVELS, criteria=STOP,
-        flags=flags | cv2.OPTFLOW_LK_GET_MIN_EIGENVALS, minEigThreshold=1e-6,
-    )  # fmt: skip
-    back, ok_back, residual = cv2.calcOpticalFlowPyrLK(
-        now.image, before.image, found, found + (start - guessed), winSize=WINDOW, maxLevel=0, criteria=STOP,
-        flags=flags, minEigThreshold=1e-6,
-    )  # fmt: skip
-    missed = np.square(back - start).sum(axis=1)
-    noise = np.square(TEXTURE_LAW * residual[:, 0]) / np.maximum(texture[:, 0], 1e-6)
+    start, guessed = inside(before, points), inside(now, guess)
+    found, back = guessed.copy(), np.empty_like(start)
+    ok, texture, residual = np.empty(start.shape[:2], bool), np.empty_like(start[..., 0]), np.empty_like(start[..., 0])
+    for i, (old, new) in enumerate(zip(before, now, strict=True)):
+        _, ok_there, textures = cv2.calcOpticalFlowPyrLK(
+            old.image, new.image, start[i], found[i], winSize=WINDOW, maxLevel=LEVELS, criteria=STOP,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW | cv2.OPTFLOW_LK_GET_MIN_EIGENVALS, minEigThreshold=1e-6,
+        )  # fmt: skip
+        np.add(found[i], start[i] - guessed[i], out=back[i])
+        _, ok_back, residuals = cv2.calcOpticalFlowPyrLK(
+            new.image, old.image, found[i], back[i], winSize=WINDOW, maxLevel=0, criteria=STOP,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW, minEigThreshold=1e-6,
+        )  # fmt: skip
+        ok[i] = np.logical_and(ok_there, ok_back)[:, 0]
+        texture[i], residual[i] = textures[:, 0], residuals[:, 0]
+    missed = np.square(back - start).sum(axis=2)
+    noise = np.square(TEXTURE_LAW * residual) / np.maximum(texture, 1e-6)
     error = np.sqrt(FLOOR**2 + noise + missed)
-    lost = (ok[:, 0] == 0) | (ok_back[:, 0] == 0) | ~np.isfinite(error)
-    places, errors = np.asarray(found, np.float32), error.astype(np.float32)
-    errors[lost] = LOST
-    places[lost] = guessed[lost]
-    return places, errors
+    lost = ~ok | ~np.isfinite(error)
+    error[lost] = LOST
+    found[lost] = guessed[lost]
+    return found, error
 
 
 GROUPS = (
@@ -161,46 +189,46 @@ RIGID, LOCAL, OWN = 0.04, 0.013, 0.004
 the guess), of a feature (an opening mouth: 0.15 face sizes in 10 frames at 30 fps), and of a single point."""
 
 
+TOGETHER = np.array([[any(a in group and b in group for group in GROUPS) for a in range(68)] for b in range(68)])
+
+
 def neighbours(points: NDArray[Any]) -> NDArray[np.float64]:
-    """Return how closely two points move together, (68, 68), 1 on the diagonal, 0 across groups."""
-    scaled = points / (REACH * face_size(points))
-    distance = np.square(scaled[:, None] - scaled).sum(axis=2)
-    together = np.zeros((68, 68))
-    for group in GROUPS:
-        together[np.ix_(group, group)] = 1
-    affinity: NDArray[np.float64] = together * np.exp(-distance / 2)
-    return affinity
+    """Return how closely each two of points (F, 68, 2) move together, (F, 68, 68): 1 for the same, 0 across groups."""
+    scaled = points / (REACH * face_size(points)[:, None, None])
+    distance = np.square(scaled[:, :, None] - scaled[:, None]).sum(axis=3)
+    return np.asarray(TOGETHER * np.exp(-distance / 2))
 
 
 def prior(points: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the covariance (68, 68) of the points' motion beyond the guess, in face sizes squared, per axis.
+    """Return the covariance (F, 68, 68) of the motion of points (F, 68, 2) beyond the guess, face sizes^2, per axis.
 
     The face as a whole (an affine motion of variance RIGID at its rim), its features, and each point by itself.
     """
-    relative = (points - points.mean(axis=0)) / face_size(points)
-    affine = np.concatenate([np.ones((68, 1)), relative * 2], axis=1)
-    covariance: NDArray[np.float64] = RIGID**2 * affine @ affine.T + LOCAL**2 * neighbours(points)
-    return covariance + OWN**2 * np.eye(68)
+    relative = (points - points.mean(axis=1, keepdims=True)) / face_size(points)[:, None, None]
+    affine = np.concatenate((np.ones_like(relative[..., :1]), relative * 2), axis=2)
+    covariance = RIGID**2 * affine @ affine.swapaxes(1, 2) + LOCAL**2 * neighbours(points)
+    return np.asarray(covariance + OWN**2 * np.eye(68))
 
 
 def regularise(
     motion: NDArray[Any], error: NDArray[Any], covariance: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the expected true motion (68, 2) and its variance per axis (68,), given measured ones with their errors.
+    """Return the expected true motion (F, 68, 2) and its variance per axis (F, 68), given measured ones, their errors.
 
     Gaussian process regression (Rasmussen and Williams 2006, eq. 2.25-2.26): points without texture follow their
     neighbours. A point that contradicts the others' prediction of it by more than 3 sigma (leave-one-out residual,
     their eq. 5.12) is taken for less certain by the excess, smoothly.
     """
     noise = np.square(error.astype(np.float64))
-    weighed, precision = _solve(covariance, noise, motion)
-    residual = np.square(weighed).sum(axis=1) / np.square(precision)
-    excess = residual - 2 * 9 / precision
-    if excess.max() > 0:
-        noise += np.maximum(0, excess)
-        weighed, precision = _solve(covariance, noise, motion)
+    weighed, precision = np.empty(motion.shape), np.empty(noise.shape)
+    for i in range(len(motion)):
+        weighed[i], precision[i] = _solve(covariance[i], noise[i], motion[i])
+    excess = np.square(weighed).sum(axis=2) / np.square(precision) - 2 * 9 / precision
+    for i in np.flatnonzero(excess.max(axis=1, initial=0) > 0).tolist():
+        noise[i] += np.maximum(0, excess[i])
+        weighed[i], precision[i] = _solve(covariance[i], noise[i], motion[i])
     # K (K + N)^-1 = 1 - N (K + N)^-1, and its variance K - K (K + N)^-1 K = N - N (K + N)^-1 N, without a product.
-    return motion - noise[:, None] * weighed, np.maximum(noise - np.square(noise) * precision, 0)
+    return motion - noise[..., None] * weighed, np.maximum(noise - np.square(noise) * precision, 0)
 
 
 def _solve(

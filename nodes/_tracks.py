@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from nodes._boxes import overlaps
 from nodes._geometry import landmark_box, landmark_roll
 
 Floats = NDArray[np.float32]
@@ -203,8 +204,8 @@ def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[
     track that jumps. A track out of sight has less claim than any in sight, a new face the least.
     """
     doubled = np.zeros(len(looks), bool)
-    if present.sum() < 2:
-        return doubled
+    if np.count_nonzero(overlaps(boxes[present], boxes[present])) <= present.sum():
+        return doubled  # no two touch
     sides = _sides(boxes)
     kept: list[int] = []
     for row in sorted(np.flatnonzero(present), key=lambda row: _claim(looks[row], landmarks[row])):

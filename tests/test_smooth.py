@@ -9,8 +9,9 @@ import pytest
 
 from graph import Faces, Frame, Header
 from graph.testing import run_node
-from nodes._flow import LOST, crop, face_size, prior, regularise, track
-from nodes.smooth import GAP, Smooth, follow, noise_ratio, similarity, turned
+from nodes._flow import LOST, Crop, crop, face_size, inside, outside, prior, regularise, track
+from nodes._fusion import noise_ratio, similarity
+from nodes.smooth import GAP, Smooth, follow, turned
 from nodes.source import TestSource
 from tests.bench.smoothing import (
     amplitude,
@@ -52,39 +53,49 @@ def run(node: Smooth, steps: list[tuple[Any, Any, float, int]]) -> list[Faces]:
 # --- The flow and its errors
 
 
+def cut_out(image: Any, points: Any, last: Crop | None = None) -> Crop:
+    return crop(image, points[None], [last])[0]
+
+
+def tracked(before: Crop, now: Crop, points: Any, guess: Any) -> tuple[Any, Any]:
+    places, claim = track([before], [now], points[None], guess[None])
+    return places[0], claim[0]
+
+
 @pytest.mark.parametrize(("width", "height"), [(320, 180), (1280, 720), (3840, 2160)])
 def test_a_crop_maps_points_there_and_back_at_any_resolution(width: int, height: int) -> None:
     images, points = still_picture(height, width)
-    cut = crop(images[0], points)
+    cut = cut_out(images[0], points)
     assert cut.image.shape == (160, 160)
-    np.testing.assert_allclose(cut.outside(cut.inside(points)), points, atol=1e-3)
-    assert cut.inside(points).min() > 5 and cut.inside(points).max() < 155
+    within = inside([cut], points[None])
+    np.testing.assert_allclose(outside([cut], within)[0], points, atol=1e-3)
+    assert within.min() > 5 and within.max() < 155
 
 
 def test_a_crop_shows_what_lies_at_its_points() -> None:
     images, points = still_picture()
     for image in (images[0], np.ascontiguousarray(np.kron(images[0], np.ones((8, 8, 1), np.uint8)))):
         scale = image.shape[0] // 360
-        cut = crop(image, (points + 0.5) * scale - 0.5)
+        cut = cut_out(image, (points + 0.5) * scale - 0.5)
         x, y = np.meshgrid(np.arange(20, 140, 7), np.arange(20, 140, 7))
-        places = np.rint((cut.outside(np.stack([x, y], axis=-1)) + 0.5) / scale - 0.5).astype(int)
+        places = np.rint((outside([cut], np.stack([x, y], axis=-1)) + 0.5) / scale - 0.5).astype(int)
         difference = cut.image[y, x].astype(int) - images[0][places[..., 1], places[..., 0], 1]
         assert np.median(np.abs(difference)) <= 6
 
 
 def test_a_crop_stays_in_place_while_the_face_fits_it() -> None:
     images, points = still_picture()
-    first = crop(images[0], points)
-    assert crop(images[0], points + 5, first).area == first.area
-    assert crop(images[0], points * 1.1 - points.mean(axis=0) * 0.1, first).area == first.area
-    assert crop(images[0], points + 25, first).area != first.area
-    assert crop(images[0], points * 1.3 - points.mean(axis=0) * 0.3, first).area != first.area
+    first = cut_out(images[0], points)
+    assert cut_out(images[0], points + 5, first).area == first.area
+    assert cut_out(images[0], points * 1.1 - points.mean(axis=0) * 0.1, first).area == first.area
+    assert cut_out(images[0], points + 25, first).area != first.area
+    assert cut_out(images[0], points * 1.3 - points.mean(axis=0) * 0.3, first).area != first.area
 
 
 def test_a_crop_beyond_the_picture_repeats_its_rim() -> None:
     images, points = still_picture()
     for shift in ((-330, 0), (330, 0), (0, -250), (5000, 5000)):
-        cut = crop(images[0], points + np.array(shift))
+        cut = cut_out(images[0], points + np.array(shift))
         assert cut.image.shape == (160, 160)
 
 
@@ -93,9 +104,9 @@ def test_flow_finds_a_known_motion_and_says_how_well() -> None:
     missed, claimed = [], []
     for index in range(1, 8):
         before, after = (true_points(out["truth"][i])[0] for i in (index - 1, index))
-        old, new = (crop(out["frame"][i].image, p) for i, p in ((index - 1, before), (index, after)))
-        found, claim = track(old, new, before, after + 1.5)
-        missed.append(np.linalg.norm(found - new.inside(after), axis=1))
+        old, new = (cut_out(out["frame"][i].image, p) for i, p in ((index - 1, before), (index, after)))
+        found, claim = tracked(old, new, before, after + 1.5)
+        missed.append(np.linalg.norm(found - inside([new], after[None])[0], axis=1))
         claimed.append(claim)
     assert np.median(missed) < 0.12
     ratio = np.median(np.concatenate(missed) / np.concatenate(claimed)) / 1.18  # median length of a 2-D unit Gaussian
@@ -104,9 +115,9 @@ def test_flow_finds_a_known_motion_and_says_how_well() -> None:
 
 def test_flow_into_a_plain_crop_is_not_believed() -> None:
     images, points = still_picture()
-    cut = crop(images[0], points)
+    cut = cut_out(images[0], points)
     plain = cut._replace(image=np.full_like(cut.image, 90))
-    _, claim = track(cut, plain, points, points)
+    _, claim = tracked(cut, plain, points, points)
     assert np.mean(claim > 1.5) > 0.9
 
 
@@ -119,7 +130,7 @@ def test_lost_points_follow_their_neighbours() -> None:
     measured = motion.copy()
     for lost in (5, 30, 37, 38, 57):
         measured[lost], claim[lost] = (40, 40), LOST
-    expected, variance = regularise(measured, claim, prior(shape) * size**2)
+    (expected,), (variance,) = regularise(measured[None], claim[None], prior(shape[None]) * size**2)
     np.testing.assert_allclose(expected, motion, atol=0.35)
     assert variance[5] > 4 * variance[4]
 
@@ -129,7 +140,7 @@ def test_a_confident_but_contradicting_point_is_overruled() -> None:
     shape = LANDMARKS / face_size(LANDMARKS) * size
     measured = np.tile([3.0, 1.0], (68, 1))
     measured[8] = (-12.0, 9.0)
-    expected, _ = regularise(measured, np.full(68, 0.05), prior(shape) * size**2)
+    (expected,), _ = regularise(measured[None], np.full((1, 68), 0.05), prior(shape[None]) * size**2)
     assert np.linalg.norm(expected[8] - (3, 1)) < 1.0
     np.testing.assert_allclose(expected[:7], measured[:7], atol=0.4)
 
@@ -147,7 +158,7 @@ def test_noise_ratio_measures_noise_and_ignores_a_few_moving_points() -> None:
     random = np.random.default_rng(0)
     difference = random.normal(0, 3.0 * np.sqrt(2), (68, 2))
     difference[36:48] += 50
-    assert noise_ratio(difference, np.full(68, 6.0)) == pytest.approx(0.25, rel=0.5)
+    assert noise_ratio(difference[None], np.full((1, 68), 6.0))[0] == pytest.approx(0.25, rel=0.5)
 
 
 def test_follow_averages_small_changes_and_takes_large_ones_at_once() -> None:
@@ -395,6 +406,7 @@ def test_input_arrays_are_neither_kept_nor_written() -> None:
     out = node.process(Frame(header=header, image=images[0]), found.with_header(header))
     for name in ("landmarks", "pose", "states", "boxes"):
         assert not np.shares_memory(getattr(out, name), getattr(found, name))
-    face = node._tracks[0]
-    assert face.crop is not None and not np.shares_memory(face.crop.image, images[0])
-    assert not any(np.shares_memory(value, found.landmarks) for value in (face.points, face.raw))
+    kept = node._memory
+    assert not np.shares_memory(node._crops[0].image, images[0])
+    assert not any(np.shares_memory(value, found.landmarks) for value in (kept.points, kept.raw))
+    assert not any(np.shares_memory(kept.pose, value) for value in (found.pose, out.pose))
