@@ -146,6 +146,11 @@ def read_picture(path: str) -> Image:
     return picture
 
 
+def wait_until(moment: float) -> None:
+    """Sleep until `moment` on the monotonic clock; not at all if it has passed."""
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
 class TestSource(Node):
     """Show a picture that pans, zooms, turns and jumps along a known path, or plain and noise frames for benchmarks.
 
@@ -195,15 +200,18 @@ class TestSource(Node):
 
     def process(self) -> Iterator[dict[str, Message]]:
         """Yield frames with the truth about them."""
-        start = time.monotonic()
-        index = 0
+        start, lead, index = time.monotonic(), 0.0, 0
         while not self.frames or index < self.frames:
             pts = index / self.fps
+            if self.paced:  # a camera's work on a frame comes just before it, and not beside that of the graph
+                wait_until(start + pts - lead)
+            begun = time.monotonic()
             transforms = self.transforms(pts)
             image = self.empty((self.height, self.width, 3))
             self._fill(image, index, transforms)
+            lead = max(1.5 * (time.monotonic() - begun), 0.9 * lead)
             if self.paced:
-                time.sleep(max(0.0, start + pts - time.monotonic()))
+                wait_until(start + pts)
             header = Header(pts=pts)
             yield {
                 "frame": Frame(header=header, image=image),
