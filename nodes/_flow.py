@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
 
+from nodes._area import Area, samples, square
+
 Points = NDArray[np.float32]
 
 SIDE = 160
@@ -18,20 +20,6 @@ SIDE = 160
 
 MARGIN = 1.4
 """Crop side in face sizes: points at the rim keep a whole window around them while the face moves."""
-
-
-class Area(NamedTuple):
-    """A square of the frame, sampled at (x + i stride, y + j stride) for i and j below `samples`."""
-
-    x: int
-    y: int
-    samples: int  # per side
-    stride: int
-
-    @property
-    def length(self) -> int:
-        """Side of the square, frame pixels."""
-        return self.samples * self.stride
 
 
 class Crop(NamedTuple):
@@ -79,16 +67,14 @@ def crop(image: NDArray[Any], points: NDArray[Any], last: Sequence[Crop | None])
     """Cut faces (F, 68, 2) out, upright and as they are, from a BGR picture; outside the picture its rim is repeated.
 
     The place of a face's `last` crop is kept while the face fits it: on a still face two crops then differ by sensor
-    noise only, not by resampling. A large face is thinned out to every n-th pixel of every n-th row, so that a 4K face
-    costs no more than a small one. Green alone stands for grey (59 % of luma, and the least noisy channel of a
-    Bayer sensor), which saves the conversion.
+    noise only, not by resampling.
     """
     middles = ((points.min(axis=1) + points.max(axis=1)) / 2).tolist()
     sides = (MARGIN * face_size(points)).tolist()
     crops = []
     for (x, y), side, before in zip(middles, sides, last, strict=True):
-        area = before.area if before and fits(before.area, x, y, side) else _area(x, y, side)
-        small = cv2.resize(_samples(image, area), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+        area = before.area if before and fits(before.area, x, y, side) else square(x, y, side, SIDE)
+        small = cv2.resize(samples(image, area), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
         crops.append(Crop(small, area))
     return crops
 
@@ -98,24 +84,6 @@ def fits(area: Area, x: float, y: float, side: float) -> bool:
     half = area.length / 2
     off = max(abs(x - area.x - half), abs(y - area.y - half))
     return off < area.length / 10 and 0.84 < side / area.length < 1.19
-
-
-def _area(x: float, y: float, side: float) -> Area:
-    stride = max(1, int(side // SIDE))
-    count = max(8, int(side // stride))
-    return Area(round(x - count * stride / 2), round(y - count * stride / 2), count, stride)
-
-
-def _samples(image: NDArray[Any], area: Area) -> NDArray[Any]:
-    """Return green at the samples of an area, the picture's rim repeated outside."""
-    height, width = image.shape[:2]
-    x0, y0, length, stride = area.x, area.y, area.length, area.stride
-    if x0 >= 0 and y0 >= 0 and x0 + length <= width and y0 + length <= height:
-        region = image[y0 : y0 + length : stride, x0 : x0 + length]
-        return np.asarray(cv2.extractChannel(region, 1)) if stride == 1 else region[:, ::stride, 1].copy()
-    columns = np.clip(np.arange(x0, x0 + length, stride), 0, width - 1)
-    rows = np.clip(np.arange(y0, y0 + length, stride), 0, height - 1)
-    return np.asarray(image[rows[:, None], columns, 1])
 
 
 WINDOW = (11, 11)

@@ -7,12 +7,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes._geometry import Floats, Image, crop, crop_matrix
+from nodes._area import samples, square
+from nodes._geometry import Floats, Image
 
 SIDE = 16
 """Pixels to which a face is shrunk: features of a face show, noise and expressions do not."""
-REACH = 2.0
-"""Sides of the square that is searched, in sides of the face: half a face side of movement between two frames."""
+SEARCHED = 2 * SIDE
+"""Side of the square that is searched: half a face side of movement between two frames."""
+FACE = slice((SEARCHED - SIDE) // 2, (SEARCHED + SIDE) // 2)
+"""Where in the square about it a face is."""
 
 
 class Watch:
@@ -27,7 +30,7 @@ class Watch:
     def take(self, image: Image, boxes: Floats) -> None:
         """Watch the faces at boxes (F, 4) of this picture from here on, and no others."""
         self.boxes = boxes.copy()
-        self._looks = _greys(image, boxes, 1)
+        self._looks = [_surroundings(image, box)[FACE, FACE].copy() for box in boxes]
 
     def follow(self, image: Image) -> float:
         """Move the boxes to where their faces are in this picture; return the least likeness (-1..1), 1 for no face.
@@ -36,10 +39,10 @@ class Watch:
         picture has none.
         """
         worst = 1.0
-        for i, (grey, look) in enumerate(zip(_greys(image, self.boxes, REACH), self._looks, strict=True)):
-            likeness = cv2.matchTemplate(grey, look, cv2.TM_CCOEFF_NORMED)
+        for i, look in enumerate(self._looks):
+            likeness = cv2.matchTemplate(_surroundings(image, self.boxes[i]), look, cv2.TM_CCOEFF_NORMED)
             _, best, _, (x, y) = cv2.minMaxLoc(likeness)
-            step = np.array([x, y], np.float32) - (np.array(likeness.shape[::-1]) - 1) / 2
+            step = np.array([x, y], np.float32) - FACE.start
             side = float((self.boxes[i, 2:] - self.boxes[i, :2]).max())
             self.boxes[i] += np.tile(step * side / SIDE, 2).astype(np.float32)
             middle = (self.boxes[i, :2] + self.boxes[i, 2:]) / 2
@@ -48,8 +51,8 @@ class Watch:
         return worst
 
 
-def _greys(image: Image, boxes: Floats, reach: float) -> list[NDArray[np.uint8]]:
-    """Return squares about boxes (F, 4), `reach` of their longer sides wide, in grey, SIDE pixels to a box."""
-    side = round(SIDE * reach)
-    squares = crop(image, crop_matrix(boxes, side, reach), side)
-    return [np.asarray(cv2.cvtColor(square, cv2.COLOR_BGR2GRAY), np.uint8) for square in squares]
+def _surroundings(image: Image, box: Floats) -> NDArray[np.uint8]:
+    """Return the square about a box (4,), twice its longer side wide, in grey, SIDE pixels to the face."""
+    x, y = ((box[:2] + box[2:]) / 2).tolist()
+    area = square(x, y, 2 * float((box[2:] - box[:2]).max()), 2 * SEARCHED)
+    return np.asarray(cv2.resize(samples(image, area), (SEARCHED, SEARCHED), interpolation=cv2.INTER_AREA), np.uint8)
