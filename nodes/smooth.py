@@ -74,8 +74,7 @@ class Smooth(Node):
         if len(new):
             last = last.joined(begin(now.at(new)))
         now = now.at(np.concatenate((known, new)))
-        last.raw = now.points
-        self._memory, self._crops, self._pts = last, crops, raw.pts
+        self._memory, self._crops, self._pts = replace(last, raw=now.points), crops, raw.pts
         return self._as_faces(raw, now.rows)
 
     def _crop(self, image: NDArray[Any], now: Found) -> dict[int, Crop]:

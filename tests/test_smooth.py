@@ -354,6 +354,30 @@ def test_several_faces_each_with_its_own_memory() -> None:
     assert all(np.array_equal(s.ids, given[1].ids) for s, given in zip(smooth, swapped, strict=True))
 
 
+@pytest.mark.parametrize("flow", [True, False])
+def test_what_happens_to_one_face_is_nothing_to_another(flow: bool) -> None:
+    """One is covered, leaves, comes back elsewhere; the other is steadied to the bit as it is alone."""
+    out = run_node(TestSource(width=960, height=360, copies=2, frames=25, noise=3.0, rotation=5.0))
+    random = np.random.default_rng(0)
+    raw = [faces(true_points(t) + random.normal(0, 0.8, (2, 68, 2)).astype(np.float32), 0.8) for t in out["truth"]]
+    images = [frame.image for frame in out["frame"]]
+    x0, y0, x1, y1 = raw[10].boxes[0].round().astype(int)
+    images[10] = images[10].copy()
+    images[10][max(0, y0 - 20) : y1 + 20, max(0, x0 - 20) : x1 + 20] = 90
+    second = [faces(given.landmarks[1:], 0.8, first_id=1) for given in raw]
+    raw[15] = second[15]
+    raw[20].landmarks[0] += (0, 150)
+    both, alone = (
+        run(Smooth(flow=flow), [(images[i], given, i / 30, 0) for i, given in enumerate(some)])
+        for some in (raw, second)
+    )
+    for pair, one, given in zip(both, alone, raw, strict=True):
+        np.testing.assert_allclose(pair.landmarks[pair.ids == 1], one.landmarks, atol=1e-4)
+        assert np.array_equal(pair.ids, given.ids)
+    for fresh in (10, 16, 20) if flow else (16, 20):
+        np.testing.assert_array_equal(both[fresh].landmarks[0], raw[fresh].landmarks[0])
+
+
 def test_pose_and_states_are_calmed_but_prompt_and_survive_an_unknown_pose() -> None:
     images, points = still_picture(frames=6)
     found = faces(points[None])
