@@ -1,10 +1,13 @@
 """The portrait of the test source with its landmarks, set by hand."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from graph import Faces
-from nodes.source import Truth, apply
+from graph.testing import run_node
+from nodes.source import TestSource, Truth, apply
 
 LANDMARKS = np.array(
     [
@@ -36,6 +39,12 @@ def true_points(truth: Truth) -> NDArray[np.float32]:
     return np.stack([apply(transform, LANDMARKS) for transform in truth.transforms] or [np.zeros((68, 2))])[
         : len(truth.transforms)
     ].astype(np.float32)
+
+
+def still_picture(height: int = 360, width: int = 640, frames: int = 1, **settings: Any) -> tuple[list[Any], Any]:
+    """Return pictures of the portrait at rest, and its landmarks (68, 2) in them."""
+    out = run_node(TestSource(width=width, height=height, frames=frames, motion="still", **settings))
+    return [frame.image for frame in out["frame"]], true_points(out["truth"][0])[0]
 
 
 def tight(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,103 @@
+"""Optical flow on crops of faces, against the known path of the source, and what it says of its own error."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graph.testing import run_node
+from nodes._flow import LOST, Crop, crop, face_size, inside, outside, prior, regularise, track
+from nodes.source import TestSource
+from tests.portrait import LANDMARKS, still_picture, true_points
+
+
+def cut_out(image: Any, points: Any, last: Crop | None = None) -> Crop:
+    return crop(image, points[None], [last])[0]
+
+
+def tracked(before: Crop, now: Crop, points: Any, guess: Any) -> tuple[Any, Any]:
+    places, claim = track([before], [now], points[None], guess[None])
+    return places[0], claim[0]
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 180), (1280, 720), (3840, 2160)])
+def test_a_crop_maps_points_there_and_back_at_any_resolution(width: int, height: int) -> None:
+    images, points = still_picture(height, width)
+    cut = cut_out(images[0], points)
+    assert cut.image.shape == (160, 160)
+    within = inside([cut], points[None])
+    np.testing.assert_allclose(outside([cut], within)[0], points, atol=1e-3)
+    assert within.min() > 5 and within.max() < 155
+
+
+def test_a_crop_shows_what_lies_at_its_points() -> None:
+    images, points = still_picture()
+    for image in (images[0], np.ascontiguousarray(np.kron(images[0], np.ones((8, 8, 1), np.uint8)))):
+        scale = image.shape[0] // 360
+        cut = cut_out(image, (points + 0.5) * scale - 0.5)
+        x, y = np.meshgrid(np.arange(20, 140, 7), np.arange(20, 140, 7))
+        places = np.rint((outside([cut], np.stack([x, y], axis=-1)) + 0.5) / scale - 0.5).astype(int)
+        difference = cut.image[y, x].astype(int) - images[0][places[..., 1], places[..., 0], 1]
+        assert np.median(np.abs(difference)) <= 6
+
+
+def test_a_crop_stays_in_place_while_the_face_fits_it() -> None:
+    images, points = still_picture()
+    first = cut_out(images[0], points)
+    assert cut_out(images[0], points + 5, first).area == first.area
+    assert cut_out(images[0], points * 1.1 - points.mean(axis=0) * 0.1, first).area == first.area
+    assert cut_out(images[0], points + 25, first).area != first.area
+    assert cut_out(images[0], points * 1.3 - points.mean(axis=0) * 0.3, first).area != first.area
+
+
+def test_a_crop_beyond_the_picture_repeats_its_rim() -> None:
+    images, points = still_picture()
+    for shift in ((-330, 0), (330, 0), (0, -250), (5000, 5000)):
+        cut = cut_out(images[0], points + np.array(shift))
+        assert cut.image.shape == (160, 160)
+
+
+def test_flow_finds_a_known_motion_and_says_how_well() -> None:
+    out = run_node(TestSource(width=1280, height=720, frames=8, pan=0.2, period=1.5, noise=3.0))
+    missed, claimed = [], []
+    for index in range(1, 8):
+        before, after = (true_points(out["truth"][i])[0] for i in (index - 1, index))
+        old, new = (cut_out(out["frame"][i].image, p) for i, p in ((index - 1, before), (index, after)))
+        found, claim = tracked(old, new, before, after + 1.5)
+        missed.append(np.linalg.norm(found - inside([new], after[None])[0], axis=1))
+        claimed.append(claim)
+    assert np.median(missed) < 0.12
+    ratio = np.median(np.concatenate(missed) / np.concatenate(claimed)) / 1.18  # median length of a 2-D unit Gaussian
+    assert 0.4 < ratio < 2.5
+
+
+def test_flow_into_a_plain_crop_is_not_believed() -> None:
+    images, points = still_picture()
+    cut = cut_out(images[0], points)
+    plain = cut._replace(image=np.full_like(cut.image, 90))
+    _, claim = tracked(cut, plain, points, points)
+    assert np.mean(claim > 1.5) > 0.9
+
+
+def test_lost_points_follow_their_neighbours() -> None:
+    """Points that turn with the others are predicted from them; two on a lid from the face as a whole."""
+    size = 114.0
+    shape = LANDMARKS / face_size(LANDMARKS) * size
+    motion = (shape - shape.mean(axis=0)) @ np.array([[0, 0.05], [-0.05, 0]]) + np.array([2.0, -1.0])
+    claim = np.full(68, 0.05)
+    measured = motion.copy()
+    for lost in (5, 30, 37, 38, 57):
+        measured[lost], claim[lost] = (40, 40), LOST
+    (expected,), (variance,) = regularise(measured[None], claim[None], prior(shape[None]) * size**2)
+    np.testing.assert_allclose(expected, motion, atol=0.35)
+    assert variance[5] > 4 * variance[4]
+
+
+def test_a_confident_but_contradicting_point_is_overruled() -> None:
+    size = 114.0
+    shape = LANDMARKS / face_size(LANDMARKS) * size
+    measured = np.tile([3.0, 1.0], (68, 1))
+    measured[8] = (-12.0, 9.0)
+    (expected,), _ = regularise(measured[None], np.full((1, 68), 0.05), prior(shape[None]) * size**2)
+    assert np.linalg.norm(expected[8] - (3, 1)) < 1.0
+    np.testing.assert_allclose(expected[:7], measured[:7], atol=0.4)
