@@ -153,6 +153,14 @@ def test_follows_a_moving_face_from_one_detection() -> None:
         assert errors(faces.landmarks, truth)[0] < NME
 
 
+def test_a_face_at_rest_does_not_shake_with_the_noise_of_the_sensor() -> None:
+    frames, truth = source(frames=20, motion="still", noise=3.0, width=1280, height=720)
+    faces = follow(frames, [detected(truth[0])] + [None] * 19)
+    points = np.stack([found.landmarks[0] for found in faces])
+    steps = np.linalg.norm(np.diff(points[2:], axis=0), axis=2).mean()
+    assert 0 < steps < 0.003 * np.linalg.norm(truth[0][0, 36] - truth[0][0, 45])
+
+
 def test_follows_a_face_that_moves_half_its_side_per_frame() -> None:
     frames, truths = source(frames=6, width=1280, height=360, pan=1.0, period=1.2, motion="triangle", zoom=0.0)
     speed = np.linalg.norm(np.diff([truth[0, 30] for truth in truths], axis=0), axis=1).max()
