@@ -27,12 +27,17 @@ MISSES = 3
 MOMENTUM = 0.7
 """Share of its last speed that a face is expected to go on with in the next frame. At a steady speed of half its side
 per frame it is then still met (measured), and one that turns round is not missed by twice its step."""
-STILL = 0.016
-"""A face that is expected nearer than this (see `apart`; radians of roll) to where it was looked for last is looked for
-there again: the network's points move with its crop, by 1.1 % of the eye distance for 2 % of the crop, and a crop laid
-about the last points would carry that on. Measured on the portrait with sensor noise: a step of the points of a face at
-rest is 0.14 % of the eye distance in place of 0.58; panned, 0.66 for 0.63; on a talking face 0.57 for 0.67, of which
-0.35 is motion. A larger one calms talkers more (0.05: 0.53) and makes slow motion uneven (panned: 1.05)."""
+STEADY = 0.03
+"""Where a face is looked for goes half the way from the last place to the expected one when they are so far apart (see
+`apart`; radians for the roll), less when nearer, with the square, and nearly all when farther: the network's points
+move with its crop, by 1.1 % of the eye distance for 2 % of the crop, and a crop laid about the last points carries that
+on.
+
+Measured on the portrait with sensor noise, as error of a point's step, per cent of the eye distance: at rest 0.14 in
+place of 0.58, moved slowly 0.34 for 0.54, panned 0.51 for 0.63, turned and panned fast 0.75 for 0.73; a step on a
+talking face is 0.55 for 0.67, of which 0.35 is motion. A crop that stays until the face is 0.02 away, and then jumps,
+makes slow motion uneven (0.68). With 0.05 fast motion gets worse (0.77).
+"""
 PACE, COVERED, COAST = 0.4, 0.26, 0.83
 """Seconds: a face out of sight is expected where PACE of its places led, for COAST: people who walk keep their pace.
 Their median, and not what came in the last COVERED: a face that is being covered drags its points along with what
@@ -64,10 +69,10 @@ class Track:
     places: deque[tuple[float, Floats]] = field(default_factory=lambda: deque(maxlen=HISTORY))  # pts, box
 
     def next_aim(self, pts: float) -> tuple[Floats, float]:
-        """Return box and roll by which to look for the face at `pts`, see STILL."""
-        place, (box, roll) = self.place(pts), self.aim
-        at_rest = apart(place, box) < STILL and abs(self.roll - roll) < STILL
-        return self.aim if at_rest else (place, self.roll)
+        """Return box and roll by which to look for the face at `pts`: see STEADY."""
+        (box, roll), place = self.aim, self.place(pts)
+        box = np.asarray(box + _share(float(apart(place, box))) * (place - box), np.float32)
+        return box, roll + _share(abs(self.roll - roll)) * (self.roll - roll)
 
     def place(self, pts: float) -> Floats:
         """Return the (4,) box of the face at `pts`: the nearest one known, moved on if it is older."""
@@ -240,6 +245,11 @@ def inside(landmarks: Floats, size: tuple[int, int]) -> Floats:
     """Return (F,) the share of the points (F, 68, 2) that lie in a picture of `size` (width, height)."""
     within = (landmarks >= -0.5) & (landmarks <= np.array(size, np.float32) - 0.5)
     return np.asarray(within.all(2).mean(1), np.float32)
+
+
+def _share(away: float) -> float:
+    """Return the share of the way that is gone when a face is expected so far away, see STEADY."""
+    return away**2 / (away**2 + STEADY**2)
 
 
 def _claim(look: Look, landmarks: Floats) -> tuple[int, float]:
