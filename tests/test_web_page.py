@@ -1,0 +1,228 @@
+"""The web page in a real browser, on real graphs."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import yaml
+
+import graph
+from nodes._web_inside import Inside
+from nodes._web_picture import Newest
+from nodes._web_server import WebServer
+from nodes.source import read_picture
+from tests.conftest import PATIENCE_S, eventually
+from tests.graphs import ROOT, Graph
+from tests.known_faces import known
+from tests.web_server import TOKEN, frame, free_port
+
+PATIENCE_MS = PATIENCE_S * 1000
+
+slow = pytest.mark.slow
+needs_browser = pytest.mark.skipif(not shutil.which("chromium"), reason="apt-get install chromium")
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        yield chromium
+        chromium.close()
+
+
+class Page:
+    """One browser window; fails at the end if the page said anything on its console."""
+
+    def __init__(self, browser: Any, url: str, phone: bool = False, dark: bool = False) -> None:
+        size = {"width": 390, "height": 844} if phone else {"width": 1400, "height": 900}
+        self.context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", is_mobile=phone)
+        self.context.set_default_timeout(PATIENCE_MS)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.goto(url)
+
+    def colour(self, canvas: str, x: float, y: float) -> list[int]:
+        """Red, green, blue and opacity of a canvas where pixel (x, y) of the 512 x 384 frame is."""
+        script = """([id, x, y]) => {
+            const canvas = document.getElementById(id);
+            const at = [Math.floor((x + 0.5) * canvas.width / 512), Math.floor((y + 0.5) * canvas.height / 384), 1, 1];
+            return canvas.width ? [...canvas.getContext("2d").getImageData(...at).data] : [0, 0, 0, 0];
+        }"""
+        return list(self.page.evaluate(script, [canvas, float(x), float(y)]))
+
+    def shows(self, canvas: str, x: float, y: float, colour: tuple[int, int, int]) -> bool:
+        red, green, blue, alpha = self.colour(canvas, x, y)
+        return alpha > 200 and max(abs(a - b) for a, b in zip((red, green, blue), colour, strict=True)) < 12
+
+    def text(self, selector: str) -> str:
+        return str(self.page.inner_text(selector))
+
+    def close(self) -> None:
+        self.context.close()
+        assert not self.said
+
+
+def shown(port: int, **settings: Any) -> dict[str, Any]:
+    """A graph whose faces are known, with a page."""
+    return {
+        "name": "shown",
+        "nodes": {
+            "source": {"type": "tests.known_faces:KnownFaces", "settings": settings},
+            "web": {
+                "type": "nodes.web:WebView",
+                "inputs": {"frame": "source.frame", "faces": "source.faces"},
+                "settings": {"port": port},
+            },
+        },
+    }
+
+
+CHIN, EYE = known(1).landmarks[0, 8], known(1).landmarks[0, 36:42].mean(axis=0)
+TRACK_3 = (140, 240, 110)  # the colour of id 3
+
+
+@slow
+@needs_browser
+def test_page(tmp_path: Path, browser: Any) -> None:
+    port = free_port()
+    with Graph(tmp_path, shown(port)) as running:
+        assert eventually(running.playing), running.text()
+        large = Page(browser, f"http://127.0.0.1:{port}")
+        the_picture_and_the_faces(large)
+        the_graph(large)
+        small = Page(browser, f"http://127.0.0.1:{port}", phone=True, dark=True)
+        the_phone(small)
+        what_is_changed_in_one_shows_in_the_other(large, small)
+        small.close()
+        pausing(large)
+        large.page.close()  # the console would tell of the lost connection
+        large.close()
+        running.interrupt()
+        assert running.wait() == 0, running.text()
+
+
+def the_picture_and_the_faces(page: Page) -> None:
+    assert eventually(lambda: page.shows("picture", 30, 200, (20, 20, 250))), page.said
+    assert page.shows("picture", 300, 20, (60, 60, 60))
+    assert page.shows("overlay", *CHIN, TRACK_3)  # the landmarks, where they are
+    assert page.colour("overlay", *EYE)[3] == 0  # and nothing within the eye
+    assert page.text("#faces .face") == "#3 97 % · 1 blink\npitch 5° yaw -20° roll 10°\nleft eye\nright eye\nmouth"
+    page.page.uncheck("text=Contours")
+    assert eventually(lambda: page.colour("overlay", *CHIN)[3] == 0)
+    page.page.check("text=Contours")
+    assert eventually(lambda: "ms after capture" in page.text("#view"))
+
+
+def the_graph(page: Page) -> None:
+    assert eventually(lambda: page.text("#state") == "playing"), page.text("#state")
+    assert eventually(lambda: page.page.locator("#nodes tr").count() == 2)
+    assert eventually(lambda: float(page.page.locator("#nodes tr").first.locator("td").nth(1).inner_text()) > 1)
+    assert page.text("#nodes th") == "source"
+    assert page.page.locator("#diagram .node").count() == 2
+    assert eventually(lambda: str(page.page.text_content("#diagram .edge text")).endswith("/s"))
+    assert "capture to web" in page.text("#path")
+    assert page.page.locator("#nodes button").count() == 1  # the source can be started again from here, the page not
+
+
+def the_phone(page: Page) -> None:
+    assert eventually(lambda: page.shows("picture", 30, 200, (20, 20, 250)))
+    assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 18, 20)"
+    assert eventually(lambda: page.page.locator("#settings input").count() == 4)
+    assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # with all there is
+
+
+def what_is_changed_in_one_shows_in_the_other(one: Page, other: Page) -> None:
+    one.page.fill("[id='set source.grey']", "200")
+    assert eventually(lambda: one.shows("picture", 300, 20, (200, 200, 200)))
+    assert eventually(lambda: other.shows("picture", 300, 20, (200, 200, 200)))
+    assert eventually(lambda: other.page.input_value("[id='set source.grey']") == "200")
+    one.page.fill("[id='set source.grey']", "13")
+    assert eventually(lambda: "13 is bad luck" in one.text("#notice"))
+    assert one.page.input_value("[id='set source.grey']") == "200"
+    other.page.select_option("[id='set source.mood']", label="asleep")
+    assert eventually(lambda: "eyes closed" in one.text("#faces"))
+    with graph.attach("shown") as running:
+        settings = running.spec()["nodes"]["source"]["settings"]
+        assert (settings["grey"]["value"], settings["mood"]["value"]) == (200, "asleep")
+        running.set("source.count", 2)
+    assert eventually(lambda: one.page.locator(".face").count() == 2)
+    assert one.page.locator("[id='set source.secret']").count() == 0
+
+
+def pausing(page: Page) -> None:
+    page.page.click("text=Pause")
+    assert eventually(lambda: page.text("#state") == "paused")
+    page.page.click("text=Resume")
+    assert eventually(lambda: page.text("#state") == "playing")
+    page.page.click("text=Restart")
+    assert eventually(lambda: page.page.locator("text=Restart >> nth=0").is_enabled())
+    assert eventually(lambda: page.shows("picture", 300, 20, (200, 200, 200)))  # settings outlive a restart
+
+
+@slow
+@needs_browser
+def test_page_finds_the_graph_again(browser: Any) -> None:
+    """It says that the connection is lost, and goes on by itself when there is a server again; with a token, too."""
+    newest, port = Newest(), free_port()
+    newest.put(frame(0, 512, 384), known(1))
+
+    def serve() -> WebServer:
+        return WebServer("127.0.0.1", port, TOKEN, lambda: newest.picture(960, 80), Inside("", False, True))
+
+    served = serve()
+    try:
+        page = Page(browser, f"http://127.0.0.1:{port}")
+        assert page.said.pop().startswith("Failed to load resource")  # 401
+        page.page.fill("#token", TOKEN)
+        page.page.click("text=Look in")
+        page.page.wait_for_selector("#overlay")
+        assert eventually(lambda: page.shows("overlay", *CHIN, TRACK_3)), page.said
+        served.close()
+        assert eventually(lambda: "no connection" in page.text("#state"))
+        assert "stale" in str(page.page.get_attribute("#stage", "class"))  # the last picture is dimmed
+        newest.put(frame(1, 512, 384), None)
+        served = serve()
+        assert eventually(lambda: page.text("#faces") == "no face in view"), page.text("#state")
+        page.said.clear()
+        page.close()
+    finally:
+        served.close()
+
+
+def ours(name: str, **settings: dict[str, Any]) -> dict[str, Any]:
+    """A config of ours with some settings changed; its web page is on a free port."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    for node, changed in {**settings, "web": {"port": free_port()}}.items():
+        config["nodes"][node].setdefault("settings", {}).update(changed)
+    return config
+
+
+@slow
+@needs_browser
+def test_our_configs(tmp_path: Path, browser: Any) -> None:
+    """The whole graph with its networks, and a page that is attached to it, which shows the graph it is attached to."""
+    cv2.imwrite(str(tmp_path / "portrait.png"), read_picture(""))
+    camera = {"uri": str(tmp_path / "portrait.png"), "loop": True, "paced": True, "fps": 10.0, "width": 0, "height": 0}
+    main, watch = ours("web", camera=camera) | {"name": "webcam"}, ours("watch")
+    with Graph(tmp_path, main) as running:
+        assert eventually(running.playing), running.text()
+        with Graph(tmp_path, watch) as attached:
+            assert eventually(attached.playing), attached.text()
+            for config in (main, watch):
+                page = Page(browser, f"http://127.0.0.1:{config['nodes']['web']['settings']['port']}")
+                assert eventually(lambda page=page: page.text("#faces").startswith("#")), page.said
+                assert eventually(lambda page=page: page.text("#name") == "webcam")
+                assert eventually(lambda page=page: page.page.locator("#diagram .outside").count() == 1)  # watch
+                page.close()
+            attached.interrupt()
+            assert attached.wait() == 0, attached.text()
+        running.interrupt()
+        assert running.wait() == 0, running.text()
