@@ -25,7 +25,6 @@ from tests.web_server import TOKEN, frame, server
 LOCAL = "127.0.0.1"
 
 
-
 # ---------------------------------------------------------------- what is sent
 
 
