@@ -33,10 +33,10 @@ STEADY = 0.03
 move with its crop, by 1.1 % of the eye distance for 2 % of the crop, and a crop laid about the last points carries that
 on.
 
-Measured on the portrait with sensor noise, as error of a point's step, per cent of the eye distance: at rest 0.14 in
-place of 0.58, moved slowly 0.34 for 0.54, panned 0.51 for 0.63, turned and panned fast 0.75 for 0.73; a step on a
-talking face is 0.55 for 0.67, of which 0.35 is motion. A crop that stays until the face is 0.02 away, and then jumps,
-makes slow motion uneven (0.68). With 0.05 fast motion gets worse (0.77).
+Measured on the portrait with sensor noise (tests.bench.stability), error of a point's step in per cent of the eye
+distance: at rest 0.14 in place of 0.58, moved slowly 0.34 for 0.54, panned 0.51 for 0.63, turned and panned fast 0.75
+for 0.73; a step on a talking face is 0.55 for 0.67, of which 0.35 is motion. A crop that stays until the face is 0.02
+away, and then jumps, makes slow motion uneven (0.68). With 0.05 fast motion gets worse (0.77).
 """
 PACE, COVERED, COAST = 0.4, 0.26, 0.83
 """Seconds: a face out of sight is expected where PACE of its places led, for COAST: people who walk keep their pace.

@@ -6,18 +6,19 @@ All lengths are per cent of the distance between the outer eye corners, all time
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from graph import Faces, Frame, Header
+from graph import Faces, Frame, Header, Node
 from nodes.smooth import Smooth
 from nodes.source import TestSource
 from tests.portrait import EYE_DISTANCE, faces, true_points
 
 Points = NDArray[np.float32]
+AnyNode = TypeVar("AnyNode", bound=Node)
 Rule = Callable[[NDArray[Any], NDArray[Any], float], NDArray[Any]]  # raw (T, 68, 2), true, fps -> smoothed
 
 OWN, COMMON = 0.007, 0.003
@@ -302,8 +303,7 @@ def rules() -> dict[str, Callable[[Scene], NDArray[Any]]]:
     return table | {"Smooth, no flow": lambda clip: ours(clip, flow=False), "Smooth": ours}
 
 
-def opened(node: Smooth) -> Smooth:
+def opened(node: AnyNode) -> AnyNode:
     """Open a node and return it."""
     node.open()
     return node
-

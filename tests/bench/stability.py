@@ -2,13 +2,14 @@
 
 Known paths: the portrait panned, stopped, turned back, cut, blinking and speaking, with sensor noise, out of focus and
 compressed. Detections are the true points with noise as landmark networks have it (see `smoothing.detections`), so no
-network is needed.
+network is needed; then the released networks on the same portrait.
 Videos: the released networks, whose points have no truth: steps from frame to frame, and against optical flow.
 --plot FILE draws jitter over lag for many settings of each rule.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Faces, Frame
+from graph.testing import run_node
 from nodes.capture import Capture
 from nodes.detect import FaceDetector
 from nodes.landmarks import Landmarks
 from nodes.smooth import Smooth
+from nodes.source import TestSource
 from tests.bench._measure import console, head, table
 from tests.bench.smoothing import (
     Rule,
@@ -47,6 +50,7 @@ from tests.bench.smoothing import (
     steps,
     worst,
 )
+from tests.portrait import true_points
 
 SPOKEN = 210
 """Frames of speech: the detections' noise then leaves the slope uncertain by 1 %, in 60 frames by 2."""
@@ -98,19 +102,39 @@ def cost(rounds: int = 5) -> None:
         print(f"{label:>6}: median {np.median(times):.2f} ms per face, p95 {np.percentile(times, 95):.2f}")
 
 
-def followed(path: Path) -> Iterator[tuple[Frame, Faces]]:
-    """Yield the frames of a video with the faces that detector and landmark network find."""
-    capture, detector, landmarks = Capture(uri=str(path)), FaceDetector(every=5), Landmarks()
-    for node in (capture, detector, landmarks):
-        node.open()
-    try:
-        for seq, plain in enumerate(capture.process()):
-            frame = plain.with_header(plain.header.numbered("clip", seq, 0))
-            found = detector.process(frame)
-            faces = landmarks.process(frame, found.with_header(frame.header) if isinstance(found, Detections) else None)
-            yield frame, faces.with_header(frame.header)
-    finally:
-        capture.close()
+MOTIONS: dict[str, dict[str, Any]] = {
+    "at rest": {"motion": "still"},
+    "slowly": {"pan": 0.03, "zoom": 0.03, "rotation": 2.0},
+    "panned": {"pan": 0.1},
+    "turned and panned fast": {"motion": "triangle", "pan": 0.3, "period": 2.0, "rotation": 20.0},
+}
+"""Paths of the portrait for the released networks; a swing takes 4 seconds where nothing is said."""
+
+
+def with_networks() -> None:
+    """Print how unevenly the points move that the released networks find on the portrait with sensor noise."""
+    rows = table("error of a step, % of the eye distance", "as found", "Smooth")
+    for name, motion in MOTIONS.items():
+        shown = run_node(TestSource(frames=150, size=0.6, noise=3.0, **motion))
+        true = np.concatenate([true_points(truth) for truth in shown["truth"]])
+        node, found, steady = opened(Smooth()), [], []
+        for frame, faces in followed(shown["frame"]):
+            found.append(faces.landmarks[0])
+            steady.append(node.process(frame, faces).landmarks[0])
+        eye = np.linalg.norm(true[1:, 36] - true[1:, 45], axis=1)[:, None]
+        errors = (np.linalg.norm(np.diff(points - true, axis=0), axis=2) / eye * 100 for points in (found, steady))
+        rows.add_row(name, *(f"{error.mean():.2f}" for error in errors))
+    console.print(rows)
+
+
+def followed(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Faces]]:
+    """Yield frames with the faces that detector and landmark network find."""
+    detector, landmarks = opened(FaceDetector(every=5)), opened(Landmarks())
+    for seq, plain in enumerate(frames):
+        frame = plain.with_header(plain.header.numbered("clip", seq, 0))
+        found = detector.process(frame)
+        faces = landmarks.process(frame, found.with_header(frame.header) if isinstance(found, Detections) else None)
+        yield frame, faces.with_header(frame.header)
 
 
 def flow_step(before: NDArray[Any], now: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
@@ -124,7 +148,8 @@ def flow_step(before: NDArray[Any], now: NDArray[Any], points: NDArray[Any]) -> 
 
 def on_video(path: Path) -> None:
     """Print, for the face that is seen longest, how its points step with each rule."""
-    clip = list(followed(path))
+    with closing(opened(Capture(uri=str(path)))) as capture:
+        clip = list(followed(capture.process()))
     ids = [int(id_) for _, faces in clip for id_ in faces.ids]
     if not ids:
         console.print(f"{path.name}: no face")
@@ -208,6 +233,7 @@ def main() -> None:
         on_video(video)
     if not given.videos:
         known_paths()
+        with_networks()
         cost()
 
 
