@@ -22,8 +22,6 @@ SMALLEST = 7.0
 """Lower faces, in pixels of height, are ignored: fewer pixels than a face needs to be told from others."""
 MOST_HIDDEN = 0.5
 """A face of which more than this share lies outside the picture is ignored."""
-LEAST_HIDDEN = 18.0
-"""Height in pixels from which a face may be covered in part: lower ones show too little as they are."""
 FITTED = 320, 240
 """Width and height that plain scenes show pictures fitted to."""
 SWAP = [1, 0, 2, 4, 3]
@@ -54,8 +52,6 @@ def draw_scene(
         scene = window(rng, pick(rng, pictures, cutouts, chances), size, size)
     if cutouts is not None and rng.random() < 0.08:
         scene = put_face(rng, scene, cutouts)
-    if rng.random() < 0.4:
-        scene = hide(rng, scene)
     if rng.random() < 0.5:
         scene = mirror(scene)
     scene = turn(scene, _draw_turn(rng))
@@ -103,8 +99,6 @@ def draw_plain(
     scene = cut_window(rng, picture, _draw_face(rng, picture), np.array([size, size]), np.full(2, scale))
     if cutouts is not None and rng.random() < 0.1:
         scene = put_face(rng, scene, cutouts)
-    if rng.random() < 0.15:
-        scene = hide(rng, scene)
     scene = mirror(scene) if rng.random() < 0.5 else scene
     image = relight(rng, scene.image) if rng.random() < 0.2 else scene.image
     return settle(Scene(image, scene.boxes, scene.points, scene.kinds))
@@ -225,42 +219,6 @@ def _paste(rng: np.random.Generator, image: Image, crop: Image, oval: Ovals, sca
     out = image.copy()
     out[y0:y1, x0:x1] = image[y0:y1, x0:x1] * (1 - soft) + patch * soft
     return out, matrix
-
-
-def hide(rng: np.random.Generator, scene: Scene) -> Scene:
-    """Cover a side of some faces with another place of the picture, as hair, hands and other heads do.
-
-    Faces stay faces and keep their boxes: a third of one at most is hidden.
-    """
-    image = scene.image.copy()
-    for box in scene.boxes[scene.kinds == FACE]:
-        sides = box[2:] - box[:2]
-        if sides[1] < LEAST_HIDDEN or rng.random() < 0.5:
-            continue
-        shares = rng.permutation((rng.uniform(0.15, 0.33), rng.uniform(0.7, 1.2)))
-        half = np.maximum(sides * shares / 2, 1)
-        way = rng.choice((-1, 1)) * (1 - shares).clip(0) / 2 * sides
-        middle = (box[:2] + box[2:]) / 2 + way
-        mask = np.zeros(image.shape[:2], np.uint8)
-        turned = (middle.tolist(), (2 * half).tolist(), float(rng.normal(0, 12)))
-        if rng.random() < 0.5:
-            cv2.ellipse(mask, turned, 255, -1, cv2.LINE_AA)
-        else:
-            cv2.fillConvexPoly(mask, cv2.boxPoints(turned).round().astype(np.int32), 255, cv2.LINE_AA)
-        soft = (mask / np.float32(255))[..., None]
-        image = (image * (1 - soft) + _elsewhere(rng, scene) * soft).astype(np.uint8)
-    return Scene(image, scene.boxes, scene.points, scene.kinds)
-
-
-def _elsewhere(rng: np.random.Generator, scene: Scene) -> NDArray[np.uint8]:
-    """Return the picture shifted so that no face comes to lie on another, or a colour where there is no such place."""
-    size = scene.image.shape[0]
-    for _ in range(5):
-        shift = rng.integers(-size // 2, size // 2, 2)
-        moved = scene.boxes + np.tile(shift, 2)
-        if not any(_meet(box, moved) for box in scene.boxes):
-            return np.roll(scene.image, tuple(shift[::-1].tolist()), (0, 1))
-    return np.asarray(rng.integers(0, 256, (1, 1, 3)), np.uint8)
 
 
 def _draw_roll(rng: np.random.Generator) -> float:
