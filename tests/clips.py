@@ -3,12 +3,22 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from graph import Frame
+from graph.testing import run_node
+from nodes.capture import Capture
+
 STEP = 8  # grey levels from one frame to the next
+
+
+def captured(limit: int | None = None, **settings: Any) -> list[Frame]:
+    """What a capture node with these settings gives."""
+    return run_node(Capture(**settings), limit)["frame"]  # type: ignore[return-value]
 
 
 def picture(index: int, width: int = 64, height: int = 48) -> NDArray[np.uint8]:

@@ -1,7 +1,9 @@
 """Every test gets a run folder of its own, and fails if it leaves a process, thread, socket or memory behind."""
 
+import logging
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -22,6 +24,12 @@ PATIENCE_S = 60.0
 
 hypothesis.settings.register_profile("facegraph", deadline=None, derandomize=True)  # no test depends on speed or luck
 hypothesis.settings.load_profile("facegraph")
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
@@ -89,3 +97,9 @@ def pair(context: "zmq.Context[zmq.Socket[bytes]]", run_dir: Path) -> "Iterator[
     pair = Pair(context, run_dir)
     yield pair
     pair.close()
+
+
+@pytest.fixture
+def warnings_of(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    caplog.set_level(logging.INFO)
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("nodes.")]

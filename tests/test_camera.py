@@ -3,7 +3,6 @@
 import http.server
 import logging
 import signal
-import socket
 import socketserver
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from nodes._camera import NetworkCamera, Taken
 from nodes.capture import Capture
 from nodes.push import Push
 from tests import clips
-from tests.conftest import eventually
+from tests.conftest import eventually, free_port
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are those of the system
 ROOT = Path(__file__).parents[1]
@@ -40,12 +39,6 @@ def gstreamer() -> None:
     ask = "import gi; gi.require_version('GstRtspServer', '1.0')"
     if subprocess.run([SYSTEM_PYTHON, "-c", ask], capture_output=True, timeout=60).returncode:
         pytest.skip("needs GStreamer's RTSP server: apt install gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-bad")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Camera:

@@ -1,9 +1,5 @@
-import errno
-import logging
-import os
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +10,9 @@ import pytest
 
 from graph import ConfigError, Frame, Header, NodeError
 from graph.testing import run_node
-from nodes import _webcam
 from nodes.capture import LONG_GAP_S, Capture, Pacer
 from tests import clips
-
-
-def captured(limit: int | None = None, **settings: Any) -> list[Frame]:
-    return run_node(Capture(**settings), limit)["frame"]  # type: ignore[return-value]
+from tests.clips import captured
 
 
 def numbers(frames: list[Frame]) -> list[int]:
@@ -35,12 +27,6 @@ def block(frame: Frame) -> tuple[int, int]:
     """The quarter (row, column) of the frame that the blue block lies in."""
     y, x = np.nonzero((frame.image[..., 0] > 180) & (frame.image[..., 2] < 90))
     return int(y.mean() * 2 // frame.image.shape[0]), int(x.mean() * 2 // frame.image.shape[1])
-
-
-@pytest.fixture
-def warnings_of(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    caplog.set_level(logging.INFO)
-    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("nodes.")]
 
 
 # --- videos ---
@@ -328,86 +314,6 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     frame = captured(uri=str(path))[0]
     assert frame.image.shape == (64, 48, 3)
     assert block(frame) == (0, 1)
-
-
-# --- webcams: FFmpeg's lavfi device stands in for a camera, through the same code ---
-
-
-@pytest.fixture
-def camera(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    def plug_in(graph: str) -> None:
-        monkeypatch.setattr(_webcam, "device", lambda uri: _webcam.Device("lavfi", graph))
-
-    return plug_in
-
-
-def test_webcam_delivers_live(camera: Callable[[str], None], warnings_of: Callable[[], list[str]]) -> None:
-    camera("testsrc2=size=320x240:rate=50,realtime")
-    before = time.monotonic_ns()
-    frames = captured(uri=0, width=640, height=480, limit=5)
-    assert frames[0].pts == 0.0
-    assert all(later.pts > earlier.pts for earlier, later in pairwise(frames))
-    assert all(before < frame.header.t_capture_ns < time.monotonic_ns() for frame in frames)
-    assert frames[0].image.shape == (240, 320, 3)
-    assert "testsrc2=size=320x240:rate=50,realtime gives 320 x 240 instead of 640 x 480" in warnings_of()
-
-
-def test_a_slow_graph_sees_the_newest_picture(
-    camera: Callable[[str], None], warnings_of: Callable[[], list[str]]
-) -> None:
-    camera("testsrc2=size=64x48:rate=100,realtime")
-    node = Capture(uri=0)
-    node.open()
-    try:
-        frames = node.process()
-        first = next(frames)
-        time.sleep(0.3)
-        second, third = next(frames), next(frames)
-        assert second.pts - first.pts > 0.2
-        assert third.header.t_capture_ns - second.header.t_capture_ns < 0.2e9
-    finally:
-        node.close()
-    assert any("pictures were replaced by newer ones" in text for text in warnings_of())
-
-
-def test_a_webcam_that_goes_away_is_an_error(camera: Callable[[str], None]) -> None:
-    camera("testsrc2=size=64x48:rate=30:duration=0.1")
-    with pytest.raises(NodeError, match=r"has gone away \(end of its stream\)"):
-        captured(uri=0)
-
-
-def test_a_silent_webcam_is_an_error(camera: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_webcam, "SILENCE_S", 0.05)
-    camera("testsrc2=size=64x48:rate=4,realtime")
-    with pytest.raises(NodeError, match="has given no picture for"):
-        captured(uri=0)
-
-
-@pytest.mark.skipif(not os.path.isdir("/sys/class"), reason="Video4Linux")
-def test_no_webcam_names_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; (this machine shows no webcam|there are)"):
-        captured(uri=97)
-    monkeypatch.setattr(_webcam, "devices", lambda: [("/dev/video2", "HD Webcam")])
-    with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; there are /dev/video2 \(HD Webcam\)"):
-        captured(uri="/dev/video97")
-    with pytest.raises(ConfigError, match=r"/dev/null does not open as a webcam \(Inappropriate ioctl for device\)"):
-        _webcam.Webcam(_webcam.Device("v4l2", "/dev/null"), 1280, 720, 30.0)
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (errno.EBUSY, "/dev/video0 is busy: another program uses it"),
-        (errno.EACCES, "no permission to read /dev/video0"),
-    ],
-)
-def test_a_busy_webcam_says_so(monkeypatch: pytest.MonkeyPatch, number: int, text: str) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        av.error.err_check(-number)
-
-    monkeypatch.setattr(av, "open", refuse)  # there is no camera in a test that could be busy
-    with pytest.raises(ConfigError, match=text):
-        _webcam.Webcam(_webcam.Device("v4l2", "/dev/video0"), 0, 0, 0.0)
 
 
 def test_header_of_a_frame_is_complete(tmp_path: Path) -> None:

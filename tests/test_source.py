@@ -90,6 +90,15 @@ def test_time_axis_and_number_of_frames() -> None:
     assert [truth.pts for truth in out["truth"]] == [frame.pts for frame in out["frame"]]
 
 
+def test_a_paced_frame_is_painted_just_before_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments: list[float] = []
+    monkeypatch.setattr("nodes.source.wait_until", moments.append)
+    shown(paced=True, fps=50.0)
+    begun, due = np.array(moments[::2]), np.array(moments[1::2])
+    np.testing.assert_allclose(np.diff(due), 0.02)
+    assert begun[0] == due[0] and (begun[1:] < due[1:]).all()
+
+
 def test_paced_frames_come_no_earlier_than_their_time() -> None:
     assert TestSource(paced=True).live() and not TestSource().live()
     start = time.monotonic()

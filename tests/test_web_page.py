@@ -14,10 +14,10 @@ from nodes._web_inside import Inside
 from nodes._web_picture import Newest
 from nodes._web_server import WebServer
 from nodes.source import read_picture
-from tests.conftest import PATIENCE_S, eventually
+from tests.conftest import PATIENCE_S, eventually, free_port
 from tests.graphs import ROOT, Graph
 from tests.known_faces import known
-from tests.web_server import TOKEN, frame, free_port
+from tests.web_server import TOKEN, frame
 
 PATIENCE_MS = PATIENCE_S * 1000
 

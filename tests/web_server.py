@@ -1,6 +1,5 @@
 """The server of the web page without a graph."""
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,8 +27,3 @@ def server(host: str = "127.0.0.1", token: str = "") -> Iterator[tuple[WebServer
         yield served, newest
     finally:
         served.close()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
