@@ -220,7 +220,7 @@ class FaceDetector(Node):
 
 
 def thumbnail(image: Image) -> Image:
-    """Return the picture averaged to `THUMBNAIL`; of large ones, a sample of sixteen or more pixels per cell."""
-    step = max(1, min(image.shape[0] // (4 * THUMBNAIL[1]), image.shape[1] // (4 * THUMBNAIL[0])))
-    small = cv2.resize(image[::step, ::step], THUMBNAIL, interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.uint8)
+    """Return the picture averaged to `THUMBNAIL`, from a sample of sixteen pixels per cell."""
+    width, height = THUMBNAIL
+    sample = cv2.resize(image, (4 * width, 4 * height), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(cv2.resize(sample, THUMBNAIL, interpolation=cv2.INTER_AREA), np.uint8)
