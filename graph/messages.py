@@ -237,7 +237,8 @@ POSE = ("pitch", "yaw", "roll")
 roll > 0 tilts clockwise in the image."""
 
 STATES = ("left_eye_closed", "right_eye_closed", "mouth_closed", "mouth_wide_open")
-"""Order of `Faces.states`, probabilities 0..1; left and right are the image's."""
+"""Order of `Faces.states`, probabilities 0..1; left and right are the image's. An eye that the rim of the picture cuts
+off is never said to be closed."""
 
 
 OPENNESS = ("left_eye_openness", "right_eye_openness", "mouth_openness")

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+EYES = slice(36, 48)
+"""Points of both eyes."""
+
 CORNERS = np.array([(36, 39), (42, 45), (60, 64)]).T
 """Left and right corners (2, 3) of the image's left eye, its right eye, and the inner lips (iBUG 68)."""
 
@@ -20,6 +23,10 @@ changes, so noise makes no blinks: lids are found to about 3 % of the eye's widt
 LEAST_EYE = 18.0
 """Pixels: narrower eyes show no blinks. Of ten walkers in a 1080p street, with eyes of 4 to 19 px, seven blinked 22
 times in four seconds by these rules, hardly once in truth; lids are found to a pixel at best."""
+
+RIM = 0.5
+"""Eye widths: an eye whose middle is nearer to the picture's rim may be cut off. The network then guesses its points
+into the picture, half shut: a portrait that bobbed out of the picture three times "blinked" three times."""
 
 SAID = 0.6
 """Probability from which the network's word that both eyes are closed counts, whatever the points say."""
@@ -52,8 +59,15 @@ def eye_widths(landmarks: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(widths(landmarks)[:, :2].mean(1))
 
 
+def eyes_in(landmarks: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Say which eyes (F, 2) of landmarks (F, 68, 2) a picture of `size` (width, height) shows whole, left and right."""
+    middles = landmarks[:, EYES].reshape(-1, 2, 6, 2).mean(2)
+    room = np.minimum(middles + 0.5, np.array(size) - 0.5 - middles).min(2)
+    return np.asarray(room >= RIM * widths(landmarks)[:, :2], np.bool_)
+
+
 class Blinks:
-    """Counts the blinks of one face: both eyes shut, and open again soon after."""
+    """Counts the blinks of one face: both eyes shut, and open again soon after. To be shown eyes that can be seen."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -80,8 +80,13 @@ OUTLIER = 3.0
 TRUSTED = 1.5
 """Crop pixels of flow error up to which a point counts as seen again (1.3 % of the face)."""
 
-SEEN_AGAIN = 0.25
-"""Share of points that must be seen again; otherwise the picture was cut or covered, and the face starts afresh."""
+SEEN_AGAIN = 0.4
+"""Share of points that must be seen again; otherwise the picture was cut or covered, and the face starts afresh.
+
+Measured on cuts between 110 noisy portraits of LFPW: by chance 30 % are seen again in one cut of 20, 51 % at most.
+The first picture after a cut is off by over 3 % of the eye distance after 2 cuts, with 0.25 after 7. Of the faces in a
+crowded street, most of them 20 to 40 px wide, one in twenty has less than half of its points seen again: with 0.5 their
+points shake by 1 % more. A face that fills the picture never has less than 79 %."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from graph import Detections, Faces, Finding, Frame, Input, Node, Output, setting
 from nodes._backend import MODELS, card, check_picture, known, load, locate
-from nodes._expression import openness
+from nodes._expression import eyes_in, openness
 from nodes._geometry import (
     MARGIN,
     apply,
@@ -125,7 +125,7 @@ class LandmarkModel:
             landmarks=landmarks,
             spread=seen["spread"],
             pose=head_pose(landmarks, camera_matrix(image.shape[1], image.shape[0], fov)),
-            states=seen["states"],
+            states=_of_whole_eyes(seen["states"], landmarks, (image.shape[1], image.shape[0])),
             openness=openness(landmarks),
         )
 
@@ -141,6 +141,12 @@ class LandmarkModel:
             "spread": (spread / scale[:, None]).astype(np.float32),
             "states": outputs["states"],
         }
+
+
+def _of_whole_eyes(states: Floats, landmarks: Floats, size: tuple[int, int]) -> Floats:
+    """Return states (F, 4) in which no eye is closed that a picture of `size` (width, height) may not show whole."""
+    eyes = np.where(eyes_in(landmarks, size), states[:, :2], 0)
+    return np.asarray(np.concatenate((eyes, states[:, 2:]), 1), np.float32)
 
 
 def angle_between(a: Floats, b: Floats) -> Floats:

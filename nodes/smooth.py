@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Faces, Frame, Input, Node, Output, setting
-from nodes._expression import LEAST_EYE, Blinks, eye_widths, openness
+from nodes._expression import LEAST_EYE, Blinks, eye_widths, eyes_in, openness
 from nodes._flow import Crop, crop
 from nodes._fusion import NOBODY, Found, Memory, begin, found, fuse, overlap, predict_by_detection, predict_by_flow
 
 GAP = 0.5
 """Seconds after which nothing is carried over: a face has long changed by then."""
+
+FACES_KEPT = 1000
+"""Of so many faces the blinks are remembered, for their return: far more than are out of sight at one time."""
 
 POSE_TIME, POSE_STEP = 0.05, 3.0
 """Seconds and degrees: smaller changes of the head pose are averaged over this time, larger ones followed at once."""
@@ -75,7 +78,7 @@ class Smooth(Node):
             last = last.joined(begin(now.at(new)))
         now = now.at(np.concatenate((known, new)))
         self._memory, self._crops, self._pts = replace(last, raw=now.points), crops, raw.pts
-        return self._as_faces(raw, now.rows)
+        return self._as_faces(raw, now.rows, frame.image.shape)
 
     def _crop(self, image: NDArray[Any], now: Found) -> dict[int, Crop]:
         """Cut the faces out of the picture, by id; none without flow."""
@@ -119,18 +122,25 @@ class Smooth(Node):
         faces.pose = np.where(np.isfinite(pose), pose, now.pose)  # a pose that could not be found is NaN
         faces.states = follow(faces.states, now.states, elapsed, STATE_TIME * self.strength, STATE_STEP)
 
-    def _as_faces(self, raw: Faces, rows: NDArray[np.intp]) -> Faces:
-        """Return the message with what is remembered in the place of its `rows`."""
+    def _as_faces(self, raw: Faces, rows: NDArray[np.intp], shape: tuple[int, ...]) -> Faces:
+        """Return the message with what is remembered in the place of its `rows`; the picture has this `shape`."""
         faces = self._memory
         landmarks, boxes = raw.landmarks.copy(), raw.boxes.copy()
         pose, states, blinks = raw.pose.copy(), raw.states.copy(), raw.blinks.copy()
         landmarks[rows], pose[rows], states[rows] = faces.points, faces.pose, faces.states
         boxes[rows] = np.concatenate((faces.points.min(axis=1), faces.points.max(axis=1)), axis=1)
         open_ = openness(landmarks)
-        self._blinks = {id_: self._blinks.get(id_) or Blinks() for id_ in faces.ids.tolist()}
-        large = eye_widths(faces.points) >= LEAST_EYE
-        for row, counter, enough in zip(rows, self._blinks.values(), large, strict=True):
-            if enough:
+        clear = (eye_widths(faces.points) >= LEAST_EYE) & eyes_in(faces.points, (shape[1], shape[0])).all(1)
+        for row, id_, seen in zip(rows, faces.ids.tolist(), clear, strict=True):
+            counter = self._counter(id_)
+            if seen:
                 counter.see(raw.pts, float(open_[row, :2].mean()), float(states[row, :2].min()))
             blinks[row] = counter.count
         return replace(raw, landmarks=landmarks, boxes=boxes, pose=pose, states=states, openness=open_, blinks=blinks)
+
+    def _counter(self, id_: int) -> Blinks:
+        """Return the blinks of a face, which may have been out of sight; those seen last are kept."""
+        self._blinks[id_] = self._blinks.pop(id_) if id_ in self._blinks else Blinks()
+        if len(self._blinks) > FACES_KEPT:
+            del self._blinks[next(iter(self._blinks))]
+        return self._blinks[id_]

@@ -114,6 +114,15 @@ def test_a_box_that_is_off_centre_costs_no_accuracy(model: LandmarkModel, shift:
     assert errors(faces.landmarks, truth)[0] < NME
 
 
+def test_no_eye_outside_the_picture_is_said_to_be_closed(model: LandmarkModel) -> None:
+    frames, [truth] = source()
+    top = int(truth[0, 36:48, 1].max()) + 1
+    whole = model.predict(frames[0].image, tight(truth), kind="landmarks")
+    cut = model.predict(frames[0].image[top:], tight(truth) - np.float32([0, top, 0, top]), kind="landmarks")
+    assert whole.states.all(), "every probability is more than nothing"
+    assert not cut.states[0, :2].any() and cut.states[0, 2:].all()
+
+
 def test_no_box_is_no_face_and_odd_input_is_refused(model: LandmarkModel) -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     assert len(model.predict(image, np.zeros((0, 4), np.float32))) == 0

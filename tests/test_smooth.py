@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from graph import Faces, Frame, Header
 from graph.testing import run_node
@@ -135,6 +136,31 @@ def test_other_frame_rates_behave_alike(fps: float) -> None:
 def test_blinks_keep_their_amplitude(in_picture: bool) -> None:
     clip, closed = blink_clip(in_picture, **SMALL | {"frames": 75})
     assert amplitude(ours(clip), clip, closed) >= 95
+
+
+def blinking(place: NDArray[np.float32], blinks: int, hidden: slice = slice(0)) -> list[Faces]:
+    """Return what Smooth says of a face at a place in a grey picture that blinks so often, and is `hidden` for a while.
+
+    Opening and shutting take no time; eyes are shut for 5 of 15 frames.
+    """
+    shut = place.copy()
+    for upper, lower in ((37, 41), (38, 40), (43, 47), (44, 46)):
+        shut[[upper, lower], 1] = shut[[upper, lower], 1].mean()
+    shown = [faces((shut if i % 15 >= 10 else place)[None]) for i in range(15 * blinks + 1)]
+    shown[hidden] = [Faces()] * len(shown[hidden])
+    grey = np.full((360, 640, 3), 120, np.uint8)
+    return run(Smooth(flow=False), [(grey, found, i / 30, 0) for i, found in enumerate(shown)])
+
+
+def test_blinks_are_counted_while_the_id_lasts() -> None:
+    assert blinking(LANDMARKS, 2)[-1].blinks.tolist() == [2]
+    away = blinking(LANDMARKS, 3, slice(16, 20))
+    assert [away[15].blinks.tolist(), away[18].blinks.tolist(), away[-1].blinks.tolist()] == [[1], [], [3]]
+
+
+def test_eyes_outside_the_picture_do_not_blink() -> None:
+    above = LANDMARKS - np.float32([0, LANDMARKS[36:48, 1].max()])
+    assert blinking(above, 2)[-1].blinks.tolist() == [0]
 
 
 def test_speech_keeps_its_amplitude_and_a_still_mouth_stands_still() -> None:
