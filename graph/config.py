@@ -56,6 +56,7 @@ def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -
     check.inputs()
     check.cycles()
     check.joins()
+    check.files()
     _check_listening(document, model)
     _check_address(document, model)
     document.raise_problems()
@@ -171,6 +172,7 @@ class _Check:
         self.classes: dict[str, type[Node]] = {}
         self.outputs: dict[str, dict[str, Output]] = {}  # of the nodes of which they are known
         self.live: set[str] = set()
+        self.tried: dict[str, Node] = {}  # nodes that took their settings, not opened
         declared = document.data.get("nodes")
         self.declared = list(declared) if isinstance(declared, dict) else []
 
@@ -213,6 +215,7 @@ class _Check:
         """Let the node itself look at its settings, and ask a source whether it is live."""
         try:
             node, live = _tried_out(self.specs[name])
+            self.tried[name] = node
             self.outputs[name] = node.outputs
             if live and not node.inputs:
                 self.live.add(name)
@@ -310,6 +313,19 @@ class _Check:
                 self.document.add(("nodes", name, "inputs"), "are all `join: hold`; one must be `seq`, to set the pace")
             if not joins and class_.inputs and all(port.optional for port in class_.inputs.values()):
                 self.document.add(("nodes", name), f"no input is connected; inputs: {', '.join(class_.inputs)}")
+
+    def files(self) -> None:
+        """Check that no node writes what another one reads or writes."""
+        read = {path.resolve(): name for name, node in self.tried.items() for path in node.reads()}
+        folders = {path.parent: name for path, name in read.items()}
+        written: dict[Path, str] = {}
+        for name, node in self.tried.items():
+            for path in map(Path.resolve, node.writes()):
+                if reader := read.get(path) or folders.get(path):
+                    self.document.add(("nodes", name, "settings"), f"would write over what {reader} reads: {path}")
+                if path in written:
+                    self.document.add(("nodes", name, "settings"), f"writes to {path}, and so does {written[path]}")
+                written[path] = name
 
     def warn_of_unread(self) -> None:
         """Warn of nodes that work for nobody."""

@@ -15,6 +15,7 @@ An unannotated attribute is a port, an annotated one a setting:
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
@@ -108,6 +109,14 @@ class Node:
         """Say whether this source delivers in real time (a camera) and must never be waited for."""
         return False
 
+    def reads(self) -> Iterable[Path]:
+        """Return the files that it will read, by its settings: no node of the graph may write them."""
+        return ()
+
+    def writes(self) -> Iterable[Path]:
+        """Return the files that it will write, by its settings, or the folder it fills: no other node may use them."""
+        return ()
+
     def changed(self, name: str) -> None:
         """Take notice that the changeable setting `name` has a new value (between two calls of process).
 
@@ -118,6 +127,11 @@ class Node:
     def graph_name(self) -> str:
         """The name of the running graph that this node is part of, as `graph.attach` takes it; empty in tests."""
         return str(self.__dict__.get("_graph_name", ""))  # set by the worker
+
+    @property
+    def restarted(self) -> bool:
+        """Whether it takes the place of one that was started before in this run, and whose files are to be kept."""
+        return bool(self.__dict__.get("_restarted"))  # set by the worker
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> NDArray[Any]:
         """Return a new array for an output, uninitialised and writable.

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 from graph.errors import ConfigError
 from graph.mcap_reader import Recording
@@ -34,6 +35,10 @@ class Replay(Node):
         self._topics = _named(self.ports or tuple(self._recording.ports), self._recording)
         outputs = {name: Output(self._recording.ports[topic]) for name, topic in self._topics.items()}
         vars(self)["outputs"] = outputs  # of this one, in the place of the class's
+
+    def reads(self) -> list[Path]:
+        """Return the recording."""
+        return [Path(self.path)]
 
     def live(self) -> bool:
         """Return whether it has a speed of its own."""

@@ -59,6 +59,16 @@ class Capture(Node):
         else:
             yield _source_check.files(str(node.uri), find)
 
+    def reads(self) -> list[Path]:
+        """Return the video or the pictures; none where they cannot be found, which `open` tells."""
+        if self._is_device():
+            return []
+        try:
+            paths = find(str(self.uri))
+        except ConfigError:
+            return []
+        return [paths] if isinstance(paths, Path) else paths
+
     def open(self) -> None:
         """Open the file or the webcam; raises ConfigError if that cannot be. A network camera is waited for."""
         from nodes._video import Converter

@@ -3,9 +3,11 @@
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
@@ -25,15 +27,19 @@ COLUMNS = (
     *("seq", "pts", "epoch", "id", "score", "left", "top", "right", "bottom"),
     *(*POSE, *STATES, *OPENNESS, "blinks"),
     *(f"{axis}{point}" for point in range(68) for axis in "xy"),
+    *(f"spread{point}" for point in range(68)),
 )
 """Of the CSV file. Digits kept: pts 6, score and states 4, pixels and degrees 2."""
+
+LONGEST_LINE = 1 << 20  # bytes; a face takes 2,000
 
 
 class Record(Node):
     """Write frames to a video file (H.264), each shown at its own time; an existing file is overwritten.
 
     The file can be played up to its last half second while it grows and after the run was killed. Frames of
-    another size than the first are fitted into it with black bars; an odd size gains a row or column.
+    another size than the first are fitted into it with black bars; an odd size gains a row or column. When the node
+    is started again during a run, it goes on in a file of its own: clip-2.mp4 beside clip.mp4.
     """
 
     frame = Input(Frame)
@@ -52,6 +58,10 @@ class Record(Node):
         if node is not None:
             yield tried_file(node.path, VIDEO_SUFFIXES)
 
+    def writes(self) -> list[Path]:
+        """Return the file."""
+        return [Path(self.path).expanduser()]
+
     def open(self) -> None:
         """Check that the file can be written; raises ConfigError if not."""
         from nodes._encoder import encoder
@@ -60,6 +70,9 @@ class Record(Node):
         self._told_size = False
         self._encoder = encoder(self.codec)
         self._file = writable(self.path, VIDEO_SUFFIXES)
+        if self.restarted and self._file.exists():
+            self._file = free_name(kept := self._file)
+            logger.warning("%s is from before the restart and is kept; going on in %s", kept, self._file)
 
     def process(self, frame: Frame) -> None:
         """Append one frame; raises NodeError if it cannot be written."""
@@ -86,7 +99,8 @@ class Record(Node):
 class RecordFaces(Node):
     """Write faces to a file, one JSON line per frame (.jsonl) or one CSV row per face (.csv); overwrites it.
 
-    Every frame is on disk before the next one is looked at. Pixels are those of the frame, counted from 0.
+    Every frame is on disk before the next one is looked at. Pixels are those of the frame, counted from 0. When the
+    node is started again during a run, it adds to the file.
     """
 
     faces = Input(Faces)
@@ -99,6 +113,10 @@ class RecordFaces(Node):
         if node is not None:
             yield tried_file(node.path, DATA_SUFFIXES)
 
+    def writes(self) -> list[Path]:
+        """Return the file."""
+        return [Path(self.path).expanduser()]
+
     def open(self) -> None:
         """Check that the file can be written; raises ConfigError if not."""
         self._path = writable(self.path, DATA_SUFFIXES)
@@ -110,12 +128,23 @@ class RecordFaces(Node):
         text = csv_rows(faces) if self._is_table else json_line(faces)
         try:
             if self._file is None:
-                self._file = self._path.open("w", encoding="utf-8", newline="\n")
-                self._file.write(",".join(COLUMNS) + "\n" if self._is_table else "")
+                self._file = self._begin()
             self._file.write(text)
             self._file.flush()
         except OSError as exc:
             raise NodeError(f"{self._path}: {exc.strerror}") from exc
+
+    def _begin(self) -> TextIO:
+        """Open the file, at the end of what there is of this run."""
+        if not (self.restarted and self._path.exists()):
+            file = self._path.open("w", encoding="utf-8", newline="\n")
+            file.write(",".join(COLUMNS) + "\n" if self._is_table else "")
+            return file
+        with self._path.open("r+b") as before:  # a killed process may have left a part of a line
+            start = max(0, before.seek(0, os.SEEK_END) - LONGEST_LINE)
+            before.seek(start)
+            before.truncate(start + before.read().rfind(b"\n") + 1)
+        return self._path.open("a", encoding="utf-8", newline="\n")
 
     def close(self) -> None:
         """Close the file; without a single frame there is none."""
@@ -144,6 +173,7 @@ def as_json(faces: Faces) -> dict[str, Any]:
         rounded(faces.boxes, 2),
         rounded(faces.scores, 4),
         rounded(faces.landmarks, 2),
+        rounded(faces.spread, 2),
         rounded(faces.pose, 2),
         rounded(faces.states, 4),
         rounded(faces.openness, 4),
@@ -156,12 +186,13 @@ def as_json(faces: Faces) -> dict[str, Any]:
             "box": box,
             "score": score,
             "landmarks": landmarks,
+            "spread": spread,
             "pose": dict(zip(POSE, pose, strict=True)),
             "states": dict(zip(STATES, states, strict=True)),
             "openness": dict(zip(OPENNESS, open_, strict=True)),
             "blinks": blinks,
         }
-        for id_, box, score, landmarks, pose, states, open_, blinks in columns
+        for id_, box, score, landmarks, spread, pose, states, open_, blinks in columns
     ]
     return {"seq": faces.seq, "pts": round(faces.pts, 6), "epoch": faces.epoch, "faces": found}
 
@@ -173,6 +204,7 @@ def rows(faces: Faces) -> Iterator[list[Any]]:
         yield [
             *(faces.seq, round(faces.pts, 6), faces.epoch, face["id"], face["score"], *face["box"]),
             *(*face["pose"].values(), *face["states"].values(), *face["openness"].values(), face["blinks"], *points),
+            *face["spread"],
         ]
 
 
@@ -205,6 +237,11 @@ def writable(path: str, suffixes: tuple[str, ...]) -> Path:
     except OSError as exc:
         raise ConfigError(f"cannot write {file}: {exc.strerror}") from exc
     return file
+
+
+def free_name(file: Path) -> Path:
+    """Return clip-2.mp4 for clip.mp4, or the next number that is not there."""
+    return next(path for n in count(2) if not (path := file.with_stem(f"{file.stem}-{n}")).exists())
 
 
 def tried_file(path: str, suffixes: tuple[str, ...]) -> Finding:

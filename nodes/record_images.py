@@ -18,6 +18,10 @@ class RecordImages(Node):
     quality: int = setting(92, minimum=1, maximum=100)  # of jpg and webp; png loses nothing
     every: int = setting(1, minimum=1, changeable=True)
 
+    def writes(self) -> list[Path]:
+        """Return the folder."""
+        return [Path(self.folder).expanduser()]
+
     def open(self) -> None:
         """Make the folder; raises ConfigError if that cannot be."""
         self._count = -1
