@@ -173,6 +173,8 @@ def known(value: str, name: str, valid: tuple[str, ...]) -> str:
 
 def check_picture(image: Image) -> None:
     """Raise ValueError unless `image` is (H, W, 3) uint8 with pixels in it."""
+    if not isinstance(image, np.ndarray):  # cv2.imread gives None for a file that is not there
+        raise ValueError(f"expected a BGR picture uint8 (H, W, 3), found {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"expected a BGR picture uint8 (H, W, 3), found {image.dtype}{image.shape}")
 

@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from graph import ConfigError, NodeError, redact
-from nodes._video import Shot, video_stream
+from nodes._video import Shot, pixel_aspect, video_stream
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Taken(NamedTuple):
     arrived_ns: int  # CLOCK_MONOTONIC
     captured_ns: int | None  # CLOCK_MONOTONIC by the camera's own wall clock, if it has one that can be right
     epoch: int
+    pixel_aspect: float
 
 
 class NetworkCamera:
@@ -48,33 +49,40 @@ class NetworkCamera:
     """
 
     def __init__(self, uri: str, transport: Transport, patience_s: float, fps: float) -> None:
-        self.uri = uri
+        scheme, separator, place = uri.partition("://")
+        self.uri = scheme.lower() + separator + place
         self.name: str = redact(uri)
-        if not uri.partition("://")[2].lstrip("/@:"):
+        if not place.lstrip("/@:"):
             raise ConfigError(f"{self.name}: no host in the address, expected like rtsp://user:password@192.0.2.7/stream")
         self.transport = transport
         self.patience_s = patience_s
         self.fps = fps
         self.dropped = 0
+        self.end = 0.0
         self._newest: deque[Taken] = deque(maxlen=1)
         self._arrived = threading.Event()
         self._stopping = threading.Event()
         self._ended = False
+        self._failure: NodeError | None = None
         self._count = 0  # pictures of this connection
         self._epoch = -1
-        self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def shots(self) -> Iterator[Shot | None]:
         """Yield pictures as they come, and None each half second without one; ends only with a file over HTTP.
 
         `pts` follows the camera's stamps within a connection and the arrival between two. A new connection is a
-        new epoch.
+        new epoch. Raises NodeError where no attempt can succeed.
         """
+        self._ended, self._epoch = False, -1
+        self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
         self._thread.start()
         origin_ns, offset, epoch, end = 0, 0.0, -1, 0.0
         while True:
             taken = self._take()
             if taken is None:
+                if self._failure:
+                    raise self._failure
                 if self._ended and not self._newest:
                     return
                 yield None
@@ -86,9 +94,10 @@ class NetworkCamera:
                 epoch = taken.epoch
                 offset = max(arrival, end) - taken.time_s
                 pts = offset + taken.time_s
-            end = pts
+            self.end, end = 2 * pts - end, pts
             clock: Literal["arrival", "camera"] = "arrival" if taken.captured_ns is None else "camera"
-            yield Shot(pts, pts, taken.captured_ns or taken.arrived_ns, taken.picture, epoch, clock)
+            arrived_ns = taken.captured_ns or taken.arrived_ns
+            yield Shot(pts, arrived_ns, taken.picture, epoch, clock, taken.pixel_aspect)
 
     def probe(self) -> str:
         """Connect once, wait for one picture, and say what the camera sends. Raises NodeError with the reason."""
@@ -127,6 +136,8 @@ class NetworkCamera:
                     self._newest.append(taken)
                     self._arrived.set()
                 self._ended = bool(container.duration)  # a file
+        except av.ProtocolNotFoundError as exc:
+            self._failure, self._ended = NodeError(f"{self.name} {_why(exc)}"), True
         except (av.FFmpegError, ConfigError, ValueError) as exc:
             return _why(exc)
         return "its stream has ended"
@@ -181,7 +192,7 @@ class NetworkCamera:
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
                 if place != last:
                     captured_ns = _captured_ns(container, frame, arrived_ns)
-                    yield Taken(frame, time_s - first, arrived_ns, captured_ns, self._epoch)
+                    yield Taken(frame, time_s - first, arrived_ns, captured_ns, self._epoch, pixel_aspect(stream))
             if self._stopping.is_set():
                 return
             if arrived_ns / 1e9 - heard_s > self.patience_s:
@@ -190,8 +201,9 @@ class NetworkCamera:
     def close(self) -> None:
         """Leave the camera."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_S)
+        if self._thread is None:
+            return
+        self._thread.join(STOP_S)
         if self._thread.is_alive():  # closing a container under another thread's read hangs or crashes
             logger.info("%s does not come back from a read; it ends with this process", self.name)
         elif self.dropped:
@@ -214,6 +226,8 @@ def _why(exc: Exception) -> str:
     """Return what went wrong, without the address, which may bear a password."""
     if isinstance(exc, av.HTTPUnauthorizedError | av.HTTPForbiddenError):
         return "refuses the user or the password (rtsp://user:password@host/...)"
+    if isinstance(exc, av.ProtocolNotFoundError):
+        return f"cannot be read: this FFmpeg (PyAV {av.__version__}) does not know its protocol"
     if isinstance(exc, av.HTTPNotFoundError):
         return "has no such stream: the camera's manual names its paths"
     if isinstance(exc, av.ExitError | TimeoutError):

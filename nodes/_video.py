@@ -24,6 +24,7 @@ from graph import ConfigError, NodeError
 logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SET_BACK_S = 0.5  # stamps that go back by more are a clock that began anew; by less, B-frames without order
 DECODE_THREADS = min(4, os.cpu_count() or 1)  # 4 decode 4K H.264 in real time; more only hold more pictures
 DEFAULT_PERIOD = 1 / 30  # seconds between frames where the file does not say
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
@@ -35,22 +36,19 @@ class Shot(NamedTuple):
     """One decoded picture."""
 
     pts: float  # seconds on the reader's time axis
-    end: float  # the same, where the next picture is due
     arrived_ns: int  # CLOCK_MONOTONIC
     picture: VideoFrame
     epoch: int = 0  # of the reader: a camera that was lost comes back with the next
     clock: Literal["arrival", "camera"] = "arrival"  # what `arrived_ns` goes by
+    pixel_aspect: float = 1.0  # width of a pixel over its height
 
 
 def fitted(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """Return (width, height) to deliver for a picture of `size`; 0 is free, and one free side keeps the aspect."""
-    if width and height:
-        return width, height
-    if width:
-        return width, max(1, round(size[1] * width / size[0]))
-    if height:
-        return max(1, round(size[0] * height / size[1])), height
-    return size
+    """Return (width, height) to deliver for a picture of `size`: the largest of its shape that fits; 0 is free."""
+    if not (width or height):
+        return size
+    scale = min((side / own for side, own in zip((width, height), size, strict=True) if side))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 class Converter:
@@ -64,13 +62,13 @@ class Converter:
         self.height = height
         self._scaler = VideoReformatter()
 
-    def convert(self, picture: VideoFrame, allocate: Allocate) -> NDArray[np.uint8]:
-        """Return (H, W, 3) uint8 BGR in an array from `allocate`."""
+    def convert(self, picture: VideoFrame, allocate: Allocate, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
+        """Return (H, W, 3) uint8 BGR in an array from `allocate`; its pixels are square."""
         turns = round(picture.rotation / 90) % 4  # counterclockwise quarters, from the display matrix (phones)
-        stored = (picture.width, picture.height)
+        stored = (max(1, round(picture.width * pixel_aspect)), picture.height)
         width, height = fitted(stored[::-1] if turns % 2 else stored, self.width, self.height)
         scaled = (height, width) if turns % 2 else (width, height)
-        method = "BILINEAR" if scaled == stored else "BICUBIC"
+        method = "BILINEAR" if scaled == (picture.width, picture.height) else "BICUBIC"
         bgr = self._scaler.reformat(picture, *scaled, format="bgr24", interpolation=method, threads=1)
         image = allocate((height, width, 3))
         if turns:
@@ -97,6 +95,7 @@ class VideoFile:
     def __init__(self, path: Path, fps: float = 0.0) -> None:
         self.path = path
         self.fps = fps
+        self.end = 0.0  # of the last pass, seconds
         self._container: InputContainer | None = open_video(path)
 
     def shots(self) -> Iterator[Shot]:
@@ -109,13 +108,17 @@ class VideoFile:
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = DECODE_THREADS
         report = _Report(stream)
-        taken = -1
+        origin, taken = None, -1
         for frame in _frames(self._container, stream, report):
+            due = report.end
             pts = report.count(frame)
-            place = math.floor((pts - report.start) * self.fps + 0.5) if self.fps else report.frames
+            if origin is None or pts < due - SET_BACK_S:
+                origin, taken = pts, -1
+            place = math.floor((pts - origin) * self.fps + 0.5) if self.fps else report.frames
             if place > taken:
-                yield Shot(pts, report.end, time.monotonic_ns(), frame)
+                yield Shot(pts, time.monotonic_ns(), frame, pixel_aspect=pixel_aspect(stream))
             taken = max(taken, place)
+        self.end = report.end
         report.conclude(self.path)
         self.close()
 
@@ -132,8 +135,7 @@ class _Report:
     def __init__(self, stream: VideoStream) -> None:
         self.frames = 0
         self.damaged = 0
-        self.start = 0.0  # seconds
-        self.end = 0.0
+        self.end = 0.0  # seconds
         self._period = _period(stream)
         self._promised_frames = stream.frames
         self._promised_end = _promised_end(stream)
@@ -144,7 +146,6 @@ class _Report:
         stamp = frame.dts if self._without_pts else frame.pts
         pts = self.end if stamp is None or frame.time_base is None else float(stamp * frame.time_base)
         length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else self._period
-        self.start = self.start if self.frames else pts
         self.frames += 1
         self.damaged += frame.is_corrupt
         self.end = pts + length
@@ -218,6 +219,11 @@ def video_stream(container: InputContainer) -> VideoStream:
     raise ConfigError(f"has no video stream (streams: {found})")
 
 
+def pixel_aspect(stream: VideoStream) -> float:
+    """Return the width of a pixel over its height, 1 where the stream does not say: DVDs and DV have others."""
+    return float(stream.sample_aspect_ratio or 1)
+
+
 def _period(stream: VideoStream) -> float:
     rate = stream.average_rate or stream.guessed_rate
     return float(1 / rate) if rate else DEFAULT_PERIOD
@@ -239,6 +245,7 @@ class PictureFiles:
     def __init__(self, paths: Sequence[Path], fps: float) -> None:
         self.paths = paths
         self.period = 1 / fps if fps else DEFAULT_PERIOD
+        self.end = len(paths) * self.period
 
     def shots(self) -> Iterator[Shot]:
         """Yield every picture that can be read, and warn of each other one.
@@ -253,7 +260,7 @@ class PictureFiles:
                 continue
             readable += 1
             picture = VideoFrame.from_numpy_buffer(image, format="bgr24")
-            yield Shot(index * self.period, (index + 1) * self.period, time.monotonic_ns(), picture)
+            yield Shot(index * self.period, time.monotonic_ns(), picture)
         if not readable:
             raise NodeError(f"{self.paths[0]} cannot be read as a picture" + _others(len(self.paths) - 1))
 
@@ -271,7 +278,10 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError:
         return None
-    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None  # type: ignore[return-value]
+    try:
+        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None  # type: ignore[return-value]
+    except cv2.error:  # more pixels than it takes, by its header
+        return None
 
 
 def picture_paths(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import struct
 import sys
@@ -141,6 +142,8 @@ class Webcam:
     Raises ConfigError from the constructor if the webcam is missing, busy or not one.
     """
 
+    end = math.inf
+
     def __init__(self, device: Device, width: int, height: int, fps: float) -> None:
         self.device = device
         self.dropped = 0
@@ -168,7 +171,7 @@ class Webcam:
             if first is None:
                 first = time_s
                 self._note_size(frame)
-            yield Shot(time_s - first, time_s - first, arrived_ns, frame)
+            yield Shot(time_s - first, arrived_ns, frame)
 
     def _note_size(self, frame: VideoFrame) -> None:
         given = (frame.width, frame.height)

@@ -20,6 +20,9 @@ LONG_GAP_S = 10.0  # a longer wait for the next frame of a paced file is taken f
 class Reader(Protocol):
     """Where pictures come from; opened by its constructor, closed by the end of `shots` or by `close`."""
 
+    end: float
+    """When the next picture would be due after `shots` has ended, on the axis of its pictures' pts."""
+
     def shots(self) -> "Iterator[Shot | None]":
         """Yield the pictures from the beginning; None where a camera has none for the moment."""
 
@@ -33,8 +36,8 @@ class Capture(Node):
     frame = Output(Frame)
 
     uri: str | int  # video, picture, folder, "pattern*.png"; webcam: 0, 1, ... or /dev/video0; rtsp:// or http://
-    width: int = setting(0, minimum=0, maximum=16384)  # pixels; scales a file, is asked of a webcam; 0: as it is
-    height: int = setting(0, minimum=0, maximum=16384)  # pixels; 0: as it is, or what the aspect makes of width
+    width: int = setting(0, minimum=0, maximum=16384)  # pixels; 0: as it is. Files are scaled to fit into width and
+    height: int = setting(0, minimum=0, maximum=16384)  # height, and keep their shape; a webcam is asked for them
     fps: float = setting(0.0, minimum=0.0, maximum=1000.0)  # at most; of a webcam: asked for; pictures: 0 is 30
     loop: bool = False  # start a file again at its end
     paced: bool = False  # a file in real time by its timestamps; otherwise as fast as the graph takes it
@@ -105,7 +108,7 @@ class Capture(Node):
             if shot is None:
                 yield None
                 continue
-            image = self._converter.convert(shot.picture, self.empty)
+            image = self._converter.convert(shot.picture, self.empty, shot.pixel_aspect)
             arrived_ns = pacer.wait(shot.pts) if pacer else shot.arrived_ns
             header = Header(pts=shot.pts, t_capture_ns=arrived_ns, epoch=epoch + shot.epoch)
             yield Frame(image=image, clock=shot.clock, header=header)
@@ -117,18 +120,17 @@ class Capture(Node):
         """Yield the pictures, again and again if `loop`: `pts` goes on growing, and a new pass is a new epoch."""
         epoch, offset = 0, 0.0
         while True:
-            count, first, end = 0, 0.0, 0.0
+            count, first = 0, 0.0
             for shot in self._reader.shots():
                 if shot is None:
                     yield None, epoch
                     continue
                 count += 1
                 first = shot.pts if count == 1 else first
-                end = shot.end
                 yield shot._replace(pts=offset + shot.pts), epoch
             if not self.loop:
                 return
-            offset += end - first
+            offset += self._reader.end - first
             epoch += count > 1  # one picture shown again is no new scene
 
     def close(self) -> None:

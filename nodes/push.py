@@ -43,7 +43,9 @@ class Push(Node):
 
         self._name: str = redact(self.uri)
         scheme, separator, place = self.uri.partition("://")
-        if scheme not in STREAM_FORMATS or not separator or not place:
+        self._address = scheme.lower() + separator + place
+        self._failure: NodeError | None = None
+        if scheme.lower() not in STREAM_FORMATS or not separator or not place:
             raise ConfigError(f"{self._name} is no address to send to, expected {'://, '.join(STREAM_FORMATS)}://...")
         self._codec = encoder("libx264")
         self._newest: deque[Frame] = deque(maxlen=1)
@@ -53,7 +55,9 @@ class Push(Node):
         self._thread.start()
 
     def process(self, frame: Frame) -> None:
-        """Hand the frame over to the sending thread."""
+        """Hand the frame over to the sending thread; raises NodeError where it can never be sent."""
+        if self._failure:
+            raise self._failure
         self._newest.append(frame)
         self._work.set()
 
@@ -66,8 +70,13 @@ class Push(Node):
                 self._stream()
                 wait_s = FIRST_WAIT_S
             except (av.FFmpegError, NodeError) as exc:
-                reason = exc.strerror if isinstance(exc, av.FFmpegError) else str(exc)
-                logger.warning("%s: %s; trying again in %.1f s", self._name, reason, wait_s)
+                reason = exc.__cause__ or exc
+                if isinstance(reason, av.ProtocolNotFoundError):
+                    ours = f"this FFmpeg (PyAV {av.__version__})"
+                    self._failure = NodeError(f"{self._name}: {ours} does not know the protocol")
+                    return
+                why = reason.strerror if isinstance(reason, av.FFmpegError) else reason
+                logger.warning("%s: %s; trying again in %.1f s", self._name, why, wait_s)
                 self._stopping.wait(wait_s * random.uniform(0.7, 1.3))
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
@@ -79,10 +88,12 @@ class Push(Node):
         if frame is None:
             return
         size = even((frame.image.shape[1], frame.image.shape[0]))
-        container = stream_container(self.uri, self.transport, PATIENCE_S)
+        container = stream_container(self._address, self.transport, PATIENCE_S)
         writer = VideoWriter(container, self._name, size, self._codec, self.crf, self.preset)
-        logger.info("%s takes pictures of %d x %d", self._name, *size)
         try:
+            writer.write(fit(frame.image, size), frame.pts)
+            logger.info("%s takes pictures of %d x %d", self._name, *size)
+            frame = self._next()
             while frame is not None and even((frame.image.shape[1], frame.image.shape[0])) == size:
                 writer.write(fit(frame.image, size), frame.pts)
                 frame = self._next()

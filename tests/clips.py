@@ -41,6 +41,7 @@ def write(
     codec: str = "libx264",
     turned: int = 0,
     movflags: str = "",
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """Write a clip with one frame at each of `times` (seconds); `turned` is its display rotation, counterclockwise."""
     with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
@@ -50,6 +51,8 @@ def write(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         ticks = 30 if path.suffix == ".avi" else 60_000  # per second; AVI knows nothing but a steady rate
         stream.codec_context.time_base = Fraction(1, ticks)
+        if pixel_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if turned:
             stream.set_display_rotation(turned)
         for index, time in enumerate(times):

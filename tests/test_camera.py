@@ -1,6 +1,5 @@
 """Cameras on the network, with a real RTSP server that is stopped, killed, locked, and started again changed."""
 
-import http.server
 import logging
 import signal
 import socketserver
@@ -14,14 +13,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import psutil
 import pytest
 
 import graph
-from graph import ConfigError, Frame, Header
-from nodes import _camera
+from graph import ConfigError, Frame, Header, NodeError
+from nodes import _camera, _encoder
 from nodes._camera import NetworkCamera, Taken
 from nodes.capture import Capture
 from nodes.push import Push
@@ -169,7 +167,7 @@ def test_stamps_that_jump_never_go_back() -> None:
     pts = []
     for index in range(40):
         stamp = index / 10 + (0, 3600, 0, -3600)[index // 10]
-        camera._newest.append(Taken(picture, stamp, (index + 1) * 100_000_000, None, 0))
+        camera._newest.append(Taken(picture, stamp, (index + 1) * 100_000_000, None, 0, 1.0))
         camera._arrived.set()
         shot = next(shots)
         assert shot is not None
@@ -280,49 +278,6 @@ def test_an_address_without_a_host_is_a_mistake() -> None:
         NetworkCamera("rtsp://", "tcp", 1.0, 0.0)
 
 
-# --- HTTP ---
-
-
-class Mjpeg(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=shot")
-        self.end_headers()
-        try:
-            for index in range(2000):
-                data = cv2.imencode(".jpg", clips.picture(index % 50))[1].tobytes()
-                head = f"--shot\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                self.wfile.write(head.encode() + data + b"\r\n")
-                time.sleep(0.02)
-        except OSError:  # the other side has enough
-            return
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
-def test_mjpeg_over_http() -> None:
-    with served(Mjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
-        until(lambda frame: clips.number(frame.image) >= 5)
-
-
-class Files(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        return
-
-
-def test_a_file_over_http_plays_in_real_time_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clips.write(tmp_path / "clip.mp4", clips.steady(20))
-    monkeypatch.chdir(tmp_path)
-    with served(Files) as port:
-        node = Capture(uri=f"http://127.0.0.1:{port}/clip.mp4")
-        node.open()
-        frames = [frame for frame in node.process() if frame is not None]
-        node.close()
-    assert len(frames) > 3
-    assert clips.number(frames[-1].image) == 19
-
-
 # --- sending ---
 
 
@@ -357,6 +312,31 @@ def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], ca
 def test_addresses_to_send_to() -> None:
     with pytest.raises(ConfigError, match=r"^out\.mp4 is no address to send to, expected rtsp://, rtmp://"):
         Push(uri="out.mp4").open()
+
+
+def test_a_protocol_that_ffmpeg_lacks_is_a_failure_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_encoder, "STREAM_FORMATS", {"nonesuch": "mpegts"})
+    frame = Frame(image=np.zeros((48, 64, 3), np.uint8))
+    sender = Push(uri="NONESUCH://127.0.0.1:1")
+    sender.open()
+
+    def fails() -> bool:
+        try:
+            sender.process(frame)
+        except NodeError as exc:
+            return "does not know the protocol" in str(exc)
+        return False
+
+    assert eventually(fails)
+    sender.close()
+    monkeypatch.setattr("nodes.capture.SCHEMES", ("nonesuch",))
+    with pytest.raises(NodeError, match=r"nonesuch://127.0.0.1:1 cannot be read: .* does not know its protocol"):
+        clips.captured(uri="nonesuch://127.0.0.1:1")
+
+
+def test_an_address_may_be_written_in_capitals(camera: Callable[..., Camera]) -> None:
+    with playing(camera().uri().replace("rtsp", "RTSP")) as until:
+        until(any_frame)
 
 
 # --- a whole graph ---

@@ -1,5 +1,7 @@
 import time
+import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,16 @@ def test_scaling_counts_in_the_upright_picture(tmp_path: Path) -> None:
     path = str(clips.write(tmp_path / "clip.mp4", [0.0], turned=90))
     assert captured(uri=path, width=24)[0].image.shape == (32, 24, 3)
     assert captured(uri=path, height=32)[0].image.shape == (32, 24, 3)
-    assert captured(uri=path, width=50, height=20)[0].image.shape == (20, 50, 3)
+    assert captured(uri=path, width=50, height=20)[0].image.shape == (20, 15, 3), "it keeps its shape"
     assert block(captured(uri=path, width=96)[0]) == (1, 0)
+
+
+def test_pixels_that_are_not_square_become_so(tmp_path: Path) -> None:
+    wide = str(clips.write(tmp_path / "wide.mp4", [0.0], pixel_aspect=Fraction(3, 2)))
+    upright = str(clips.write(tmp_path / "upright.mp4", [0.0], turned=90, pixel_aspect=Fraction(3, 2)))
+    assert captured(uri=wide)[0].image.shape == (48, 96, 3)
+    assert captured(uri=wide, width=48)[0].image.shape == (24, 48, 3)
+    assert captured(uri=upright)[0].image.shape == (96, 48, 3)
 
 
 @pytest.mark.parametrize("suffix", [".h264", ".ts"])
@@ -91,6 +101,22 @@ def test_fps_thins_a_video_out(tmp_path: Path) -> None:
     assert numbers(captured(uri=path, fps=30.0)) == [0, 1, 3, 5, 7, 9, 11]
     assert numbers(captured(uri=path, fps=60.0)) == list(range(12))
     assert numbers(captured(uri=path, fps=1000.0)) == list(range(12))
+
+
+def test_fps_goes_on_where_the_stamps_begin_anew(tmp_path: Path) -> None:
+    once = clips.write(tmp_path / "once.ts", clips.steady(30)).read_bytes()
+    twice = tmp_path / "twice.ts"
+    twice.write_bytes(once + once)  # as recorders join their parts
+    assert len(captured(uri=str(twice))) == 60
+    alone = numbers(captured(uri=str(tmp_path / "once.ts"), fps=10.0))
+    assert numbers(captured(uri=str(twice), fps=10.0)) == [*alone, *alone]
+
+
+def test_a_loop_that_is_thinned_out_lasts_as_long(tmp_path: Path) -> None:
+    path = str(clips.write(tmp_path / "clip.mp4", clips.steady(30)))
+    every = [frame.pts for frame in captured(uri=path, fps=4.0, loop=True, limit=12)]
+    one = [frame.pts for frame in captured(uri=path, fps=4.0)]
+    assert every[: 2 * len(one)] == pytest.approx([*one, *(1 + pts for pts in one)], abs=1e-3)
 
 
 def test_loop_goes_on_in_time_and_starts_a_new_epoch(tmp_path: Path) -> None:
@@ -279,14 +305,17 @@ def test_folder_in_natural_order(tmp_path: Path) -> None:
 
 
 def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
-    for index in range(4):
+    for index in range(5):
         put(tmp_path / f"{index}.png", index)
     clips.cut(tmp_path / "1.png", 0.5)
     (tmp_path / "2.png").write_bytes(b"")
+    whole = (tmp_path / "3.png").read_bytes()
+    header = b"IHDR" + (70_000).to_bytes(4) * 2 + whole[24:29]  # of a picture with more pixels than OpenCV takes
+    (tmp_path / "3.png").write_bytes(whole[:12] + header + zlib.crc32(header).to_bytes(4) + whole[33:])
     frames = captured(uri=str(tmp_path))
-    assert numbers(frames) == [0, 3]
-    assert times(frames) == [0.0, 0.1]
-    assert warnings_of() == [f"{tmp_path}/{n}.png cannot be read as a picture: left out" for n in (1, 2)]
+    assert numbers(frames) == [0, 4]
+    assert times(frames) == [0.0, 0.133]
+    assert warnings_of() == [f"{tmp_path}/{n}.png cannot be read as a picture: left out" for n in (1, 2, 3)]
 
 
 def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:

@@ -80,8 +80,10 @@ def test_no_face_is_no_row(model: FaceModel) -> None:
         assert boxes.shape == (0, 4) and scores.shape == (0,) and points.shape == (0, 5, 2)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
-def test_what_is_no_picture_is_refused(model: FaceModel, wrong: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), None]
+)
+def test_what_is_no_picture_is_refused(model: FaceModel, wrong: Any) -> None:  # None: cv2.imread without a file
     with pytest.raises(ValueError, match="expected a BGR picture uint8"):
         model.detect(wrong)
 

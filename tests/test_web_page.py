@@ -221,6 +221,9 @@ def test_our_configs(tmp_path: Path, browser: Any) -> None:
                 assert eventually(lambda page=page: page.text("#faces").startswith("#")), page.said
                 assert eventually(lambda page=page: page.text("#name") == "webcam")
                 assert eventually(lambda page=page: page.page.locator("#diagram .outside").count() == 1)  # watch
+                for setting, value in {"landmarks.fov": "60", "smooth.strength": "1", "detector.lost": "0.5"}.items():
+                    field = f"[id='set {setting}']"
+                    assert (page.page.input_value(field), page.text(f"{field} + output")) == (value, value)
                 page.close()
             attached.interrupt()
             assert attached.wait() == 0, attached.text()

@@ -306,8 +306,8 @@ function settingRow(path, name, about) {
   const output = make("output", {});
   const field = fieldFor(about);
   field.id = `set ${path}`;
-  field.show = () => { output.textContent = field.type === "range" ? field.value : ""; };
-  field.oninput = field.show;
+  field.show = (value) => { output.textContent = field.type === "range" ? value : ""; };
+  field.oninput = () => field.show(field.value);
   field.onchange = async () => {
     const answer = await command({ k: "set", setting: path, value: valueOf(field, about) });
     row.classList.toggle("wrong", Boolean(answer.error));
@@ -330,14 +330,14 @@ function fieldFor(about) {
   if (typeof about.value !== "number") return make("input", { type: "text" });
   const whole = about.type === "int";
   if (about.minimum === null || about.maximum === null) return make("input", { type: "number", step: whole ? 1 : "any" });
-  const steps = whole ? 1 : Number(((about.maximum - about.minimum) / 100).toPrecision(1));
+  const steps = whole ? 1 : 10 ** Math.floor(Math.log10((about.maximum - about.minimum) / 1000));
   return make("input", { type: "range", min: about.minimum, max: about.maximum, step: steps });
 }
 
 function fillField(field, value) {
   if (field.type === "checkbox") field.checked = value;
   else field.value = field.tagName === "SELECT" ? JSON.stringify(value) : value;
-  field.show();
+  field.show(value); // the slider itself may stand at the nearest of its steps
 }
 
 function valueOf(field, about) {

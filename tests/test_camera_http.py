@@ -1,0 +1,64 @@
+"""Pictures over HTTP, from a real server: MJPEG, and files."""
+
+import http.server
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from nodes.capture import Capture
+from tests import clips
+from tests.test_camera import playing, served
+
+pytestmark = pytest.mark.slow
+
+
+class Mjpeg(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=shot")
+        self.end_headers()
+        try:
+            for index in range(2000):
+                data = cv2.imencode(".jpg", clips.picture(index % 50))[1].tobytes()
+                head = f"--shot\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                self.wfile.write(head.encode() + data + b"\r\n")
+                time.sleep(0.02)
+        except OSError:  # the other side has enough
+            return
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_mjpeg_over_http() -> None:
+    with served(Mjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
+        until(lambda frame: clips.number(frame.image) >= 5)
+
+
+class Files(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_a_file_over_http_plays_in_real_time_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips.write(tmp_path / "clip.mp4", clips.steady(20))
+    monkeypatch.chdir(tmp_path)
+    with served(Files) as port:
+        node = Capture(uri=f"http://127.0.0.1:{port}/clip.mp4")
+        node.open()
+        frames = [frame for frame in node.process() if frame is not None]
+        node.close()
+    assert len(frames) > 3
+    assert clips.number(frames[-1].image) == 19
+
+
+def test_a_file_over_http_is_looped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips.write(tmp_path / "clip.mp4", clips.steady(20))
+    monkeypatch.chdir(tmp_path)
+    with served(Files) as port, playing(f"http://127.0.0.1:{port}/clip.mp4", loop=True) as until:
+        last = until(lambda frame: clips.number(frame.image) == 19)
+        first = until(lambda frame: frame.epoch == 1)
+    assert clips.number(first.image) == 0
+    assert first.pts == pytest.approx(last.pts + 1 / 30, abs=0.02)
