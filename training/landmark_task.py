@@ -1,29 +1,27 @@
-"""The landmark task: which data, how batches are drawn, what is minimised, what is measured.
+"""The landmark task: how its batches are drawn, what is minimised, what is exported.
 
 Shapes: B batch, N 68 points.
 """
 
 import logging
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nodes._geometry import MARGIN, crop, crop_matrix, to_input
-from nodes._pose import camera_matrix, head_pose
-from training import augment, landmark_data, landmark_net, metrics, prepared
+from training import augment, landmark_data, landmark_net, metrics
 from training.augment import View
 from training.cover import cover
 from training.exported import read_exported, unfold
-from training.landmark_data import MIRROR, Sample
+from training.landmark_data import MIRROR
 from training.landmark_loss import landmark_loss
 from training.landmark_net import POSE_UNIT, Deployed
-from training.landmark_settings import LandmarkSettings, Source
+from training.landmark_settings import LandmarkSettings
+from training.landmark_sources import read_backgrounds, read_sources
+from training.landmark_validation import Validation, crop_pose
 from training.lookalikes import find_lookalikes
 from training.networks import has_pose
-from training.settings import SettingsError
 from training.task import Batch, Deployment, network_input, relit
 from training.teacher import relabelled
 from training.tutor import Tutored, assembled, away_from_tutor, first_rows, part_outputs, taught, tutor_of
@@ -41,8 +39,6 @@ UNFOLDING_CROPS = 256
 """Crops over which the batch norms of `init` are measured."""
 CALIBRATION_FACES = 100
 """Training faces whose activations scale int8 versions."""
-CROP_FOV = 15.0
-"""Angle of view of a crop in degrees, for the head pose in it: about a quarter of a webcam's picture."""
 PORTRAIT_BOX = np.array([[178, 165, 358, 332]], np.float32)
 """Box of the 68 points in the portrait of Grace Hopper that matplotlib carries, by eye."""
 
@@ -262,138 +258,8 @@ def mirrored(batch: Batch, image: Tensor) -> Batch:
     return batch | other
 
 
-class Validation:
-    """Crops with true boxes of the held-out faces, and held-out backgrounds, kept in memory."""
-
-    def __init__(self, samples: list[Sample], settings: LandmarkSettings) -> None:
-        cuts, self.sources, points = [], [], []
-        for sample in samples:
-            image = landmark_data.read_picture(sample)
-            if image is None or landmark_data.outside(sample.points, image.shape):
-                continue
-            cut, mapped = landmark_data.cut_face(image, sample.points, settings.size, MARGIN)
-            cuts.append(cut)
-            points.append(mapped)
-            self.sources.append(sample.source)
-        if not cuts:
-            raise SettingsError("settings.sources: nobody is held out; give one source held_out: 1 or a share")
-        self.points = np.stack(points)
-        self.images = np.stack(cuts)
-        self.known = np.array([settings.sources[name].states for name in self.sources])
-        like = settings.lookalikes and find_lookalikes(settings.lookalikes, settings.data, held_out=True)
-        self.lookalikes = like.crops(settings.size) if like else None
-        backgrounds = read_backgrounds(settings, held_out=True)
-        middle = (landmark_data.CACHE_SIDE - settings.size) // 2
-        inner = slice(middle, middle + settings.size) if middle > 0 else slice(None)
-        self.backgrounds = np.ascontiguousarray(backgrounds[:, inner, inner][:, : settings.size, : settings.size])
-
-    def __call__(self, network: nn.Module) -> dict[str, float]:
-        """Return the metrics; the first is the mean error of the first data set named in the settings' order.
-
-        Errors of the head pose are in degrees, against the pose of the true points: of the pose of the found points,
-        and with `head_` of the one that the network gives itself.
-        """
-        out = run(network, self.images)
-        errors = metrics.normalised_errors(out["landmarks"], self.points).mean(1)
-        found: dict[str, float] = {}
-        for name in dict.fromkeys(self.sources):
-            found[f"nme_{name}"] = float(errors[np.array(self.sources) == name].mean())
-        first = np.array(self.sources) == self.sources[0]
-        found["failures_8"] = metrics.failure_rate(errors[first], 8)
-        true_pose = crop_pose(self.points, self.images.shape[1])
-        poses = {"": crop_pose(out["landmarks"], self.images.shape[1])}
-        if "pose" in out:
-            poses["head_"] = out["pose"] * POSE_UNIT
-        for prefix, pose in poses.items():
-            angles = np.nanmean(np.abs((pose - true_pose + 180) % 360 - 180), axis=0)
-            found |= {f"{prefix}{name}_error": float(angle)
-                      for name, angle in zip(("pitch", "yaw", "roll"), angles, strict=True)}
-        true, said = landmark_data.states(self.points) > 0, out["states"] > 0
-        columns_of = {"eyes_f1": slice(0, 2), "mouth_closed_f1": slice(2, 3), "mouth_open_f1": slice(3, 4)}
-        for label, columns in columns_of.items():
-            found[label] = metrics.f1(said[self.known, columns], true[self.known, columns])
-        found["present"] = float((out["presence"] > 0).mean())
-        if len(self.backgrounds):
-            found["false_present"] = float((run(network, self.backgrounds)["presence"] > 0).mean())
-        if self.lookalikes is not None:
-            found["false_lookalikes"] = float((run(network, self.lookalikes)["presence"] > 0).mean())
-        return found
-
-    def errors(self, run: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, float]:
-        """Return the mean error per data set of an exported network, which `run` maps inputs to outputs by."""
-        found = [run(to_input(self.images[i : i + 32]))["landmarks"] for i in range(0, len(self.images), 32)]
-        errors = metrics.normalised_errors(np.concatenate(found), self.points).mean(1)
-        return {f"nme_{name}": float(errors[np.array(self.sources) == name].mean())
-                for name in dict.fromkeys(self.sources)}
-
-    def spread_scale(self, network: nn.Module) -> float:
-        """Return mean error over mean spread of the first data set: training crops are harder than real ones."""
-        out = run(network, self.images)
-        if "spread" not in out:
-            return 1.0
-        first = np.array(self.sources) == self.sources[0]
-        away = np.linalg.norm(out["landmarks"] - self.points, axis=-1)
-        return float(away[first].mean() / out["spread"][first].mean())
-
-
-@torch.inference_mode()
-def run(network: nn.Module, crops: np.ndarray, batch: int = 64) -> dict[str, np.ndarray]:
-    """Return the network's outputs for crops (F, size, size, 3), in batches."""
-    device = next(network.parameters()).device
-    chunks = []
-    for start in range(0, len(crops), batch):
-        image = torch.from_numpy(to_input(crops[start : start + batch])).to(device, memory_format=torch.channels_last)
-        chunks.append({name: value.float().cpu().numpy() for name, value in network(image).items()})
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def crop_pose(points: np.ndarray, size: int) -> np.ndarray:
-    """Return (F, 3) pitch, yaw, roll in degrees of heads with these points (F, 68, 2) in crops; NaN where unknown."""
-    return head_pose(points, camera_matrix(size, size, CROP_FOV))
-
-
 def half_profile(points: np.ndarray) -> np.ndarray:
     """Say which faces (F, 68, 2) are turned so far that one side of the nose shows twice as wide as the other."""
     left = np.linalg.norm(points[:, 30] - points[:, 2], axis=-1)
     right = np.linalg.norm(points[:, 30] - points[:, 14], axis=-1)
     return np.maximum(left, right) > 2.0 * np.minimum(left, right)
-
-
-def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]]:
-    """Read every data set and part it into training and validation by person; faults are logged."""
-    training, validation = [], []
-    for name, source in settings.sources.items():
-        samples, faults = read_source(settings.data, name, source)
-        for fault in faults[:5]:
-            logger.warning("%s", fault)
-        if len(faults) > 5:
-            logger.warning("%s: %d more faults", name, len(faults) - 5)
-        held = [s.held_out or landmark_data.held_out(s.person, source.held_out) for s in samples]
-        validation += [s for s, out in zip(samples, held, strict=True) if out]
-        training += [s for s, out in zip(samples, held, strict=True) if not out and source.weight > 0]
-        logger.info("%s: %d faces, %d held out", name, len(samples), sum(held))
-    if not training:
-        raise SettingsError("settings.sources: every source is held out or has weight 0; nothing to train on")
-    return training, validation
-
-
-def read_source(data: Path, name: str, source: Source) -> tuple[list[Sample], list[str]]:
-    """Read one data set; return its faces and one line per fault."""
-    if source.prepared:
-        return prepared.read_faces(source.prepared, name, source.sets), []
-    return landmark_data.read_folder(data / source.folder, name, landmark_data.person_of(source.person))
-
-
-def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:
-    """Return crops without faces for training or for validation, (0, ...) when the settings name none."""
-    pictures = []
-    nobody = np.zeros((0, 4), np.float32)
-    if settings.backgrounds:
-        folder = settings.data / settings.backgrounds
-        pictures += [(p, nobody) for p in sorted(folder.iterdir()) if p.suffix.lower() in landmark_data.PICTURES]
-    if settings.wider:
-        pictures += landmark_data.read_wider(settings.data / settings.wider)
-    pictures = [p for p in pictures if landmark_data.held_out(p[0].name, 0.1) == held_out]
-    if not pictures:
-        return np.zeros((0, landmark_data.CACHE_SIDE, landmark_data.CACHE_SIDE, 3), np.uint8)
-    return landmark_data.cache_backgrounds(pictures, settings.cache, 400 if held_out else 3000)

@@ -7,7 +7,7 @@ import torch
 from tests.training.faces68 import points68
 from training.landmark_loss import landmark_loss, pose_loss, wing
 from training.landmark_settings import LandmarkSettings
-from training.landmark_task import crop_pose
+from training.landmark_validation import crop_pose
 from training.metrics import REGIONS
 
 SOURCES = {"one": {"folder": "one"}}

@@ -6,7 +6,8 @@ from tests.training.faces68 import write_two_sets
 from training.landmark_data import states
 from training.landmark_loss import equivariance
 from training.landmark_settings import LandmarkSettings
-from training.landmark_task import LandmarkTask, crop_pose, run
+from training.landmark_task import LandmarkTask
+from training.landmark_validation import crop_pose, run
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
 
 

@@ -1,0 +1,53 @@
+"""What the settings of the landmark task name, read: faces by data set, parted by person, and crops without faces."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from training import landmark_data, prepared
+from training.landmark_data import Sample
+from training.landmark_settings import LandmarkSettings, Source
+from training.settings import SettingsError
+
+logger = logging.getLogger("training")
+
+
+def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]]:
+    """Read every data set and part it into training and validation by person; faults are logged."""
+    training, validation = [], []
+    for name, source in settings.sources.items():
+        samples, faults = read_source(settings.data, name, source)
+        for fault in faults[:5]:
+            logger.warning("%s", fault)
+        if len(faults) > 5:
+            logger.warning("%s: %d more faults", name, len(faults) - 5)
+        held = [s.held_out or landmark_data.held_out(s.person, source.held_out) for s in samples]
+        validation += [s for s, out in zip(samples, held, strict=True) if out]
+        training += [s for s, out in zip(samples, held, strict=True) if not out and source.weight > 0]
+        logger.info("%s: %d faces, %d held out", name, len(samples), sum(held))
+    if not training:
+        raise SettingsError("settings.sources: every source is held out or has weight 0; nothing to train on")
+    return training, validation
+
+
+def read_source(data: Path, name: str, source: Source) -> tuple[list[Sample], list[str]]:
+    """Read one data set; return its faces and one line per fault."""
+    if source.prepared:
+        return prepared.read_faces(source.prepared, name, source.sets), []
+    return landmark_data.read_folder(data / source.folder, name, landmark_data.person_of(source.person))
+
+
+def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:
+    """Return crops without faces for training or for validation, (0, ...) when the settings name none."""
+    pictures = []
+    nobody = np.zeros((0, 4), np.float32)
+    if settings.backgrounds:
+        folder = settings.data / settings.backgrounds
+        pictures += [(p, nobody) for p in sorted(folder.iterdir()) if p.suffix.lower() in landmark_data.PICTURES]
+    if settings.wider:
+        pictures += landmark_data.read_wider(settings.data / settings.wider)
+    pictures = [p for p in pictures if landmark_data.held_out(p[0].name, 0.1) == held_out]
+    if not pictures:
+        return np.zeros((0, landmark_data.CACHE_SIDE, landmark_data.CACHE_SIDE, 3), np.uint8)
+    return landmark_data.cache_backgrounds(pictures, settings.cache, 400 if held_out else 3000)
