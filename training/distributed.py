@@ -48,6 +48,14 @@ class Group:
             dist.all_reduce(values)
         return values / self.size
 
+    def from_leader(self, value: float) -> float:
+        """Return the leader's number, so that all go by the same one."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.broadcast(shared, src=0)
+        return float(shared)
+
     def any(self, flag: bool) -> bool:
         """Say whether the flag is up in any process, so that all of them do the same."""
         return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)

@@ -48,13 +48,15 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
         if settings.compile:
             model = torch.compile(model, backend=settings.compile)
         with Log(run) as log, Signals() as signals:
+            progress = group.from_leader(log.progress())
             for parts in batches(task, settings, run.step, group):
-                log.add(learn(run, model, parts, log.progress()))
-                done = group.any(log.progress() >= 1)
+                log.add(learn(run, model, parts, progress))
+                progress = group.from_leader(log.progress())
+                done = progress >= 1
                 validating = run.step % settings.validate_every == 0 or done
                 stopping = group.any(signals.received)
                 if validating or run.step % settings.log_every == 0:
-                    log.train()
+                    log.train(progress)
                 if validating and group.leads:
                     improved = log.validation(task.validate(run.ema))
                     if improved:
@@ -259,7 +261,7 @@ class Log:
         self.began = time.monotonic()
 
     def progress(self) -> float:
-        """Return the share of the run that lies behind: of its steps, or of its minutes."""
+        """Return the share of the run that lies behind: of its steps, or of its minutes by this process's clock."""
         steps = self.run.step / self.run.settings.steps
         if not self.run.settings.minutes:
             return steps
@@ -270,7 +272,7 @@ class Log:
         for name, value in values.items():
             self.totals[name] = self.totals.get(name, 0.0) + value.detach()
 
-    def train(self) -> None:
+    def train(self, progress: float) -> None:
         """Write the means since the last line. Raises FloatingPointError when the loss is no number."""
         run, steps = self.run, self.run.step - self.logged
         means = {name: float(run.group.mean(total / steps)) for name, total in self.totals.items()}
@@ -282,8 +284,8 @@ class Log:
                                      f"lower learning_rate (now {run.settings.learning_rate})")
         speed = steps * run.settings.batch / elapsed
         if run.group.leads:
-            self._record("train", {**means, "rate": learning_rate(self.progress(), run.settings), "speed": speed})
-            left = run.seconds * max(0.0, 1 / self.progress() - 1)
+            self._record("train", {**means, "rate": learning_rate(progress, run.settings), "speed": speed})
+            left = run.seconds * max(0.0, 1 / progress - 1)
             logger.info("%s %d/%d  %s  %.0f samples/s  %s left%s", self.name, run.step, run.settings.steps, line(means),
                         speed, clock(left), self.validated)
         self.totals, self.logged = {}, run.step

@@ -124,6 +124,39 @@ def test_two_processes_lose_what_one_loses(settings: RunSettings, tmp_path: Path
     assert done.stdout.count("validation") == 2  # one process speaks for both
 
 
+TWINS = """
+import itertools, os, sys
+from types import SimpleNamespace
+import torch
+from training import train
+
+rank, folder, runs = int(os.environ["RANK"]), sys.argv.pop(1), []
+ticks = itertools.count(0, 1 + 9 * rank)  # the clock of the second process runs ten times as fast
+train.time = SimpleNamespace(monotonic=lambda: next(ticks))
+average = train.average
+train.average = lambda ema, network, decay: (average(ema, network, decay), runs.append(network))
+code = train.main()
+torch.save(dict(runs[-1].named_parameters()), f"{folder}/{rank}.pt")
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_a_run_of_minutes_follow_one_clock(settings: RunSettings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"steps": 1000, "minutes": 1, "validate_every": 4})
+    command = torchrun(settings, tmp_path / "two")
+    module = command.index("-m", 3)
+    (tmp_path / "twins.py").write_text(TWINS)
+    command[module : module + 2] = [str(tmp_path / "twins.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    state = checkpoint.load(tmp_path / "two" / "tiny" / "last.pt")
+    assert state["step"] > 8 and 60 <= state["seconds"] < 70
+
+
 @pytest.mark.slow
 def test_several_processes_stop_together_and_save(settings: RunSettings, tmp_path: Path) -> None:
     command = torchrun(settings.model_copy(update={"steps": 100000, "validate_every": 100000}), tmp_path / "two")
