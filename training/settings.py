@@ -61,7 +61,8 @@ class RunSettings(Strict):
     the time, as on a GPU. Source: Choi et al. 2019, "Faster Neural Network Training with Data Echoing"."""
     parts: int = Field(0, ge=0)
     """Into how many parts, drawn and normalised apart, a batch falls: shared out among the processes that torchrun
-    starts; more parts than processes need less memory. 0: one per process. The same parts give the same losses."""
+    starts; more parts than processes need less memory. 0: one per process. The same parts give the same losses, but
+    for rounding."""
     compile: Literal["", "inductor", "aot_eager"] = ""
     """Backend of torch.compile; inductor needs a C++ compiler, and on the CPUs measured gains nothing. Empty: none."""
 

@@ -194,8 +194,9 @@ def batches(task: Task, settings: RunSettings, start: int, group: Group) -> Iter
         parts.append({name: place(value, group.device) for name, value in part.items()})
         if len(parts) == len(own):
             for look in range(skipped, settings.looks):
-                lights = torch.Generator(group.device).manual_seed(seed_of(settings.seed, start, group.rank))
-                yield [task.again(lights, part, look) for part in parts] if look else parts
+                lights = [torch.Generator(group.device).manual_seed(seed_of(settings.seed, start, i)) for i in own]
+                pairs = zip(lights, parts, strict=True)
+                yield [task.again(light, part, look) for light, part in pairs] if look else parts
                 start += 1
             parts, skipped = [], 0
 

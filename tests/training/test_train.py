@@ -83,6 +83,15 @@ def test_a_batch_is_looked_at_as_often_as_asked(settings: RunSettings) -> None:
     assert [torch.equal(a["image"], drawn[i]["image"]) for a, i in zip(seen[1::2], (1, 2), strict=True)] == [True] * 2
 
 
+def test_a_part_is_seen_alike_by_however_many_processes(settings: RunSettings) -> None:
+    task = LandmarkTask(LandmarkSettings(**settings.settings))
+    settings = settings.model_copy(update={"looks": 2, "steps": 2, "parts": 2})
+    alone = list(train.batches(task, settings, 0, ALONE))
+    first, second = (list(train.batches(task, settings, 0, Group(rank, 2, ALONE.device))) for rank in (0, 1))
+    for both, (one,), (other,) in zip(alone, first, second, strict=True):
+        assert [torch.equal(both[i]["image"], part["image"]) for i, part in enumerate((one, other))] == [True, True]
+
+
 @pytest.mark.slow
 def test_a_run_starts_from_the_averaged_weights_of_another(settings: RunSettings, tmp_path: Path) -> None:
     train.train(settings, tmp_path)
