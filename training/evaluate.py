@@ -1,4 +1,4 @@
-"""Measure a network as the run time would use it: landmarks on folders of pictures with .pts, faces on WIDER.
+"""Measure a network as the run time would use it: landmarks on folders of pictures with .pts, faces on those held out.
 
 python -m training.evaluate nodes/models/landmarks ../data/landmarks/AFW/afw --out runs/evaluation
 python -m training.evaluate runs/landmarks/best.pt ../data/landmarks/AFW/afw

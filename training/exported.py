@@ -1,5 +1,6 @@
 """Start a network from the weights of an exported one, whose batch norms are folded into its convolutions."""
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -8,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from training.settings import SettingsError
+
+INIT = "init: "
+"""How the lines of a card begin on data that only the weights have seen which a training started from."""
 
 
 def read_exported(path: Path) -> dict[str, Tensor]:
@@ -20,6 +24,21 @@ def read_exported(path: Path) -> dict[str, Tensor]:
     except Exception as exc:  # torch raises many types for a file that is none or damaged
         raise SettingsError(f"settings.init: {path}: not an exported network ({type(exc).__name__}: {exc})") from exc
     return {name.removeprefix("network."): value.detach() for name, value in program.state_dict.items()}
+
+
+def terms_with_init(own: list[str], *starts: Path | None) -> list[str]:
+    """Return the lines of a card on a training's own data, then those on what the networks have seen it started from.
+
+    These stand in the cards beside them; a line that is there already is not repeated.
+    """
+    lines = list(own)
+    for start in starts:
+        card = start and start.with_suffix(".json")
+        if card:
+            seen = json.loads(card.read_text())["data"] if card.is_file() else [f"{start}: terms not stated"]
+            seen = [text.removeprefix(INIT) for text in seen]
+            lines += [INIT + text for text in seen if text not in lines and INIT + text not in lines]
+    return lines
 
 
 @torch.no_grad()

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from nodes import _backend, _boxes
 from nodes._geometry import Image, crop, crop_matrix, landmark_box, landmark_roll, to_input
 from nodes.landmarks import LandmarkModel, certain
-from training.faces_data import Picture, face_ovals, five_points, read_backgrounds, read_wider, split
+from training.faces_data import Picture, face_ovals, five_points, read_backgrounds, split
 from training.faces_metric import IOU, Curve, Detected, curve, match, operating_point
 from training.faces_settings import SIZES, FaceSettings
+from training.faces_sources import read_pictures
 from training.landmark_data import Sample, read_folder
 from training.settings import SettingsError, checked
 
@@ -153,9 +154,7 @@ def measure(options: Any) -> dict[str, float]:
     settings = checked(FaceSettings, card["training"]["settings"] | {"data": str(options.data[0])}, str(options.model))
     maps = exported(options.model, options.backend)
     size, threshold = settings.validation_size, card["input"]["threshold"]
-    root = settings.data / settings.wider
-    pictures, _ = read_wider(root / "wider_face_split/wider_face_train_bbx_gt.txt", root / "WIDER_train/images")
-    pictures = split(pictures, settings.hold_out, settings.hold_out_by)[1]
+    pictures = read_pictures(settings)[1]
     found = [detect(maps, picture, size) for picture in pictures]
     curves = {least: curve(found, least) for least in SIZES}
     table: dict[str, float] = {"pictures held out": len(pictures)}

@@ -25,6 +25,9 @@ class FaceSettings(Strict):
     """Sets of pictures with 68 points, put into the scenes: name to folder."""
     points_held_out: dict[str, str] = Field(default_factory=dict)
     """Sets with 68 points that are not trained with, for `training.evaluate`."""
+    terms: dict[str, str] = Field(default_factory=dict)
+    """What a set is and may be used for, for the card of the released network, by its name: `wider`, `backgrounds`,
+    a folder in `prepared` or a name in `points`."""
     backgrounds: str = ""
     """Folder of pictures without faces; empty: none."""
     background_share: float = 0.05

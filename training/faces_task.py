@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from nodes import _boxes
 from nodes._geometry import BORDER, Image
-from training import prepared
 from training.exported import read_exported, unfold
 from training.faces_calibrate import calibrate
-from training.faces_data import Cutouts, Picture, chances, read_backgrounds, read_wider, split
+from training.faces_data import Cutouts, Picture, chances, read_backgrounds, split
 from training.faces_draw import SWAP, Scene, draw_plain, draw_scene
 from training.faces_evaluate import Maps, detect
 from training.faces_loss import detection_loss
@@ -20,6 +19,7 @@ from training.faces_metric import curve
 from training.faces_net import NETWORKS, boxes_of, cells
 from training.faces_points import with_points
 from training.faces_settings import SIZES, FaceSettings
+from training.faces_sources import read_pictures, terms_of
 from training.landmark_data import cache_crops, read_folder
 from training.task import Batch, Deployment, network_input, relit
 
@@ -34,11 +34,6 @@ UNFOLDING_SCENES = 64
 """Scenes over which the batch norms of `init` are measured."""
 CALIBRATION_PICTURES = 300
 """Training pictures that the scores are calibrated on."""
-TERMS = [
-    "WIDER FACE training part, a subset of 9 events: research only",
-    "300-W training parts LFPW and HELEN, InfAnFace, YouTube Faces: research only",
-    "All-Age-Faces: research only",
-]
 
 
 class FaceTask:
@@ -136,7 +131,7 @@ class FaceTask:
             },
             calibration=np.stack([fit(picture.image()) for picture in self.training[::every]][:100]),
             measure=self._errors,
-            terms=TERMS,
+            terms=terms_of(self.settings),
         )
 
     def _errors(self, run: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, float]:
@@ -157,21 +152,6 @@ class FaceTask:
 def has_bfloat16(device: torch.device) -> bool:
     """Say whether a device multiplies in bfloat16 itself."""
     return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-
-
-def read_pictures(settings: FaceSettings) -> tuple[list[Picture], list[Picture], list[str]]:
-    """Return the pictures with boxes to train with and those held out, and one line per fault."""
-    pictures, faults = [], []
-    if settings.wider:
-        root = settings.data / settings.wider
-        labels = root / "wider_face_split/wider_face_train_bbx_gt.txt"
-        pictures, faults = read_wider(labels, root / "WIDER_train/images")
-    training, aside = split(pictures, settings.hold_out, settings.hold_out_by)
-    for folder, sets in settings.prepared.items():
-        more, kept = prepared.read_pictures(folder, settings.data, sets)
-        training += more
-        aside += kept
-    return training, aside, faults
 
 
 def fit(image: Image) -> Image:

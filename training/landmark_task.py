@@ -13,7 +13,7 @@ from nodes._geometry import MARGIN, crop, crop_matrix, to_input
 from training import augment, landmark_data, landmark_net, metrics
 from training.augment import View
 from training.cover import cover
-from training.exported import read_exported, unfold
+from training.exported import read_exported, terms_with_init, unfold
 from training.landmark_data import MIRROR
 from training.landmark_loss import landmark_loss
 from training.landmark_net import POSE_UNIT, Deployed
@@ -209,7 +209,8 @@ class LandmarkTask:
         by = {"file": "", "teacher": "; points by a teacher network", "mean": "; points: mean with a teacher network's"}
         used = {name: source for name, source in s.sources.items() if source.weight > 0}
         terms = [f"{name}: {source.terms}{by[source.labels]}" for name, source in used.items()]
-        return terms + ([f"no faces: {s.background_terms}"] if s.backgrounds or s.wider else [])
+        terms += [f"no faces: {s.background_terms}"] if s.backgrounds or s.wider else []
+        return terms_with_init(terms, s.init, s.tutor_init)
 
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
         """Return the network with probabilities for logits; the reference is the crop of the portrait's face."""

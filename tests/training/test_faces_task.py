@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -11,12 +12,13 @@ from nodes import _boxes  # noqa: E402
 from nodes._backend import MODELS  # noqa: E402
 from nodes.landmarks import LandmarkModel  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
-from training import evaluate, export  # noqa: E402
+from training import evaluate, export, prepare  # noqa: E402
 from training.faces_data import Picture, five_points  # noqa: E402
 from training.faces_evaluate import find, in_picture, landmarked, measure_points  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
 from training.faces_points import with_points  # noqa: E402
 from training.faces_settings import FaceSettings  # noqa: E402
+from training.faces_sources import terms_of  # noqa: E402
 from training.faces_task import FaceTask, torch_maps  # noqa: E402
 from training.landmark_data import Sample  # noqa: E402
 from training.landmark_net import macs  # noqa: E402
@@ -128,6 +130,37 @@ def test_a_run_is_exported_and_measured_alike(data, tmp_path):
     assert table["ap, faces of at least 16 px"] == pytest.approx(card["accuracy"]["ap16"], abs=0.02)
     for name in ("precision-recall", "misses", "alarms", "alarms-backgrounds"):
         assert cv2.imread(str(out / f"{name}.png")) is not None
+
+
+def test_a_detector_is_measured_on_what_its_own_settings_hold_out(tmp_path):
+    (tmp_path / "mine/images").mkdir(parents=True)
+    (tmp_path / "mine/labels").mkdir()
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"mine/images/{i}.png"), export.portrait())
+        (tmp_path / f"mine/labels/{i}.txt").write_text("0 0.52 0.37 0.35 0.38\n")
+    prepare.main([str(tmp_path), "--out", str(tmp_path / "prepared"), "--held-out", "0.5"])
+    own = {"wider": "", "prepared": {str(tmp_path / "prepared"): "mine"}}
+    card = json.loads((MODELS / "faces.json").read_text()) | {"training": {"settings": own}}
+    (tmp_path / "faces.json").write_text(json.dumps(card))
+    shutil.copy(MODELS / "faces.onnx", tmp_path)
+    assert evaluate.main([str(tmp_path / "faces"), str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    table = json.loads((tmp_path / "out/evaluation.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "prepared/pictures.jsonl").read_text().splitlines()]
+    assert 0 < table["pictures held out"] == sum(line["held_out"] for line in lines) < 12
+    assert table["ap, faces of at least 32 px"] == 1
+
+
+def test_a_card_names_the_data_that_its_settings_and_init_use(tmp_path):
+    (tmp_path / "faces.json").write_text(json.dumps({"data": ["mine: ours", "init: WIDER FACE: research only"]}))
+    own = FaceSettings(data=tmp_path, wider="", prepared={"ours": "a.*", "theirs": ".*"}, points={"mine": "mine"},
+                       terms={"mine": "ours", "ours": "all of us", "wider": "not used"}, backgrounds="walls")
+    lines = ["ours: all of us", "theirs: terms not stated", "mine: ours", "backgrounds: terms not stated"]
+    assert terms_of(own) == lines
+    started = own.model_copy(update={"init": tmp_path / "faces.pt2"})
+    assert terms_of(started) == [*lines, "init: WIDER FACE: research only"]
+    taught = own.model_copy(update={"wider": "WIDER", "point_teacher": Path("models/large"), "init": Path("nowhere")})
+    assert terms_of(taught)[:2] == ["wider: not used; points by large", "ours: all of us; points by large"]
+    assert terms_of(taught)[-1] == "init: nowhere: terms not stated"
 
 
 def test_slim_costs_three_quarters(data):

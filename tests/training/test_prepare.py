@@ -227,12 +227,19 @@ def test_prepared_pictures_train_a_detector(data: Path) -> None:
     out = data.parent / "prepared"
     five = " ".join(["0.4 0.4"] * 5)
     (data / "yolo" / "labels" / "a.txt").write_text(f"0 0.5 0.5 0.5 0.5 {five}\n0 0.2 0.2 0.2 0.2\n")
-    prepare.main([str(data), "--out", str(out), "--held-out", "0"])
-    task = FaceTask(FaceSettings(data=data, wider="", prepared={out: "yolo"}, cache=data.parent / "cache"))
+    (data / "aside" / "labels").mkdir(parents=True)
+    picture(data / "aside" / "images" / "b.jpg")
+    (data / "aside" / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    prepare.main([str(data), "--out", str(out), "--held-out", "0", "--hold-out-sets", "aside"])
+    own = FaceSettings(data=data, wider="", prepared={out: "yolo|aside"}, cache=data.parent / "cache")
+    task = FaceTask(own)
+    assert [picture.name for picture in task.held_out] == ["aside/images/b.jpg"]
     batch = task.batch(np.random.default_rng(0), 8)
     assert batch["image"].shape == (8, 3, 256, 256)
     assert (batch["kinds"] != 0).any()
     assert np.isfinite(batch["points"].numpy()).any() and np.isnan(batch["points"].numpy()).any()
+    with pytest.raises(SettingsError, match=r"1 pictures to train with, 0 held out; both are needed"):
+        FaceTask(own.model_copy(update={"prepared": {out: "yolo"}}))
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
