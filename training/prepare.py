@@ -59,6 +59,7 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
     if not any(found.faces or found.pictures for found in sets):
         raise SettingsError(f"{data}: no data set found; expected pictures with .pts beside them, or another layout "
                             "that training/README.md names")
+    check_people(people, sets)
     out.mkdir(parents=True, exist_ok=True)
     for name in (FACES, CROPS, POINTS, PICTURES):  # of an earlier time
         (out / name).unlink(missing_ok=True)
@@ -69,6 +70,14 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
     faults = [fault for found in sets for fault in found.faults]
     (out / "faults.txt").write_text("".join(fault + "\n" for fault in faults))
     return sets
+
+
+def check_people(people: dict[str, str], sets: list[Found]) -> None:
+    """Raise SettingsError when a pattern of persons is for no set: its people would be on both sides of the split."""
+    names = sorted(found.name for found in sets if found.faces)
+    for pattern, person in people.items():
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise SettingsError(f"--person {pattern}={person}: no set matches; there are {', '.join(names) or 'none'}")
 
 
 class Split:
@@ -238,6 +247,7 @@ def show(sets: list[Found], out: Path, console: Console) -> None:
     lines, pictures = read_lines(out / FACES), read_lines(out / PICTURES)
     table = Table(Column("set", overflow="fold"), "layout", "people", "faces", "held out", "faults")
     states = Table(Column("set", overflow="fold"), *(flag.replace("_", " ") for flag in FLAGS))
+    total = len(lines) + sum(len(line["boxes"]) for line in pictures)
     for found in sets:
         own = [line for line in lines if line["set"] == found.name]
         people = len({line["person"] for line in own})
@@ -253,7 +263,7 @@ def show(sets: list[Found], out: Path, console: Console) -> None:
     for kind, count in kinds.most_common(SHOWN):
         first = next(f for f in faults if re.sub(r"[\d.,]+", "N", f.partition(": ")[2])[:40] == kind)
         console.print(f"{count} x {first}", highlight=False, soft_wrap=True)
-    summary = f"{out}: {len(lines)} faces, {len(faults)} faults (faults.txt), sheet.png"
+    summary = f"{out}: {total} faces, {len(faults)} faults (faults.txt), sheet.png"
     console.print(summary, highlight=False, soft_wrap=True)
 
 
@@ -265,7 +275,7 @@ def read_people(texts: list[str]) -> dict[str, str]:
         except re.error as exc:
             raise SettingsError(f"--person {text}: not a pattern ({exc})") from exc
         if "=" not in text:
-            raise SettingsError(f"--person {text}: expected SET=PATTERN, as in 'mine/.*=[^_]*'")
+            raise SettingsError(f"--person {text}: expected SET=PATTERN, as in 'mine.*=[^_]*'")
     return dict(text.split("=", 1) for text in texts)
 
 
@@ -278,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hold-out-sets", default=OFFICIAL_TESTS, metavar="PATTERN",
                         help="sets kept aside whole; the default are the parts that others measure themselves on")
     parser.add_argument("--person", action="append", default=[], metavar="SET=PATTERN",
-                        help="what of a file's name is the person, as in --person 'mine/.*=[^_]*'")
+                        help="what of a file's name is the person, as in --person 'mine.*=[^_]*'")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     console = Console(width=None if sys.stdout.isatty() else 120)

@@ -255,6 +255,23 @@ def test_what_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFix
         prepared.read_faces(tmp_path, "own")
 
 
+def test_a_person_pattern_for_no_set_is_an_error_that_names_the_sets(data: Path,
+                                                                     caplog: pytest.LogCaptureFixture) -> None:
+    out = data.parent / "prepared"
+    for sets in ("mine/.*", "yolo"):  # pictures with boxes alone show nobody by name
+        assert prepare.main([str(data), "--out", str(out), "--person", f"{sets}=[^_]*"]) == 2
+        assert f"--person {sets}=[^_]*: no set matches; there are LFPW/testset, mine" in caplog.text
+    assert not out.exists()
+    assert prepare.main([str(data), "--out", str(out), "--person", "mine.*=[^_]*"]) == 0
+    people = {json.loads(line)["person"] for line in (out / "faces.jsonl").read_text().splitlines()}
+    assert {"mine/p1", "mine/p2"} <= people
+
+
+def test_faces_with_boxes_are_counted_in_the_summary(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare.main([str(data), "--out", str(data.parent / "prepared")])
+    assert "prepared: 9 faces, 5 faults" in capsys.readouterr().out  # 8 with points, one in a box
+
+
 def test_sets_that_do_not_match_are_named(data: Path) -> None:
     out = data.parent / "prepared"
     prepare.main([str(data), "--out", str(out)])
