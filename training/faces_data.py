@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._geometry import Image, landmark_box, landmark_roll
-from training.landmark_data import Crops, held_out
+from training.landmark_data import Crops, check_folder, held_out
 from training.settings import SettingsError
 
 logger = logging.getLogger("training")
@@ -102,6 +102,7 @@ def _read_boxes(rows: list[str], count: int, place: str, faults: list[str]) -> t
 
 def read_backgrounds(folder: Path, with_faces: set[str]) -> list[Picture]:
     """Return the pictures of `folder` as scenes without faces, except those named in `with_faces`."""
+    check_folder(folder, "pictures without faces")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     empty = np.zeros((0, 4), np.float32), np.zeros(0, bool)
     return [Picture(path, path.name, *empty) for path in paths if path.name not in with_faces]

@@ -70,8 +70,7 @@ def read_folder(root: Path, source: str, person: Callable[[str], str] = str) -> 
 
     `person` maps a file's stem to the identity that must not be split between training and validation.
     """
-    if not root.is_dir():
-        raise SettingsError(f"{root}: no such folder, needed for the data set {source}")
+    check_folder(root, f"the data set {source}")
     samples, faults = [], []
     files = sorted(p for p in root.rglob("*") if p.is_file())
     pictures = {p.with_suffix(""): p for p in files if p.suffix.lower() in PICTURES}
@@ -86,6 +85,12 @@ def read_folder(root: Path, source: str, person: Callable[[str], str] = str) -> 
             continue
         samples.append(Sample(pictures[stem], points, source, f"{source}/{person(stem.name)}"))
     return samples, sorted(faults)
+
+
+def check_folder(folder: Path, use: str) -> None:
+    """Raise SettingsError, which says what the folder is needed for, when there is none."""
+    if not folder.is_dir():
+        raise SettingsError(f"{folder}: no such folder, needed for {use}")
 
 
 def person_of(pattern: str) -> Callable[[str], str]:
@@ -254,6 +259,9 @@ def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: 
             cuts += [] if cut is None else [cut]
             if len(cuts) == count:
                 break
+        if not cuts:
+            raise SettingsError(f"{pictures[0][0].parent}: no crop without a face in {len(pictures)} pictures, the "
+                                f"first of which is {pictures[0][0].name}")
         np.save(file, np.stack(cuts))
         logger.info("cached %d backgrounds in %s", len(cuts), file)
     return np.load(file, mmap_mode="r")
@@ -276,7 +284,10 @@ def _cut_background(image: NDArray[np.uint8] | None, boxes: NDArray[np.float32],
 
 def read_wider(root: Path) -> list[tuple[Path, NDArray[np.float32]]]:
     """Return the WIDER FACE training pictures with their boxes (F, 4) x0, y0, x1, y1, from the official text file."""
-    lines = (root / "wider_face_split" / "wider_face_train_bbx_gt.txt").read_text().split("\n")
+    labels = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
+    if not labels.is_file():
+        raise SettingsError(f"{labels}: no such file, needed for crops between the faces of WIDER FACE")
+    lines = labels.read_text().split("\n")
     found, i = [], 0
     while i < len(lines) and lines[i]:
         count = max(int(lines[i + 1]), 1)  # pictures without a face carry one row of zeros

@@ -44,6 +44,7 @@ def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:
     nobody = np.zeros((0, 4), np.float32)
     if settings.backgrounds:
         folder = settings.data / settings.backgrounds
+        landmark_data.check_folder(folder, "pictures without faces")
         pictures += [(p, nobody) for p in sorted(folder.iterdir()) if p.suffix.lower() in landmark_data.PICTURES]
     if settings.wider:
         pictures += landmark_data.read_wider(settings.data / settings.wider)

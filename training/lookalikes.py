@@ -3,6 +3,7 @@
 Crops without a face that are drawn at random teach little about these, and behind the detector there are no others.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from training.faces_evaluate import exported, find
 from training.faces_settings import FaceSettings
 from training.landmark_data import cut_face
 from training.settings import SettingsError, checked, load_settings
+
+logger = logging.getLogger("training")
 
 SIZES = (320, 240), (640, 480)
 """Width and height that pictures are fitted to, as the run time does near and far."""
@@ -61,6 +64,9 @@ def find_lookalikes(config: Path, data: Path, held_out: bool) -> Lookalikes:
     images, points = [], []
     for picture in split(pictures, settings.background_hold_out, "name")[held_out]:
         image = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)
+        if image is None:
+            logger.warning("%s: picture cannot be read", picture.path)
+            continue
         for size in SIZES:
             boxes, _, _ = find(maps, image, size, THRESHOLD)
             _, scale, offset = _boxes.letterbox(image, size)

@@ -136,4 +136,7 @@ def _assign(content: dict[str, Any], override: str) -> None:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise SettingsError(f"--set {override}: '{parent}' is a single value and has no settings below it")
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = yaml.safe_load(value)
+    except yaml.YAMLError as exc:
+        raise SettingsError(f"--set {override}: not a YAML value: {str(exc).splitlines()[0]}") from exc

@@ -78,6 +78,8 @@ def test_pictures_are_decoded_once_and_unreadable_ones_named(wider, tmp_path):
 
 def test_backgrounds_leave_out_the_named(wider, tmp_path):
     assert [p.name for p in read_backgrounds(tmp_path / "images", {"b.jpg", "none.jpg"})] == ["a.jpg", "d.jpg", "c.jpg"]
+    with pytest.raises(SettingsError, match="nope: no such folder, needed for pictures without faces"):
+        read_backgrounds(tmp_path / "nope", set())
 
 
 def test_split_keeps_events_together_and_depends_on_names_alone(wider):

@@ -1,14 +1,19 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from tests.training.faces68 import write_two_sets
+from training import landmark_data
 from training.landmark_data import states
 from training.landmark_loss import equivariance
 from training.landmark_settings import LandmarkSettings
+from training.landmark_sources import read_backgrounds
 from training.landmark_task import LandmarkTask
 from training.landmark_validation import crop_pose, run
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
+from training.settings import SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +28,20 @@ def test_batches_depend_on_their_generator_alone(task: LandmarkTask) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["image"], other["image"])
     assert first["image"].shape == (5, 3, 64, 64)
+
+
+@pytest.mark.parametrize(("own", "text"), [
+    ({"backgrounds": "nope"}, "nope: no such folder, needed for pictures without faces"),
+    ({"backgrounds": "broken"}, "broken: no crop without a face in 1 pictures, the first of which is a.png"),
+    ({"wider": "nope"}, "nope/wider_face_split/wider_face_train_bbx_gt.txt: no such file, needed for crops between"),
+])
+def test_crops_without_faces_that_are_not_there_are_named(task: LandmarkTask, tmp_path: Path, own: dict[str, str],
+                                                          text: str) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    settings = task.settings.model_copy(update={"data": tmp_path, "cache": tmp_path / "cache", **own})
+    with pytest.raises(SettingsError, match=text):
+        read_backgrounds(settings, held_out=landmark_data.held_out("a.png", 0.1))
 
 
 def test_states_are_those_of_the_augmented_points(task: LandmarkTask) -> None:

@@ -59,5 +59,8 @@ def test_lookalikes_are_shown_as_no_faces_and_measured(data: Path) -> None:
 def test_backgrounds_in_which_nothing_is_found_are_named(data: Path) -> None:
     for path in (data / "backgrounds").iterdir():
         cv2.imwrite(str(path), np.full((64, 64, 3), 90, np.uint8))
+    (data / "backgrounds" / "0.png").write_bytes(b"no picture")
     with pytest.raises(SettingsError, match=r"faces\.yaml: nothing found in 8 backgrounds"):
         find_lookalikes(data / "faces.yaml", data, held_out=False)
+    with pytest.raises(SettingsError, match=r"elsewhere/backgrounds: no such folder, needed for pictures"):
+        find_lookalikes(data / "faces.yaml", data / "elsewhere", held_out=False)

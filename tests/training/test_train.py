@@ -283,6 +283,7 @@ def test_every_config_is_valid(path: Path) -> None:
     (["steps=many"], "steps: input should be a valid integer"),
     (["steps=0"], "steps: input should be greater than 0, found 0"),
     (["steps"], "--set steps: expected place=value"),
+    (["steps=["], "--set steps=[: not a YAML value: while parsing a flow node"),
     (["steps.more=3"], "'steps' is a single value and has no settings below it"),
 ])
 def test_wrong_settings_say_what_is_wrong(overrides: list[str], text: str) -> None:
