@@ -15,7 +15,6 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -23,6 +22,7 @@ import yaml
 from nodes import _backend
 from nodes._geometry import to_input
 from training import checkpoint, export
+from training.going_on import FREE, check_same, is_complete
 from training.quantise import by_turns
 from training.settings import RunSettings, SettingsError, checked, load_settings
 from training.task import load_task, task_class
@@ -30,8 +30,6 @@ from training.train import train
 
 logger = logging.getLogger("training")
 
-BESIDE_THE_POINT = {"device", "threads", "workers", "log_every", "validate_every"}
-"""Settings that may change between two calls without making the runs different ones."""
 REPEATS = 200
 COSTS = {"parameters": "{:,.0f}", "M MAC": "{:.1f}", "ms": "{:.2f}", "minutes": "{:.0f}"}
 """Columns of the table beside the measures, and how they are written."""
@@ -65,20 +63,11 @@ def finish(settings: RunSettings, runs: Path) -> bool:
     last = runs / settings.name / "last.pt"
     if last.exists():
         state = checkpoint.load(last)
-        check_same(settings, state["settings"], last)
-        if state["step"] >= settings.steps:
+        check_same(settings, state["settings"], last, FREE)
+        if is_complete(settings, state):
             return True
     train(settings, runs)
-    return int(checkpoint.load(last)["step"]) >= settings.steps
-
-
-def check_same(settings: RunSettings, found: dict[str, Any], place: Path) -> None:
-    """Raise SettingsError naming what differs when the settings found in a checkpoint are not these."""
-    wanted = settings.model_dump(mode="json")
-    for name in sorted(wanted.keys() - BESIDE_THE_POINT):
-        if wanted[name] != found.get(name):
-            raise SettingsError(f"{place}: of a run with {name}: {found.get(name)!r}, now it is {wanted[name]!r}; "
-                                "give another folder as --runs, or remove this one")
+    return is_complete(settings, checkpoint.load(last))
 
 
 def measure(settings: RunSettings, folder: Path) -> tuple[Row, Callable[[], object]]:

@@ -28,12 +28,17 @@ class Group:
 
     @contextlib.contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Run the block in the leader, then in all others."""
-        if self.size > 1 and not self.leads:
-            dist.barrier()
-        yield
-        if self.size > 1 and self.leads:
-            dist.barrier()
+        """Run the block in the leader, then in all others; when it fails there, these raise SettingsError."""
+        if not self.leads and not self.from_leader(0.0):
+            raise SettingsError("the first process could not begin; its own message says why")
+        try:
+            yield
+        except Exception:
+            if self.leads:
+                self.from_leader(0.0)
+            raise
+        if self.leads:
+            self.from_leader(1.0)
 
     def share(self, network: nn.Module) -> nn.Module:
         """Return the network with gradients that are means over the group; it keeps its parameters."""

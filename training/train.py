@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training import checkpoint
 from training.distributed import Group, joined
+from training.going_on import going_on, is_complete
 from training.settings import RunSettings, SettingsError, load_settings
 from training.task import Batch, Task, load_task
 
@@ -40,10 +41,15 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
     torch.backends.cudnn.benchmark = True  # inputs keep their shape
+    begun = going_on(settings, runs / settings.name)
+    if begun and is_complete(settings, begun):
+        logger.info("%s: complete at step %d, best %.4f; more `steps` or `minutes` go on, another `name` starts afresh",
+                    settings.name, begun["step"], begun["best"])
+        return float(begun["best"])
     with joined(settings.device) as group:
         with group.leader_first():  # it makes the caches that the others find
             task = load_task(settings.task, settings.settings)
-        run = Run(task, settings, runs / settings.name, group)
+        run = Run(task, settings, runs / settings.name, group, begun)
         model = group.share(run.network)
         if settings.compile:
             model = torch.compile(model, backend=settings.compile)
@@ -74,7 +80,8 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
 class Run:
     """What a run consists of beside its task, and keeps in its checkpoints."""
 
-    def __init__(self, task: Task, settings: RunSettings, folder: Path, group: Group) -> None:
+    def __init__(self, task: Task, settings: RunSettings, folder: Path, group: Group,
+                 begun: dict[str, Any] | None) -> None:
         self.task, self.settings, self.folder, self.group = task, settings, folder, group
         self.network = task.network()
         if settings.init is not None:
@@ -86,8 +93,8 @@ class Run:
         self.best = -math.inf if task.higher_is_better else math.inf
         self.commit = checkpoint.git_commit()
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "last.pt").exists():
-            self._restore(checkpoint.load(folder / "last.pt"))
+        if begun is not None:
+            self._restore(begun)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["model"])
@@ -343,6 +350,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as exc:
         logger.error("%s", exc)
         return 2
+    except KeyboardInterrupt:
+        logger.info("stopped; the same command goes on from the last checkpoint, or begins where there is none")
     return 0
 
 

@@ -309,6 +309,23 @@ def test_wrong_task_settings_end_with_2_and_one_line(override: str, text: str, t
     assert "Traceback" not in caplog.text
 
 
+def test_ctrl_c_while_data_are_read_ends_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(train, "load_task", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert train.main([str(CONFIG), "--runs", str(tmp_path)]) == 0
+    assert "stopped; the same command goes on from the last checkpoint, or begins where there is none" in caplog.text
+
+
+@pytest.mark.slow
+def test_wrong_data_end_all_processes_with_their_own_lines(settings: RunSettings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"settings": settings.settings | {"data": "nowhere"}})
+    done = subprocess.run(torchrun(settings, tmp_path / "two"), capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    assert done.stdout.count("nowhere/held: no such folder") == 1
+    assert done.stderr.count("Traceback") == 1 and "ChildFailedError" in done.stderr  # torchrun's own
+
+
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"nothing")
     with pytest.raises(SettingsError, match=r"last.pt: not a readable checkpoint"):
