@@ -5,6 +5,7 @@ python -m training.augmentation_page augmentations.png
 
 import argparse
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ from training import augment, contact_sheet, cover
 from training.export import portrait
 from training.landmark_data import cut_face
 from training.landmark_task import PORTRAIT_BOX
+from training.settings import SettingsError
+
+logger = logging.getLogger("training")
 
 SIZE = 160
 COLUMNS = 10
@@ -79,11 +83,17 @@ def title(name: str, function: Callable[..., object]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and draw the page."""
+    """Parse the command line and draw the page; 2 means that it cannot be written there."""
     parser = argparse.ArgumentParser(prog="python -m training.augmentation_page", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="picture to write")
-    cv2.imwrite(str(parser.parse_args(arguments).out), page())
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    try:
+        contact_sheet.save_picture(options.out, page())
+    except SettingsError as exc:
+        logger.error("%s", exc)
+        return 2
     return 0
 
 

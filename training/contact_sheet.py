@@ -1,12 +1,14 @@
 """Sheets of small pictures with what is known of them drawn on: to look through data before training on it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from nodes._geometry import Floats, Image
+from training.settings import SettingsError
 
 TILE = 140
 BAR = 22
@@ -33,6 +35,17 @@ def with_boxes(image: Image, boxes: Floats, ignored: Sequence[bool], points: Flo
     for x, y in () if points is None else (points[np.isfinite(points).all(2)] + 0.5) * scale - 0.5:
         _dot(tile, x, y, (0, 255, 0))
     return tile
+
+
+def save_picture(path: Path, image: Image) -> None:
+    """Write a picture in the format of its suffix. Raises SettingsError when it cannot be written there."""
+    try:
+        written = cv2.imwrite(str(path), image)
+    except cv2.error as exc:  # no format has this suffix
+        raise SettingsError(f"{path}: cannot be written: {exc.err}") from exc
+    if not written:
+        why = "permission, or room on the disk, is missing" if path.parent.is_dir() else f"no folder {path.parent}"
+        raise SettingsError(f"{path}: cannot be written: {why}")
 
 
 def sheet(rows: list[tuple[str, list[Image]]], columns: int = 10) -> Image:

@@ -26,6 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from nodes import _backend
 from nodes._geometry import MEAN, SCALE, to_input
 from training import checkpoint, mnn_converter, quantise
+from training.contact_sheet import save_picture
 from training.heads import take_heads
 from training.landmark_net import macs
 from training.settings import RunSettings, SettingsError, checked
@@ -186,7 +187,7 @@ def reference(deployment: Deployment, target: Path) -> dict[str, Any]:
 
     Outputs of more than 512 numbers are given by 32 of them at even distances in the flattened array.
     """
-    cv2.imwrite(str(target.with_suffix(".png")), deployment.images[0])
+    save_picture(target.with_suffix(".png"), deployment.images[0])
     with torch.inference_mode():
         outputs = deployment.module(torch.from_numpy(to_input(deployment.images[:1])))
     found: dict[str, Any] = {"picture": f"{target.name}.png"}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nodes import _backend, _boxes
 from nodes._geometry import Image, crop, crop_matrix, landmark_box, landmark_roll, to_input
 from nodes.landmarks import LandmarkModel, certain
+from training.contact_sheet import save_picture
 from training.faces_data import Picture, face_ovals, five_points, read_backgrounds, split
 from training.faces_metric import IOU, Curve, Detected, curve, match, operating_point
 from training.faces_settings import SIZES, FaceSettings
@@ -69,17 +70,18 @@ def measure_points(maps: Maps, samples: list[Sample], size: tuple[int, int]) -> 
 
     Edges are (landmark edge - the same edge of the face box) over the box's width (x) or height (y), of upright faces.
     """
-    errors, edges, missed = [], [], 0
+    errors, edges, looked_at = [], [], 0
     for sample in samples:
         image = cv2.imread(str(sample.path), cv2.IMREAD_COLOR)
         if image is None:
-            raise SettingsError(f"{sample.path}: cannot be read as a picture")
+            logger.warning("%s: picture cannot be read", sample.path)
+            continue
+        looked_at += 1
         boxes, _, points = find(maps, image, size, 0.5)
         _, scale, offset = _boxes.letterbox(image, size)
         landmarks = (sample.points * scale + offset).astype(np.float32)[None]
         overlap = _boxes.overlaps(face_ovals(landmarks).boxes(), boxes)[0]
         if not len(boxes) or overlap.max() < IOU:
-            missed += 1
             continue
         best = int(overlap.argmax())
         true = five_points(landmarks)[0]
@@ -87,7 +89,7 @@ def measure_points(maps: Maps, samples: list[Sample], size: tuple[int, int]) -> 
         if abs(landmark_roll(landmarks)[0]) < UPRIGHT:
             sides = np.tile(boxes[best, 2:] - boxes[best, :2], 2)
             edges.append((landmark_box(landmarks)[0] - boxes[best]) / sides)
-    table = {"faces found, %": 100 * len(errors) / max(1, len(samples))}
+    table = {"faces found, %": 100 * len(errors) / max(1, looked_at)}
     for name, value in zip(_boxes.POINTS, np.mean(errors, 0) if errors else [], strict=False):
         table[f"error of {name}, % of eye distance"] = float(value)
     return table, np.array(edges, np.float32).reshape(-1, 4)
@@ -145,7 +147,7 @@ def draw_places(pictures: list[Picture], boxes: list[Floats], labels: list[str],
         cv2.putText(tile, label, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 255, 0), 1, cv2.LINE_AA)
         tiles.append(tile)
     tiles += [np.zeros((140, 140, 3), np.uint8)] * (-len(tiles) % columns or columns * (not tiles))
-    cv2.imwrite(str(path), np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]))
+    save_picture(path, np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]))
 
 
 def measure(options: Any) -> dict[str, float]:

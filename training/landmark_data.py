@@ -87,6 +87,14 @@ def read_folder(root: Path, source: str, person: Callable[[str], str] = str) -> 
     return samples, sorted(faults)
 
 
+def log_faults(name: object, faults: list[str]) -> None:
+    """Log the first faults of a data set, and how many more there are."""
+    for fault in faults[:5]:
+        logger.warning("%s", fault)
+    if len(faults) > 5:
+        logger.warning("%s: %d more faults", name, len(faults) - 5)
+
+
 def check_folder(folder: Path, use: str) -> None:
     """Raise SettingsError, which says what the folder is needed for, when there is none."""
     if not folder.is_dir():

@@ -21,6 +21,7 @@ from nodes._geometry import apply, crop, crop_matrix, landmark_box, landmark_rol
 from nodes.detect import RELEASED, FaceModel
 from nodes.landmarks import landmark_boxes, roll_of_points
 from training import landmark_data, metrics, prepared
+from training.contact_sheet import save_picture
 from training.landmark_data import MIRROR, Sample
 from training.predictor import Predictor
 from training.settings import SettingsError
@@ -189,7 +190,7 @@ def draw_worst(samples: list[Sample], found: Floats, errors: NDArray[np.float64]
         cv2.putText(tile, f"{errors[i]:.1f}", (5, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (255, 255, 255), 1, cv2.LINE_AA)
         tiles.append(tile)
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 5)
-    cv2.imwrite(str(path), np.vstack([np.hstack(tiles[i : i + 5]) for i in range(0, len(tiles), 5)]))
+    save_picture(path, np.vstack([np.hstack(tiles[i : i + 5]) for i in range(0, len(tiles), 5)]))
 
 
 def evaluate(options: Any) -> dict[str, dict[str, float]]:
@@ -231,11 +232,11 @@ def usable(folder: Path, options: Any) -> list[Sample]:
     samples, faults = landmark_data.read_folder(folder, options.source or folder.name, person)
     kept = []
     for sample in (s for s in samples if landmark_data.held_out(s.person, options.held_out)):
-        fault = landmark_data.outside(sample.points, picture(sample).shape)
+        image = landmark_data.read_picture(sample)
+        fault = "picture cannot be read" if image is None else landmark_data.outside(sample.points, image.shape)
         faults += [f"{sample.path}: {fault}"] if fault else []
         kept += [] if fault else [sample]
-    if faults:
-        logger.warning("%d faults, the first: %s", len(faults), faults[0])
+    landmark_data.log_faults(folder, faults)
     if not kept:
         raise SettingsError(f"{folder}: no face to measure")
     return kept

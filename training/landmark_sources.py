@@ -18,10 +18,7 @@ def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]
     training, validation = [], []
     for name, source in settings.sources.items():
         samples, faults = read_source(settings.data, name, source)
-        for fault in faults[:5]:
-            logger.warning("%s", fault)
-        if len(faults) > 5:
-            logger.warning("%s: %d more faults", name, len(faults) - 5)
+        landmark_data.log_faults(name, faults)
         held = [s.held_out or landmark_data.held_out(s.person, source.held_out) for s in samples]
         validation += [s for s, out in zip(samples, held, strict=True) if out]
         training += [s for s, out in zip(samples, held, strict=True) if not out and source.weight > 0]

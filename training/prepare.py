@@ -66,7 +66,7 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
     held = Split(share, tests)
     rows = write_faces(sets, data, out, held, console)
     rows += write_pictures(sets, data, out, held, console)
-    cv2.imwrite(str(out / "sheet.png"), contact_sheet.sheet(rows))
+    contact_sheet.save_picture(out / "sheet.png", contact_sheet.sheet(rows))
     faults = [fault for found in sets for fault in found.faults]
     (out / "faults.txt").write_text("".join(fault + "\n" for fault in faults))
     return sets

@@ -7,6 +7,16 @@ import pytest
 from training import augmentation_page, contact_sheet
 
 
+@pytest.mark.parametrize(("name", "why"), [
+    ("no/such/page.png", "no folder"), ("page.none", "could not find a writer for the specified extension"),
+])
+def test_a_page_that_cannot_be_written_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture,
+                                                monkeypatch: pytest.MonkeyPatch, name: str, why: str) -> None:
+    monkeypatch.setattr(augmentation_page, "page", lambda: np.zeros((4, 4, 3), np.uint8))
+    assert augmentation_page.main([str(tmp_path / name)]) == 2
+    assert f"{name}: cannot be written: {why}" in caplog.text
+
+
 @pytest.mark.slow
 def test_the_page_has_a_row_that_varies_for_every_augmentation(tmp_path: Path) -> None:
     assert augmentation_page.main([str(tmp_path / "page.png")]) == 0

@@ -230,6 +230,9 @@ def test_points_and_box_edges_are_measured_where_a_face_is_found(tmp_path):
     expected = [(low[0] - 10) / 30, (low[1] - 12) / 36, (high[0] - 40) / 30, (high[1] - 48) / 36]
     np.testing.assert_allclose(edges, [expected], atol=1e-3)
     assert measure_points(one_face((10, 12, 40, 48), score=-5), [sample], (64, 64))[0] == {"faces found, %": 0}
+    (tmp_path / "none.png").write_bytes(b"no picture")
+    both = [Sample(tmp_path / "none.png", points, "made", "two"), sample]
+    assert measure_points(one_face((10, 12, 40, 48)), both, (64, 64))[0] == table
 
 
 def test_false_alarms_are_landmarked_where_the_landmark_network_believes_them():

@@ -1,4 +1,6 @@
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -87,6 +89,15 @@ def test_parts_of_a_set_are_told_apart(portrait: Path, capsys: pytest.CaptureFix
     caplog.set_level("INFO")
     assert evaluate.main([str(MODELS / "landmarks"), str(portrait)]) == 0
     assert "set: one" in caplog.text and "set: two" in caplog.text
+
+
+def test_faces_that_cannot_be_measured_are_listed_and_left_out(portrait: Path, tmp_path: Path,
+                                                               caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(portrait, tmp_path / "set")
+    (tmp_path / "set" / "one" / "one.png").write_bytes(b"no picture")
+    options = SimpleNamespace(person=".*", source=None, held_out=1.0)
+    assert [sample.path.name for sample in landmark_evaluate.usable(tmp_path / "set", options)] == ["two.png"]
+    assert "one.png: picture cannot be read" in caplog.text
 
 
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
