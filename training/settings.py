@@ -70,7 +70,8 @@ class RunSettings(Strict):
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a training config. Raises SettingsError naming file, place, what was found and what would be valid.
 
-    A config with `base: other.yaml`, a file beside it, holds only what differs from that one.
+    A config with `base: other.yaml`, a path from its own folder, holds only what differs from that one. There, and in
+    an override, null takes a setting away, or an entry such as a data set: its default holds, as if never given.
     """
     content = _read(path)
     for override in overrides:
@@ -96,10 +97,12 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the settings of `own` in it, mapping by mapping."""
+    """Return `base` with the settings of `own` in it, mapping by mapping, and without those that are null there."""
     both = base | own
     for name in base.keys() & own.keys():
-        if isinstance(base[name], dict) and isinstance(own[name], dict):
+        if own[name] is None:
+            del both[name]
+        elif isinstance(base[name], dict) and isinstance(own[name], dict):
             both[name] = _merged(base[name], own[name])
     return both
 
@@ -137,6 +140,10 @@ def _assign(content: dict[str, Any], override: str) -> None:
         if not isinstance(content, dict):
             raise SettingsError(f"--set {override}: '{parent}' is a single value and has no settings below it")
     try:
-        content[last] = yaml.safe_load(value)
+        found = yaml.safe_load(value)
     except yaml.YAMLError as exc:
         raise SettingsError(f"--set {override}: not a YAML value: {str(exc).splitlines()[0]}") from exc
+    if found is None and last in content:
+        del content[last]
+    else:
+        content[last] = found

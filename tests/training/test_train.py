@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from training.distributed import Group
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
 from training.settings import RunSettings, SettingsError, load_settings
+from training.task import task_class
 
 CONFIG = Path("configs/train/landmarks.yaml")
 ALONE = Group(0, 1, torch.device("cpu"))
@@ -265,6 +267,10 @@ def test_a_config_with_a_base_holds_what_differs(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / "b.yaml", ["settings.sources.one.held_out=0.1"])
     assert (settings.name, settings.task, settings.steps) == ("b", "x:Y", 5)
     assert settings.settings == {"size": 64, "sources": {"one": {"weight": 2, "folder": "f", "held_out": 0.1}}}
+    (tmp_path / "c.yaml").write_text("base: b.yaml\nsettings: {size: null, sources: {one: null, two: {mild: null}}}\n")
+    settings = load_settings(tmp_path / "c.yaml", ["settings.network=null"])
+    assert settings.settings == {"sources": {"two": {"mild": None}}, "network": None}
+    assert load_settings(tmp_path / "c.yaml", ["settings.sources=null"]).settings == {}
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     with pytest.raises(SettingsError, match=r"a.yaml: base: expected the name of another config, found 'b.yaml'"):
         load_settings(tmp_path / "b.yaml")
@@ -276,6 +282,18 @@ def test_every_config_is_valid(path: Path) -> None:
     module, _, name = settings.task.partition(":")
     task = getattr(__import__(module, fromlist=[name]), name)
     task.Settings.model_validate(settings.settings)
+
+
+def test_the_readmes_files_for_own_faces_use_no_other_data(tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(CONFIG.parent.parent.absolute())
+    seen = []
+    for text in re.findall(r"```yaml\n(.*?)```", Path("training/README.md").read_text(), re.DOTALL):
+        (tmp_path / "own.yaml").write_text(text)
+        settings = load_settings(tmp_path / "own.yaml")
+        seen.append(task_class(settings.task).Settings.model_validate(settings.settings))
+    landmarks, faces = seen
+    assert list(landmarks.sources) == ["mine"] and not landmarks.backgrounds and not landmarks.wider
+    assert not faces.points and not faces.wider and not faces.backgrounds and len(faces.prepared) == 1
 
 
 @pytest.mark.parametrize(("overrides", "text"), [
