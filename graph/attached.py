@@ -23,7 +23,7 @@ from graph.messages import Mark, Message
 from graph.network import Remote, is_remote
 from graph.receiver import Receiver, find_type, known_types, wait_for_any
 from graph.rundir import RunDir
-from graph.spec import did_you_mean, import_module
+from graph.spec import GraphSpec, did_you_mean, import_module
 
 logger = logging.getLogger(__name__)
 
@@ -282,6 +282,21 @@ class RunningGraph:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check_inputs(spec: GraphSpec, place: str) -> None:
+    """Raise ConfigError unless the graph at `place` runs and has what the extra nodes of `spec` read from it."""
+    with attach(place) as running:
+        for edge in spec.edges:
+            if edge.source_graph is None:
+                continue
+            if edge.source_graph != running.name:
+                raise ConfigError(f"{spec.path}: {edge.target} reads from {edge.source}, but the graph at {place} is "
+                                  f"{running.name!r}; write {running.name}/{edge.source.partition('/')[2]}")
+            port = edge.source.partition("/")[2]
+            if port not in running.ports:
+                there = did_you_mean(port, running.ports) or f"outputs: {', '.join(running.ports)}"
+                raise ConfigError(f"{spec.path}: the graph {running.name!r} has no output {port!r}; {there}")
 
 
 def _messages(taken: Set, copy: bool) -> Iterator[Any]:

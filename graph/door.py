@@ -29,6 +29,7 @@ logger = logging.getLogger("facegraph")
 MAX_REQUEST = 65536  # bytes that a client may say at once
 MAX_CREDITS = 64  # and messages that may be under way to it: what it does not read lies in our memory
 START_S = 30.0  # more, until its first word: it may load its models yet
+SHOWN = 100  # characters of the name that a client gives itself
 OPEN_REQUESTS = 1000  # whose answers are still known whom to give to
 ZAP = "inproc://zeromq.zap.01"  # where ZeroMQ asks whom to let in (RFC 27)
 
@@ -53,7 +54,7 @@ class Door(threading.Thread):
         self._nodes = nodes
         self._relays: dict[bytes, Relay] = {}
         self._asked: OrderedDict[int, tuple[bytes, Any]] = OrderedDict()
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1)  # of requests and of readers
         self._stopping = threading.Event()
         self._context: zmq.Context[Any] = zmq.Context()
         self._zap = self._context.socket(zmq.REP)
@@ -157,9 +158,14 @@ class Door(threading.Thread):
         socket.set(zmq.LINGER, 500)
         socket.set(zmq.RCVHWM, 0)  # bounded by the credits
         socket.connect(self._rundir.data(node))
-        socket.send(wire.pack({**said, "port": port, "shm": False}), zmq.NOBLOCK)
+        hello = {**said, "port": port, "shm": False, "name": self._reader(said.get("name")), "run": ""}
+        socket.send(wire.pack(hello), zmq.NOBLOCK)
         self._relays[identity] = Relay(socket, time.monotonic() + START_S)
         self._poller.register(socket, zmq.POLLIN)
+
+    def _reader(self, told: Any) -> str:
+        """Return the name of a reader in the graph: one that nobody else has, whatever he calls himself."""
+        return f"attached/tcp{next(self._numbers)}" + (f"/{told[:SHOWN]}" if isinstance(told, str) else "")
 
     def _pass_on(self, identity: bytes, relay: Relay) -> None:
         """Hand what a node has said to its client."""

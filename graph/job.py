@@ -9,6 +9,7 @@ from pathlib import Path
 import msgpack
 
 from graph import wire
+from graph.link import Home
 from graph.network import SILENT_S, Remote, is_remote
 from graph.rundir import RunDir
 from graph.spec import EdgeSpec, NodeSpec
@@ -19,15 +20,22 @@ class Job:
     """One node to run."""
 
     graph: str
+    run: str  # which run of the graph this is: its nodes know one another by it
     rundir: str
     node: NodeSpec
     edges: tuple[EdgeSpec, ...]  # into this node
     attach: str | None  # the other graph that edges may come from: its name, or its address
-    consumers: tuple[str, ...]  # who must have found this process before it plays: "render.frame"
+    readers: tuple[str, ...]  # the targets of the graph's own edges from this node: "render.frame"
+    consumers: tuple[str, ...]  # those of them who must have found this process before it plays
     log_level: int
     trace: bool
     first_seq: int = 0
     epoch: int = 0
+
+    @property
+    def home(self) -> Home:
+        """What the node's sender is to know of the graph."""
+        return Home(self.run, self.epoch, frozenset(self.readers))
 
     def edges_from(self, node: str) -> list[EdgeSpec]:
         """Return the edges into this node that come from another one of the same graph."""
@@ -46,16 +54,17 @@ class Job:
         edges = [[e.source, e.target, e.policy, e.queue, e.join] for e in self.edges]
         node = [self.node.name, self.node.type, dict(self.node.settings), self.node.restart]
         rest = [self.log_level, self.trace, self.first_seq, self.epoch]
-        data = wire.pack([self.graph, self.rundir, node, edges, self.attach, self.consumers, *rest])
+        start = [self.graph, self.run, self.rundir, node, edges, self.attach]
+        data = wire.pack([*start, self.readers, self.consumers, *rest])
         return len(data).to_bytes(4, "little") + data
 
     @classmethod
     def from_stdin(cls) -> "Job":
         """Read the job; the pipe stays open, and its end means that the supervisor died."""
         size = int.from_bytes(_read_exactly(4), "little")
-        graph, rundir, node, edges, attach, consumers, *rest = msgpack.unpackb(_read_exactly(size))
+        graph, run, rundir, node, edges, attach, readers, consumers, *rest = msgpack.unpackb(_read_exactly(size))
         edges = tuple(EdgeSpec(*edge) for edge in edges)
-        return cls(graph, rundir, NodeSpec(*node), edges, attach, tuple(consumers), *rest)
+        return cls(graph, run, rundir, NodeSpec(*node), edges, attach, tuple(readers), tuple(consumers), *rest)
 
 
 def _read_exactly(size: int) -> bytes:

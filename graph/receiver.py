@@ -12,8 +12,8 @@ import zmq
 from graph import slots, wire
 from graph.errors import GraphError, WireError
 from graph.join import Arrived
+from graph.link import MAX_CREDIT
 from graph.messages import Message
-from graph.sender import MAX_CREDIT
 from graph.slots import SlotMap
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Receiver:
         type_: type[Message] | None,
         *,
         name: str,
+        run: str = "",
         policy: str = "latest",
         queue: int = 1,
         shm: bool = True,
@@ -46,8 +47,9 @@ class Receiver:
         """Connect and say hello; `welcomed` turns true when the answer came (see receive).
 
         `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
-        the sender's counts. `secure` prepares the socket. `shm` False asks for all bytes inline, `marks` False for
-        no marks: whoever joins nothing by seq needs none. After `silence_s` without a word the sender counts as lost.
+        the sender's counts, and `run` the graph's run if the edge is its own. `secure` prepares the socket. `shm`
+        False asks for all bytes inline, `marks` False for no marks: whoever joins nothing by seq needs none. After
+        `silence_s` without a word the sender counts as lost.
         """
         self.name = name
         self.type = type_
@@ -77,6 +79,7 @@ class Receiver:
             credits=self._window,
             shm=shm and slots.AVAILABLE,
             marks=marks,
+            **({"run": run} if run else {}),
         )
 
     def receive(self) -> Arrived | None:

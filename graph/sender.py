@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
 
@@ -19,6 +18,7 @@ import zmq
 
 from graph import wire
 from graph.errors import WireError
+from graph.link import MAX_CREDIT, Home, Link, Waiting, admit
 from graph.messages import Header, Mark, Message
 from graph.slots import SlotPool
 
@@ -27,13 +27,11 @@ logger = logging.getLogger(__name__)
 INLINE_BELOW = 8192
 """Bytes up to which an array travels inside the packet: a copy that small costs less than a lease (landmarks of
 a dozen faces; the same rule of thumb as other systems' 4 KiB)."""
-MAX_CREDIT = 1024
 MAX_REQUEST = 65536  # bytes of anything that a consumer may say
 PING_S = 1.0  # a consumer that hears nothing for so long is pinged, to notice that it is gone
 _POLLIN, _NOBLOCK, _MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 """As plain numbers: the arithmetic of enum flags costs a microsecond each time."""
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
-POLICIES = ("block", "drop_oldest", "drop_newest", "latest")
 
 
 class Packet:
@@ -87,34 +85,6 @@ class Packet:
             self._pool.release(number)
 
 
-class Waiting:
-    """A packet in the queue of one consumer. None as parts: the end of the stream."""
-
-    __slots__ = ("parts", "slots")
-
-    def __init__(self, parts: list[bytes] | None, slots: list[int]) -> None:
-        self.parts = parts
-        self.slots = slots
-
-
-@dataclass(eq=False)
-class Link:
-    """One consumer of one port."""
-
-    identity: bytes
-    name: str
-    port: str
-    policy: str
-    capacity: int
-    shm: bool
-    marks: bool
-    credits: int
-    window: int  # the credits at the beginning: as many as when nothing is under way
-    queue: deque[Waiting] = field(default_factory=deque)
-    leases: Counter[int] = field(default_factory=Counter)
-    heard_ns: int = 0
-
-
 class Sender:
     """The outputs of one node process."""
 
@@ -126,6 +96,7 @@ class Sender:
         ports: dict[str, list[str]],
         pool: SlotPool,
         slots_path: str | None,
+        home: Home,
         on_drop: Callable[[str, int], None] = lambda edge, count: None,
         on_blocked: Callable[[bool], None] = lambda blocked: None,
     ) -> None:
@@ -135,6 +106,7 @@ class Sender:
         self._ports = ports
         self._pool = pool
         self._slots_path = slots_path
+        self._home = home
         self._on_drop = on_drop
         self._on_blocked = on_blocked
         self._links: dict[bytes, Link] = {}
@@ -180,12 +152,12 @@ class Sender:
         return not self._links
 
     def has_consumers_of_this_graph(self) -> bool:
-        """Say whether an edge of the graph itself is still open (others bear their graph's name and a slash)."""
-        return any("/" not in link.name for link in list(self._links.values()))
+        """Say whether an edge of the graph itself is still open."""
+        return any(link.own for link in list(self._links.values()))
 
     def greeted(self, names: Iterable[str]) -> bool:
-        """Say whether all these consumers have said hello."""
-        return set(names) <= {link.name for link in list(self._links.values())}
+        """Say whether all these edges of the graph itself have said hello."""
+        return set(names) <= {link.name for link in list(self._links.values()) if link.own}
 
     def wait(self, timeout_ms: int) -> None:
         """Wait for something from the consumers, and see to it."""
@@ -239,11 +211,10 @@ class Sender:
             self._router.close()
 
     def _edge(self, link: Link) -> str:
-        name = "attached" if link.name.startswith("attached/") else link.name  # all readers by graph.attach together
-        return f"{self._node}.{link.port} -> {name}"
+        return f"{self._node}.{link.port} -> {link.shown}"
 
     def _forget(self, node: str) -> None:
-        for link in [link for link in self._links.values() if link.name.split(".")[0] == node]:
+        for link in [link for link in self._links.values() if link.own and link.name.split(".")[0] == node]:
             self._drop_link(link)
 
     def _offer(self, link: Link, packet: Packet) -> None:
@@ -346,7 +317,8 @@ class Sender:
         self._flush(link)
 
     def _hello(self, identity: bytes, said: dict[str, Any]) -> None:
-        link = self._admit(identity, said)
+        link = admit(identity, said, self._node, self._ports, self._home)
+        link.shm &= self._slots_path is not None
         welcome = {
             "v": wire.VERSION,
             "k": "welcome",
@@ -356,8 +328,10 @@ class Sender:
             "shm": self._slots_path if link.shm else None,
         }
         for other in list(self._links.values()):
-            if other.name == link.name or other.identity == identity:
-                self._drop_link(other)  # the same edge of a node that was started again
+            if other.identity == identity:
+                self._drop_link(other)
+            elif other.name == link.name:  # as a rule the same edge of a process that has died
+                self._refuse(other, f"another consumer has said hello as {brief(link.name)}")
         self._links[identity] = link
         self._by_port[link.port].append(link)
         self._send(link, [wire.pack(welcome)])
@@ -365,29 +339,16 @@ class Sender:
             link.queue.append(Waiting(None, []))
             self._flush(link)
 
-    def _admit(self, identity: bytes, said: dict[str, Any]) -> Link:
-        port, policy, name = said.get("port"), said.get("policy", "latest"), said.get("name")
-        queue, credits = said.get("queue", 1), said.get("credits", 1)
-        if not isinstance(port, str) or port not in self._ports:
-            raise WireError(f"{self._node} has no output {brief(port)}; outputs: {list(self._ports)}")
-        if policy not in POLICIES:
-            raise WireError(f"no policy {brief(policy)}; policies: {list(POLICIES)}")
-        for what, value in (("queue", queue), ("credits", credits)):
-            if not isinstance(value, int) or not 1 <= value <= MAX_CREDIT:
-                raise WireError(f"{what} of {brief(value)}; 1..{MAX_CREDIT} are allowed")
-        shm = bool(said.get("shm")) and self._slots_path is not None
-        name = name if isinstance(name, str) else f"?{identity.hex()}"
-        marks = said.get("marks") is not False
-        return Link(identity, name, port, policy, queue, shm, marks, credits, credits, heard_ns=time.monotonic_ns())
-
     def _ban(self, identity: bytes, exc: WireError) -> None:
         self.malformed += 1
         logger.warning("%s: a consumer broke the protocol and is disconnected: %s", self._node, exc)
         self._banned.add(identity)
-        link = self._links.get(identity) or Link(identity, "?", "", "latest", 1, False, False, 0, 0)
-        self._send(link, [wire.pack({"v": wire.VERSION, "k": "refused", "why": str(exc)})])
-        if identity in self._links:
-            self._drop_link(link)
+        link = self._links.get(identity) or Link(identity, "?", False, "", "latest", 1, False, False, 0, 0)
+        self._refuse(link, str(exc))
+
+    def _refuse(self, link: Link, why: str) -> None:
+        self._send(link, [wire.pack({"v": wire.VERSION, "k": "refused", "why": why})])
+        self._drop_link(link)
 
     def _drop_link(self, link: Link) -> None:
         if self._links.pop(link.identity, None) is None:

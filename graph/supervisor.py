@@ -2,6 +2,7 @@
 
 import logging
 import math
+import secrets
 import signal
 import time
 from pathlib import Path
@@ -9,16 +10,15 @@ from typing import Any
 
 import zmq
 
-from graph.attached import attach
+from graph.attached import check_inputs
 from graph.bus import Bus
 from graph.child import Child, describe_death
 from graph.door import Door
-from graph.errors import ConfigError
 from graph.job import Job
 from graph.reports import Reports, Wanted
 from graph.rundir import RunDir
 from graph.service import Service
-from graph.spec import GraphSpec, did_you_mean
+from graph.spec import GraphSpec
 
 logger = logging.getLogger("facegraph")
 
@@ -52,22 +52,8 @@ def run(
     cannot start here (its name is taken, or the graph that it attaches to does not run).
     """
     if spec.attach is not None:
-        _check_attached(spec, spec.attach)
+        check_inputs(spec, spec.attach)
     return Supervisor(spec, duration, log_level, Wanted(profile, dot, metrics)).run()
-
-
-def _check_attached(spec: GraphSpec, place: str) -> None:
-    with attach(place) as running:
-        for edge in spec.edges:
-            if edge.source_graph is None:
-                continue
-            if edge.source_graph != running.name:
-                raise ConfigError(f"{spec.path}: {edge.target} reads from {edge.source}, but the graph at {place} is "
-                                  f"{running.name!r}; write {running.name}/{edge.source.partition('/')[2]}")
-            port = edge.source.partition("/")[2]
-            if port not in running.ports:
-                there = did_you_mean(port, running.ports) or f"outputs: {', '.join(running.ports)}"
-                raise ConfigError(f"{spec.path}: the graph {running.name!r} has no output {port!r}; {there}")
 
 
 class Supervisor:
@@ -75,6 +61,7 @@ class Supervisor:
 
     def __init__(self, spec: GraphSpec, duration: float | None, log_level: str, wanted: Wanted) -> None:
         self.spec = spec
+        self.run_id = secrets.token_hex(8)
         self.log_level = logging.getLevelNamesMapping()[log_level.upper()]
         self.duration = duration
         self.trace = wanted.profile is not None
@@ -147,6 +134,7 @@ class Supervisor:
         readers = self.spec.edges_from(child.spec.name)
         job = Job(
             graph=self.spec.name,
+            run=self.run_id,
             rundir=str(self.rundir.path),
             node=child.spec,
             edges=self.spec.edges_into(child.spec.name),
@@ -155,6 +143,7 @@ class Supervisor:
             trace=self.trace,
             first_seq=first_seq,
             epoch=child.epoch,
+            readers=tuple(edge.target for edge in readers),
             consumers=tuple(edge.target for edge in readers if self.children[edge.target_node].running),
         )
         child.start(job)

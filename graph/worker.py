@@ -106,6 +106,7 @@ class Worker:
             ports,
             self.pool,
             path if shared else None,
+            self.job.home,
             on_drop=self.meter.drop,
             on_blocked=self._blocked,
         )
@@ -144,6 +145,7 @@ class Worker:
             place.port(edge.source_node, edge.source_port),
             self.node.inputs[edge.target_port].type,
             name=name,
+            run="" if edge.source_graph else self.job.run,
             policy=edge.policy,
             queue=edge.queue,
             marks=edge.join == "seq",  # a held value stays until there is a new one

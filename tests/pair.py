@@ -12,6 +12,7 @@ import numpy as np
 import zmq
 
 from graph import Frame, Header, Message, slots
+from graph.link import Home
 from graph.receiver import Receiver, type_names
 from graph.sender import Sender
 from graph.slots import SlotPool, SlotServer
@@ -71,6 +72,7 @@ class Pair:
             {"out": type_names(type_)},
             self.pool,
             str(self.slots_path) if self.serving else None,
+            Home("run", readers=frozenset({"r.in"})),
             on_drop=self._drop,
             on_blocked=self.blocked.append,
         )
@@ -80,8 +82,8 @@ class Pair:
 
     def receiver(self, policy: str = "block", queue: int = 4, name: str = "r.in", **kwargs: Any) -> Receiver:
         """Connect a consumer, and wait until it is welcome."""
-        type_ = kwargs.pop("type_", Frame)
-        receiver = Receiver(self.context, self.endpoint, "out", type_, name=name, policy=policy, queue=queue, **kwargs)
+        kwargs = {"type_": Frame, "run": "run", "name": name, "policy": policy, "queue": queue} | kwargs
+        receiver = Receiver(self.context, self.endpoint, "out", **kwargs)
         self.receivers.append(receiver)
         self.until(lambda: receiver.receive() is None and (receiver.welcomed or receiver.ended))
         return receiver

@@ -11,10 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
+import zmq
 
 import graph
-from graph import ConfigError, Frame, GraphError
+from graph import ConfigError, Frame, GraphError, wire
 from graph.attached import RunningGraph
+from graph.rundir import RunDir
 from tests.conftest import PATIENCE_S, eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 from tests.toys import Numbers
@@ -135,6 +137,24 @@ def test_forgetful_consumer_does_not_hold_up_the_end(tmp_path: Path) -> None:
             stream = g.subscribe("copy.copied")
             next(stream)
             assert main.wait() == 0, main.text()
+    assert untouched(tmp_path) and len(rows(tmp_path / "out.jsonl")) == 200
+
+
+def test_strangers_are_no_part_of_the_graph(tmp_path: Path, context: "zmq.Context[Any]") -> None:
+    """The minimal consumer of graph/README.md stalls, another says to be an edge of the graph: it ends in order."""
+    with Graph(tmp_path, running(frames=200)) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        said, strangers = [], [context.socket(zmq.DEALER), context.socket(zmq.DEALER)]
+        for stranger, name in zip(strangers, ("mine", "write.frame"), strict=True):
+            stranger.connect(RunDir.of("main").data("copy"))
+            stranger.send(wire.pack({"v": 1, "k": "hello", "port": "copied", "name": name, "shm": False}))
+            assert stranger.poll(PATIENCE_S * 1000)
+            said.append(wire.unpack(stranger.recv()))
+        assert [words["k"] for words in said] == ["welcome", "refused"]
+        assert "'write.frame' is an edge of the graph itself; take another name" in said[1]["why"]
+        assert main.wait() == 0, main.text()
+        for stranger in strangers:
+            stranger.close(linger=0)
     assert untouched(tmp_path) and len(rows(tmp_path / "out.jsonl")) == 200
 
 

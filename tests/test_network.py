@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -292,6 +293,33 @@ def test_extra_nodes_over_tcp(tmp_path: Path, end: str, monkeypatch: pytest.Monk
                 assert attached.wait() == 0, attached.text()
             assert ("has died; its stream ends here" in attached.text()) == (end == "main is killed")
     assert all(a == b for _, (a, _, b) in rows(tmp_path / "extra/extra.jsonl"))
+
+
+@pytest.mark.slow
+def test_clients_of_any_name_leave_one_another_and_the_graph_alone(
+    tmp_path: Path, context: "zmq.Context[Any]"
+) -> None:
+    """Two hosts attach the same extra nodes, and a client calls itself as an edge of the graph."""
+    hosts = [tmp_path / name for name in ("here", "there")]
+    with listening(tmp_path) as (_, address), context.socket(zmq.DEALER) as client, contextlib.ExitStack() as attached:
+        client.connect(address)
+        hello = {"v": 1, "k": "hello", "port": "copy.copied", "name": "write.frame"}
+        client.send(wire.pack(hello))
+        assert client.poll(PATIENCE_S * 1000) and wire.unpack(client.recv())["k"] == "welcome"
+        graphs = []
+        for host in hosts:
+            host.mkdir()
+            run_dir = attached.enter_context(tempfile.TemporaryDirectory(prefix=f"fg{os.getpid()}-"))
+            with pytest.MonkeyPatch.context() as other:
+                other.setenv("FACEGRAPH_RUN_DIR", run_dir)
+                graphs.append(attached.enter_context(Graph(host, extra(address), "attach")))
+            assert eventually(lambda host=host: len(rows(host / "extra.jsonl")) >= 20), graphs[-1].text()
+        for host in hosts:
+            wait_for_rows(host / "extra.jsonl", len(rows(host / "extra.jsonl")) + 20)
+        wait_for_rows(tmp_path / "out.jsonl", len(rows(tmp_path / "out.jsonl")) + 20)
+        for graph_ in graphs:
+            graph_.interrupt()
+            assert graph_.wait() == 0, graph_.text()
 
 
 @pytest.mark.slow

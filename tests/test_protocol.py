@@ -49,6 +49,9 @@ def hello(**changes: Any) -> bytes:
         ([hello(queue="4")], "queue of '4'"),
         ([hello(credits=-1)], "credits of -1"),
         ([hello(credits=None)], "credits of None"),
+        ([hello(name="r.in")], "'r.in' is an edge of the graph itself; take another name"),
+        ([hello(name="r.in", run="")], "'r.in' is an edge of the graph itself"),
+        ([hello(name="x" * 201)], "a name of 201 characters; at most 200 are allowed"),
         ([said("credit", n=-1)], "credit of -1; 0..1024 are allowed"),
         ([said("credit", n=1025)], "credit of 1025"),
         ([said("credit", n="1")], "credit of '1'"),
@@ -134,6 +137,31 @@ def test_same_edge_of_a_node_that_was_started_again(pair: Pair) -> None:
     pair.publish(9)
     assert pair.take(second, 1) == [9]
     first.close()
+
+
+def test_who_is_replaced_is_told_why(pair: Pair) -> None:
+    first, second, own = pair.stranger(), pair.stranger(), pair.receiver()
+    for stranger in (first, second):
+        stranger.send(hello())
+        assert pair.answer(stranger)["k"] == "welcome"
+    assert pair.answer(first) == {"v": 1, "k": "refused", "why": "another consumer has said hello as 'stranger'"}
+    pair.publish(0)
+    assert pair.answer(second)["seq"] == 0
+    assert pair.take(own, 1) == [0]
+    first.close()
+    second.close()
+
+
+def test_only_its_own_edges_hold_up_the_end_of_a_graph(pair: Pair) -> None:
+    stranger = pair.stranger()
+    stranger.send(hello(name="mine"))
+    assert pair.answer(stranger)["k"] == "welcome"
+    assert not pair.sender.has_consumers_of_this_graph() and not pair.sender.greeted(["r.in"])
+    own = pair.receiver()
+    assert pair.sender.has_consumers_of_this_graph() and pair.sender.greeted(["r.in"])
+    own.close()
+    pair.until(lambda: not pair.sender.has_consumers_of_this_graph())
+    stranger.close()
 
 
 def test_credit_from_nobody_is_ignored(pair: Pair) -> None:

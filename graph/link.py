@@ -1,0 +1,87 @@
+"""One consumer of an output, as its sender sees it: what its hello asked for, and what waits for it."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from reprlib import repr as brief  # what a stranger sent may be long and deep
+from typing import Any
+
+from graph.errors import WireError
+
+MAX_CREDIT = 1024
+MAX_NAME = 200  # characters
+POLICIES = ("block", "drop_oldest", "drop_newest", "latest")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The graph that a sender belongs to."""
+
+    run: str = ""  # which run of the graph; whoever knows it is one of its nodes
+    restarts: int = 0  # how often the sender's node was started again in this run
+    readers: frozenset[str] = frozenset()  # the targets of the graph's own edges from here: "render.frame"
+
+
+class Waiting:
+    """A packet in the queue of one consumer. None as parts: the end of the stream."""
+
+    __slots__ = ("parts", "slots")
+
+    def __init__(self, parts: list[bytes] | None, slots: list[int]) -> None:
+        self.parts = parts
+        self.slots = slots
+
+
+@dataclass(eq=False)
+class Link:
+    """One consumer of one port."""
+
+    identity: bytes
+    name: str
+    own: bool  # an edge of the graph itself, not of somebody attached
+    port: str
+    policy: str
+    capacity: int
+    shm: bool
+    marks: bool
+    credits: int
+    window: int  # the credits at the beginning: as many as when nothing is under way
+    queue: deque[Waiting] = field(default_factory=deque)
+    leases: Counter[int] = field(default_factory=Counter)
+    heard_ns: int = 0
+
+    @property
+    def shown(self) -> str:
+        """The name under which it is counted: all readers by graph.attach, and all over tcp, are one."""
+        return "attached" if self.name.startswith("attached/") else self.name
+
+
+def admit(identity: bytes, said: dict[str, Any], node: str, ports: Collection[str], home: Home) -> Link:
+    """Return the link that a hello asks `node` for. Raises WireError if it asks for what is not to be had."""
+    port, policy = said.get("port"), said.get("policy", "latest")
+    queue, credits = said.get("queue", 1), said.get("credits", 1)
+    if not isinstance(port, str) or port not in ports:
+        raise WireError(f"{node} has no output {brief(port)}; outputs: {list(ports)}")
+    if policy not in POLICIES:
+        raise WireError(f"no policy {brief(policy)}; policies: {list(POLICIES)}")
+    for what, value in (("queue", queue), ("credits", credits)):
+        if not isinstance(value, int) or not 1 <= value <= MAX_CREDIT:
+            raise WireError(f"{what} of {brief(value)}; 1..{MAX_CREDIT} are allowed")
+    name, own = _name(identity, said, home)
+    shm, marks = bool(said.get("shm")), said.get("marks") is not False
+    now = time.monotonic_ns()
+    return Link(identity, name, own, port, policy, queue, shm, marks, credits, credits, heard_ns=now)
+
+
+def _name(identity: bytes, said: dict[str, Any], home: Home) -> tuple[str, bool]:
+    """Return the name of a consumer, and whether it is an edge of the graph itself; only its nodes may say so."""
+    name = said.get("name")
+    if not isinstance(name, str):
+        return f"?{identity.hex()}", False
+    own = name in home.readers
+    if own and said.get("run") != home.run:
+        raise WireError(f"{name!r} is an edge of the graph itself; take another name")
+    if len(name) > MAX_NAME and not own:
+        raise WireError(f"a name of {len(name)} characters; at most {MAX_NAME} are allowed")
+    return name, own
