@@ -45,7 +45,11 @@ class Bus:
 
     def _serve(self, identity: bytes, said: Words, size: int, serve: Serve) -> None:
         def reply(answer: Words) -> None:
-            self._send(identity, {"id": said.get("id"), **answer})
+            data = _packed({"id": said.get("id"), **answer})
+            if len(data) > wire.MAX_HEADER:
+                why = f"the answer has {len(data)} bytes; at most {wire.MAX_HEADER} are allowed"
+                data = _packed({"id": said.get("id"), "k": "refused", "why": why})
+            self._send(identity, data)
 
         if size > MAX_REQUEST:
             reply({"k": "refused", "why": f"a request of {size} bytes; at most {MAX_REQUEST} are allowed"})
@@ -54,12 +58,16 @@ class Bus:
 
     def tell(self, node: str, kind: str, /, **content: Any) -> None:
         """Send a word to a node."""
-        self._send(self._identities[node], {"k": kind, **content})
+        self._send(self._identities[node], _packed({"k": kind, **content}))
 
-    def _send(self, identity: bytes, words: Words) -> None:
+    def _send(self, identity: bytes, data: bytes) -> None:
         """Send something to whoever has this identity; one that has left misses it."""
-        self.socket.send_multipart([identity, wire.pack({"v": wire.VERSION, **words})], zmq.NOBLOCK)
+        self.socket.send_multipart([identity, data], zmq.NOBLOCK)
 
     def close(self) -> None:
         """Close, when what was sent has gone out or LINGER_MS are over."""
         self.socket.close()
+
+
+def _packed(words: Words) -> bytes:
+    return wire.pack({"v": wire.VERSION, **words})

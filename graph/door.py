@@ -5,12 +5,13 @@ it, and no encryption slows them down. Credits pass through, so a slow client is
 any other consumer is. Protocol: graph/README.md, with `port: "node.port"` in the hello and all bytes inline.
 """
 
+import contextlib
 import itertools
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief  # what a stranger says may be long and deep
@@ -20,7 +21,7 @@ import zmq
 from zmq.utils import z85
 
 from graph import wire
-from graph.errors import ConfigError, WireError
+from graph.errors import ConfigError, GraphError, WireError
 from graph.network import HEARTBEAT_MS, SILENT_S, Keys, allowed, listening, parse
 from graph.rundir import RunDir
 
@@ -93,15 +94,14 @@ class Door(threading.Thread):
             if self._zap in ready:
                 self._let_in()
             if self._front in ready:
-                self._hear_client()
+                self._hear_client(*self._front.recv_multipart())
             if self._control in ready:
                 self._answer()
             for identity, relay in list(self._relays.items()):
                 if relay.socket in ready:
                     self._pass_on(identity, relay)
                 elif time.monotonic() - relay.heard > SILENT_S:
-                    self._leave(identity)
-                    self._tell(identity, {"k": "refused", "why": "its node is gone, or hangs"})
+                    self._refuse(identity, "its node is gone, or hangs")
         for identity in list(self._relays):
             self._leave(identity)
         for socket in (self._zap, self._control, self._front):
@@ -126,29 +126,35 @@ class Door(threading.Thread):
         code, text = (b"200", b"OK") if name else (b"400", b"unknown key")
         self._zap.send_multipart([version, request, code, text, (name or "").encode(), b""])
 
-    def _hear_client(self) -> None:
-        identity, *parts = self._front.recv_multipart()
+    @contextlib.contextmanager
+    def _only_with(self, identity: bytes) -> Iterator[None]:
+        """Leave this client if anything goes wrong with it; the others stay."""
         try:
+            yield
+        except (GraphError, zmq.ZMQError) as exc:
+            what = "broke the protocol and is left" if isinstance(exc, WireError) else "is left"
+            logger.warning("a client at %s %s: %s", self.address, what, exc)
+            self._refuse(identity, str(exc))
+
+    def _hear_client(self, identity: bytes, *parts: bytes) -> None:
+        with self._only_with(identity):
             said = wire.unpack(parts[0] if len(parts) == 1 else b"")
             relay = self._relays.get(identity)
             if said["k"] == "hello":
                 self._open(identity, said)
             elif relay is not None:
-                relay.socket.send(parts[0], zmq.NOBLOCK)
+                _hand_on(relay.socket, parts[0], "the node")
                 if said["k"] == "bye":
                     self._leave(identity, said_bye=True)
             elif said["k"] not in ("credit", "bye"):  # of a client that was left
                 self._ask(identity, said)
-        except WireError as exc:
-            logger.warning("a client at %s broke the protocol and is left: %s", self.address, exc)
-            self._leave(identity)
-            self._tell(identity, {"k": "refused", "why": str(exc)})
 
     def _open(self, identity: bytes, said: dict[str, Any]) -> None:
         """Greet the node for a client."""
-        node, _, port = str(said.get("port")).partition(".")
+        wanted = said.get("port")
+        node, _, port = wanted.partition(".") if isinstance(wanted, str) else ("", "", "")
         if node not in self._nodes or not port:
-            raise WireError(f"port {brief(said.get('port'))}; it is node.output, nodes: {', '.join(self._nodes)}")
+            raise WireError(f"port {brief(wanted)}; it is node.output, nodes: {', '.join(self._nodes)}")
         for what in ("queue", "credits"):
             value = said.get(what, 1)
             if not isinstance(value, int) or not 1 <= value <= MAX_CREDITS:
@@ -170,9 +176,9 @@ class Door(threading.Thread):
     def _pass_on(self, identity: bytes, relay: Relay) -> None:
         """Hand what a node has said to its client."""
         relay.heard = time.monotonic()
-        parts = relay.socket.recv_multipart(copy=False)
-        if not self._send(identity, parts):
-            self._leave(identity)
+        with self._only_with(identity):
+            if not self._send(identity, relay.socket.recv_multipart(copy=False)):
+                self._leave(identity)
 
     def _leave(self, identity: bytes, said_bye: bool = False) -> None:
         """Close what was opened for a client."""
@@ -180,7 +186,8 @@ class Door(threading.Thread):
         if relay is None:
             return
         if not said_bye:
-            relay.socket.send(wire.pack({"v": wire.VERSION, "k": "bye"}), zmq.NOBLOCK)
+            with contextlib.suppress(zmq.Again):  # a node that is gone needs none
+                relay.socket.send(wire.pack({"v": wire.VERSION, "k": "bye"}), zmq.NOBLOCK)
         self._poller.unregister(relay.socket)
         relay.socket.close()
 
@@ -190,13 +197,21 @@ class Door(threading.Thread):
         self._asked[number] = (identity, said.get("id"))
         if len(self._asked) > OPEN_REQUESTS:
             self._asked.popitem(last=False)
-        self._control.send(wire.pack({**said, "id": number}), zmq.NOBLOCK)
+        _hand_on(self._control, wire.pack({**said, "id": number}), "the graph")
 
     def _answer(self) -> None:
-        answer = wire.unpack(self._control.recv())
+        try:
+            answer = wire.unpack(self._control.recv())
+        except WireError as exc:
+            logger.warning("an answer to a client at %s is lost: %s", self.address, exc)
+            return
         identity, number = self._asked.get(answer["id"], (b"", None))  # stays: some are answered once more
         if identity:
             self._tell(identity, {**answer, "id": number})
+
+    def _refuse(self, identity: bytes, why: str) -> None:
+        self._leave(identity)
+        self._tell(identity, {"k": "refused", "why": why})
 
     def _tell(self, identity: bytes, words: dict[str, Any]) -> None:
         self._send(identity, [wire.pack({"v": wire.VERSION, **words})])
@@ -205,8 +220,14 @@ class Door(threading.Thread):
         """Send to a client; say whether it is still there."""
         try:
             self._front.send_multipart([identity, *parts], zmq.NOBLOCK, copy=False)
-        except zmq.ZMQError as exc:
-            if exc.errno != zmq.EHOSTUNREACH:
-                raise
+        except zmq.ZMQError:
             return False
         return True
+
+
+def _hand_on(socket: "zmq.Socket[bytes]", data: bytes, whom: str) -> None:
+    """Send what a client says. Raises GraphError if so much waits there already that nothing more is taken."""
+    try:
+        socket.send(data, zmq.NOBLOCK)
+    except zmq.Again as exc:
+        raise GraphError(f"{whom} does not take what you say: it has ended, or is too busy") from exc

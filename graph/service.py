@@ -1,6 +1,7 @@
 """What any process of this user may ask of a running graph: the supervisor's side. See graph/README.md, Control."""
 
 import dataclasses
+import itertools
 import logging
 import math
 import os
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 ANSWER_S = 5.0  # a node may be busy with one frame for so long before its silence is told
 PLAY_S = 30.0  # a node that was started again must load its models
 LOG_LINES = 500  # kept for whoever asks
+LOG_BYTES = 1 << 18  # of their texts in one answer
+TEXT_BYTES = 1 << 14  # of one text
 Answer = dict[str, Any]
 Reply = Callable[[Answer], None]
 
@@ -219,13 +222,26 @@ class BusLog(logging.Handler):
         """Keep one line: number, seconds since 1970, level, node (empty: the graph itself), text."""
         self._count += 1
         node = record.name.partition(".")[2]
-        self._lines.append([self._count, record.created, record.levelname, node, redact(record.getMessage())])
+        self._lines.append([self._count, record.created, record.levelname, node, _cut(redact(record.getMessage()))])
 
     def since(self, number: Any) -> list[list[Any]]:
-        """Return the lines after `number`. Raises ConfigError if that is none."""
+        """Return the newest lines after `number`, of LOG_BYTES at most. Raises ConfigError if that is none."""
         if not isinstance(number, int):
             raise ConfigError(f"since is {brief(number)}, expected the number of a line")
-        return [line for line in self._lines if line[0] > number]
+        lines = [line for line in list(self._lines) if line[0] > number]  # other threads log too
+        sizes = itertools.accumulate(len(line[-1].encode()) for line in reversed(lines))
+        fit = sum(size <= LOG_BYTES for size in sizes)
+        return lines[len(lines) - fit :]
+
+
+def _cut(text: str) -> str:
+    """Return a text of some TEXT_BYTES at most: the beginning and the end, where a trace names the error."""
+    data = text.encode(errors="replace")
+    left_out = len(data) - TEXT_BYTES
+    if left_out <= 0:
+        return data.decode()
+    begin, end = data[: TEXT_BYTES // 2], data[-TEXT_BYTES // 2 :]
+    return f"{begin.decode(errors='ignore')}\n... {left_out} bytes left out ...\n{end.decode(errors='ignore')}"
 
 
 def _describe(child: "Child") -> Answer:

@@ -252,6 +252,40 @@ def test_strangers_who_break_the_protocol_harm_nobody(tmp_path: Path, context: "
             assert len(take(g.subscribe("copy.copied"), 5)) == 5
 
 
+@pytest.mark.slow
+def test_one_client_does_not_end_the_door_for_the_others(
+    tmp_path: Path, run: Run, context: "zmq.Context[Any]"
+) -> None:
+    """It greets a node that has ended, says much to it, and asks for the log of a node that writes much."""
+    made = config()
+    made["nodes"] |= {
+        "short": node("Source", frames=3),
+        "ended": node("Write", {"frame": "short.frame"}, path="ended.jsonl"),
+        "talk": node("Talk", {"frame": "source.frame"}),
+    }
+    made["edges"] = {"source.frame -> talk.frame": {"policy": "latest"}}
+    with Graph(tmp_path, made) as main, context.socket(zmq.DEALER) as client:
+        wait_for_rows(tmp_path / "out.jsonl", 300)
+        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        assert eventually(lambda: "closed\n" in (tmp_path / "ended.jsonl").read_text())
+        with graph.attach(address) as g:
+            assert eventually(lambda: g.stats()["nodes"]["short"]["state"] == "DONE")
+            lines = g.log()
+            assert len(lines) > 10 and lines[-1]["text"].endswith("The end.")
+        client.set(zmq.SNDHWM, 0)
+        client.connect(address)
+        client.send(wire.pack({"v": 1, "k": "hello", "port": "short.frame"}))
+        for _ in range(2000):
+            client.send(wire.pack({"v": 1, "k": "credit", "n": 0}))
+        assert client.poll(PATIENCE_S * 1000)
+        assert "the node does not take what you say" in wire.unpack(client.recv())["why"]
+        assert run("top", address, "--once").startswith("main  playing")
+        with graph.attach(address) as g:
+            assert len(take(g.subscribe("copy.copied"), 5)) == 5
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+
+
 def skip_pings(answer: Callable[[Any], dict[str, Any]], client: "zmq.Socket[bytes]", words: Any) -> dict[str, Any]:
     said = answer(words)
     while said["k"] == "ping":

@@ -1,5 +1,6 @@
 """Looking into a running graph and changing it, from another process: what is answered, and what is refused."""
 
+import logging
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import zmq
 import graph
 from graph import ConfigError, wire
 from graph.attached import RunningGraph
+from graph.bus import Bus
 from graph.passwords import redact
 from graph.rundir import RunDir
+from graph.service import BusLog
 from tests.conftest import eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 from tests.toys import Numbers
@@ -235,6 +238,34 @@ def refusal(g: RunningGraph) -> str:
         except ConfigError as exc:
             return str(exc)
     return "never"
+
+
+def test_the_log_has_a_bounded_size() -> None:
+    log = BusLog()
+    texts = ["x" * 100_000 + str(number) for number in range(100)] + ["short", "\udcff"]
+    for text in texts:
+        log.emit(logging.LogRecord("facegraph.node", logging.INFO, "", 0, text, (), None))
+    lines = log.since(0)
+    assert len(wire.pack(lines)) < 300_000
+    assert [line[0] for line in lines] == [*range(103 - len(lines), 103)] and 10 < len(lines) < 20
+    assert lines[-3][4].startswith("xxx") and lines[-3][4].endswith("x99")
+    assert "\n... 83618 bytes left out ...\n" in lines[-3][4]
+    assert [line[4] for line in log.since(100)] == ["short", "?"]
+    assert log.since(102) == []
+
+
+def test_an_answer_that_is_too_large_is_refused(context: "zmq.Context[Any]") -> None:
+    bus = Bus(context, [])
+    bus.socket.bind("inproc://bus")
+    client = context.socket(zmq.DEALER)
+    client.connect("inproc://bus")
+    client.send(wire.pack({"v": wire.VERSION, "k": "stats", "id": 7}))
+    bus.receive(lambda name, said: None, lambda said, reply: reply({"k": "stats", "much": "x" * wire.MAX_HEADER}))
+    answer = wire.unpack(client.recv())
+    assert (answer["k"], answer["id"]) == ("refused", 7)
+    assert "bytes; at most 1048576 are allowed" in answer["why"]
+    bus.close()
+    client.close()
 
 
 def test_passwords_are_hidden() -> None:

@@ -114,6 +114,17 @@ class FailOnce(Node):
         return Frame(image=frame.image)
 
 
+class Talk(Node):
+    """Logs a long text for every frame."""
+
+    frame = Input(Frame)
+
+    length: int = 100_000  # characters
+
+    def process(self, frame: Frame) -> None:
+        logger.warning("frame %d: %s. The end.", frame.seq, "x" * self.length)
+
+
 class Keep(Node):
     """Keeps the last frames, as a node that delays would."""
 
