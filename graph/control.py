@@ -26,6 +26,7 @@ from graph.slots import SlotServer
 
 REPORT_S = 0.5  # heartbeat; the supervisor worries after ten of them
 STUCK_S = 2.0  # a source that has not come back for so long after `finish` is taken for stuck
+DYING_S = 1.0  # a supervisor that is killed closes our pipe first and lets go its lock a little later
 BUSY_S = 0.001  # how long to leave the main thread alone that is sending
 
 
@@ -175,10 +176,13 @@ class Control(threading.Thread):
             self._socket.send(wire.pack(self._outbox.popleft()))
 
     def _supervisor_died(self) -> None:
-        """End at once: whoever would have told us to is gone. The memory goes with us; sockets must be removed."""
+        """End: whoever would have told us to is gone. The memory goes with us; sockets must be removed.
+
+        But not those of a new graph of the same name, if we have slept through its start.
+        """
         if os.read(sys.stdin.fileno(), 1):
             return
-        self._rundir.remove()
+        self._rundir.remove_left_over(DYING_S)
         os._exit(1)
 
     @staticmethod

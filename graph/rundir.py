@@ -1,7 +1,8 @@
 """Where a running graph can be found: one folder per graph below the user's run directory.
 
 It holds the ipc sockets (mode 0700, so that only this user reaches them) and a lock that the supervisor keeps
-while it lives; the kernel drops the lock with the process, so a folder whose lock is free is a leftover.
+while it lives; the kernel drops the lock with the process, so a folder whose lock is free is a leftover. The lock
+bears a mark: other folders that may lie there are none of ours.
 """
 
 import contextlib
@@ -10,12 +11,18 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from graph.errors import ConfigError, GraphError
 
 MAX_SOCKET_PATH = 107  # bytes that fit in sockaddr_un (unix(7))
+LOCK = "lock"
+MARK = b"facegraph\n"
+"""What the lock holds: only folders with it are ever removed."""
+CLAIM_S = 0.5  # a lock that is only looked at, or whose folder is being removed, is free within this time
+LOOK_S = 0.02
 
 
 def base() -> Path:
@@ -36,23 +43,46 @@ def base() -> Path:
 
 def running() -> list[str]:
     """Return the names of the graphs that run now."""
-    return sorted(path.name for path in base().iterdir() if path.is_dir() and _held(path))
+    return sorted(path.name for path in base().iterdir() if _made_by_graph(path) and _held(path))
 
 
 def left_over() -> list[str]:
     """Return the names of graphs that were killed and have left their folders."""
-    return sorted(path.name for path in base().iterdir() if path.is_dir() and not _held(path))
+    return sorted(path.name for path in base().iterdir() if _made_by_graph(path) and not _held(path))
 
 
 def sweep() -> None:
-    """Remove what killed graphs have left."""
+    """Remove what killed graphs have left, and nothing else: the run directory may be somebody's home."""
     for name in left_over():
-        shutil.rmtree(base() / name, ignore_errors=True)
+        RunDir(base() / name).remove_left_over()
+
+
+def _made_by_graph(path: Path) -> bool:
+    """Say whether a folder bears the mark of a graph; its owner may have others there, and links to anywhere."""
+    lock = path / LOCK
+    try:
+        if path.is_symlink() or lock.is_symlink() or not lock.is_file():
+            return False
+        with lock.open("rb") as file:
+            return file.read(len(MARK)) == MARK
+    except OSError:
+        return False
+
+
+def _free_for_a_graph(path: Path) -> bool:
+    """Say whether a folder is a graph's, or empty but for the lock of one that was killed before it left its mark."""
+    if _made_by_graph(path):
+        return True
+    return not path.is_symlink() and all(entry.name == LOCK and _is_blank(entry) for entry in path.iterdir())
+
+
+def _is_blank(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == 0
 
 
 def _held(path: Path) -> bool:
     try:
-        with open(path / "lock", "rb") as lock:
+        with open(path / LOCK, "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except BlockingIOError:
@@ -99,7 +129,8 @@ class RunDir:
     def claim(self, nodes: list[str]) -> "Claim":
         """Make the folder and lock it.
 
-        Raises ConfigError if a graph of this name runs already or a socket's path would be too long.
+        Raises ConfigError if a graph of this name runs already, a socket's path would be too long, or the folder is
+        not a graph's.
         """
         longest = max((self.slots(node) for node in nodes), key=len, default="")
         if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
@@ -108,20 +139,77 @@ class RunDir:
                 "set FACEGRAPH_RUN_DIR to a shorter folder, or shorten the names of graph and nodes"
             )
         sweep()
-        self.path.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(self.path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise ConfigError(
-                f"a graph named {self.path.name!r} is running already; stop it, or give this one another name"
-            ) from None
+        until = time.monotonic() + CLAIM_S
+        while (lock := self._make()) is None:
+            if time.monotonic() >= until:
+                raise ConfigError(
+                    f"a graph named {self.path.name!r} is running already; stop it, or give this one another name"
+                )
+            time.sleep(LOOK_S)
         return Claim(self, lock)
 
+    def _make(self) -> int | None:
+        """Make the folder and return its lock, held and marked; None if another process holds it."""
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            if not _free_for_a_graph(self.path):
+                raise ConfigError(
+                    f"{self.path} was not made by a graph; give this one another name, "
+                    "or set FACEGRAPH_RUN_DIR to a folder for graphs alone"
+                )
+            lock = self._lock(os.O_CREAT)
+            if lock is not None:
+                os.pwrite(lock, MARK, 0)
+            return lock
+        except FileNotFoundError:
+            return None  # somebody is removing it
+        except OSError as exc:
+            raise ConfigError(
+                f"the run folder {self.path} cannot be made: {exc.strerror}; "
+                "set FACEGRAPH_RUN_DIR to a folder of your own"
+            ) from exc
+
+    def _lock(self, flags: int = 0) -> int | None:
+        """Return the folder's lock, held; None if another process holds it."""
+        lock = os.open(self.path / LOCK, flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.is_locked_by(lock):
+                return lock
+        os.close(lock)
+        return None
+
+    def is_locked_by(self, lock: int) -> bool:
+        """Say whether an open file is the folder's lock, and not that of one which was removed."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(lock), os.stat(self.path / LOCK))
+        return False
+
+    def remove_left_over(self, wait_s: float = 0.0) -> None:
+        """Remove the folder with its sockets, unless a graph runs in it: a new one may have taken the name.
+
+        `wait_s` is how long to wait for the lock of a graph that is being killed.
+        """
+        until = time.monotonic() + wait_s
+        with contextlib.suppress(OSError):  # another process was faster
+            while _made_by_graph(self.path):
+                lock = self._lock()
+                if lock is not None:
+                    self.remove()
+                    os.close(lock)
+                if time.monotonic() >= until:
+                    return
+                time.sleep(LOOK_S)
+
     def remove(self) -> None:
-        """Remove the folder with its sockets."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder, whose lock the caller holds.
+
+        Under another name first, so that nobody adds to it meanwhile and a new graph finds none or a whole one.
+        """
+        away = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self.path.rename(away)
+            shutil.rmtree(away, ignore_errors=True)
 
 
 class Claim:
@@ -132,7 +220,8 @@ class Claim:
         self._lock = lock
 
     def close(self) -> None:
-        """Remove the folder and let go the lock."""
-        self.rundir.remove()
+        """Remove the folder, if nobody has put another one in its place, and let go the lock."""
+        if self.rundir.is_locked_by(self._lock):
+            self.rundir.remove()
         with contextlib.suppress(OSError):
             os.close(self._lock)

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 
 from graph import Finding, cli, doctor, machine
+from graph.rundir import MARK
 from nodes import _codecs, _webcam
 from tests import clips
 from tests.graphs import ROOT
@@ -177,7 +178,9 @@ def test_a_run_folder_that_others_may_read(tmp_path: Path, monkeypatch: pytest.M
     [line] = machine.graphs()
     assert (line.verdict, line.found) == ("problem", f"{tmp_path} must belong to you with mode 0700")
     tmp_path.chmod(0o700)
-    (tmp_path / "killed").mkdir()
+    for name in ("killed", "photos"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "killed" / "lock").write_bytes(MARK)
     folder, running, left = machine.graphs()
     assert (folder.verdict, running.found, left.verdict) == ("ok", "none", "note")
     assert left.found.startswith("killed: ")

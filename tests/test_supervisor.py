@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
+from graph import rundir
 from tests.conftest import eventually
 from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
 
@@ -70,14 +71,27 @@ def test_sigkill_of_the_supervisor(tmp_path: Path) -> None:
         assert eventually(lambda: not [n for n in nodes if n.is_running() and n.status() != psutil.STATUS_ZOMBIE])
 
 
+def test_a_node_that_wakes_after_its_supervisor_was_killed_leaves_a_new_graph_alone(tmp_path: Path) -> None:
+    with Graph(tmp_path, line(frames=100_000, pause=0.005)) as old:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        sleeper = old.node("source")
+        sleeper.suspend()
+        old.process.kill()
+    with Graph(tmp_path, line(frames=100_000, pause=0.005)) as new:
+        assert eventually(new.playing)
+        sleeper.resume()
+        assert eventually(lambda: not sleeper.is_running() or sleeper.status() == psutil.STATUS_ZOMBIE)
+        assert rundir.running() == ["line"]
+        new.interrupt()
+        assert new.wait() == 0, new.text()
+
+
 def test_sigkill_of_the_supervisor_while_nodes_open(tmp_path: Path) -> None:
     with Graph(tmp_path, line(frames=100_000)) as graph:
         assert eventually(lambda: len(graph.nodes()) == 3)
         nodes = graph.nodes()
         graph.process.kill()
         assert eventually(lambda: not [n for n in nodes if n.is_running() and n.status() != psutil.STATUS_ZOMBIE])
-    from graph import rundir
-
     rundir.sweep()
 
 

@@ -1,0 +1,87 @@
+"""The run folder of a graph: it is made, found, and removed, and nothing that lies beside it is ever touched."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from graph import ConfigError, rundir
+from graph.rundir import MARK, RunDir
+
+
+def killed(name: str) -> Path:
+    """Make what a graph leaves that was killed."""
+    folder = rundir.base() / name
+    folder.mkdir()
+    (folder / "lock").write_bytes(MARK)
+    (folder / "control").touch()
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run directory in which a user has other things."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("FACEGRAPH_RUN_DIR", str(tmp_path))
+    for name in ("photos", "project"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").write_text("mine")
+    (tmp_path / "project" / "lock").write_text("of another program")
+    (tmp_path / "pipe").mkdir()
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe" / "lock")
+    return tmp_path
+
+
+def test_only_folders_of_graphs_are_removed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "lock").write_bytes(MARK)
+    (home / "link").symlink_to(elsewhere)
+    before = sorted(path.name for path in home.iterdir())
+    killed("old")
+    assert (rundir.left_over(), rundir.running()) == (["old"], [])
+    claim = RunDir.of("new").claim([])
+    assert (rundir.left_over(), rundir.running()) == ([], ["new"])
+    claim.close()
+    assert sorted(path.name for path in home.iterdir()) == before
+    assert (home / "photos" / "precious").exists() and (home / "project" / "precious").exists()
+    assert (elsewhere / "lock").exists()
+
+
+@pytest.mark.parametrize("name", ["photos", "project", "pipe", "link"])
+def test_a_graph_does_not_move_into_the_folder_of_somebody_else(home: Path, name: str) -> None:
+    (home / "link").symlink_to(home / "photos")
+    with pytest.raises(ConfigError, match=f"{home / name} was not made by a graph; give this one another name, or set"):
+        RunDir.of(name).claim([])
+    assert (home / "photos" / "precious").exists() and (home / "project" / "lock").read_text() == "of another program"
+
+
+def test_a_folder_that_cannot_be_made(home: Path) -> None:
+    with pytest.raises(ConfigError, match=f"the run folder {home / 'file'} cannot be made: File exists; set FACEGRAPH"):
+        RunDir.of("file").claim([])
+
+
+def test_a_name_whose_graph_was_killed_is_free_but_not_that_of_one_that_runs() -> None:
+    killed("main")
+    (rundir.base() / "begun").mkdir()
+    (rundir.base() / "begun" / "lock").touch()  # killed before it had left its mark
+    claims = [RunDir.of(name).claim([]) for name in ("main", "begun")]
+    assert not (claims[0].rundir.path / "control").exists()
+    with pytest.raises(ConfigError, match="a graph named 'main' is running already"):
+        RunDir.of("main").claim([])
+    for claim in claims:
+        claim.close()
+
+
+def test_who_wakes_late_does_not_remove_the_folder_of_a_new_graph() -> None:
+    old = RunDir.of("main")
+    claim = old.claim([])
+    old.remove_left_over()
+    assert rundir.running() == ["main"]
+    old.path.rename(old.path.with_name("moved"))  # by its user, who then starts another one
+    new = RunDir.of("main").claim([])
+    claim.close()
+    assert rundir.running() == ["main"]
+    new.close()
+    RunDir.of("moved").remove_left_over()
+    assert rundir.left_over() == rundir.running() == []
