@@ -13,16 +13,20 @@ An unannotated attribute is a port, an annotated one a setting:
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self, dataclass_transform
+from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from graph.finding import Finding
 from graph.messages import Message
+
+_SCALARS = (str, int, float, bool, type(None))
 
 
 class Input:
@@ -154,11 +158,39 @@ def _check_process(cls: type[Node]) -> None:
         raise TypeError(f"{cls.__name__} has no inputs, so it is a source: its process() must yield messages")
 
 
+def is_plain(annotation: Any) -> bool:
+    """Say whether values of this type travel as they are, but that msgpack makes lists of tuples."""
+    parts = [part for part in typing.get_args(annotation) if part is not ...]
+    if typing.get_origin(annotation) is Literal:
+        return all(type(part) in _SCALARS for part in parts)
+    if typing.get_origin(annotation) is tuple:
+        return all(is_plain(part) and typing.get_origin(part) is not tuple for part in parts)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return all(map(is_plain, parts))
+    return annotation is Any or annotation in _SCALARS
+
+
+def typed(node: type[Node], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings, which were checked and have travelled, as the class declares them: a path, an enum, a set."""
+    hints = typing.get_type_hints(node)
+    plain = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if is_plain(hints.get(name, Any))
+    }
+    if len(plain) == len(values):
+        return plain
+    from graph.settings import settings_of  # takes pydantic, which is slow to import and which few nodes need
+
+    known = settings_of(node)
+    return {name: plain[name] if name in plain else known[name].typed(value) for name, value in values.items()}
+
+
 def change(node: Node, name: str, value: Any) -> str:
     """Give a setting a new value, which was checked; return why the node refuses it, then it keeps the old one."""
     before = getattr(node, name)
-    setattr(node, name, tuple(value) if isinstance(value, list) else value)
     try:
+        setattr(node, name, typed(type(node), {name: value})[name])
         node.changed(name)
     except ValueError as exc:
         setattr(node, name, before)

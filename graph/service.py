@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from graph.spec import did_you_mean, load_class
 if TYPE_CHECKING:
     from graph.child import Child
     from graph.supervisor import Supervisor
+
+logger = logging.getLogger("facegraph")
 
 ANSWER_S = 5.0  # a node may be busy with one frame for so long before its silence is told
 PLAY_S = 30.0  # a node that was started again must load its models
@@ -69,6 +72,9 @@ class Service:
             requests[said["k"]](said, reply)
         except ConfigError as exc:
             reply({"k": "refused", "why": str(exc)})
+        except Exception as exc:  # whatever somebody asks, the graph goes on
+            logger.exception("the request %s failed: %s", brief(said["k"]), traceback.format_exc())
+            reply({"k": "refused", "why": f"{type(exc).__name__}: {exc}"})
 
     def answered(self, node: str, said: dict[str, Any]) -> None:
         """Hear what a node says to something that it was told."""

@@ -1,6 +1,7 @@
 """The settings of a node class: types, ranges, and whether a value fits."""
 
 import dataclasses
+import enum
 import json
 import types
 import typing
@@ -10,8 +11,9 @@ from typing import Any, Literal
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from graph import wire
 from graph.errors import ConfigError
-from graph.node import Node
+from graph.node import Node, is_plain
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,26 @@ class Setting:
         return self.default is dataclasses.MISSING
 
     def check(self, value: Any) -> Any:
-        """Return `value`, as YAML gives it, as the setting's type.
+        """Return `value`, as YAML gives it, so that it can travel to the node's process, where `typed` is applied.
 
         Raises ConfigError saying what was found and what would be valid. No text is taken for a number.
         """
         try:
-            fitting = self._adapter().validate_json(json.dumps(value), strict=True)
+            fitting = self.typed(value)
         except ValidationError as exc:
             raise ConfigError(f"is {show(value)}, expected {self.expected()}{_near(value, self.type)}") from exc
         if isinstance(fitting, int | float) and not isinstance(fitting, bool) and not self._within(fitting):
             raise ConfigError(f"is {show(value)}, expected {self.expected()}")
-        return fitting
+        travels = fitting if is_plain(self.type) else value
+        try:
+            wire.pack(travels)
+        except OverflowError as exc:
+            raise ConfigError(f"is {show(value)}, expected a whole number of at most 64 bits") from exc
+        return travels
+
+    def typed(self, value: Any) -> Any:
+        """Return a value, as YAML or msgpack gives it, as the setting's type. Raises ValueError if it does not fit."""
+        return self._adapter().validate_json(json.dumps(value), strict=True)
 
     def expected(self) -> str:
         """Return the type and the range in words."""
@@ -98,6 +109,8 @@ def type_name(annotation: Any) -> str:
         return "true or false"
     if annotation is type(None):
         return "null"
+    if isinstance(annotation, enum.EnumType):
+        return " or ".join(repr(member.value) for member in list[enum.Enum](annotation))
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("typing.", "")

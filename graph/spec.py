@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graph.errors import ConfigError
-from graph.node import Node
+from graph.node import Node, typed
 
 Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
 Join = Literal["seq", "hold"]
@@ -115,9 +115,8 @@ class GraphSpec:
 
 def build(spec: NodeSpec) -> Node:
     """Return the node with its settings, not opened yet. The settings were checked before."""
-    # settings travel to the node's process as msgpack, which makes lists of tuples
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.settings.items()}
-    return load_class(spec.type)(**settings)
+    class_ = load_class(spec.type)
+    return class_(**typed(class_, spec.settings))
 
 
 def load_class(type_: str) -> type[Node]:

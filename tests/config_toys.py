@@ -1,6 +1,9 @@
 """Small nodes and graphs for the tests of graph files; @Camera stands for the Camera of this file."""
 
+import datetime
+import enum
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +34,27 @@ class Camera(Node):
 
     def live(self) -> bool:
         return isinstance(self.uri, int)
+
+    def process(self) -> Any:
+        yield None
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Odd(Node):
+    """A source whose settings are of types that neither YAML nor msgpack knows."""
+
+    frame = Output(Frame)
+    path: Path = Path("a")
+    colour: Colour = Colour.RED
+    numbers: set[int] = setting(None)
+    day: datetime.date | None = None
+    by_number: dict[int, str] = setting(None)
+    names: list[str] = setting(None)
+    area: tuple[tuple[int, int], ...] = ()
 
     def process(self) -> Any:
         yield None

@@ -2,18 +2,20 @@
 
 
 import copy
+import datetime
 import logging
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import yaml
 
-from graph import ConfigError
+from graph import ConfigError, wire
 from graph.config import JOIN_DEPTH, load
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec, build
 from tests.config_mistakes import CASES
-from tests.config_toys import FACES, SHOW, Camera
+from tests.config_toys import FACES, SHOW, Camera, Colour
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -72,6 +74,40 @@ def test_every_config_of_ours(path: Path, caplog: pytest.LogCaptureFixture) -> N
             assert not written or text.count(value) == 2, f"{value} is not told at the top of {path.name}"
 
 
+TYPES = """\
+nodes:
+  odd:
+    type: "@Odd"
+    settings:
+      %s
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("path: b/c", Path("b/c")),
+        ("colour: blue", Colour.BLUE),
+        ("numbers: [1, 2, 1]", {1, 2}),
+        ("day: 2026-11-23", datetime.date(2026, 11, 23)),
+        ("day: null", None),
+        ("by_number: {1: one}", {1: "one"}),
+        ("names: [a]", ["a"]),
+        ("area: [[1, 2], [3, 4]]", ((1, 2), (3, 4))),
+    ],
+)
+def test_settings_of_any_type_arrive_in_the_node(line: str, value: object) -> None:
+    spec = good(TYPES % line).nodes["odd"]
+    travelled = msgpack.unpackb(wire.pack([spec.name, spec.type, dict(spec.settings)]))
+    found = getattr(build(NodeSpec(*travelled)), line.partition(":")[0])
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_wrong_settings_of_any_type() -> None:
+    found = errors(TYPES % "colour: green")
+    assert found == ["g.yaml:5: nodes.odd.settings.colour: is 'green', expected 'red' or 'blue'"]
+
+
 SETTINGS = """\
 name: g
 nodes:
@@ -128,6 +164,7 @@ def test_settings(line: str, value: object) -> None:
         ("crop: [1, 2, 3]", "crop: is [1, 2, 3], expected tuple[int, int]"),
         ("mirror: yes", "mirror: is 'yes', expected true or false"),
         ("uri: 1.5", "uri: is 1.5, expected str or int"),
+        ("uri: 99999999999999999999", "uri: is 99999999999999999999, expected a whole number of at most 64 bits"),
     ],
 )
 def test_wrong_setting(line: str, error: str) -> None:

@@ -15,7 +15,7 @@ from graph.attached import RunningGraph
 from graph.bus import Bus
 from graph.passwords import redact
 from graph.rundir import RunDir
-from graph.service import BusLog
+from graph.service import BusLog, Service
 from tests.conftest import eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 from tests.toys import Numbers
@@ -121,6 +121,7 @@ def changes_settings(g: RunningGraph) -> None:
     told = next(g.subscribe("picky.numbers", type_=Numbers))
     assert (told.word, told.values.tolist()) == ("main", [4])
     assert g.set("picky.token", "alibaba") == "***"
+    assert g.set("picky.folder", "there") == "there"  # a path in the node
     for setting, value, why in (
         ("picky.even", 5, r"^picky\.even: 5 is odd$"),
         ("picky.even", 102, r"^picky\.even is 102, expected int from 0 to 100$"),
@@ -128,7 +129,7 @@ def changes_settings(g: RunningGraph) -> None:
         ("picky.even", b"2", r"^picky\.even "),
         ("picky.evn", 2, r"^picky has no setting 'evn'; did you mean 'even'\?$"),
         ("piky.even", 2, r"^main has no node 'piky'; did you mean 'picky'\?$"),
-        ("picky.uri", "x", r"^picky\.uri cannot be changed while the graph runs; changeable here: even, token$"),
+        ("picky.uri", "x", r"^picky\.uri cannot be changed while the graph runs; .* here: even, token, folder$"),
         ("write.path", "x", r"^write\.path cannot be changed while the graph runs; changeable here: none$"),
         ("even", 2, r"^'even' is not of the form node\.setting$"),
     ):
@@ -266,6 +267,18 @@ def test_an_answer_that_is_too_large_is_refused(context: "zmq.Context[Any]") -> 
     assert "bytes; at most 1048576 are allowed" in answer["why"]
     bus.close()
     client.close()
+
+
+def test_a_request_that_fails_is_refused_and_the_graph_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def stats(self) -> None:
+            raise ZeroDivisionError("seven by zero")
+
+    broken: Any = Broken()
+    answers: list[dict[str, Any]] = []
+    Service(broken).take({"k": "stats"}, answers.append)
+    assert answers == [{"k": "refused", "why": "ZeroDivisionError: seven by zero"}]
+    assert caplog.messages[0].startswith("the request 'stats' failed: Traceback")
 
 
 def test_passwords_are_hidden() -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,8 +226,10 @@ class Picky(Node):
     even: int = setting(2, minimum=0, maximum=100, changeable=True)  # apples
     token: str = setting("open sesame", changeable=True, secret=True)
     uri: str = "rtsp://user:wonder@host/stream"
+    folder: Path = setting(Path("here"), changeable=True)
 
     def changed(self, name: str) -> None:
+        assert isinstance(self.folder, Path)
         if self.even % 2:
             raise ValueError(f"{self.even} is odd")
 
