@@ -22,6 +22,7 @@ from graph.messages import Message
 from graph.network import is_remote, listening, parse
 from graph.node import Node, Output
 from graph.receiver import type_names
+from graph.rundir import CONTROL, LOCK
 from graph.schema import NAME, NAME_LENGTH, EdgeModel, GraphModel, choices, read_shape
 from graph.settings import settings_of, type_name
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec, Policy, build, load_class
@@ -181,6 +182,9 @@ class _Check:
         if self.document.data.get("nodes") == {}:
             self.document.add(("nodes",), "holds no nodes")
         for name, node in self.model.nodes.items():
+            if name in (CONTROL, LOCK):
+                why = f"is a name that the graph itself needs; valid: any but {CONTROL}, {LOCK}"
+                self.document.add(("nodes", name), why)
             try:
                 self.classes[name] = load_class(node.type)
             except ConfigError as exc:

@@ -18,7 +18,8 @@ from typing import Any
 from graph.errors import ConfigError, GraphError
 
 MAX_SOCKET_PATH = 107  # bytes that fit in sockaddr_un (unix(7))
-LOCK = "lock"
+CONTROL, LOCK = "control", "lock"
+"""What the folder holds beside the sockets of the nodes, which are called like these: no node can bear such a name."""
 MARK = b"facegraph\n"
 """What the lock holds: only folders with it are ever removed."""
 CLAIM_S = 0.5  # a lock that is only looked at, or whose folder is being removed, is free within this time
@@ -105,7 +106,7 @@ class RunDir:
     @property
     def control(self) -> str:
         """The supervisor's ROUTER."""
-        return f"ipc://{self.path}/control"
+        return f"ipc://{self.path}/{CONTROL}"
 
     def data(self, node: str) -> str:
         """Return the address of a node's outputs."""

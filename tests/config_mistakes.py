@@ -28,6 +28,7 @@ CASES = {
     "name": (SHOW.replace("g", "2 g", 1), ["g.yaml:1: name: is '2 g', which is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
     "long name": (SHOW.replace("g", 41 * "g", 1), [f"g.yaml:1: name: is '{41 * 'g'}', which is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
     "node name": (SHOW + '  a.b: {type: "@Camera"}', ["g.yaml:5: nodes.a.b: is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
+    "name of the runtime": (SHOW.replace("camera", "lock"), ["g.yaml:3: nodes.lock: is a name that the graph itself needs; valid: any but control, lock"]),
     "node twice": (SHOW + '  camera: {type: "@Camera"}', ["g.yaml:5: nodes.camera: stands twice, first on line 3"]),
     "key that is a list": (SHOW + "  [a, b]: 1", ["g.yaml:5: nodes: a key must be a text"]),
     "no type": (SHOW + "  more: {settings: {a: 1}}", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
