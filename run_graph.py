@@ -8,15 +8,28 @@ Nothing is imported at the top: the process of every node imports this file agai
 
 
 def main() -> None:
-    """Run the command line and exit with 0 (done), 1 (a node failed) or 2 (wrong config or arguments)."""
+    """Run the command line and exit with 0 (done), 1 (a node failed), 2 (wrong config or arguments) or 130 (Ctrl-C).
+
+    A graph that Ctrl-C ends in order is done.
+    """
+    import sys
+
+    try:
+        sys.exit(run())
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell tells of it
+
+
+def run() -> int:
+    """Do what the command line says; return the exit code."""
     import sys
 
     if sys.version_info < (3, 11):  # noqa: UP036 - whoever did not install it is told, too
         sys.stderr.write(f"error: this is Python {sys.version.split()[0]}; facegraph needs 3.11 or newer\n")
-        sys.exit(2)
+        return 2
     for name, file in shadows():
         sys.stderr.write(f"error: {file} hides the package {name!r} of facegraph; see PYTHONPATH\n")
-        sys.exit(2)
+        return 2
     from graph.passwords import hide_arguments
 
     hide_arguments()
@@ -24,8 +37,8 @@ def main() -> None:
         from graph.cli import main as command_line
     except ModuleNotFoundError as exc:
         sys.stderr.write(f"error: the package {exc.name} is not installed for {sys.executable}: pip install .\n")
-        sys.exit(2)
-    sys.exit(command_line())
+        return 2
+    return command_line()
 
 
 def shadows() -> list[tuple[str, str]]:

@@ -13,10 +13,18 @@ from pathlib import Path
 from graph.job import Job
 from graph.spec import NodeSpec, build
 
-BOOTSTRAP = (
-    "import os, sys; sys.path[:] = os.environ['FACEGRAPH_PATH'].split(os.pathsep); "
-    "from graph.worker import main; main()"
-)
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
+"""Terminals and service managers send these to the whole group. The supervisor sees to an orderly end; a node ignores
+them, and they are blocked until it has come to that: Python takes a second to start."""
+BOOTSTRAP = """\
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+sys.path[:] = os.environ["FACEGRAPH_PATH"].split(os.pathsep)
+from graph.worker import main
+main()
+"""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """The processes are the parallelism: pools of BLAS threads in each of them would only wait for one another."""
 
@@ -52,11 +60,15 @@ class Child:
     def start(self, job: Job) -> None:
         """Start a fresh interpreter on a job; never a fork, whose threads and locks would be broken."""
         path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", BOOTSTRAP, f"{job.graph}/{job.node.name}"],
-            stdin=subprocess.PIPE,
-            env={**ONE_THREAD, **os.environ, "FACEGRAPH_PATH": path},
-        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", BOOTSTRAP, f"{job.graph}/{job.node.name}"],
+                stdin=subprocess.PIPE,
+                env={**ONE_THREAD, **os.environ, "FACEGRAPH_PATH": path},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if hasattr(os, "pidfd_open"):
             self.pidfd = os.pidfd_open(self.process.pid)
         assert self.process.stdin is not None

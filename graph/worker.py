@@ -7,7 +7,6 @@ and only here is every exception caught, turned into a report, and the process e
 import gc
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
@@ -395,6 +394,4 @@ class Worker:
 
 def main() -> None:
     """Run the job on standard input; the process's exit code is the node's."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group by terminals and service managers
-        signal.signal(number, signal.SIG_IGN)  # the supervisor gets it too and sees to an orderly end
     sys.exit(Worker(Job.from_stdin()).run())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import run_graph
 from graph import Frame, Input, Node, Output, cli, setting
 from graph.catalog import comments
 
@@ -230,6 +231,18 @@ def test_a_package_that_hides_ours(folder: Path) -> None:
     done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr == f"error: {folder / 'nodes.py'} hides the package 'nodes' of facegraph; see PYTHONPATH\n"
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_ctrl_c_before_a_graph_runs_is_no_error(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_graph, "shadows", interrupt if early else list)
+    monkeypatch.setattr(cli, "main", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        run_graph.main()
+    assert ended.value.code == 130
 
 
 def test_importing_the_script_again_costs_a_child_nothing() -> None:

@@ -110,6 +110,16 @@ def test_interrupt_ends_in_order(tmp_path: Path, whole_group: bool, number: sign
     assert seqs == list(range(len(seqs)))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("count", [1, 3])
+def test_interrupt_while_nodes_start_ends_in_order(tmp_path: Path, count: int, number: signal.Signals) -> None:
+    with Graph(tmp_path, line(frames=100_000, pause=0.005)) as graph:
+        assert eventually(lambda: len(graph.nodes()) >= count)
+        os.killpg(graph.process.pid, number)
+        assert graph.wait() == 0, graph.text()
+    assert graph.text() == "info: ending in order; Ctrl-C again kills\n"
+
+
 def test_second_interrupt_kills(tmp_path: Path) -> None:
     config = line(frames=100_000)
     config["nodes"]["write"]["settings"] = {"pause": 30.0}
