@@ -24,7 +24,7 @@ from graph.node import Node, Output
 from graph.receiver import type_names
 from graph.rundir import CONTROL, LOCK
 from graph.schema import NAME, NAME_LENGTH, EdgeModel, GraphModel, choices, read_shape
-from graph.settings import settings_of, type_name
+from graph.settings import Setting, settings_of, type_name
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec, Policy, build, load_class
 
 logger = logging.getLogger(__name__)
@@ -186,17 +186,18 @@ class _Check:
                 why = f"is a name that the graph itself needs; valid: any but {CONTROL}, {LOCK}"
                 self.document.add(("nodes", name), why)
             try:
-                self.classes[name] = load_class(node.type)
+                class_ = load_class(node.type)
+                known = settings_of(class_)
             except ConfigError as exc:
                 self.document.add(("nodes", name, "type"), str(exc))
                 continue
-            if self.classes[name].outputs:
-                self.outputs[name] = self.classes[name].outputs
-            self._settings(name)
+            self.classes[name] = class_
+            if class_.outputs:
+                self.outputs[name] = class_.outputs
+            self._settings(name, known)
 
-    def _settings(self, name: str) -> None:
+    def _settings(self, name: str, known: dict[str, Setting]) -> None:
         class_, node = self.classes[name], self.model.nodes[name]
-        known = settings_of(class_)
         values = {}
         right = name not in self.broken
         for key, value in node.settings.items():
@@ -304,8 +305,11 @@ class _Check:
     def joins(self) -> None:
         """Check that what `edges:` says is about edges that exist, and that every node waits for some input."""
         there = [f"{source} -> {target}" for source, target in self.edges.pairs]
+        keys: dict[str, str] = {}
         for key, edge in self.model.edges.items():
             name = _edge_name(key)
+            if keys.setdefault(name, key) != key:
+                self.document.add(("edges", key), f"stands twice, first as {keys[name]!r}")
             target = name.partition(" -> ")[2].partition(".")[0]
             if name not in there and target not in self.broken:
                 self.document.add(("edges", key), f"there is no such edge; {choices(name, there, 'edges')}")

@@ -5,8 +5,10 @@ texts, not truth values, `1e-3` is a number, and a date is a text. A key that st
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from reprlib import repr as brief  # a number may have thousands of digits
+from typing import Any, ClassVar
 
 import yaml
 
@@ -21,6 +23,10 @@ class _CoreLoader(yaml.SafeLoader):
     """A loader with the scalars of YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (the name and type that PyYAML looks for)
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {  # no dates, bytes or sets, which cannot travel to a node
+        f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
+        for kind in ("str", "seq", "map")
+    } | {None: yaml.SafeLoader.construct_undefined}
 
 
 _SCALARS = {
@@ -42,7 +48,23 @@ def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(node.value, base)
 
 
-_CoreLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+def _checked(kind: str, construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a constructor that refuses what is written `!!int abc`, and a number of thousands of digits."""
+
+    def checked(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+        try:
+            if re.fullmatch(_SCALARS[kind][0], node.value):
+                return construct(loader, node)
+        except ValueError:
+            pass
+        raise yaml.constructor.ConstructorError(None, None, f"{brief(node.value)} is no {kind}", node.start_mark)
+
+    return checked
+
+
+for _kind in ("bool", "int", "float", "null"):
+    _construct = _whole_number if _kind == "int" else getattr(yaml.SafeLoader, f"construct_yaml_{_kind}")
+    _CoreLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _checked(_kind, _construct))
 
 
 class Document:

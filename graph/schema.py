@@ -9,6 +9,7 @@ from graph.catalog import comments
 from graph.document import Document, Keys
 from graph.errors import ConfigError
 from graph.node import Node
+from graph.sender import MAX_CREDIT
 from graph.settings import settings_of, show
 from graph.spec import Join, Policy, Restart, did_you_mean
 
@@ -37,7 +38,7 @@ class EdgeModel(_Part):
     """What differs from the default on one edge."""
 
     policy: Policy | None = Field(default=None, description="What happens when the receiver is slower than the sender")
-    queue: int | None = Field(default=None, ge=1, description="How many messages may wait in the sender")
+    queue: int | None = Field(default=None, ge=1, le=MAX_CREDIT, description="How many messages may wait in the sender")
     join: Join = Field(
         default="seq", description="seq: wait for the message of the same frame; hold: take the last one"
     )
@@ -144,6 +145,7 @@ _EXPECTED = {
     "dict_type": "a mapping (key: value)",
     "model_type": "a mapping (key: value)",
     "greater_than_equal": "at least 1",
+    "less_than_equal": f"at most {MAX_CREDIT}",
 }
 
 

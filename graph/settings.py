@@ -90,8 +90,15 @@ class Setting:
 
 
 def settings_of(node: type[Node]) -> dict[str, Setting]:
-    """Return the settings of a node class by name, in the order of its source."""
-    hints = typing.get_type_hints(node)
+    """Return the settings of a node class by name, in the order of its source.
+
+    Raises ConfigError if their types are not there at run time.
+    """
+    try:
+        hints = typing.get_type_hints(node)
+    except NameError as exc:
+        why = f"{exc}; settings need their types while the graph runs: import them outside of `if TYPE_CHECKING:`"
+        raise ConfigError(f"{node.__name__}: {why}") from exc
     return {
         field.name: Setting(field.name, hints[field.name], _default(field), **field.metadata)
         for field in dataclasses.fields(node)  # type: ignore[arg-type]  # Node's subclasses are made dataclasses

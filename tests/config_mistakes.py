@@ -8,6 +8,11 @@ CASES = {
     "tab": ("nodes:\n\tcamera: 1", ["g.yaml:2: not YAML: found character '\\t' that cannot start any token, while scanning for the next token; indent with spaces, not tabs"]),
     "bracket": ("nodes:\n  a: {type: x\n  b: 1\n", ["g.yaml:3: not YAML: expected ',' or '}', but got ':', while parsing a flow mapping"]),
     "tag": ("nodes: !!python/name:os.system 1", ["g.yaml:1: not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/name:os.system'"]),
+    "bytes": (SHOW + "live: !!binary aGk=", ["g.yaml:5: not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:binary'"]),
+    "date": (SHOW + "live: !!timestamp 2026-11-23", ["g.yaml:5: not YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:timestamp'"]),
+    "no int": (SHOW + "live: !!int abc", ["g.yaml:5: not YAML: 'abc' is no int"]),
+    "no bool": (SHOW + "live: !!bool maybe", ["g.yaml:5: not YAML: 'maybe' is no bool"]),
+    "too many digits": (SHOW + f"live: {5000 * '9'}", ["g.yaml:5: not YAML: '999999999999...9999999999999' is no int"]),
     "two documents": ("a: 1\n---\nb: 1\n", ["g.yaml:2: not YAML: but found another document, expected a single document in the stream"]),
     "contains itself": (SHOW + "edges: &e {x: *e}", ["g.yaml:5: edges.x: this value contains itself", "g.yaml:5: edges.x: there is no such edge; edges: camera.frame -> show.frame"]),
     "empty file": ("# nothing\n", ["g.yaml:1: is empty, expected `nodes:`"]),
@@ -39,6 +44,10 @@ CASES = {
     "package": (SHOW + "  more: {type: 'acme.smooth:Smooth'}", ["g.yaml:5: nodes.more.type: no module acme; is it installed, in the working directory, or on PYTHONPATH?"]),
     "class": (SHOW + '  more: {type: "@Camra"}', ["g.yaml:5: nodes.more.type: Camra does not exist in @; did you mean 'Camera'?"]),
     "no node": (SHOW + '  more: {type: "@Depth"}', ["g.yaml:5: nodes.more.type: Depth is not a node in @; did you mean 'DepthCamera'?"]),
+    "type of a setting that is not there": (
+        SHOW + '  more: {type: "@Missing"}',
+        ["g.yaml:5: nodes.more.type: Missing: name 'Fraction' is not defined; settings need their types while the graph runs: import them outside of `if TYPE_CHECKING:`"],
+    ),
     "required setting": (
         SHOW + '  more: {type: "@Writer", inputs: {frame: camera.frame}}',
         ["g.yaml:5: nodes.more: setting 'path' (str) is missing"],
@@ -114,6 +123,14 @@ nodes:
     "queue": (
         SHOW + "edges:\n  camera.frame -> show.frame: {queue: 0}",
         ["g.yaml:6: edges.camera.frame -> show.frame.queue: is 0, expected at least 1"],
+    ),
+    "queue of more than the protocol allows": (
+        SHOW + "edges:\n  camera.frame -> show.frame: {queue: 2000}",
+        ["g.yaml:6: edges.camera.frame -> show.frame.queue: is 2000, expected at most 1024"],
+    ),
+    "edge twice": (
+        SHOW + "edges:\n  camera.frame->show.frame: {queue: 1}\n  camera.frame -> show.frame: {queue: 2}",
+        ["g.yaml:7: edges.camera.frame -> show.frame: stands twice, first as 'camera.frame->show.frame'"],
     ),
     "queue is no number": (
         SHOW + "edges:\n  camera.frame -> show.frame: {queue: long}",

@@ -4,12 +4,15 @@ import datetime
 import enum
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Faces, Frame, Input, Node, Output, array, setting
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,6 +58,16 @@ class Odd(Node):
     by_number: dict[int, str] = setting(None)
     names: list[str] = setting(None)
     area: tuple[tuple[int, int], ...] = ()
+
+    def process(self) -> Any:
+        yield None
+
+
+class Missing(Node):
+    """A source whose setting's type was imported for the type checker alone."""
+
+    frame = Output(Frame)
+    ratio: "Fraction | None" = None
 
     def process(self) -> Any:
         yield None

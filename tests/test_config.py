@@ -180,6 +180,7 @@ def test_wrong_setting(line: str, error: str) -> None:
         ("camera=5", "is not of the form node.setting=value"),
         ("camera.width=", "is empty, expected int from 16 to 7680"),
         ("camera.width", "is not of the form node.setting=value"),
+        ("camera.crop=[!!int x, 1]", "'[!!int x, 1]' is not YAML: 'x' is no int"),
         (
             "camera.crop=[1",
             "'[1' is not YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence",
