@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from graph.catalog import comments
 from graph.document import Document, Keys
 from graph.errors import ConfigError
+from graph.link import MAX_CREDIT
 from graph.node import Node
-from graph.sender import MAX_CREDIT
 from graph.settings import settings_of, show
 from graph.spec import Join, Policy, Restart, did_you_mean
 
