@@ -46,6 +46,7 @@ def test_landmarks_stay_where_they_are_on_the_portrait() -> None:
     assert all(np.abs(f.pose).max() < 40 and f.states.shape == (1, 4) for f in faces)
 
 
+@pytest.mark.slow
 def test_twenty_faces() -> None:
     size = ("source.width=1920", "source.height=1080", "source.copies=20", "detector.size=640")
     _truths, faces = found(*size, limit=12)

@@ -69,6 +69,7 @@ def test_a_file_that_is_no_network_is_named(tmp_path):
         read_exported(tmp_path / "faces.pt2")
 
 
+@pytest.mark.slow
 def test_the_released_network_can_be_started_from():
     from nodes._backend import MODELS
 

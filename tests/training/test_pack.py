@@ -59,6 +59,7 @@ def test_boxes_shrink_with_their_picture(unpacked: Path) -> None:
     assert found.ignored.tolist() == [False, True]
 
 
+@pytest.mark.slow
 def test_the_pack_trains(unpacked: Path) -> None:
     sources = {"mine": {"folder": "landmarks/mine", "held_out": 0.4}}
     settings = LandmarkSettings(data=unpacked, cache=unpacked / "cache", size=64, sources=sources,

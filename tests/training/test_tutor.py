@@ -71,6 +71,7 @@ def test_a_run_without_a_tutor_goes_on_from_the_pupil(task: LandmarkTask, tmp_pa
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_a_released_network_is_gone_on_with(task: LandmarkTask) -> None:
     from nodes._backend import MODELS
 
