@@ -30,13 +30,18 @@ def base() -> Path:
     """Return the user's run directory, made if need be.
 
     $FACEGRAPH_RUN_DIR where set, else below $XDG_RUNTIME_DIR, else below the temporary folder. Raises GraphError
-    if it belongs to somebody else.
+    if it belongs to somebody else, ConfigError if it cannot be made.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     fallback = Path(runtime) / "facegraph" if runtime else Path(tempfile.gettempdir()) / f"facegraph-{os.getuid()}"
-    path = Path(os.environ.get("FACEGRAPH_RUN_DIR", fallback))
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.stat()
+    path = Path(os.environ.get("FACEGRAPH_RUN_DIR") or fallback)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as exc:
+        raise ConfigError(
+            f"the run folder {path} cannot be made: {exc.strerror}; set FACEGRAPH_RUN_DIR to a folder of your own"
+        ) from exc
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise GraphError(f"{path} must belong to you with mode 0700; set FACEGRAPH_RUN_DIR to a folder that does")
     return path

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graph import ConfigError, rundir
+from graph import ConfigError, cli, rundir
 from graph.rundir import MARK, RunDir
 
 
@@ -59,6 +59,19 @@ def test_a_graph_does_not_move_into_the_folder_of_somebody_else(home: Path, name
 def test_a_folder_that_cannot_be_made(home: Path) -> None:
     with pytest.raises(ConfigError, match=f"the run folder {home / 'file'} cannot be made: File exists; set FACEGRAPH"):
         RunDir.of("file").claim([])
+
+
+@pytest.mark.parametrize("variable", ["FACEGRAPH_RUN_DIR", "XDG_RUNTIME_DIR"])
+def test_a_run_directory_that_cannot_be_made(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FACEGRAPH_RUN_DIR", "")  # as if it were not set
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "run"))
+    assert cli.main(["top"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: the run folder {tmp_path / 'file' / 'run'}")
+    assert error.endswith("cannot be made: Not a directory; set FACEGRAPH_RUN_DIR to a folder of your own\n")
 
 
 def test_a_name_whose_graph_was_killed_is_free_but_not_that_of_one_that_runs() -> None:
