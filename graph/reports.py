@@ -5,9 +5,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from graph.draw import StateDrawings
+from graph.errors import ConfigError
 from graph.profile import Profile, format_report
 from graph.spec import GraphSpec
 from graph.stats import Stats
@@ -39,7 +41,9 @@ class Reports:
         self._endpoint: prometheus.Endpoint | None = None
 
     def open(self) -> None:
-        """Start what is wanted. Raises ConfigError if the port is taken or the folder cannot be made."""
+        """Start what is wanted. Raises ConfigError if the port is taken or a folder cannot be made or written."""
+        if self._wanted.profile is not None:
+            _make(self._wanted.profile)
         if self._wanted.dot is not None:
             self._drawings = StateDrawings(self._wanted.dot, self.profile.spec)
         if self._wanted.metrics is not None:
@@ -76,3 +80,12 @@ class Reports:
         if self._wanted.profile is not None:
             for path in self.profile.write(self._wanted.profile):
                 logger.info("wrote %s", path)
+
+
+def _make(folder: Path) -> None:
+    """Make the folder for the profile before the run whose end would find out that it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as exc:
+        raise ConfigError(f"--profile {folder}: is no folder that can be written: {exc.strerror}") from exc
