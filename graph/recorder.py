@@ -204,7 +204,7 @@ def record(
         until: float | None = None
         for said in stream:
             if until is None:
-                until = time.monotonic() + duration if duration else float("inf")
+                until = time.monotonic() + duration if duration is not None else float("inf")
                 started()
             if said is not None:
                 recorder.write(*said)

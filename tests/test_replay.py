@@ -246,6 +246,8 @@ def test_what_goes_wrong(main: Graph, capsys: pytest.CaptureFixture[str]) -> Non
     assert code == 1 and "error: full.mcap: No space left on device; it ends after about" in said
     with command("record", "pair.paired", "-o", "a.mcap", "--duration", "0.3") as recorder:
         assert ended(recorder)[0] == 0
+    with command("record", "pair.paired", "-o", "empty.mcap", "--duration", "0") as recorder:
+        assert ended(recorder)[0] == 0
     with command("replay", "a.mcap") as replay:
         assert ended(replay) == (
             2,
