@@ -6,13 +6,13 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PACKAGE = "nodes"
 """The package whose nodes `nodes` and `schema` list. Nodes of other packages are used by their type."""
+
+NO_TERMINAL = 120  # characters
 
 app = typer.Typer(
     help="Run a graph of nodes, each in a process of its own.",
@@ -179,7 +181,7 @@ def top(
         if json:
             typer.echo(as_json(g.stats()))
         elif once or not out.is_terminal:
-            out.print(view(g.stats(), trouble(g), out.width))
+            print_table(lambda width: view(g.stats(), trouble(g), width))
         else:
             watch(g, out, every)
 
@@ -335,6 +337,12 @@ def run_spec(
     from graph import supervisor
 
     raise typer.Exit(supervisor.run(spec, duration, profile, log.name, dot, metrics))
+
+
+def print_table(table: Callable[[int], RenderableType]) -> None:
+    """Print a table that is made for a width: the terminal's, and a wide one for files and pipes, which have none."""
+    width = out.width if out.is_terminal or "COLUMNS" in os.environ else max(out.width, NO_TERMINAL)
+    Console(highlight=False, width=width).print(table(width))
 
 
 def running(name: str | None, wait: float = 0.0) -> "RunningGraph":

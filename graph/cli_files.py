@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from graph.cli import PACKAGE, app, out
+from graph.cli import PACKAGE, app, print_table
 
 
 @app.command()
@@ -17,7 +17,8 @@ def compare(
     from graph.compare import load as load_summary
     from graph.compare import report
 
-    out.print(report(load_summary(before), load_summary(after)))
+    summaries = load_summary(before), load_summary(after)
+    print_table(lambda width: report(*summaries, width))
 
 
 @app.command()

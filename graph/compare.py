@@ -1,15 +1,15 @@
 """Compare two runs by their latency.json (`run --profile DIR`): what got slower, and what faster."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graph.columns import Column, fitting
 from graph.errors import ConfigError
 from graph.metrics import short_ms
 from graph.profile import FORMAT
@@ -17,7 +17,13 @@ from graph.profile import FORMAT
 NOISE = 0.10  # of the value: two runs of the same differ by so much
 NOISE_MS = 0.05  # and times by so much
 NOISE_PERCENT = 5.0  # and shares of a core
-SHOWN = (("process_ms", "p50"), ("process_ms", "p95"), ("wait_ms", "p50"), ("age_ms", "p50"), ("age_ms", "p95"))
+SHOWN = (  # and how soon a narrow table leaves it out
+    ("process_ms", "p50", 1),
+    ("process_ms", "p95", 4),
+    ("wait_ms", "p50", 3),
+    ("age_ms", "p50", 2),
+    ("age_ms", "p95", 6),
+)
 
 
 class Change(NamedTuple):
@@ -59,9 +65,9 @@ def load(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def report(before: dict[str, Any], after: dict[str, Any]) -> RenderableType:
-    """Return a table of both runs, and what changed in words, the largest change first."""
-    return Group(_table(before, after), *_warnings(before, after), "", *_sentences(before, after))
+def report(before: dict[str, Any], after: dict[str, Any], width: int) -> RenderableType:
+    """Return a table of both runs, `width` characters wide at most, and what changed in words, the largest first."""
+    return Group(_table(before, after, width), *_warnings(before, after), "", *_sentences(before, after))
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Change]]:
@@ -72,7 +78,7 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[st
         if new is None or not old["frames"] or not new["frames"]:
             continue
         found[name] = {"fps": Change(old["fps"], new["fps"], 0.1, more_is_worse=False)}
-        for kind, p in SHOWN:
+        for kind, p, _ in SHOWN:
             found[name][f"{kind.removesuffix('_ms')} {p}"] = Change(old[kind][p], new[kind][p], NOISE_MS)
         found[name]["CPU"] = Change(old["cpu_percent"], new["cpu_percent"], NOISE_PERCENT)
         found[name]["memory"] = Change(old["memory_mb"], new["memory_mb"], 5.0)
@@ -102,19 +108,18 @@ def _sinks(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str,
     }
 
 
-def _table(before: dict[str, Any], after: dict[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
-    table.add_column("node", style="cyan", overflow="ellipsis", min_width=8)
-    times = (f"{kind.replace('_', ' ')}\n{p}" for kind, p in SHOWN)
-    for heading in ("fps", *times, "CPU\n%"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, changes in _changes(before, after).items():
-        cells = [_cell(changes[f"{kind.removesuffix('_ms')} {p}"], short_ms) for kind, p in SHOWN]
-        table.add_row(name, _cell(changes["fps"], "{:.1f}".format), *cells, _cell(changes["CPU"], "{:.0f}".format))
-    return table
+def _table(before: dict[str, Any], after: dict[str, Any], width: int) -> Table:
+    def column(heading: str, what: str, rank: int, text: Callable[[float], str] = short_ms) -> Column:
+        return Column(heading, lambda row: _cell(row[1][what], text), rank)
+
+    node = Column("node", lambda row: Text(row[0]), 0, "left", "cyan")
+    fps, cpu = column("fps", "fps", 0, "{:.1f}".format), column("CPU\n%", "CPU", 5, "{:.0f}".format)
+    names = [(kind.removesuffix("_ms"), p, rank) for kind, p, rank in SHOWN]
+    times = [column(f"{kind} ms\n{p}", f"{kind} {p}", rank) for kind, p, rank in names]
+    return fitting([node, fps, *times, cpu], list(_changes(before, after).items()), width)
 
 
-def _cell(change: Change, text: Any) -> Text:
+def _cell(change: Change, text: Callable[[float], str]) -> Text:
     style = {"worse": "red", "better": "green", "": "dim"}[change.verdict]
     return Text(f"{text(change.before)} → {text(change.after)}", style=style)
 

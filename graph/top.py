@@ -2,21 +2,19 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from graph.attached import RunningGraph
+from graph.columns import Column, fitting
 from graph.errors import GraphError
 from graph.metrics import short_ms
 
 BUSY_PERCENT = 90.0  # a node that works so much of the time sets the pace
-WIDE = 100  # characters
 TROUBLE = 3  # newest warnings and errors shown
 _STATES = {
     "PROCESSING": "green",
@@ -52,10 +50,10 @@ def as_json(stats: dict[str, Any]) -> str:
     return json.dumps(stats, indent=2)
 
 
-def view(stats: dict[str, Any], lines: list[dict[str, Any]] | None = None, width: int = WIDE) -> RenderableType:
+def view(stats: dict[str, Any], lines: list[dict[str, Any]], width: int) -> RenderableType:
     """Return what the graph does as a table of its nodes, and the whole way to each of its ends.
 
-    `width` is that of the terminal: a narrow one gets fewer columns.
+    `width` is that of the terminal, in characters: a narrow one gets fewer columns.
     """
     state = stats["state"]
     title = Text.assemble(
@@ -64,36 +62,31 @@ def view(stats: dict[str, Any], lines: list[dict[str, Any]] | None = None, width
         (state.lower(), _STATES.get(state, "green")),
         (f"  for {_duration(stats['playing_s'])}, seen over the last {stats['window_s']:.0f} s", "dim"),
     )
-    return Group(title, _nodes(stats, width), *_ways(stats), *_drops(stats), *_lines(lines or []))
+    table = fitting(_COLUMNS, list(stats["nodes"].items()), width)
+    return Group(title, table, *_ways(stats), *_drops(stats), *_lines(lines))
 
 
-def _nodes(stats: dict[str, Any], width: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("node", style="cyan", overflow="ellipsis", min_width=8)
-    table.add_column("state", no_wrap=True, min_width=10)
-    wide = width >= WIDE
-    wait = ("p50", "p95", "p99") if wide else ("p50", "p95")
-    columns: list[tuple[str, Callable[[dict[str, Any]], Text | str]]] = [
-        ("fps", lambda node: f"{node['fps']:.1f}"),
-        ("queue", lambda node: str(node["queue"])),
-        (f"wait ms\n{' / '.join(wait)}", lambda node: _times(node["wait_ms"], *wait)),
-        ("process ms\np50 / p95 / p99", lambda node: _times(node["process_ms"])),
-        ("drops\nper s", lambda node: _alarm(f"{node['dropped_per_s']:.1f}", node["dropped_per_s"] > 0, "yellow")),
-        ("CPU\n%", lambda node: f"{node['cpu_percent']:.0f}"),
-        ("MB", lambda node: f"{node['memory_mb']:.0f}"),
-    ]
-    if wide:
-        columns[4:4] = [("publish\np50", lambda node: _times(node["publish_ms"], "p50")), ("busy\n%", _busy)]
-    for heading, _ in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, node in stats["nodes"].items():
-        state = Text(node["state"].lower(), style=_STATES.get(node["state"], ""))
-        table.add_row(Text(name), state, *(cell(node) for _, cell in columns))
-    return table
+_COLUMNS = (  # each shows a pair of a node's name and its stats
+    Column("node", lambda row: Text(row[0]), 0, "left", "cyan"),
+    Column("state", lambda row: Text(row[1]["state"].lower(), _STATES.get(row[1]["state"], "")), 1, "left", least=10),
+    Column("fps", lambda row: f"{row[1]['fps']:.1f}", 0, least=5),
+    Column("queue", lambda row: str(row[1]["queue"]), 8),
+    Column("wait ms\np50 / p95", lambda row: _times(row[1]["wait_ms"], "p50", "p95"), 7, least=11),
+    Column("process ms\np50 / p95 / p99", lambda row: _times(row[1]["process_ms"]), 2, least=18),
+    Column("publish\np50", lambda row: _times(row[1]["publish_ms"], "p50"), 9),
+    Column("busy\n%", lambda row: _busy(row[1]), 5),
+    Column("drops\nper s", lambda row: _per_s(row[1]["dropped_per_s"]), 3),
+    Column("CPU\n%", lambda row: f"{row[1]['cpu_percent']:.0f}", 4, least=3),
+    Column("MB", lambda row: f"{row[1]['memory_mb']:.0f}", 6, least=4),
+)
 
 
 def _busy(node: dict[str, Any]) -> Text:
     return _alarm(f"{node['busy_percent']:.0f}", node["busy_percent"] >= BUSY_PERCENT, "bold red")
+
+
+def _per_s(rate: float) -> Text:
+    return _alarm(f"{rate:.1f}", rate > 0, "yellow")
 
 
 def _alarm(text: str, raised: bool, style: str) -> Text:

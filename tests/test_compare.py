@@ -67,6 +67,15 @@ def test_what_got_slower_is_said_and_noise_is_not(tmp_path: Path, capsys: pytest
     assert "30.0 → 30.0" in row and "2.00 → 3.04" in row and "20 → 20" in row
 
 
+def test_a_pipe_gets_all_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    folder = write(tmp_path / "a", RUN)
+    row = next(line for line in said(capsys, folder, folder) if line.startswith("landmarks "))
+    assert row.count("→") == 7
+
+
 def test_the_same_run_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "a", RUN)
     lines = said(capsys, folder, f"{folder}/latency.json")
