@@ -16,9 +16,10 @@ from typing import Any, Self
 
 import zmq
 
-from graph import rundir, wire
+from graph import rundir
 from graph.errors import ConfigError, GraphError
 from graph.inputs import Inputs, Set
+from graph.lookout import Lookout, ask
 from graph.messages import Mark, Message
 from graph.network import Remote, is_remote
 from graph.receiver import Receiver, find_type, known_types, wait_for_any
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 ANSWER_S = 10.0  # how long a supervisor may take to answer: it waits itself for nodes that are busy
 RESTART_S = 40.0  # the same for a node that is started again
 POLL_S = 0.1
+
+Connect = Callable[[str], Receiver]
+"""Says hello for a port."""
 
 
 def attach(name: str | None = None, wait: float = 0.0, keys: str | Path | None = None) -> "RunningGraph":
@@ -148,18 +152,20 @@ class RunningGraph:
         "block" the graph waits for you. Several ports get a queue of at least 16, so that fast ports can wait for
         slow ones. `shm=False` has all bytes sent. `type_` is needed for message types that this process has not
         imported. `copy=False` gives read-only views of the sender's memory: faster, but what you keep it cannot reuse.
-        Raises ConfigError for a port that does not exist, GraphError if the graph dies.
+        When a node is started again its messages go on, after a gap. Raises ConfigError for a port that does not exist,
+        GraphError if the graph dies, or a node ends for good before the stream did.
         """
         if not ports:
             raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
         self._check(ports)
         if len(ports) > 1:
             policy, queue = ("drop_oldest" if policy == "latest" else policy), max(queue, 16)
-        receivers = {
-            port: self._receiver(port, type_, policy=policy, queue=queue, shm=shm, marks=len(ports) > 1)
-            for port in ports
-        }
-        return self._stream(receivers, newest=len(ports) > 1 and policy != "block", copy=copy)
+
+        def connect(port: str) -> Receiver:
+            return self._receiver(port, type_, policy=policy, queue=queue, shm=shm, marks=len(ports) > 1)
+
+        receivers = {port: connect(port) for port in ports}
+        return self._stream(receivers, connect, newest=len(ports) > 1 and policy != "block", copy=copy)
 
     def type_of(self, port: str) -> type[Message]:
         """Return the message type of a port; imports the module that defines it.
@@ -182,14 +188,16 @@ class RunningGraph:
         memory, valid until the next one. Raises as `subscribe` does.
         """
         types = {port: self.type_of(port) for port in ports}
-        receivers = {
-            port: self._receiver(port, type_, policy=policy, queue=queue, shm=True, marks=True)
-            for port, type_ in types.items()
-        }
-        return self._each(receivers)
 
-    def _each(self, receivers: dict[str, Receiver]) -> Generator[tuple[str, Message] | None, None, None]:
-        quiet, heard = False, time.monotonic()
+        def connect(port: str) -> Receiver:
+            return self._receiver(port, types[port], policy=policy, queue=queue, shm=True, marks=True)
+
+        return self._each({port: connect(port) for port in types}, connect)
+
+    def _each(
+        self, receivers: dict[str, Receiver], connect: Connect
+    ) -> Generator[tuple[str, Message] | None, None, None]:
+        lookout, answered = self._lookout(receivers), False
         try:
             while not all(receiver.ended for receiver in receivers.values()):
                 came = False
@@ -200,19 +208,44 @@ class RunningGraph:
                         del arrived
                         receiver.consumed()
                         receiver.flush(idle=False)
-                heard = time.monotonic() if came or not quiet else heard
-                if quiet and self._has_died(receivers.values(), time.monotonic() - heard):
-                    raise GraphError(f"the graph {self.name!r} has died")
-                if not came and all(receiver.welcomed or receiver.ended for receiver in receivers.values()):
+                self._greet_again(lookout, receivers, connect)
+                answered |= all(receiver.welcomed or receiver.ended for receiver in receivers.values())
+                if not came and answered:
                     yield None
-                quiet = not came and not wait_for_any(receivers.values(), 100)
+                if not came:
+                    wait_for_any(receivers.values(), 100)
+            self._tell_of_ended(receivers)
         finally:
             for receiver in receivers.values():
                 receiver.close()
                 self._receivers.remove(receiver)
 
-    def _has_died(self, receivers: Iterable[Receiver], silence_s: float) -> bool:
-        return any(receiver.lost() for receiver in receivers) or not self._place.runs(silence_s)
+    def _lookout(self, receivers: Iterable[str]) -> Lookout:
+        return Lookout(self._context, self._place, self.name, {port: port.partition(".")[0] for port in receivers})
+
+    def _greet_again(self, lookout: Lookout, receivers: dict[str, Receiver], connect: Connect) -> list[str]:
+        """Put new receivers in the place of those whose nodes were started again; return their ports.
+
+        Those whose nodes have ended expire. Raises GraphError if the graph is gone.
+        """
+        fates = lookout.look(receivers) if lookout.due() else {}
+        if "died" in fates.values():
+            raise GraphError(f"the graph {self.name!r} has died")
+        for port, fate in fates.items():
+            if fate == "ended":
+                receivers[port].expire()
+            else:
+                receivers[port].close()
+                self._receivers.remove(receivers[port])
+                receivers[port] = connect(port)
+        return [port for port, fate in fates.items() if fate == "again"]
+
+    def _tell_of_ended(self, receivers: dict[str, Receiver]) -> None:
+        """Raise GraphError if nodes have ended without our having all that they said."""
+        ended = [port for port, receiver in receivers.items() if receiver.expired]
+        if ended:
+            nodes = dict.fromkeys(port.partition(".")[0] for port in ended)
+            raise GraphError(f"{', '.join(nodes)} of the graph {self.name!r} has ended; nothing more comes of it")
 
     def _check(self, ports: Iterable[str]) -> None:
         for port in ports:
@@ -229,45 +262,30 @@ class RunningGraph:
         self._receivers.append(receiver)
         return receiver
 
-    def _stream(self, receivers: dict[str, Receiver], newest: bool, copy: bool) -> Generator[Any, None, None]:
+    def _stream(
+        self, receivers: dict[str, Receiver], connect: Connect, newest: bool, copy: bool
+    ) -> Generator[Any, None, None]:
         inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest)
-        heard = time.monotonic()
+        lookout = self._lookout(receivers)
         try:
             while not inputs.finished:
+                for port in self._greet_again(lookout, receivers, connect):
+                    inputs.replace(port, receivers[port])
                 taken = inputs.take()
                 if taken is not None:
                     yield from _messages(taken, copy)
                     del taken
                     inputs.done()
-                elif inputs.wait(500):
-                    heard = time.monotonic()
-                elif self._has_died(receivers.values(), time.monotonic() - heard):
-                    raise GraphError(f"the graph {self.name!r} has died")
+                else:
+                    inputs.wait(500)
+            self._tell_of_ended(receivers)
         finally:
             inputs.close()
             for receiver in receivers.values():
                 self._receivers.remove(receiver)
 
     def _ask(self, kind: str, seconds: float = ANSWER_S, **content: Any) -> dict[str, Any]:
-        """Return the answer to one request; from any thread, each request has a socket of its own."""
-        socket = self._context.socket(zmq.DEALER)
-        until = time.monotonic() + seconds
-        try:
-            socket.set(zmq.LINGER, 0)
-            self._place.secure(socket)
-            socket.connect(self._place.control)
-            socket.send(wire.pack({"v": wire.VERSION, "k": kind, **content}))
-            while not socket.poll(200):
-                if not self._place.runs(silence_s=0.0):
-                    raise GraphError(f"the graph {self.name!r} has ended")
-                if time.monotonic() >= until:
-                    raise GraphError(f"the graph {self.name!r} has not answered for {seconds:.0f} s")
-            answer = wire.unpack(socket.recv())
-        finally:
-            socket.close()
-        if answer["k"] == "refused":
-            raise ConfigError(str(answer.get("why")))
-        return {key: value for key, value in answer.items() if key not in ("v", "k", "id")}
+        return ask(self._context, self._place, self.name, kind, seconds, **content)
 
     def close(self) -> None:
         """Take leave."""

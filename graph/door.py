@@ -101,7 +101,7 @@ class Door(threading.Thread):
                 if relay.socket in ready:
                     self._pass_on(identity, relay)
                 elif time.monotonic() - relay.heard > SILENT_S:
-                    self._refuse(identity, "its node is gone, or hangs")
+                    self._refuse(identity, "its node is gone, or hangs", again=True)
         for identity in list(self._relays):
             self._leave(identity)
         for socket in (self._zap, self._control, self._front):
@@ -209,9 +209,10 @@ class Door(threading.Thread):
         if identity:
             self._tell(identity, {**answer, "id": number})
 
-    def _refuse(self, identity: bytes, why: str) -> None:
+    def _refuse(self, identity: bytes, why: str, again: bool = False) -> None:
+        """Leave a client; `again` tells that it may say hello again."""
         self._leave(identity)
-        self._tell(identity, {"k": "refused", "why": why})
+        self._tell(identity, {"k": "refused", "why": why, "again": again})
 
     def _tell(self, identity: bytes, words: dict[str, Any]) -> None:
         self._send(identity, [wire.pack({"v": wire.VERSION, **words})])

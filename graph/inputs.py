@@ -15,7 +15,7 @@ class Inputs:
 
     def __init__(self, receivers: Mapping[str, Receiver], kinds: Mapping[str, JoinKind], newest: bool) -> None:
         """Join `receivers` by name; `kinds` and `newest` as for `Join`."""
-        self._receivers = dict(receivers)
+        self.receivers = dict(receivers)
         self._join = Join(dict(kinds), newest)
         self._only = next(iter(kinds)) if list(kinds.values()) == ["seq"] else None  # nothing to join
         self._early = False  # something came while others were still being linked, and waits in the join
@@ -23,7 +23,7 @@ class Inputs:
     @property
     def welcomed(self) -> bool:
         """True once every sender has answered."""
-        return all(receiver.welcomed or receiver.ended for receiver in self._receivers.values())
+        return all(receiver.welcomed or receiver.ended for receiver in self.receivers.values())
 
     @property
     def finished(self) -> bool:
@@ -42,7 +42,7 @@ class Inputs:
     def receive(self) -> None:
         """Take in what has come: messages, welcomes, ends."""
         self._early = True
-        for name, receiver in self._receivers.items():
+        for name, receiver in self.receivers.items():
             while arrived := receiver.receive():
                 self._return_credits(self._join.push(name, arrived))
             if receiver.ended:
@@ -63,7 +63,7 @@ class Inputs:
 
     def _take_only(self, name: str) -> Set | None:
         """Return the next message of a single input, to be processed at once."""
-        receiver = self._receivers[name]
+        receiver = self.receivers[name]
         while arrived := receiver.receive():
             if self._join.is_new(name, arrived):
                 return {name: arrived}
@@ -74,25 +74,21 @@ class Inputs:
 
     def done(self) -> None:
         """Note that the set taken last has been processed, and no reference to it is left."""
-        self._return_credits(name for name in self._receivers if self._join.waits_for(name))
+        self._return_credits(name for name in self.receivers if self._join.waits_for(name))
 
     def wait(self, timeout_ms: int, wake_fd: int = -1) -> bool:
         """Wait until something has come, or `wake_fd` is readable; say whether it was so in time."""
-        return wait_for_any(self._receivers.values(), timeout_ms, wake_fd)
-
-    def lost(self) -> list[str]:
-        """Return the inputs whose senders have died without a word."""
-        return [name for name, receiver in self._receivers.items() if receiver.lost()]
+        return wait_for_any(self.receivers.values(), timeout_ms, wake_fd)
 
     def expire(self, names: Iterable[str]) -> None:
         """End these inputs after what has arrived."""
-        for name in self._receivers.keys() & set(names):  # none yet if a sender failed before all were linked
-            self._receivers[name].expire()
+        for name in self.receivers.keys() & set(names):  # none yet if a sender failed before all were linked
+            self.receivers[name].expire()
 
     def replace(self, name: str, receiver: Receiver) -> None:
         """Go on with another receiver: the sender was started again."""
-        self._receivers[name].close()
-        self._receivers[name] = receiver
+        self.receivers[name].close()
+        self.receivers[name] = receiver
         self._join.restarted(name)
 
     def restarted(self, name: str, seq: int) -> None:
@@ -101,10 +97,10 @@ class Inputs:
 
     def close(self) -> None:
         """Take leave of all senders."""
-        for receiver in self._receivers.values():
+        for receiver in self.receivers.values():
             receiver.close()
 
     def _return_credits(self, names: Iterable[str]) -> None:
         for name in names:
-            self._receivers[name].consumed()
-            self._receivers[name].flush(idle=False)
+            self.receivers[name].consumed()
+            self.receivers[name].flush(idle=False)

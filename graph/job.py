@@ -1,6 +1,5 @@
 """What a supervisor tells a worker, as it travels on the worker's standard input."""
 
-import math
 import os
 import sys
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import msgpack
 
 from graph import wire
 from graph.link import Home
-from graph.network import SILENT_S, Remote, is_remote
+from graph.network import Remote, is_remote
 from graph.rundir import RunDir
 from graph.spec import EdgeSpec, NodeSpec
 
@@ -41,13 +40,13 @@ class Job:
         """Return the edges into this node that come from another one of the same graph."""
         return [edge for edge in self.edges if edge.source_node == node and not edge.source_graph]
 
-    def place_of(self, edge: EdgeSpec) -> tuple[RunDir | Remote, float]:
-        """Return where the edge comes from, and how many seconds it may be silent: far away none tells of a death."""
+    def place_of(self, edge: EdgeSpec) -> RunDir | Remote:
+        """Return where the edge comes from."""
         if edge.source_graph is None:
-            return RunDir(Path(self.rundir)), math.inf
+            return RunDir(Path(self.rundir))
         if self.attach is not None and is_remote(self.attach):
-            return Remote(self.attach), SILENT_S
-        return RunDir.of(edge.source_graph), math.inf
+            return Remote(self.attach)
+        return RunDir.of(edge.source_graph)
 
     def to_wire(self) -> bytes:
         """Return the job as bytes, its length first."""

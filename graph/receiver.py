@@ -1,7 +1,6 @@
 """The receiving side of one edge: a DEALER that says hello, grants credits, and gives typed messages."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from reprlib import repr as brief  # what a stranger sent may be long and deep
@@ -21,6 +20,8 @@ logger = logging.getLogger(__name__)
 # The arithmetic of enum flags costs a microsecond each time.
 _RCVMORE, _NOBLOCK, _POLLIN = int(zmq.RCVMORE), int(zmq.NOBLOCK), int(zmq.POLLIN)
 
+QUIET_S = 2.5
+"""A node says something every two seconds, if only `ping`."""
 MADE = "__made__"
 """Attribute of message types that a recording told of: never to be taken for the true ones of the same name."""
 
@@ -42,22 +43,23 @@ class Receiver:
         shm: bool = True,
         marks: bool = True,
         secure: Callable[["zmq.Socket[bytes]"], None] | None = None,
-        silence_s: float = math.inf,
     ) -> None:
         """Connect and say hello; `welcomed` turns true when the answer came (see receive).
 
         `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
         the sender's counts, and `run` the graph's run if the edge is its own. `secure` prepares the socket. `shm`
-        False asks for all bytes inline, `marks` False for no marks: whoever joins nothing by seq needs none. After
-        `silence_s` without a word the sender counts as lost.
+        False asks for all bytes inline, `marks` False for no marks: whoever joins nothing by seq needs none.
         """
         self.name = name
         self.type = type_
         self.welcomed = False
         self.ended = False
+        self.dismissed = False  # the sender said to greet it again
+        self.run, self.restarts = "", 0  # of the sender: the run of its graph, how often it was started again in it
         self.malformed = 0
-        self._expired = False
-        self._silence_s, self._heard = silence_s, time.monotonic()
+        self.expired = False  # ended, or about to, without the sender's word
+        self._answered = False
+        self._heard = time.monotonic()
         self._owed = 0
         self._window = min(2 * queue, MAX_CREDIT) if policy == "block" else queue  # half is on its way back meanwhile
         self._source = f"{endpoint} {port}"
@@ -92,7 +94,7 @@ class Receiver:
             try:
                 data = self.socket.recv(_NOBLOCK)
             except zmq.Again:
-                self.ended = self._expired
+                self.ended = self.expired
                 return None
             received_ns = time.monotonic_ns()
             try:
@@ -106,7 +108,7 @@ class Receiver:
 
     def expire(self) -> None:
         """End after what has arrived: the sender is known to be dead, or is not wanted any more."""
-        self._expired = True
+        self.expired = True
 
     def consumed(self) -> None:
         """Count one message as done with; its credit goes back with the next `flush`."""
@@ -124,18 +126,23 @@ class Receiver:
             del released[:count]
 
     def lost(self) -> bool:
-        """Say whether the sender has died without saying `end`: its shared memory tells, or too long a silence."""
-        if self.ended:
+        """Say whether the sender may have died without saying `end`, and all that came of it has been read."""
+        if self.ended or self.expired or self.socket.poll(0):
             return False
         if self._map is not None:
             return not self._map.alive()
-        return time.monotonic() - self._heard > self._silence_s
+        return self.dismissed or self.silence_s > QUIET_S
+
+    @property
+    def silence_s(self) -> float:
+        """For how many seconds the sender has said nothing."""
+        return 0.0 if self.socket.poll(0) else time.monotonic() - self._heard
 
     def close(self) -> None:
         """Take leave and close."""
         if not self.socket.closed:
             self._say(k="bye")
-            self.socket.close()
+            self.socket.close(linger=500 if self._answered else 0)  # a late hello would take the place of the next one
         if self._map:
             self._map.close()
 
@@ -143,7 +150,7 @@ class Receiver:
         self.socket.send(wire.pack({"v": wire.VERSION, **header}), zmq.NOBLOCK)
 
     def _take(self, data: bytes) -> Message | None:
-        self._heard = time.monotonic()
+        self._answered, self._heard = True, time.monotonic()
         packet = wire.unpack(data)
         kind = packet["k"]
         if kind == "data":
@@ -153,7 +160,9 @@ class Receiver:
         if kind == "welcome":
             self._welcome(packet)
         elif kind == "end":
-            self.ended = True
+            self.ended, self.expired = True, False
+        elif kind == "refused" and packet.get("again") is True:
+            self.dismissed = True
         elif kind == "refused":
             raise GraphError(f"{self.name}: refused by {self._source}: {packet.get('why')}")
         elif kind != "ping":
@@ -167,20 +176,24 @@ class Receiver:
 
     def _welcome(self, packet: dict[str, Any]) -> None:
         types, path = packet.get("types"), packet.get("shm")
+        run, restarts = packet.get("run", ""), packet.get("restarts", 0)
         if self.welcomed or not isinstance(path, str | None):
             raise WireError(f"a welcome with shm {brief(path)}, or the second one")
         if not isinstance(types, list) or not types or not all(isinstance(name, str) for name in types):
             raise WireError(f"a welcome with types {brief(types)}")
+        if not isinstance(run, str) or not isinstance(restarts, int):
+            raise WireError(f"a welcome with run {brief(run)}, restarts {brief(restarts)}")
         if self.type is None:
             self.type = find_type(types)
         elif type_name(self.type) not in types:
             raise GraphError(f"{self.name}: reads {type_name(self.type)}, but {self._source} gives {types[0]}")
+        self.run, self.restarts = run, restarts
         if path:
             self._map = SlotMap(path)
         self.welcomed = True
 
     def _take_failed(self, exc: Exception) -> None:
-        if isinstance(exc, OSError) and self.lost():
+        if isinstance(exc, OSError) and self._map is not None and not self._map.alive():
             return  # memory of a dead sender that was never mapped here; another may take its place
         self.ended = True
         self.malformed += 1

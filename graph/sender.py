@@ -326,6 +326,8 @@ class Sender:
             "port": link.port,
             "types": self._ports[link.port],
             "shm": self._slots_path if link.shm else None,
+            "run": self._home.run,
+            "restarts": self._home.restarts,
         }
         for other in list(self._links.values()):
             if other.identity == identity:

@@ -119,6 +119,7 @@ class Service:
         return {
             "name": supervisor.spec.name,
             "attach": supervisor.spec.attach,
+            "run": supervisor.run_id,
             "pid": os.getpid(),
             "path": supervisor.spec.path,
             "state": supervisor.state,
@@ -258,7 +259,8 @@ def _describe(child: "Child") -> Answer:
         for name, (secret, about) in static["settings"].items()
     }
     outputs = {port: type_names(output.type)[0] for port, output in child.outputs.items()}
-    return {**static, "outputs": outputs, "type": child.spec.type, "state": child.state, "settings": settings}
+    about = {"type": child.spec.type, "state": child.state, "restarts": child.epoch}
+    return {**static, **about, "outputs": outputs, "settings": settings}
 
 
 @cache

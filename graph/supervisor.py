@@ -271,6 +271,7 @@ class Supervisor:
         wait = BACK_OFF_S[min(len(child.starts) - 1, len(BACK_OFF_S) - 1)]
         logger.warning("%s: starting again in %.1f s", child.spec.name, wait)
         child.start_again_at = now + wait
+        child.state = "NULL"  # it has not ended for those who read from it
         return True
 
     def restart(self, child: Child) -> None:

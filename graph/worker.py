@@ -20,15 +20,16 @@ from graph.control import BusHandler, Control
 from graph.errors import ConfigError, EndOfStream, GraphError
 from graph.inputs import Inputs, Set
 from graph.job import Job
-from graph.join import JoinKind, first_header, merge
+from graph.join import first_header, merge
 from graph.messages import Header, Hop, Mark, Message
 from graph.metrics import Meter
 from graph.node import Node, as_outputs, change
-from graph.receiver import Receiver, type_names
+from graph.receiver import type_names
 from graph.rundir import RunDir
 from graph.sender import Sender
 from graph.slots import SlotPool, SlotServer
-from graph.spec import EdgeSpec, build
+from graph.spec import build
+from graph.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Worker:
 
     node: Node
     sender: Sender
+    upstream: Upstream
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -88,6 +90,7 @@ class Worker:
         self.node.__dict__["_allocate"] = self.pool.empty
         if len(self.node.outputs) == 1:
             self.only_output = {port.type: name for name, port in self.node.outputs.items()}
+        self.upstream = Upstream(self.context, self.job, {name: port.type for name, port in self.node.inputs.items()})
         self._serve()
         self.node.open()
         self.control.say("state", state="READY")
@@ -115,15 +118,11 @@ class Worker:
         """Connect to everything upstream, and wait for the word to play."""
         self.phase = "link"
         self._await("link")
-        edges = self.job.edges
-        kinds: dict[str, JoinKind] = {edge.target_port: edge.join for edge in edges}
-        matched = [edge for edge in edges if edge.join == "seq"]
-        may_drop = any(edge.policy != "block" for edge in matched)
-        receivers = {edge.target_port: self._receiver(edge) for edge in edges}
-        self.inputs = Inputs(receivers, kinds, newest=len(matched) > 1 and may_drop)
+        self.inputs = self.upstream.connect()
         while not self.inputs.welcomed and not self.finishing:
             self.inputs.receive()
             self._wait_for_input(100)
+            self.upstream.look(self.inputs)
         self.control.say("linked")
         self._await("play")
         self._await_consumers()
@@ -134,23 +133,6 @@ class Worker:
         while not self.sender.greeted(self.job.consumers) and not self.finishing and time.monotonic() < until:
             self.control.arrived.wait(0.02)
             self._obey_all()
-
-    def _receiver(self, edge: EdgeSpec) -> Receiver:
-        place, silence_s = self.job.place_of(edge)
-        name = f"{self.job.graph}/{edge.target}" if edge.source_graph else edge.target
-        return Receiver(
-            self.context,
-            place.data(edge.source_node),
-            place.port(edge.source_node, edge.source_port),
-            self.node.inputs[edge.target_port].type,
-            name=name,
-            run="" if edge.source_graph else self.job.run,
-            policy=edge.policy,
-            queue=edge.queue,
-            marks=edge.join == "seq",  # a held value stays until there is a new one
-            secure=place.secure,
-            silence_s=silence_s,
-        )
 
     def _await(self, command: str) -> None:
         """Wait for one command, and obey the others meanwhile."""
@@ -232,6 +214,7 @@ class Worker:
         while not self.finishing:
             if self.control.commands:
                 self._obey_all()
+            self.upstream.look(self.inputs)
             if self.paused and not self.finish_asked:
                 self._rest()
                 continue
@@ -260,17 +243,8 @@ class Worker:
         return IDLE_MS
 
     def _wait_for_input(self, timeout_ms: int) -> None:
-        if not self.inputs.wait(timeout_ms, self.control.wake_fd):
-            self._look_for_lost()
+        self.inputs.wait(timeout_ms, self.control.wake_fd)
         self._obey_all()
-
-    def _look_for_lost(self) -> None:
-        """Notice that a sender of another graph died; of deaths in this one the supervisor tells."""
-        foreign = {edge.target_port: edge.source for edge in self.job.edges if edge.source_graph}
-        lost = [name for name in self.inputs.lost() if name in foreign]
-        for name in lost:
-            logger.warning("%s has died; its stream ends here", foreign[name])
-        self.inputs.expire(lost)
 
     def _step(self, taken: Set) -> None:
         """Process one frame."""
@@ -320,8 +294,7 @@ class Worker:
         elif kind == "gone":
             self.inputs.expire([edge.target_port for edge in self.job.edges_from(command["node"])])
         elif kind == "relink":
-            for edge in self.job.edges_from(command["node"]):
-                self.inputs.replace(edge.target_port, self._receiver(edge))
+            self.upstream.relink(self.inputs, command["node"])
         elif kind == "restarted":
             self.inputs.restarted(command["port"], command["seq"])
         elif kind == "restart":

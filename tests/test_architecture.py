@@ -13,7 +13,10 @@ GRAPH = sorted((ROOT / "graph").glob("**/*.py"))
 NODES = sorted((ROOT / "nodes").glob("**/*.py"))
 TRAINING = sorted((ROOT / "training").glob("**/*.py"))
 
-SOCKETS = {"attached", "bus", "control", "door", "network", "receiver", "sender", "supervisor", "worker"}
+SOCKETS = {
+    "attached", "bus", "control", "door", "lookout", "network", "receiver", "sender", "supervisor", "upstream",
+    "worker",
+}  # fmt: skip
 """The files of graph/ that talk ZeroMQ."""
 
 PURE = {"nodes._geometry", "nodes._boxes", "nodes._pose", "nodes._backend", "nodes.detect", "nodes.landmarks"}

@@ -296,6 +296,56 @@ def test_attach_before_the_start_and_after_a_restart(tmp_path: Path) -> None:
         graph.attach("main", wait=0.2)
 
 
+def test_readers_go_on_when_a_node_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One port, several, all bytes sent, and extra nodes; the node was asked to start again, and then killed."""
+    (tmp_path / "extra").mkdir()
+    got = tmp_path / "extra" / "extra.jsonl"
+    config = running()
+    config["nodes"]["copy"]["restart"] = "on_failure"
+    with Graph(tmp_path, config) as main, Graph(tmp_path / "extra", extra(), "attach", "--wait") as attached:
+        wait_for_rows(got, 5)
+        with graph.attach("main") as g:
+            one, sent = g.subscribe("copy.copied"), g.subscribe("copy.copied", shm=False)
+            several = g.subscribe("source.frame", "copy.copied")
+            for count, again in enumerate((lambda: g.restart("copy"), lambda: main.node("copy").kill()), 1):
+                next(one), next(sent), next(several)
+                again()
+                assert eventually(lambda count=count: g.stats()["nodes"]["copy"]["restarts"] == count)
+                fresh = next(g.subscribe("source.frame")).seq  # the old process has not got that
+                assert eventually(lambda fresh=fresh: next(one).seq > fresh)
+                assert eventually(lambda fresh=fresh: next(sent).seq > fresh)
+                assert eventually(lambda fresh=fresh: next(several)[0].seq > fresh)
+                assert eventually(lambda fresh=fresh: rows(got)[-1][0] > fresh), attached.text()
+            assert "copy of the graph 'main' was started again; reading on" in caplog.text
+            assert "has died" not in attached.text()
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+        assert attached.wait() == 0, attached.text()
+    assert all(a == b for _, (a, _, b) in rows(got))
+
+
+def test_a_node_that_will_not_come_back_is_told(tmp_path: Path) -> None:
+    """Its graph goes on, and so does what else is listened to."""
+    config = running()
+    config["nodes"] |= {
+        "short": node("Source", frames=200, pause=0.01),
+        "last": node("Write", {"frame": "short.frame"}, path="last.jsonl"),
+    }
+    with Graph(tmp_path, config) as main:
+        wait_for_rows(tmp_path / "last.jsonl", 5)
+        with graph.attach("main") as g:
+            slow = g.subscribe("short.frame", policy="drop_oldest", queue=4)
+            next(slow)  # and takes the others when the node is gone
+            assert eventually(lambda: g.stats()["nodes"]["short"]["state"] == "DONE")
+            with pytest.raises(GraphError, match="short of the graph 'main' has ended"):
+                take(slow, 1000)
+            with pytest.raises(GraphError, match="short of the graph 'main' has ended"):
+                next(g.subscribe("short.frame"))
+            assert next(g.subscribe("source.frame")).seq > 0
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+
+
 def extra() -> dict[str, Any]:
     """Extra nodes for the running graph."""
     return {

@@ -330,6 +330,28 @@ def test_extra_nodes_over_tcp(tmp_path: Path, end: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
+def test_readers_over_tcp_go_on_when_a_node_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "extra").mkdir()
+    got = tmp_path / "extra/extra.jsonl"
+    with Graph(tmp_path, config()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        with Graph(tmp_path / "extra", extra(address), "attach") as attached, graph.attach(address) as g:
+            wait_for_rows(got, 5)
+            stream = g.subscribe("copy.copied")
+            next(stream)
+            g.restart("copy")
+            fresh = next(g.subscribe("source.frame")).seq  # the old process has not got that
+            assert eventually(lambda: next(stream).seq > fresh)
+            assert eventually(lambda: rows(got)[-1][0] > fresh), attached.text()
+            stream.close()
+            main.interrupt()
+            assert main.wait() == 0, main.text()
+            assert attached.wait() == 0, attached.text()
+            assert "copy of the graph 'main' was started again; reading on" in attached.text()
+
+
+@pytest.mark.slow
 def test_clients_of_any_name_leave_one_another_and_the_graph_alone(
     tmp_path: Path, context: "zmq.Context[Any]"
 ) -> None:

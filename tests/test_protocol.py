@@ -251,12 +251,28 @@ def test_sender_that_breaks_the_protocol_is_disconnected(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"types": []}, {"types": "Frame"}, {"types": [5]}, {"types": None}, {"shm": 5}, {"shm": "/nowhere"}]
+    "changes",
+    [
+        {"types": []},
+        {"types": "Frame"},
+        {"types": [5]},
+        {"types": None},
+        {"shm": 5},
+        {"shm": "/nowhere"},
+        {"run": 5},
+        {"restarts": "x"},
+    ],
 )
 def test_odd_welcome(fake: FakeSender, changes: dict[str, Any]) -> None:
     fake.say(said("welcome", **({"types": type_names(Frame), "shm": None} | changes)))
     assert fake.receiver.receive() is None
     assert fake.receiver.ended and fake.receiver.malformed == 1 and not fake.receiver.welcomed
+
+
+def test_who_is_to_say_hello_again_is_not_refused(fake: FakeSender) -> None:
+    fake.say(said("refused", why="its node is gone, or hangs", again=True))
+    assert fake.receiver.receive() is None
+    assert fake.receiver.lost() and not fake.receiver.ended
 
 
 def test_refusal_is_told(fake: FakeSender) -> None:

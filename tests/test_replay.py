@@ -200,6 +200,24 @@ def test_killed_recorder_leaves_a_recording_and_a_graph_that_goes_on(main: Graph
     stopped(main)
 
 
+def test_a_recording_goes_on_when_a_node_is_started_again(main: Graph) -> None:
+    with command("record", "copy.copied", "source.frame", "-o", "a.mcap") as recorder:
+        begun(recorder)
+        with graph.attach("main") as g:
+            g.restart("copy")
+            fresh = next(g.subscribe("source.frame")).seq  # the old process has not got that
+        assert recorder.stdout is not None
+        assert recorder.stdout.readline() == "warning: copy of the graph 'main' was started again; reading on\n"
+        wait_for_rows(main.folder / "out.jsonl", len(rows(main.folder / "out.jsonl")) + 300)
+        recorder.send_signal(signal.SIGINT)
+        assert ended(recorder)[0] == 0
+    main.interrupt()
+    assert main.wait() == 0, main.text()
+    for port in ("copy.copied", "source.frame"):
+        seqs = [frame.seq for frame in graph.recording("a.mcap", port)]
+        assert seqs[0] < fresh < seqs[-1]
+
+
 def test_recorder_that_stands_still_holds_up_nothing_and_counts_what_it_missed(main: Graph) -> None:
     with command("record", "copy.copied", "-o", "a.mcap") as recorder:
         begun(recorder)

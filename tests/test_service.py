@@ -3,6 +3,7 @@
 import logging
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,22 @@ def restarts_one_that_hangs(main: Graph, g: RunningGraph) -> None:
     g.restart("copy")
     assert "copy does not heed the restart; killing its process" in main.text()
     goes_on(main)
+
+
+def test_restart_of_two_nodes_at_once(tmp_path: Path) -> None:
+    """The one that reads is told of the other's new process while it opens, before it has greeted anybody."""
+    nodes = {
+        "source": node("Source", frames=100_000, pause=0.003),
+        "copy": node("Copy", {"frame": "source.frame"}),
+        "write": node("Write", {"frame": "copy.copied"}, load=2.0),
+    }
+    with Graph(tmp_path, {"name": "main", "nodes": nodes}) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g, ThreadPoolExecutor() as pool:
+            list(pool.map(g.restart, ("write", "copy")))
+        wait_for_rows(tmp_path / "out.jsonl", 20)
+        main.interrupt()
+        assert main.wait() == 0, main.text()
 
 
 def test_a_busy_node_is_named(main: Graph) -> None:

@@ -163,8 +163,10 @@ class Write(Node):
     path: str = "out.jsonl"
     pause: float = 0.0
     stop_after: int = -1
+    load: float = 0.0  # seconds that it takes to open
 
     def open(self) -> None:
+        time.sleep(self.load)
         self.file = open(self.path, "w", encoding="utf-8")  # noqa: SIM115 - closed by close()
 
     def process(self, frame: Frame) -> None:

@@ -1,0 +1,96 @@
+"""Look after the senders of a running graph: whoever reads from one goes on when a node of it was started again."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import zmq
+
+from graph import wire
+from graph.errors import ConfigError, GraphError
+from graph.network import Remote
+from graph.receiver import Receiver
+from graph.rundir import RunDir
+
+logger = logging.getLogger(__name__)
+
+CHECK_S = 1.0
+ANSWER_S = 2.0  # the reader waits meanwhile; a supervisor that is busy is asked again at the next check
+GREET_S = 5.0  # a node that runs, and has not answered a hello for so long, has never got it
+
+Fate = Literal["again", "ended", "died"]
+"""Of a sender: greet it again, it was started again; it has ended and will not come back; its graph is gone."""
+
+
+class Lookout:
+    """Finds out once a second what became of senders that have fallen silent."""
+
+    def __init__(
+        self, context: "zmq.Context[Any]", place: RunDir | Remote, graph: str, nodes: Mapping[str, str]
+    ) -> None:
+        """Look after the graph `graph` at `place`; `nodes` gives for each receiver by name the node that sends."""
+        self._context = context
+        self._place = place
+        self._graph = graph
+        self._nodes = nodes
+        self._next = time.monotonic() + CHECK_S
+
+    def due(self) -> bool:
+        """Say whether it is time to `look`."""
+        return time.monotonic() >= self._next
+
+    def look(self, receivers: Mapping[str, Receiver]) -> dict[str, Fate]:
+        """Return what is to be done about receivers, by name; nothing of those whose senders live, or may come back."""
+        fates: dict[str, Fate] = {}
+        silent = {name: receiver for name, receiver in receivers.items() if receiver.lost()}
+        if silent:
+            try:
+                told = ask(self._context, self._place, self._graph, "describe", ANSWER_S)
+            except GraphError:
+                if not self._place.runs(min(receiver.silence_s for receiver in receivers.values())):
+                    fates = dict.fromkeys(silent, "died")
+            else:
+                found = {name: self._fate(receiver, told, self._nodes[name]) for name, receiver in silent.items()}
+                fates = {name: fate for name, fate in found.items() if fate is not None}
+        self._next = time.monotonic() + CHECK_S
+        return fates
+
+    def _fate(self, receiver: Receiver, told: dict[str, Any], node: str) -> Fate | None:
+        about = told["nodes"].get(node)
+        if about is None or (receiver.welcomed and receiver.run != told["run"]):
+            return "died"  # another graph has its name now
+        if about["state"] in ("DONE", "FAILED"):
+            return "ended"
+        if receiver.welcomed and about["restarts"] > receiver.restarts:
+            logger.warning("%s of the graph %r was started again; reading on", node, self._graph)
+            return "again"
+        unheard = not receiver.welcomed and receiver.silence_s > GREET_S and about["state"] != "NULL"
+        return "again" if unheard or receiver.dismissed else None
+
+
+def ask(
+    context: "zmq.Context[Any]", place: RunDir | Remote, graph: str, kind: str, seconds: float, **content: Any
+) -> dict[str, Any]:
+    """Return the answer of a running graph to one request; from any thread, each has a socket of its own.
+
+    Raises ConfigError with the reason if it is refused, GraphError if the graph has ended, or does not answer in time.
+    """
+    socket = context.socket(zmq.DEALER)
+    until = time.monotonic() + seconds
+    try:
+        socket.set(zmq.LINGER, 0)
+        place.secure(socket)
+        socket.connect(place.control)
+        socket.send(wire.pack({"v": wire.VERSION, "k": kind, **content}))
+        while not socket.poll(200):
+            if not place.runs(silence_s=0.0):
+                raise GraphError(f"the graph {graph!r} has ended")
+            if time.monotonic() >= until:
+                raise GraphError(f"the graph {graph!r} has not answered for {seconds:.0f} s")
+        answer = wire.unpack(socket.recv())
+    finally:
+        socket.close()
+    if answer["k"] == "refused":
+        raise ConfigError(str(answer.get("why")))
+    return {key: value for key, value in answer.items() if key not in ("v", "k", "id")}

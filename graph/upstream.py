@@ -1,0 +1,73 @@
+"""The edges into a node: connected to their senders, and again to those that were started again."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import zmq
+
+from graph.inputs import Inputs
+from graph.job import Job
+from graph.lookout import Lookout
+from graph.messages import Message
+from graph.receiver import Receiver
+from graph.spec import EdgeSpec
+
+logger = logging.getLogger(__name__)
+
+
+class Upstream:
+    """Connects a node's inputs. Of deaths in its own graph the supervisor tells; of those in another nobody does."""
+
+    def __init__(self, context: "zmq.Context[Any]", job: Job, types: Mapping[str, type[Message]]) -> None:
+        """`types` gives the message types of the inputs."""
+        self._context = context
+        self._job = job
+        self._types = types
+        self._foreign = {edge.target_port: edge for edge in job.edges if edge.source_graph}
+        self._lookout: Lookout | None = None
+
+    def connect(self) -> Inputs:
+        """Say hello to all senders."""
+        edges = self._job.edges
+        matched = [edge for edge in edges if edge.join == "seq"]
+        may_drop = any(edge.policy != "block" for edge in matched)
+        receivers = {edge.target_port: self._receiver(edge) for edge in edges}
+        for edge in self._foreign.values():  # all of one graph
+            nodes = {name: edge.source_node for name, edge in self._foreign.items()}
+            self._lookout = Lookout(self._context, self._job.place_of(edge), str(edge.source_graph), nodes)
+        kinds = {edge.target_port: edge.join for edge in edges}
+        return Inputs(receivers, kinds, newest=len(matched) > 1 and may_drop)
+
+    def relink(self, inputs: Inputs, node: str) -> None:
+        """Greet a node of this graph again; whoever is yet to be connected will greet the new process anyway."""
+        for edge in self._job.edges_from(node):
+            if edge.target_port in inputs.receivers:
+                inputs.replace(edge.target_port, self._receiver(edge))
+
+    def look(self, inputs: Inputs) -> None:
+        """Greet nodes of another graph again that were started again; end the inputs whose senders are gone."""
+        if self._lookout is None or not self._lookout.due():
+            return
+        fates = self._lookout.look({name: inputs.receivers[name] for name in self._foreign})
+        for name, fate in fates.items():
+            if fate == "again":
+                inputs.replace(name, self._receiver(self._foreign[name]))
+            else:
+                logger.warning("%s has %s; its stream ends here", self._foreign[name].source, fate)
+                inputs.expire([name])
+
+    def _receiver(self, edge: EdgeSpec) -> Receiver:
+        place = self._job.place_of(edge)
+        return Receiver(
+            self._context,
+            place.data(edge.source_node),
+            place.port(edge.source_node, edge.source_port),
+            self._types[edge.target_port],
+            name=f"{self._job.graph}/{edge.target}" if edge.source_graph else edge.target,
+            run="" if edge.source_graph else self._job.run,
+            policy=edge.policy,
+            queue=edge.queue,
+            marks=edge.join == "seq",  # a held value stays until there is a new one
+            secure=place.secure,
+        )
