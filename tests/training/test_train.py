@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -159,7 +160,8 @@ def test_processes_of_a_run_of_minutes_follow_one_clock(settings: RunSettings, t
     module = command.index("-m", 3)
     (tmp_path / "twins.py").write_text(TWINS)
     command[module : module + 2] = [str(tmp_path / "twins.py"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    here = os.environ | {"PYTHONPATH": os.getcwd()}  # a script has its own folder on its path
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=here)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name, value in first.items():
@@ -330,7 +332,11 @@ def test_wrong_task_settings_end_with_2_and_one_line(override: str, text: str, t
 def test_ctrl_c_while_data_are_read_ends_quietly(tmp_path: Path, caplog: pytest.LogCaptureFixture,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(train, "load_task", lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "load_task", interrupted)
     assert train.main([str(CONFIG), "--runs", str(tmp_path)]) == 0
     assert "stopped; the same command goes on from the last checkpoint, or begins where there is none" in caplog.text
 
