@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 from graph.document import Document, parse_value
 from graph.errors import ConfigError
@@ -173,7 +174,7 @@ class _Check:
         self.classes: dict[str, type[Node]] = {}
         self.outputs: dict[str, dict[str, Output]] = {}  # of the nodes of which they are known
         self.live: set[str] = set()
-        self.tried: dict[str, Node] = {}  # nodes that took their settings, not opened
+        self.tried: dict[str, _Tried] = {}
         declared = document.data.get("nodes")
         self.declared = list(declared) if isinstance(declared, dict) else []
 
@@ -219,10 +220,9 @@ class _Check:
     def _try_out(self, name: str) -> None:
         """Let the node itself look at its settings, and ask a source whether it is live."""
         try:
-            node, live = _tried_out(self.specs[name])
-            self.tried[name] = node
-            self.outputs[name] = node.outputs
-            if live and not node.inputs:
+            self.tried[name] = tried = _tried_out(self.specs[name])
+            self.outputs[name] = tried.outputs
+            if tried.live and not self.classes[name].inputs:
                 self.live.add(name)
         except ConfigError as exc:
             self.document.add(("nodes", name, "settings"), str(exc))
@@ -324,13 +324,12 @@ class _Check:
 
     def files(self) -> None:
         """Check that no node writes what another one reads or writes."""
-        read = {path.resolve(): name for name, node in self.tried.items() for path in node.reads()}
-        folders = {path.parent: name for path, name in read.items()}
+        read = {path: name for name, node in self.tried.items() for path in node.reads}
         written: dict[Path, str] = {}
         for name, node in self.tried.items():
-            for path in map(Path.resolve, node.writes()):
-                if reader := read.get(path) or folders.get(path):
-                    self.document.add(("nodes", name, "settings"), f"would write over what {reader} reads: {path}")
+            for path in node.writes:
+                if path in read:
+                    self.document.add(("nodes", name, "settings"), f"would write over what {read[path]} reads: {path}")
                 if path in written:
                     self.document.add(("nodes", name, "settings"), f"writes to {path}, and so does {written[path]}")
                 written[path] = name
@@ -355,10 +354,19 @@ def is_a(type_: type[Message], takes: type[Message]) -> bool:
     return not names or names[0] in type_names(type_)
 
 
-def _tried_out(spec: NodeSpec) -> tuple[Node, bool]:
-    """Return a node that is not opened, and whether it is live."""
+class _Tried(NamedTuple):
+    """What a node that has its settings, and is not opened, says of itself."""
+
+    outputs: dict[str, Output]
+    live: bool
+    reads: list[Path]
+    writes: list[Path]
+
+
+def _tried_out(spec: NodeSpec) -> _Tried:
     try:
         node = build(spec)
-        return node, node.live()
-    except Exception as exc:  # a node may check its settings in __post_init__, and reads them in live()
+        files = ([path.resolve() for path in paths] for paths in (node.reads(), node.writes()))
+        return _Tried(node.outputs, node.live(), *files)
+    except Exception as exc:  # a node may check its settings in __post_init__, and reads them in live() and the others
         raise ConfigError(f"{spec.type.partition(':')[2]}: {exc}") from exc

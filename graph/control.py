@@ -151,7 +151,7 @@ class Control(threading.Thread):
                 self._sender.forget(command["node"])
             self.commands.append(command)
             # In this order: the node empties the pipe when it sees `arrived`, and a byte that came after that would
-            # keep it awake for ever, so that it never looked for senders that have died.
+            # keep it awake for ever.
             self._poke(self._wake_out)
             self.arrived.set()
 

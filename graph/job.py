@@ -30,6 +30,7 @@ class Job:
     trace: bool
     first_seq: int = 0
     epoch: int = 0
+    resumes: bool = False  # an earlier process of the node has had frames of this run
 
     @property
     def home(self) -> Home:
@@ -52,7 +53,7 @@ class Job:
         """Return the job as bytes, its length first."""
         edges = [[e.source, e.target, e.policy, e.queue, e.join] for e in self.edges]
         node = [self.node.name, self.node.type, dict(self.node.settings), self.node.restart]
-        rest = [self.log_level, self.trace, self.first_seq, self.epoch]
+        rest = [self.log_level, self.trace, self.first_seq, self.epoch, self.resumes]
         start = [self.graph, self.run, self.rundir, node, edges, self.attach]
         data = wire.pack([*start, self.readers, self.consumers, *rest])
         return len(data).to_bytes(4, "little") + data

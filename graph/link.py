@@ -18,7 +18,7 @@ POLICIES = ("block", "drop_oldest", "drop_newest", "latest")
 class Home:
     """The graph that a sender belongs to."""
 
-    run: str = ""  # which run of the graph; whoever knows it is one of its nodes
+    run: str = ""  # which run of the graph: tells its own nodes from whoever happens to bear the name of one
     restarts: int = 0  # how often the sender's node was started again in this run
     readers: frozenset[str] = frozenset()  # the targets of the graph's own edges from here: "render.frame"
 

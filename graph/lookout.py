@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 CHECK_S = 1.0
 ANSWER_S = 2.0  # the reader waits meanwhile; a supervisor that is busy is asked again at the next check
-GREET_S = 5.0  # a node that runs, and has not answered a hello for so long, has never got it
+GREET_S = 5.0  # a node that runs, and has said nothing for so long, has never got our hello, or the network has lost us
 
 Fate = Literal["again", "ended", "died"]
 """Of a sender: greet it again, it was started again; it has ended and will not come back; its graph is gone."""
@@ -48,7 +48,7 @@ class Lookout:
             try:
                 told = ask(self._context, self._place, self._graph, "describe", ANSWER_S)
             except GraphError:
-                if not self._place.runs(min(receiver.silence_s for receiver in receivers.values())):
+                if not self._place.runs(min(receiver.silence_s for receiver in silent.values())):
                     fates = dict.fromkeys(silent, "died")
             else:
                 found = {name: self._fate(receiver, told, self._nodes[name]) for name, receiver in silent.items()}
@@ -58,14 +58,14 @@ class Lookout:
 
     def _fate(self, receiver: Receiver, told: dict[str, Any], node: str) -> Fate | None:
         about = told["nodes"].get(node)
-        if about is None or (receiver.welcomed and receiver.run != told["run"]):
+        if about is None or (receiver.welcomed and receiver.run != told.get("run")):
             return "died"  # another graph has its name now
         if about["state"] in ("DONE", "FAILED"):
             return "ended"
-        if receiver.welcomed and about["restarts"] > receiver.restarts:
+        if receiver.welcomed and about.get("restarts", 0) > receiver.restarts:
             logger.warning("%s of the graph %r was started again; reading on", node, self._graph)
             return "again"
-        unheard = not receiver.welcomed and receiver.silence_s > GREET_S and about["state"] != "NULL"
+        unheard = receiver.silence_s > GREET_S and about["state"] != "NULL"
         return "again" if unheard or receiver.dismissed else None
 
 

@@ -114,7 +114,7 @@ class Node:
         return False
 
     def reads(self) -> Iterable[Path]:
-        """Return the files that it will read, by its settings: no node of the graph may write them."""
+        """Return the files or folders that it will read, by its settings: no node of the graph may write them."""
         return ()
 
     def writes(self) -> Iterable[Path]:
@@ -134,7 +134,7 @@ class Node:
 
     @property
     def restarted(self) -> bool:
-        """Whether it takes the place of one that was started before in this run, and whose files are to be kept."""
+        """Whether it takes the place of one that has had frames in this run, and whose files are to be kept."""
         return bool(self.__dict__.get("_restarted"))  # set by the worker
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> NDArray[Any]:

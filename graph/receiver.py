@@ -58,7 +58,6 @@ class Receiver:
         self.run, self.restarts = "", 0  # of the sender: the run of its graph, how often it was started again in it
         self.malformed = 0
         self.expired = False  # ended, or about to, without the sender's word
-        self._answered = False
         self._heard = time.monotonic()
         self._owed = 0
         self._window = min(2 * queue, MAX_CREDIT) if policy == "block" else queue  # half is on its way back meanwhile
@@ -142,7 +141,7 @@ class Receiver:
         """Take leave and close."""
         if not self.socket.closed:
             self._say(k="bye")
-            self.socket.close(linger=500 if self._answered else 0)  # a late hello would take the place of the next one
+            self.socket.close(linger=500 if self.welcomed else 0)  # a late hello would take the place of the next one
         if self._map:
             self._map.close()
 
@@ -150,7 +149,7 @@ class Receiver:
         self.socket.send(wire.pack({"v": wire.VERSION, **header}), zmq.NOBLOCK)
 
     def _take(self, data: bytes) -> Message | None:
-        self._answered, self._heard = True, time.monotonic()
+        self._heard = time.monotonic()
         packet = wire.unpack(data)
         kind = packet["k"]
         if kind == "data":
@@ -200,14 +199,14 @@ class Receiver:
         logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
 
 
-def wait_for_any(receivers: Iterable[Receiver], timeout_ms: int, wake_fd: int = -1) -> bool:
-    """Wait until one of `receivers` has something, or `wake_fd` is readable; say whether it was so in time."""
+def wait_for_any(receivers: Iterable[Receiver], timeout_ms: int, wake_fd: int = -1) -> None:
+    """Wait until one of `receivers` has something, or `wake_fd` is readable."""
     awaited: list[tuple[Any, int]] = [(wake_fd, _POLLIN)] if wake_fd >= 0 else []
     for receiver in receivers:
         if not receiver.ended:  # one that ended may have left something unread for ever
             receiver.flush(idle=True)
             awaited.append((receiver.socket, _POLLIN))
-    return bool(zmq.zmq_poll(awaited, timeout_ms))
+    zmq.zmq_poll(awaited, timeout_ms)
 
 
 def type_name(type_: type[Message]) -> str:

@@ -38,7 +38,7 @@ class Replay(Node):
 
     def reads(self) -> list[Path]:
         """Return the recording."""
-        return [Path(self.path)]
+        return [Path(self.path).expanduser()]
 
     def live(self) -> bool:
         """Return whether it has a speed of its own."""

@@ -49,7 +49,8 @@ def base() -> Path:
 
 def running() -> list[str]:
     """Return the names of the graphs that run now."""
-    return sorted(path.name for path in base().iterdir() if _made_by_graph(path) and _held(path))
+    paths = (path for path in base().iterdir() if not path.name.startswith("."))  # those are just being removed
+    return sorted(path.name for path in paths if _made_by_graph(path) and _held(path))
 
 
 def left_over() -> list[str]:

@@ -69,6 +69,8 @@ class Setting:
 
     def choices(self) -> list[Any] | None:
         """Return the values of a setting that takes only certain ones, else None."""
+        if isinstance(self.type, enum.EnumType):
+            return [member.value for member in list[enum.Enum](self.type)]
         return list(typing.get_args(self.type)) if typing.get_origin(self.type) is Literal else None
 
     def json_schema(self, description: str) -> dict[str, Any]:

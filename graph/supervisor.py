@@ -143,6 +143,7 @@ class Supervisor:
             trace=self.trace,
             first_seq=first_seq,
             epoch=child.epoch,
+            resumes=child.last_seq >= 0,
             readers=tuple(edge.target for edge in readers),
             consumers=tuple(edge.target for edge in readers if self.children[edge.target_node].running),
         )
@@ -332,7 +333,7 @@ class Supervisor:
         self.deadline = time.monotonic() + GRACE_S
         for child in self.children.values():
             if child.start_again_at is not None:
-                child.start_again_at = None
+                child.start_again_at, child.state = None, "FAILED"
                 self._tell_all("gone", node=child.spec.name)
             if child.running and (self.played is None or child.state in ("NULL", "READY")):
                 child.kill()  # what it would read from may have ended already

@@ -33,9 +33,10 @@ class Upstream:
         matched = [edge for edge in edges if edge.join == "seq"]
         may_drop = any(edge.policy != "block" for edge in matched)
         receivers = {edge.target_port: self._receiver(edge) for edge in edges}
-        for edge in self._foreign.values():  # all of one graph
+        foreign = next(iter(self._foreign.values()), None)  # all are of one graph
+        if foreign is not None:
             nodes = {name: edge.source_node for name, edge in self._foreign.items()}
-            self._lookout = Lookout(self._context, self._job.place_of(edge), str(edge.source_graph), nodes)
+            self._lookout = Lookout(self._context, self._job.place_of(foreign), str(foreign.source_graph), nodes)
         kinds = {edge.target_port: edge.join for edge in edges}
         return Inputs(receivers, kinds, newest=len(matched) > 1 and may_drop)
 

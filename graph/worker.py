@@ -86,7 +86,7 @@ class Worker:
     def _open(self) -> None:
         self.phase = "open"
         self.node = build(self.job.node)
-        self.node.__dict__ |= {"_graph_name": self.job.graph, "_restarted": self.job.epoch > 0}
+        self.node.__dict__ |= {"_graph_name": self.job.graph, "_restarted": self.job.resumes}
         self.node.__dict__["_allocate"] = self.pool.empty
         if len(self.node.outputs) == 1:
             self.only_output = {port.type: name for name, port in self.node.outputs.items()}

@@ -74,7 +74,9 @@ class NetworkCamera:
         `pts` follows the camera's stamps within a connection and the arrival between two. A new connection is a
         new epoch. Raises NodeError where no attempt can succeed.
         """
-        self._ended, self._epoch = False, -1
+        if self._thread is not None:  # it has closed the file of the pass before only when it is over
+            self._thread.join()
+        self._ended = False
         self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
         self._thread.start()
         origin_ns, offset, epoch, end = 0, 0.0, -1, 0.0

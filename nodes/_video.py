@@ -108,12 +108,12 @@ class VideoFile:
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = DECODE_THREADS
         report = _Report(stream)
-        origin, taken = None, -1
+        origin, taken, last = None, -1, 0.0
         for frame in _frames(self._container, stream, report):
-            due = report.end
             pts = report.count(frame)
-            if origin is None or pts < due - SET_BACK_S:
+            if origin is None or pts < last - SET_BACK_S:
                 origin, taken = pts, -1
+            last = pts
             place = math.floor((pts - origin) * self.fps + 0.5) if self.fps else report.frames
             if place > taken:
                 yield Shot(pts, time.monotonic_ns(), frame, pixel_aspect=pixel_aspect(stream))

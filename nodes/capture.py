@@ -63,14 +63,11 @@ class Capture(Node):
             yield _source_check.files(str(node.uri), find)
 
     def reads(self) -> list[Path]:
-        """Return the video or the pictures; none where they cannot be found, which `open` tells."""
+        """Return the file, or the folder of the pictures."""
         if self._is_device():
             return []
-        try:
-            paths = find(str(self.uri))
-        except ConfigError:
-            return []
-        return [paths] if isinstance(paths, Path) else paths
+        path = Path(str(self.uri)).expanduser()
+        return [path.parent if has_magic(path.name) and not path.exists() else path]
 
     def open(self) -> None:
         """Open the file or the webcam; raises ConfigError if that cannot be. A network camera is waited for."""

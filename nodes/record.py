@@ -136,15 +136,11 @@ class RecordFaces(Node):
 
     def _begin(self) -> TextIO:
         """Open the file, at the end of what there is of this run."""
-        if not (self.restarted and self._path.exists()):
-            file = self._path.open("w", encoding="utf-8", newline="\n")
-            file.write(",".join(COLUMNS) + "\n" if self._is_table else "")
-            return file
-        with self._path.open("r+b") as before:  # a killed process may have left a part of a line
-            start = max(0, before.seek(0, os.SEEK_END) - LONGEST_LINE)
-            before.seek(start)
-            before.truncate(start + before.read().rfind(b"\n") + 1)
-        return self._path.open("a", encoding="utf-8", newline="\n")
+        if self.restarted and self._path.exists():
+            _drop_part_of_a_line(self._path)
+        file = self._path.open("a" if self.restarted else "w", encoding="utf-8", newline="\n")
+        file.write(",".join(COLUMNS) + "\n" if self._is_table and not file.tell() else "")
+        return file
 
     def close(self) -> None:
         """Close the file; without a single frame there is none."""
@@ -154,6 +150,14 @@ class RecordFaces(Node):
                 file.close()
         elif "_path" in self.__dict__:
             logger.warning("no frame came: %s is not written", self._path)
+
+
+def _drop_part_of_a_line(path: Path) -> None:
+    """Cut off what a killed process has left after its last whole line."""
+    with path.open("r+b") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
+        file.seek(start)
+        file.truncate(start + file.read().rfind(b"\n") + 1)
 
 
 def json_line(faces: Faces) -> str:

@@ -106,6 +106,14 @@ def test_the_process_of_a_node_does_not_load_what_only_the_supervisor_needs() ->
     assert not set(done.stdout.split()) & {"pydantic", "typer", "yaml", "rich", "matplotlib", "cv2", "torch", "psutil"}
 
 
+def test_a_graph_is_checked_without_what_reads_its_videos() -> None:
+    code = "import sys; from nodes.capture import Capture; Capture(uri='a.mp4').reads(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not set(done.stdout.split()) & {"cv2", "av"}
+
+
 def test_nothing_at_run_time_loads_torch() -> None:
     code = (
         "import sys\n"

@@ -61,6 +61,28 @@ def test_nothing_is_written_over_what_the_graph_reads_or_writes(tmp_path: Path) 
     ]
 
 
+def test_a_path_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "g.yaml"
+    file.write_text("""nodes:
+  clip: {type: nodes.capture:Capture, settings: {uri: a.mp4}}
+  out: {type: nodes.record:Record, inputs: {frame: clip.frame}, settings: {path: ~no-such-user/out.mp4}}
+""")
+    why = r"g\.yaml:3: nodes\.out\.settings: Record: Could not determine home directory"
+    with pytest.raises(ConfigError, match=why):
+        config.load(file)
+
+
+@pytest.mark.parametrize("left", ["", "seq,pts,ep", "whole line\npart of"])
+def test_a_file_that_is_gone_on_with_has_its_head_and_whole_lines(tmp_path: Path, left: str) -> None:
+    (tmp_path / "faces.csv").write_text(left)
+    node = RecordFaces(path=str(tmp_path / "faces.csv"))
+    node.__dict__["_restarted"] = True  # as a worker does
+    run_node(node, faces=[some_faces(7, 1)])
+    lines = (tmp_path / "faces.csv").read_text().splitlines()
+    assert lines[0] == ("whole line" if "whole" in left else ",".join(COLUMNS))
+    assert len(lines) == 2 and lines[1].startswith("7,")
+
+
 @pytest.mark.slow
 def test_what_was_recorded_before_a_restart_is_kept(tmp_path: Path) -> None:
     def sink(type_: str, port: str, source: str, path: str) -> dict[str, Any]:

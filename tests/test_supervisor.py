@@ -113,7 +113,7 @@ def test_interrupt_ends_in_order(tmp_path: Path, whole_group: bool, number: sign
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("count", [1, 3])
 def test_interrupt_while_nodes_start_ends_in_order(tmp_path: Path, count: int, number: signal.Signals) -> None:
-    with Graph(tmp_path, line(frames=100_000, pause=0.005)) as graph:
+    with Graph(tmp_path, line(frames=100_000, pause=0.005, load=30.0)) as graph:
         assert eventually(lambda: len(graph.nodes()) >= count)
         os.killpg(graph.process.pid, number)
         assert graph.wait() == 0, graph.text()

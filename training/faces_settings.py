@@ -16,8 +16,8 @@ class FaceSettings(Strict):
 
     data: Path
     """Folder that holds the data sets; `wider` and `points` are relative to it."""
-    wider: str | None = "WIDER"
-    """WIDER FACE: its folders WIDER_train and wider_face_split; null: none."""
+    wider: str | None = None
+    """Folder of WIDER FACE, which holds WIDER_train and wider_face_split."""
     prepared: dict[Path, str] = Field(default_factory=dict)
     """Folders that training.prepare wrote from `data`, and in each the pattern of the sets that are used too; what it
     holds out stays held out."""
