@@ -96,9 +96,10 @@ def _settings_table(node: type[Node]) -> RenderableType:
 def _default(setting: Setting) -> str:
     if setting.default is MISSING:
         return "(required)"
-    if isinstance(setting.default, bool):
-        return str(setting.default).lower()
-    return "null" if setting.default is None else repr(setting.default)
+    default = setting.written_default()
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "null" if default is None else repr(default)
 
 
 def _words(node: type[Node]) -> str:

@@ -273,7 +273,7 @@ def _describe_class(type_: str) -> Answer:
             name: (
                 setting.secret,
                 {
-                    "default": None if setting.required else _shown(setting.secret, setting.default),
+                    "default": None if setting.required else _shown(setting.secret, setting.written_default()),
                     "type": type_name(setting.type),
                     "choices": setting.choices(),
                     "minimum": setting.minimum,

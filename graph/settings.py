@@ -78,7 +78,13 @@ class Setting:
         schema = self._adapter().json_schema() | {"description": description}
         bounds = {"minimum": self.minimum, "maximum": self.maximum}
         schema |= {key: bound for key, bound in bounds.items() if bound is not None}
-        return schema if self.required else schema | {"default": json.loads(json.dumps(self.default, default=str))}
+        return schema if self.required else schema | {"default": json.loads(json.dumps(self.written_default()))}
+
+    def written_default(self) -> Any:
+        """Return the default as YAML would have it: an enum by its value, a path as a text."""
+        if is_plain(self.type):
+            return self.default
+        return self._adapter().dump_python(self.default, mode="json", warnings=False, fallback=str)
 
     def _within(self, value: float) -> bool:
         above = self.minimum is None or value >= self.minimum

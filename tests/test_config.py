@@ -13,9 +13,10 @@ import yaml
 
 from graph import ConfigError, wire
 from graph.config import JOIN_DEPTH, load
+from graph.settings import settings_of
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec, build
 from tests.config_mistakes import CASES
-from tests.config_toys import FACES, SHOW, Camera, Colour
+from tests.config_toys import FACES, SHOW, Camera, Colour, Odd
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -101,6 +102,13 @@ def test_settings_of_any_type_arrive_in_the_node(line: str, value: object) -> No
     travelled = msgpack.unpackb(wire.pack([spec.name, spec.type, dict(spec.settings)]))
     found = getattr(build(NodeSpec(*travelled)), line.partition(":")[0])
     assert (found, type(found)) == (value, type(value))
+
+
+def test_defaults_of_any_type_are_told_as_yaml_would_have_them() -> None:
+    settings = settings_of(Odd)
+    told = {name: settings[name].json_schema("")["default"] for name in ("path", "colour", "numbers", "area")}
+    assert told == {"path": "a", "colour": "red", "numbers": None, "area": []}
+    assert settings["colour"].choices() == ["red", "blue"]
 
 
 def test_wrong_settings_of_any_type() -> None:
