@@ -26,6 +26,7 @@ GOOD_FRAMES = 30  # after so many, a connection counts as sound, and the next wa
 PAUSE_S = 0.5  # how often a consumer that waits for a picture gets the word, to see whether it is asked to stop
 JUMP_S = 2.0  # stamps that leave the arrival by more than this are a clock that was set
 OLDEST_S = 10.0  # a camera's wall clock that differs more from ours is not set by NTP, and says nothing about delay
+NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of MJPEG and raw H.264: its stamps count 25 pictures a second
 STOP_S = 2.0  # an FFmpeg call that does not come back in this time is left to the end of the process
 
 Transport = Literal["tcp", "udp"]
@@ -177,6 +178,7 @@ class NetworkCamera:
     def _pictures(self, container: InputContainer) -> Iterator[Taken]:
         """Decode everything, a file in real time; raises ValueError when no picture comes of what is sent."""
         stream = video_stream(container)
+        untimed = bool(container.format.flags & NO_TIMESTAMPS)
         began_s = heard_s = time.monotonic()
         first, place = None, -1
         for packet in container.demux(stream):
@@ -187,7 +189,7 @@ class NetworkCamera:
             arrived_ns = time.monotonic_ns()
             for frame in frames:
                 heard_s = arrived_ns / 1e9
-                time_s = heard_s if frame.time is None else frame.time
+                time_s = heard_s if untimed or frame.time is None else frame.time
                 first = time_s if first is None else first
                 if container.duration:
                     self._stopping.wait(max(0.0, began_s + time_s - first - heard_s))

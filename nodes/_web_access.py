@@ -21,12 +21,11 @@ class Access:
     """The rules for one server. Raises ConfigError for a host that others reach without a token of some length."""
 
     def __init__(self, host: str, port: int, token: str) -> None:
-        self.local = is_loopback(host)
         self.token = token
         self.cookie = f"facegraph-{port}"  # browsers share cookies between the ports of a host
         if token and len(token) < LEAST_TOKEN:
             raise ConfigError(f"token has {len(token)} characters, expected at least {LEAST_TOKEN}")
-        if not self.local and not token:
+        if not token and not is_loopback(host):
             raise ConfigError(
                 f"host {host!r} is open to others, who must then know a token: set the environment variable "
                 f"FACEGRAPH_WEB_TOKEN, or the setting token, for instance to {secrets.token_urlsafe(16)}; "
@@ -47,12 +46,15 @@ class Access:
         return bool(self.token) and hmac.compare_digest(given.encode(), self.token.encode())
 
     def check_host(self, request: web.Request) -> None:
-        """Raise HTTPForbidden for a name that is not this machine's; a page of others may have it point here."""
+        """Raise HTTPForbidden for a name that is not this machine's; a page of others may have it point here.
+
+        Where a token is asked for, that keeps them out, and the name may be that of a proxy.
+        """
         try:
             name = urlsplit(f"//{request.host}").hostname or ""
         except ValueError:
             name = request.host
-        if self.local and not is_loopback(name):
+        if not self.token and not is_loopback(name):
             raise web.HTTPForbidden(text=f"This page is at http://127.0.0.1, not at {name!r}.\n")
 
     def check_origin(self, request: web.Request) -> None:

@@ -4,14 +4,16 @@ import asyncio
 import time
 from collections import deque
 from statistics import median
+from typing import Any
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from nodes._web_picture import Picture
 
 UNDER_WAY = 2
 """Pictures sent and not yet drawn: with one, the connection would rest while the browser draws."""
 
+COMMANDS = 16  # that may wait while one is obeyed; then nothing more is read of a browser
 WINDOW_S = 5.0  # what `view` looks back over, as the numbers of the nodes do
 
 
@@ -20,6 +22,7 @@ class Client:
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.socket = socket
+        self.commands: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue(COMMANDS)
         self._news = asyncio.Event()
         self._picture: Picture | None = None
         self._last: Picture | None = None  # offered
@@ -63,6 +66,10 @@ class Client:
         fps = len(self._drawn) / min(WINDOW_S, max(now - self._opened, 1.0))
         age = round(median(age for _, age in self._drawn), 1) if self._drawn else None
         return {"fps": round(fps, 1), "age_ms": age}
+
+    async def refuse(self, exc: Exception) -> None:
+        """Leave a browser that says what is no command."""
+        await self.socket.close(code=WSCloseCode.POLICY_VIOLATION, message=f"{exc!r}"[:100].encode())
 
     async def send(self) -> None:
         """Send until the connection ends; waits where the browser is slow, with nothing piling up meanwhile."""

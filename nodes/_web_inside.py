@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from typing import Any
 
 from graph import ConfigError, GraphError, attach
@@ -9,6 +10,19 @@ from graph import ConfigError, GraphError, attach
 logger = logging.getLogger(__name__)
 
 PAGE_TYPE = "nodes.web:WebView"
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """Return a message for the page; JSON knows no infinity and no NaN, which become texts."""
+    return json.dumps(_finite(content), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Inside:
@@ -33,7 +47,7 @@ class Inside:
         except GraphError as exc:
             self.close()
             news = {"stats": {"error": str(exc)}}
-        texts = {kind: json.dumps({"k": kind, **content}) for kind, content in news.items()}
+        texts = {kind: as_json({"k": kind, **content}) for kind, content in news.items()}
         changed = {kind: text for kind, text in texts.items() if text != self.known.get(kind)}
         self.known = {**self.known, **texts}
         return changed

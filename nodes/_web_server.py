@@ -29,7 +29,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from graph import ConfigError
 from nodes._web_access import Access
 from nodes._web_client import Client
-from nodes._web_inside import Inside
+from nodes._web_inside import Inside, as_json
 from nodes._web_picture import Picture
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class WebServer:
 
     def _let_in(self) -> web.Response:
         response = web.Response(status=303, headers={"Location": "/"})  # leaves the token out of the address bar
-        response.set_cookie(self.access.cookie, self.access.proof, httponly=True, samesite="Strict")
+        response.set_cookie(self.access.cookie, self.access.proof, httponly=True, samesite="Lax")
         return response
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
@@ -176,15 +176,16 @@ class WebServer:
         self._clients.add(client)
         for kind, text in self._inside.known.items():
             client.tell(kind, text)
-        sending = asyncio.create_task(client.send())
+        tasks = [asyncio.create_task(client.send()), asyncio.create_task(self._obey(client))]
         self._frame.set()
         self._came.set()
         try:
             await self._listen(client)
         finally:
             self._clients.discard(client)
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return response
 
     async def _listen(self, client: Client) -> None:
@@ -197,11 +198,20 @@ class WebServer:
                     client.drawn(int(said["seq"]), bool(said["seen"]))
                     self._frame.set()
                     continue
-                answer = {"k": "answer", "id": int(said["id"]), **await asyncio.to_thread(self._inside.obey, said)}
+                await client.commands.put((int(said["id"]), said))
             except (ValueError, KeyError, TypeError) as exc:
-                await client.socket.close(code=WSCloseCode.POLICY_VIOLATION, message=f"{exc!r}"[:100].encode())
+                await client.refuse(exc)
+
+    async def _obey(self, client: Client) -> None:
+        """Do what a browser asks, one after the other, while it goes on to say what it has drawn."""
+        while True:
+            number, said = await client.commands.get()
+            try:
+                answer = await asyncio.to_thread(self._inside.obey, said)
+            except (ValueError, KeyError, TypeError) as exc:
+                await client.refuse(exc)
                 return
-            await client.socket.send_str(json.dumps(answer))  # waits for a browser that does not read its answers
+            await client.socket.send_str(as_json({"k": "answer", "id": number, **answer}))
 
     async def _send_pictures(self) -> None:
         while True:

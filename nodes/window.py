@@ -57,7 +57,7 @@ class Window(Node):
 
     def _look_at_keys(self) -> None:
         # pollKey also lets the window redraw; it does not wait, so the frames keep their own time.
-        if cv2.pollKey() & 0xFF in QUIT_KEYS or not self._visible():
+        if cv2.pollKey() in QUIT_KEYS or not self._visible():
             raise EndOfStream
 
     def _show_window(self, frame: Frame) -> None:

@@ -32,9 +32,13 @@ class Mjpeg(http.server.BaseHTTPRequestHandler):
         return
 
 
-def test_mjpeg_over_http() -> None:
+def test_mjpeg_over_http_is_timed_by_its_arrival() -> None:
+    """It has no stamps, and FFmpeg makes up 25 pictures a second."""
     with served(Mjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
-        until(lambda frame: clips.number(frame.image) >= 5)
+        first = until(lambda frame: clips.number(frame.image) >= 5)
+        last = until(lambda frame: frame.pts > first.pts + 1.5)
+    arrived_s = (last.header.t_capture_ns - first.header.t_capture_ns) / 1e9
+    assert last.pts - first.pts == pytest.approx(arrived_s, abs=0.05)
 
 
 class Files(http.server.SimpleHTTPRequestHandler):

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import math
 import socket
 import struct
 import sys
+import threading
 from typing import Any
 
 import aiohttp
@@ -14,7 +16,7 @@ import pytest
 
 from graph import ConfigError, Faces
 from graph.testing import run_node
-from nodes._web_inside import Inside
+from nodes._web_inside import Inside, as_json
 from nodes._web_picture import Newest, describe_faces
 from nodes._web_server import MAX_COMMAND, WebServer
 from nodes.web import WebView
@@ -162,7 +164,7 @@ def test_token() -> None:
             async with session.post("/login", data={"token": TOKEN}) as response:
                 assert response.status == 200 and 'id="stage"' in await response.text()
                 cookie = response.history[0].headers["Set-Cookie"]
-                assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and TOKEN not in cookie
+                assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and TOKEN not in cookie
             async with session.ws_connect("/live") as live:
                 assert not live.closed
             jar.clear()
@@ -171,6 +173,24 @@ def test_token() -> None:
 
     with server("0.0.0.0", TOKEN) as (served, _):
         asyncio.run(visit(served.url.replace("0.0.0.0", LOCAL)))
+
+
+def test_a_page_with_a_token_may_be_behind_a_proxy() -> None:
+    async def visit(url: str) -> None:
+        named = {"Host": "cam.example.org", "Origin": "https://cam.example.org"}
+        async with aiohttp.ClientSession(url, headers=named) as session:
+            async with session.get("/") as response:
+                assert response.status == 401
+            async with session.post("/login", data={"token": TOKEN}, allow_redirects=False) as response:
+                assert response.status == 303
+
+    with server(LOCAL, TOKEN) as (served, _):
+        asyncio.run(visit(served.url))
+
+
+def test_numbers_that_json_does_not_know_become_texts() -> None:
+    said = json.loads(as_json({"k": "graph", "most": math.inf, "all": [math.nan, 1.5, "a"]}))
+    assert said == {"k": "graph", "most": "inf", "all": ["nan", 1.5, "a"]}
 
 
 # ---------------------------------------------------------------- who is slow, or wrong
@@ -192,6 +212,32 @@ def test_a_slow_client_gets_the_newest_and_holds_up_nobody() -> None:
             await idle.send_json({"k": "drawn", "seq": 0, "seen": True})
             assert await received(idle) == 199
 
+    with server() as (served, newest):
+        asyncio.run(look(served, newest))
+
+
+def test_pictures_go_on_while_a_command_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+
+    def obey(self: Inside, said: dict[str, Any]) -> dict[str, Any]:
+        return {"value": done.wait(PATIENCE_S)}
+
+    async def look(served: WebServer, newest: Newest) -> None:
+        async with aiohttp.ClientSession(served.url) as session, session.ws_connect("/live") as live:
+            await live.send_json({"k": "restart", "id": 7, "node": "slow"})
+            for seq in range(10):
+                newest.put(frame(seq), None)
+                served.news()
+                assert await received(live) == seq
+                await live.send_json({"k": "drawn", "seq": seq, "seen": True})
+            done.set()
+            async with asyncio.timeout(PATIENCE_S):
+                async for message in live:
+                    if message.type is aiohttp.WSMsgType.TEXT and '"answer"' in message.data:
+                        assert json.loads(message.data) == {"k": "answer", "id": 7, "value": True}
+                        return
+
+    monkeypatch.setattr(Inside, "obey", obey)
     with server() as (served, newest):
         asyncio.run(look(served, newest))
 

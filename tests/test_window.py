@@ -162,7 +162,8 @@ def test_keys_end_the_graph(display: str, shown: "subprocess.Popen[str]", key: s
 @needs_x11
 @pytest.mark.slow
 def test_other_keys_do_not(display: str, shown: "subprocess.Popen[str]") -> None:
-    press(display, "a")
+    for key in ("a", "Left", "shift+Left"):  # Left is 0xff51, and 0x51 is Q
+        press(display, key)
     time.sleep(0.5)
     assert shown.poll() is None
 

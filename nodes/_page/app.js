@@ -297,11 +297,12 @@ function changeable(node) {
 function group(name, node) {
   const fields = make("fieldset", { disabled: !graph.control });
   fields.append(make("legend", { textContent: name }));
-  for (const [setting, about] of Object.entries(changeable(node))) fields.append(settingRow(`${name}.${setting}`, setting, about));
+  for (const [setting, about] of Object.entries(changeable(node))) fields.append(settingRow(name, setting, about));
   return fields;
 }
 
-function settingRow(path, name, about) {
+function settingRow(node, name, about) {
+  const path = `${node}.${name}`;
   const row = make("div", { className: "setting" });
   const output = make("output", {});
   const field = fieldFor(about);
@@ -311,8 +312,9 @@ function settingRow(path, name, about) {
   field.onchange = async () => {
     const answer = await command({ k: "set", setting: path, value: valueOf(field, about) });
     row.classList.toggle("wrong", Boolean(answer.error));
-    if (answer.error) fillField(field, about.value);
-    else fillField(field, (about.value = answer.value));
+    const now = graph.nodes[node]?.settings[name] ?? about; // what another browser may have changed meanwhile
+    if (answer.error) fillField(field, now.value);
+    else fillField(field, (now.value = answer.value));
   };
   const label = make("label", { textContent: name, htmlFor: field.id });
   row.append(label, field, output, make("small", { textContent: about.about || about.type }));

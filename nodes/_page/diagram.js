@@ -3,6 +3,7 @@
 const NODE = { width: 136, height: 46, gap: 18 };
 const LANE = 26; // room for an edge that passes a layer by
 const LAYER = 92; // from one layer to the next
+const LEAST_SCALE = 0.6; // of a graph that has no room: its text can still be read, and the rest is scrolled to
 const SVG = "http://www.w3.org/2000/svg";
 
 export const nodeOf = (port) => port.replace(/\.[^.]*$/, "");
@@ -143,6 +144,7 @@ export class Diagram {
   build(names, edges) {
     const found = layout(names, edges.map((edge, name) => ({ name, from: edge.from, to: edge.to })));
     const svg = element("svg", { viewBox: `0 0 ${found.width} ${found.height}`, width: found.width, role: "img", "aria-label": "The graph" });
+    svg.style.minWidth = `${LEAST_SCALE * found.width}px`;
     const arrow = element("path", { d: "M0 0 8 4 0 8z", fill: "context-stroke" });
     const marker = element("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 8, refY: 4, markerWidth: 7, markerHeight: 7, orient: "auto" }, arrow);
     svg.append(element("defs", {}, marker));
