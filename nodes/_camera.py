@@ -97,7 +97,7 @@ class NetworkCamera:
                 epoch = taken.epoch
                 offset = max(arrival, end) - taken.time_s
                 pts = offset + taken.time_s
-            self.end, end = 2 * pts - end, pts
+            self.end, end = 2 * pts - end, pts  # as if the next one came after as long a time again
             clock: Literal["arrival", "camera"] = "arrival" if taken.captured_ns is None else "camera"
             arrived_ns = taken.captured_ns or taken.arrived_ns
             yield Shot(pts, arrived_ns, taken.picture, epoch, clock, taken.pixel_aspect)
