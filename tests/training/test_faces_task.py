@@ -59,7 +59,8 @@ def data(tmp_path_factory):
 
 
 def settings_of(data, **more):
-    fixed = {"size": 64, "hold_out": 0.25, "validation_size": (256, 192), "backgrounds": "backgrounds"}
+    places = {"wider": "WIDER", "backgrounds": "backgrounds"}
+    fixed = places | {"size": 64, "hold_out": 0.25, "validation_size": (256, 192)}
     return FaceSettings(data=data, **fixed, **more)
 
 
