@@ -76,9 +76,9 @@ class Inputs:
         """Note that the set taken last has been processed, and no reference to it is left."""
         self._return_credits(name for name in self.receivers if self._join.waits_for(name))
 
-    def wait(self, timeout_ms: int, wake_fd: int = -1) -> None:
-        """Wait until something has come, or `wake_fd` is readable."""
-        wait_for_any(self.receivers.values(), timeout_ms, wake_fd)
+    def wait(self, timeout_ms: int, wake_fd: int = -1) -> bool:
+        """Wait until something has come, or `wake_fd` is readable; say whether it was so in time."""
+        return wait_for_any(self.receivers.values(), timeout_ms, wake_fd)
 
     def expire(self, names: Iterable[str]) -> None:
         """End these inputs after what has arrived."""

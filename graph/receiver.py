@@ -199,14 +199,14 @@ class Receiver:
         logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
 
 
-def wait_for_any(receivers: Iterable[Receiver], timeout_ms: int, wake_fd: int = -1) -> None:
-    """Wait until one of `receivers` has something, or `wake_fd` is readable."""
+def wait_for_any(receivers: Iterable[Receiver], timeout_ms: int, wake_fd: int = -1) -> bool:
+    """Wait until one of `receivers` has something, or `wake_fd` is readable; say whether it was so in time."""
     awaited: list[tuple[Any, int]] = [(wake_fd, _POLLIN)] if wake_fd >= 0 else []
     for receiver in receivers:
         if not receiver.ended:  # one that ended may have left something unread for ever
             receiver.flush(idle=True)
             awaited.append((receiver.socket, _POLLIN))
-    zmq.zmq_poll(awaited, timeout_ms)
+    return bool(zmq.zmq_poll(awaited, timeout_ms))
 
 
 def type_name(type_: type[Message]) -> str:

@@ -199,7 +199,7 @@ def test_an_ended_input_with_something_unread_is_not_waited_for(pair: Pair) -> N
         pair.arrived(receiver)
     receivers["a"].ended = True  # as after a packet that broke the protocol
     assert receivers["b"].receive() is not None
-    assert not inputs.wait(50), "a cannot give anything any more: whoever waits must notice that b is dead"
+    assert not inputs.wait(50), "a cannot give anything any more: whoever waits for b sleeps"
     assert receivers["a"].socket.poll(0)
     pair.publish(1)
     pair.arrived(receivers["b"])
