@@ -77,6 +77,7 @@ def test_a_node_that_wakes_after_its_supervisor_was_killed_leaves_a_new_graph_al
         sleeper = old.node("source")
         sleeper.suspend()
         old.process.kill()
+        old.process.wait()  # or leaving the block would kill the nodes, too
     with Graph(tmp_path, line(frames=100_000, pause=0.005)) as new:
         assert eventually(new.playing)
         sleeper.resume()
