@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 EYES = slice(36, 48)
 """Points of both eyes."""
+MIDDLES = np.repeat(np.eye(2, dtype=np.float32), 6, axis=1) / 6
+"""The middles of the eyes are its product with their points (12, 2)."""
 
 CORNERS = np.array([(36, 39), (42, 45), (60, 64)]).T
 """Left and right corners (2, 3) of the image's left eye, its right eye, and the inner lips (iBUG 68)."""
@@ -45,13 +47,18 @@ def openness(landmarks: NDArray[Any]) -> NDArray[np.float32]:
     An eye's is its aspect ratio (Soukupova and Cech 2016, eq. 1): about 0.3 when open, under 0.15 when closed; the
     mouth's is that of the inner lips, 0 when closed. Size, place and roll do not matter; a turn of the head raises it.
     """
-    gaps = np.linalg.norm(landmarks[:, LIDS[0]] - landmarks[:, LIDS[1]], axis=-1)
-    return np.asarray(gaps @ SHARES / np.maximum(widths(landmarks), 1e-6), np.float32)
+    return np.asarray(_distances(landmarks, LIDS) @ SHARES / np.maximum(widths(landmarks), 1e-6), np.float32)
 
 
 def widths(landmarks: NDArray[Any]) -> NDArray[Any]:
     """Return (F, 3): the distance between the corners of left eye, right eye and mouth of landmarks (F, 68, 2)."""
-    return np.asarray(np.linalg.norm(landmarks[:, CORNERS[0]] - landmarks[:, CORNERS[1]], axis=-1))
+    return _distances(landmarks, CORNERS)
+
+
+def _distances(landmarks: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
+    """Return (F, P) how far the points of pairs (2, P) are from each other in landmarks (F, 68, 2)."""
+    x, y = np.moveaxis(landmarks[:, pairs[0]] - landmarks[:, pairs[1]], -1, 0)
+    return np.asarray(np.hypot(x, y))
 
 
 def eye_widths(landmarks: NDArray[Any]) -> NDArray[Any]:
@@ -61,7 +68,7 @@ def eye_widths(landmarks: NDArray[Any]) -> NDArray[Any]:
 
 def eyes_in(landmarks: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Say which eyes (F, 2) of landmarks (F, 68, 2) a picture of `size` (width, height) shows whole, left and right."""
-    middles = landmarks[:, EYES].reshape(-1, 2, 6, 2).mean(2)
+    middles = MIDDLES @ landmarks[:, EYES]
     room = np.minimum(middles + 0.5, np.array(size) - 0.5 - middles).min(2)
     return np.asarray(room >= RIM * widths(landmarks)[:, :2], np.bool_)
 

@@ -223,7 +223,7 @@ def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[
     track that jumps. A track out of sight has less claim than any in sight, a new face the least.
     """
     doubled = np.zeros(len(looks), bool)
-    if np.count_nonzero(overlaps(boxes[present], boxes[present])) <= present.sum():
+    if len(looks) < 2 or np.count_nonzero(overlaps(boxes[present], boxes[present])) <= present.sum():
         return doubled  # no two touch
     sides = _sides(boxes)
     kept: list[int] = []
