@@ -103,3 +103,13 @@ def pair(context: "zmq.Context[zmq.Socket[bytes]]", run_dir: Path) -> "Iterator[
 def warnings_of(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.INFO)
     return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("nodes.")]
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"))
+        yield chromium
+        chromium.close()

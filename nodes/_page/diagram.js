@@ -3,12 +3,13 @@
 const NODE = { width: 136, height: 46, gap: 18 };
 const LANE = 26; // room for an edge that passes a layer by
 const LAYER = 92; // from one layer to the next
+const DOCK = 22; // between the ends of two edges at a node
 const LEAST_SCALE = 0.6; // of a graph that has no room: its text can still be read, and the rest is scrolled to
 const SVG = "http://www.w3.org/2000/svg";
 
 export const nodeOf = (port) => port.replace(/\.[^.]*$/, "");
 
-// Places nodes and edges: {nodes: {name: {x, y}}, edges: [{name, points}], width, height}, in pixels.
+// Places nodes and edges: {nodes: {name: {x, y}}, edges: [{from, to, points}], width, height}, in pixels.
 export function layout(names, edges) {
   const layers = inLayers(names, edges);
   const lanes = edges.map(({ from, to }) => [from, ...passing(layers, from, to), to]);
@@ -18,12 +19,26 @@ export function layout(names, edges) {
   const places = [...layers.keys()].map((key) => x.get(key));
   const left = Math.min(...places) - NODE.width / 2 - 8;
   const place = (key) => ({ x: x.get(key) - left, y: layers.get(key) * LAYER + NODE.height / 2 + 4 });
+  const placed = lanes.map((lane) => ({ from: lane[0], to: lane.at(-1), points: lane.map(place) }));
   return {
     nodes: Object.fromEntries(names.map((name) => [name, place(name)])),
-    edges: lanes.map((lane, i) => ({ name: edges[i].name, points: lane.map(place) })),
+    edges: placed.map((edge) => docked(edge, placed)),
     width: Math.max(...places) - left + NODE.width / 2 + 8,
     height: (rows.length - 1) * LAYER + NODE.height + 8,
   };
+}
+
+// Lets an edge leave its node beside the others that do, in the order in which they go on, and enter the other one so.
+function docked(edge, all) {
+  const points = edge.points.map((point) => ({ ...point }));
+  for (const [node, end, next] of [["from", 0, 1], ["to", -1, -2]]) {
+    const beside = all.filter((other) => other[node] === edge[node]);
+    beside.sort((a, b) => a.points.at(next).x - b.points.at(next).x);
+    const step = Math.min(DOCK, (NODE.width - 2 * DOCK) / beside.length);
+    points.at(end).x += step * (beside.indexOf(edge) - (beside.length - 1) / 2);
+    points.at(end).y += NODE.height / (end ? -2 : 2);
+  }
+  return { ...edge, points };
 }
 
 // Layer of each node: one more than the deepest of those before it.
@@ -90,22 +105,29 @@ function spread(rows, links) {
   for (let sweep = 0; sweep < 24; sweep++) {
     const down = sweep % 2 === 0;
     for (const row of down ? rows : [...rows].reverse()) {
-      const wish = row.map((key) => mean(links, key, x, down) ?? x.get(key));
-      for (let i = 1; i < row.length; i++) wish[i] = Math.max(wish[i], wish[i - 1] + (room(row[i - 1]) + room(row[i])) / 2);
-      for (let i = row.length - 2; i >= 0; i--) {
-        const most = wish[i + 1] - (room(row[i]) + room(row[i + 1])) / 2;
-        const own = mean(links, row[i], x, down) ?? x.get(row[i]);
-        wish[i] = Math.min(wish[i], Math.max(most, own), most);
-      }
-      row.forEach((key, i) => x.set(key, (x.get(key) + wish[i]) / 2));
-    }
-  }
-  for (const row of rows) { // halving steps may leave overlaps
-    for (let i = 1; i < row.length; i++) {
-      x.set(row[i], Math.max(x.get(row[i]), x.get(row[i - 1]) + (room(row[i - 1]) + room(row[i])) / 2));
+      const near = apart(row, row.map((key) => mean(links, key, x, down) ?? x.get(key)));
+      row.forEach((key, i) => x.set(key, (x.get(key) + near[i]) / 2));
     }
   }
   return x;
+}
+
+// The places nearest to the wished ones (least squares) that keep the order and do not overlap: what would, moves as one
+// block (pool adjacent violators, Ayer et al. 1955).
+function apart(row, wish) {
+  let end = 0;
+  const offsets = row.map((key) => (end += room(key)) - room(key) / 2);
+  const blocks = [];
+  for (let i = 0; i < row.length; i++) {
+    let block = { start: wish[i] - offsets[i], count: 1 };
+    while (blocks.length && blocks.at(-1).start > block.start) {
+      const { start, count } = blocks.pop();
+      const both = count + block.count;
+      block = { start: (count * start + block.count * block.start) / both, count: both };
+    }
+    blocks.push(block);
+  }
+  return blocks.flatMap(({ start, count }) => Array(count).fill(start)).map((start, i) => start + offsets[i]);
 }
 
 function element(name, attributes = {}, ...children) {
@@ -142,7 +164,7 @@ export class Diagram {
   }
 
   build(names, edges) {
-    const found = layout(names, edges.map((edge, name) => ({ name, from: edge.from, to: edge.to })));
+    const found = layout(names, edges);
     const svg = element("svg", { viewBox: `0 0 ${found.width} ${found.height}`, width: found.width, role: "img", "aria-label": "The graph" });
     svg.style.minWidth = `${LEAST_SCALE * found.width}px`;
     const arrow = element("path", { d: "M0 0 8 4 0 8z", fill: "context-stroke" });
@@ -151,8 +173,7 @@ export class Diagram {
     this.edges = found.edges.map(({ points }) => {
       const text = element("text", { "text-anchor": "middle" });
       const title = element("title");
-      const ends = [...points];
-      const middle = wire(ends);
+      const middle = wire(points);
       text.setAttribute("x", middle.x);
       text.setAttribute("y", middle.y + 4);
       const group = element("g", { class: "edge" }, title, element("path", { d: middle.path, "marker-end": "url(#arrow)" }), text);
@@ -175,20 +196,13 @@ export class Diagram {
 
 const shortened = (name) => (name.length > 15 ? `${name.slice(0, 14)}…` : name);
 
-// The curve of an edge through its places, and where its text goes.
+// The curve of an edge through its places, and where its text goes: beside the node before its end, or halfway.
 function wire(points) {
-  const first = { x: points[0].x, y: points[0].y + NODE.height / 2 };
-  const last = { x: points.at(-1).x, y: points.at(-1).y - NODE.height / 2 };
-  const shift = points.length > 2 ? Math.sign(points[1].x - points[0].x) * 30 : 0; // long edges leave at the side
-  first.x += shift;
-  last.x += points.length > 2 ? Math.sign(points.at(-2).x - points.at(-1).x) * 30 : 0;
-  const way = [first, ...points.slice(1, -1), last];
-  let path = `M${first.x} ${first.y}`;
-  for (let i = 1; i < way.length; i++) {
-    const [a, b] = [way[i - 1], way[i]], half = (b.y - a.y) / 2;
+  let path = `M${points[0].x} ${points[0].y}`;
+  for (let i = 1; i < points.length; i++) {
+    const [a, b] = [points[i - 1], points[i]], half = (b.y - a.y) / 2;
     path += `C${a.x} ${a.y + half} ${b.x} ${b.y - half} ${b.x} ${b.y}`;
   }
-  const [a, b] = [way[0], way[1]];
-  const inner = way.length > 2 ? way[Math.floor(way.length / 2)] : { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 };
-  return { path, x: inner.x, y: inner.y };
+  const [a, b] = points.slice(-2);
+  return points.length > 2 ? { path, x: a.x, y: a.y } : { path, x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 };
 }

@@ -1,0 +1,50 @@
+"""A window of a real browser on the web page."""
+
+import shutil
+from typing import Any
+
+import pytest
+
+from tests.conftest import PATIENCE_S
+
+PATIENCE_MS = PATIENCE_S * 1000
+
+needs_browser = pytest.mark.skipif(not shutil.which("chromium"), reason="apt-get install chromium")
+
+
+class Page:
+    """One browser window; fails at the end if the page said anything on its console."""
+
+    def __init__(self, browser: Any, url: str, phone: bool = False, dark: bool = False) -> None:
+        size = {"width": 390, "height": 844} if phone else {"width": 1400, "height": 900}
+        self.context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", is_mobile=phone)
+        self.context.set_default_timeout(PATIENCE_MS)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.goto(url)
+
+    def colour(self, canvas: str, x: float, y: float) -> list[int]:
+        """Red, green, blue and opacity of a canvas where pixel (x, y) of the 512 x 384 frame is."""
+        script = """([id, x, y]) => {
+            const canvas = document.getElementById(id);
+            const at = [Math.floor((x + 0.5) * canvas.width / 512), Math.floor((y + 0.5) * canvas.height / 384), 1, 1];
+            return canvas.width ? [...canvas.getContext("2d").getImageData(...at).data] : [0, 0, 0, 0];
+        }"""
+        return list(self.page.evaluate(script, [canvas, float(x), float(y)]))
+
+    def shows(self, canvas: str, x: float, y: float, colour: tuple[int, int, int]) -> bool:
+        red, green, blue, alpha = self.colour(canvas, x, y)
+        return alpha > 200 and max(abs(a - b) for a, b in zip((red, green, blue), colour, strict=True)) < 12
+
+    def imported(self, module: str, script: str, *given: Any) -> Any:
+        """Return what a JavaScript function makes of one of the page's modules, and what is given."""
+        return self.page.evaluate(f"async (given) => ({script})(await import('/{module}'), ...given)", given)
+
+    def text(self, selector: str) -> str:
+        return str(self.page.inner_text(selector))
+
+    def close(self) -> None:
+        self.context.close()
+        assert not self.said
