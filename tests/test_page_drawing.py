@@ -1,4 +1,4 @@
-"""How the page draws the graph."""
+"""What the page draws, and where: the labels of the faces, and the graph."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +19,47 @@ def page(browser: Any) -> Iterator[Page]:
         yield opened
         opened.page.close()
         opened.close()
+
+
+# ---------------------------------------------------------------- labels
+
+
+def arranged(page: Page, faces: list[list[float]], width: int = 640, height: int = 360) -> list[Any]:
+    """Return text and place (x0, y0, x1, y1) of the labels of faces; a letter is 6 px wide, a line 10 px high."""
+    texts = [[f"#{number}  97 %  eyes closed", f"#{number}  97 %", f"#{number}"] for number in range(len(faces))]
+    labels = [{"face": face, "texts": words} for face, words in zip(faces, texts, strict=True)]
+    script = """({ arrange }, labels, width, height) =>
+        arrange(labels, 10, width, height, (text) => 6 * text.length).map(({ text, place }) => [text, place])"""
+    return list(page.imported("labels.js", script, labels, width, height))
+
+
+def overlap(a: list[float], b: list[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def test_labels_cover_neither_each_other_nor_another_face(page: Page) -> None:
+    corners = np.random.default_rng(2).uniform(0, (600, 320), (40, 2)).tolist()
+    faces = [[x, y, x + 30, y + 34] for x, y in corners]
+    places = [place for _, place in arranged(page, faces)]
+    assert len(places) > 15
+    for number, place in enumerate(places):
+        assert not any(overlap(place, other) for other in places[:number])
+        assert sum(overlap(place, face) for face in faces) <= 1, "its own face at most"
+        assert place[0] >= 0 and place[1] >= 0 and place[2] <= 640 and place[3] <= 360
+
+
+def test_a_label_gives_way_and_says_less_where_there_is_no_room(page: Page) -> None:
+    [[text, above]] = arranged(page, [[200, 150, 280, 230]])
+    assert text == "#0  97 %  eyes closed" and above[0] == 200 and 140 < above[3] < 150
+    [[_, below]] = arranged(page, [[200, 5, 280, 85]])
+    assert 85 < below[1] < 95
+    [[_, within]] = arranged(page, [[-50, -50, 700, 400]])
+    assert within[:2] == [0, 0], "a face that fills the picture bears it"
+    walls = [[x, y, x + 40, y + 150] for x in (140, 234) for y in (0, 190)]
+    assert arranged(page, [[190, 150, 230, 190], *walls])[0][0] == "#0"
+
+
+# ---------------------------------------------------------------- the graph
 
 
 def laid_out(page: Page, *edges: str) -> tuple[dict[str, Any], dict[str, Any]]:

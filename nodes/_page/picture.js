@@ -1,5 +1,7 @@
 // The live picture, and the faces drawn over it.
 
+import { drawLabels } from "./labels.js";
+
 // Through iBUG's 68 points: first and last index, and whether the line closes. Lips are open arcs: corners stay sharp.
 const CONTOURS = [
   [range(0, 16), false], [range(17, 21), false], [range(22, 26), false], [range(27, 30), false], [range(31, 35), false],
@@ -10,6 +12,8 @@ const COLOURS = ["#46ecd6", "#ffde50", "#d69cff", "#8cf06e", "#60c4ff", "#ffaa5c
 const AXES = ["#ff5050", "#5adc5a", "#3c96ff"]; // x red, y green, z (line of sight) blue
 const LIKELY = 0.5; // probability from which a state is named
 const SURE = 0.75; // that the mouth is open: lips that just part are neither
+const ROOM = 0.14; // how far the box is drawn outside the landmarks, of their size
+const TEXT = [11, 13]; // size of the labels on phones, and on pictures that have the room; pixels of the page
 
 function range(first, last) {
   return Array.from({ length: last - first + 1 }, (_, place) => first + place);
@@ -69,23 +73,35 @@ export class PictureView {
     const context = this.overlay.getContext("2d");
     context.clearRect(0, 0, width, height);
     const scale = width / this.about.width;
-    for (const face of this.about.faces) {
-      if (face.landmarks) drawFace(context, face, scale, this.layers, sharp);
-    }
+    const seen = this.about.faces.filter((face) => face.landmarks).map((face) => onScreen(face, scale));
+    for (const face of seen) drawFace(context, face, this.layers, sharp);
+    const text = Math.min(Math.max(this.stage.clientWidth / 60, TEXT[0]), TEXT[1]);
+    if (this.layers.has("label")) drawLabels(context, seen.sort((a, b) => b.size - a.size).map(labelOf), text * sharp);
   }
 }
 
-function drawFace(context, face, scale, layers, sharp) {
+// A face with its points, its size and its box [x0, y0, x1, y1] in pixels of the overlay.
+function onScreen(face, scale) {
   const points = [];
   for (let i = 0; i < face.landmarks.length; i += 2) {
     points.push([(face.landmarks[i] + 0.5) * scale, (face.landmarks[i + 1] + 0.5) * scale]); // (0, 0): a pixel's centre
   }
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const left = Math.min(...xs), top = Math.min(...ys), right = Math.max(...xs), bottom = Math.max(...ys);
-  const size = Math.max(1, Math.sqrt((right - left) * (bottom - top)));
+  const size = Math.max(1, Math.sqrt((right - left) * (bottom - top))), room = ROOM * size;
+  return { ...face, points, size, frame: [left - room, top - room, right + room, bottom + room] };
+}
+
+function labelOf(face) {
+  const id = `#${face.id}`, first = face.score === null ? id : `${id}  ${Math.round(100 * face.score)} %`;
+  return { face: face.frame, texts: [[first, ...stateWords(face.states)].join("  ·  "), first, id], colour: colourOf(face.id) };
+}
+
+function drawFace(context, face, layers, sharp) {
+  const { points, size } = face;
   const colour = colourOf(face.id), thick = Math.max(1.2 * sharp, size / 110);
   context.lineJoin = context.lineCap = "round";
-  if (layers.has("box")) outlined(context, colour, thick, () => brackets(context, left, top, right, bottom, 0.14 * size));
+  if (layers.has("box")) outlined(context, colour, thick, () => brackets(context, face.frame));
   if (layers.has("contours")) {
     outlined(context, colour, thick, () => CONTOURS.forEach(([places, closes]) => curve(context, places.map((i) => points[i]), closes)));
   }
@@ -98,7 +114,6 @@ function drawFace(context, face, scale, layers, sharp) {
     }
   }
   if (layers.has("pose") && face.pose) axes(context, points[30], face.pose, 0.45 * size, thick);
-  if (layers.has("label")) label(context, face, left - 0.14 * size, top - 0.14 * size, colour, sharp);
 }
 
 function outlined(context, colour, thick, path) {
@@ -112,10 +127,10 @@ function outlined(context, colour, thick, path) {
   context.stroke();
 }
 
-function brackets(context, left, top, right, bottom, room) {
-  const arm = 0.16 * Math.min(right - left, bottom - top) + room / 2;
-  for (const [x, sx] of [[left - room, 1], [right + room, -1]]) {
-    for (const [y, sy] of [[top - room, 1], [bottom + room, -1]]) {
+function brackets(context, [left, top, right, bottom]) {
+  const arm = 0.18 * Math.min(right - left, bottom - top);
+  for (const [x, sx] of [[left, 1], [right, -1]]) {
+    for (const [y, sy] of [[top, 1], [bottom, -1]]) {
       context.moveTo(x, y + sy * arm);
       context.lineTo(x, y);
       context.lineTo(x + sx * arm, y);
@@ -151,19 +166,4 @@ function axes(context, [x, y], pose, length, thick) {
       context.lineTo(x + length * end.x, y + length * end.y);
     });
   }
-}
-
-function label(context, face, left, bottom, colour, sharp) {
-  const size = 13 * sharp;
-  context.font = `600 ${size}px system-ui, sans-serif`;
-  const score = face.score === null ? "" : `  ${Math.round(100 * face.score)} %`;
-  const words = [`#${face.id}${score}`, ...stateWords(face.states)].join("  ·  ");
-  const width = context.measureText(words).width + size, height = size * 1.6;
-  const x = Math.max(0, Math.min(left, context.canvas.width - width)), y = Math.max(0, bottom - height - size / 3);
-  context.fillStyle = "rgba(10, 14, 16, .68)";
-  context.fillRect(x, y, width, height);
-  context.fillStyle = colour;
-  context.fillRect(x, y, size / 4, height);
-  context.fillStyle = "#fff";
-  context.fillText(words, x + size * 0.6, y + size * 1.15);
 }
