@@ -1,5 +1,6 @@
 """The web page in a real browser, on real graphs."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.conftest import eventually, free_port
 from tests.graphs import ROOT, Graph
 from tests.known_faces import known
 from tests.web_browser import Page, needs_browser
-from tests.web_server import TOKEN, frame
+from tests.web_server import TOKEN, frame, server
 
 slow = pytest.mark.slow
 
@@ -148,6 +149,35 @@ def test_page_finds_the_graph_again(browser: Any) -> None:
         page.close()
     finally:
         served.close()
+
+
+BLOCKED = 'Object.defineProperty(window, "localStorage", {get() { throw new DOMException("no", "SecurityError"); }});'
+BROKEN = """
+const decode = window.createImageBitmap;
+let failures = 0;
+window.createImageBitmap = (...given) => (failures++ < 5 ? Promise.reject(new Error("no memory")) : decode(...given));
+"""
+
+
+@slow
+@needs_browser
+@pytest.mark.parametrize("trouble", [BLOCKED, BROKEN])
+def test_page_goes_on_without_storage_and_after_pictures_that_it_cannot_show(browser: Any, trouble: str) -> None:
+    with server() as (served, newest):
+        page = Page(browser, served.url, before=trouble)
+
+        def next_is_shown() -> bool:
+            newest.put(frame(next(numbers), 512, 384), known(1))
+            served.news()
+            return page.shows("overlay", *CHIN, TRACK_3)
+
+        numbers = count()
+        assert eventually(next_is_shown), page.said
+        assert ("no memory" in page.text("#notice")) == (trouble is BROKEN)
+        page.page.uncheck("text=Contours")
+        assert eventually(lambda: page.colour("overlay", *CHIN)[3] == 0)
+        page.page.close()
+        page.close()
 
 
 def ours(name: str, **settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,17 @@ needs_browser = pytest.mark.skipif(not shutil.which("chromium"), reason="apt-get
 
 
 class Page:
-    """One browser window; fails at the end if the page said anything on its console."""
+    """One browser window; fails at the end if the page said anything on its console.
 
-    def __init__(self, browser: Any, url: str, phone: bool = False, dark: bool = False) -> None:
+    `before` is JavaScript that runs ahead of the page's.
+    """
+
+    def __init__(self, browser: Any, url: str, phone: bool = False, dark: bool = False, before: str = "") -> None:
         size = {"width": 390, "height": 844} if phone else {"width": 1400, "height": 900}
         self.context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light", is_mobile=phone)
         self.context.set_default_timeout(PATIENCE_MS)
         self.page = self.context.new_page()
+        self.page.add_init_script(before)
         self.said: list[str] = []
         self.page.on("console", lambda message: self.said.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.said.append(str(error)))

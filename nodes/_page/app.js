@@ -73,9 +73,11 @@ async function receive(data) {
   const from = socket;
   const length = new DataView(data).getUint32(0, true);
   const about = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
-  const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
-  if (from !== socket || from.readyState !== WebSocket.OPEN) return bitmap.close();
+  const jpeg = new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" });
+  const bitmap = await createImageBitmap(jpeg).catch((error) => notice(`this browser cannot show a picture: ${error.message}`));
+  if (from !== socket || from.readyState !== WebSocket.OPEN) return bitmap?.close();
   const next = { bitmap, about, at: performance.now() };
+  if (!bitmap) return done(next, false); // and the next one may come
   if (pending && pending.about.seq > about.seq) return done(next, false); // decoded out of order
   if (pending) done(pending, false);
   else requestAnimationFrame(paint);
@@ -96,7 +98,7 @@ function paint() {
 }
 
 function done({ bitmap, about }, seen) {
-  bitmap.close();
+  bitmap?.close();
   say({ k: "drawn", seq: about.seq, seen });
 }
 
@@ -105,13 +107,24 @@ setInterval(() => {
   if (drawnAt && !paused && !document.hidden && performance.now() - drawnAt > STALE_MS) $("stage").classList.add("stale");
 }, 500);
 
+// What a browser keeps of this page; null where its user does not let it.
+function allowedStorage() {
+  try {
+    return window.localStorage;
+  } catch {
+    return null;
+  }
+}
+
+const storage = allowedStorage();
+
 for (const box of $("layers").querySelectorAll("input")) {
-  const kept = localStorage.getItem(`layer ${box.value}`);
-  if (kept !== null) box.checked = kept === "true";
+  const kept = storage?.getItem(`layer ${box.value}`);
+  if (kept) box.checked = kept === "true";
   const apply = () => { view.layers[box.checked ? "add" : "delete"](box.value); };
   box.onchange = () => {
     apply();
-    localStorage.setItem(`layer ${box.value}`, box.checked);
+    storage?.setItem(`layer ${box.value}`, box.checked);
     view.draw();
   };
   apply();
