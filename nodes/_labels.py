@@ -39,8 +39,8 @@ class Writer:
     def label_all(self, image: Image, labels: Sequence[Label], faces: Sequence[Box]) -> None:
         """Write the labels, the first ones first: what is left of a later one is what there is room for.
 
-        No label covers another one, or any of `faces` but its own. One without room is shortened to its first line,
-        then to that line's first word, and at last left out.
+        No label covers another one, or any of `faces` (what else is to be seen may be among them) but its own. One
+        without room is shortened to its first line, then to that line's first word, and at last left out.
         """
         taken: list[Box] = []
         for label in labels:

@@ -85,17 +85,13 @@ class Render(Node):
             return frame
         image = self.empty(frame.image.shape)
         np.copyto(image, frame.image)
-        if faces is not None:
-            self._draw(image, faces)
-        if self.latency:
-            self._draw_latency(image, frame.header.t_capture_ns)
-        return Frame(image=image)
-
-    def _draw(self, image: NDArray[Any], faces: Faces) -> None:
-        seen = [row for row in range(len(faces)) if np.isfinite(faces.landmarks[row]).all()]
+        faces = faces or Faces()
+        seen = [row for row in range(len(faces)) if is_known(faces, row)]
         for row in seen:
             self._draw_face(image, faces, row)
-        self._draw_labels(image, faces, seen)
+        panels = [self._draw_latency(image, frame.header.t_capture_ns)] if self.latency else []
+        self._draw_labels(image, faces, seen, panels)
+        return Frame(image=image)
 
     def _draw_face(self, image: NDArray[Any], faces: Faces, row: int) -> None:
         landmarks, color = faces.landmarks[row], track_color(int(faces.ids[row]))
@@ -118,8 +114,8 @@ class Render(Node):
                 centre = (landmarks.min(axis=0) + landmarks.max(axis=0)) / 2
                 draw_cube(image, centre, faces.pose[row], 1.1 * size, color, thickness)
 
-    def _draw_labels(self, image: NDArray[Any], faces: Faces, rows: list[int]) -> None:
-        """Write beside each face; no face is drawn over a label, and the largest faces have the first choice."""
+    def _draw_labels(self, image: NDArray[Any], faces: Faces, rows: list[int], panels: list[Box]) -> None:
+        """Write beside each face, off the `panels` that are there; the largest faces have the first choice."""
         sizes = {row: size_of(faces.landmarks[row]) for row in rows}
         labels = []
         for row in sorted(rows, key=lambda row: -sizes[row]):
@@ -127,7 +123,7 @@ class Render(Node):
             if lines:
                 size = round(text_size(sizes[row], image.shape[0]) * self.scale)
                 labels.append(Label(lines, frame_of(faces, row), size, track_color(int(faces.ids[row]))))
-        self._writer.label_all(image, labels, [frame_of(faces, row) for row in rows])
+        self._writer.label_all(image, labels, [*panels, *(frame_of(faces, row) for row in rows)])
 
     def _lines(self, faces: Faces, row: int, size: float) -> list[str]:
         lines = []
@@ -139,13 +135,20 @@ class Render(Node):
                 lines.append(f"{faces.blinks[row]} blink{'s' if faces.blinks[row] > 1 else ''}")
         return lines
 
-    def _draw_latency(self, image: NDArray[Any], t_capture_ns: int) -> None:
+    def _draw_latency(self, image: NDArray[Any], t_capture_ns: int) -> Box:
         age = (time.monotonic_ns() - t_capture_ns) / 1e6
-        size = round(max(12, image.shape[0] / 36) * self.scale)
+        size = round(max(12, min(image.shape[:2]) / 36) * self.scale)
         lines = [f"{age:.1f} ms after capture"]
         wide, high = self._writer.extent(lines, size)
         corner = round(size / 2)
-        self._writer.panel(image, lines, (corner, corner, corner + wide, corner + high), size, WHITE)
+        panel = (corner, corner, corner + wide, corner + high)
+        self._writer.panel(image, lines, panel, size, WHITE)
+        return panel
+
+
+def is_known(faces: Faces, row: int) -> bool:
+    """Return whether it is said where a face is."""
+    return bool(np.isfinite(faces.landmarks[row]).all() and np.isfinite(faces.boxes[row]).all())
 
 
 def widened(box: NDArray[Any]) -> NDArray[Any]:

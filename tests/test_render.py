@@ -10,6 +10,7 @@ import pytest
 from graph import Faces, Frame, Header
 from graph.testing import run_node
 from nodes._draw import PALETTE, SPLINES, draw_points, rotation, splines, track_color
+from nodes._labels import Box, Writer, overlap
 from nodes.render import Render, state_words
 from tests.portrait import LANDMARKS, faces
 
@@ -143,6 +144,20 @@ def test_the_age_of_the_frame_is_written_top_left() -> None:
     assert rows.max() < 60 and columns.max() < 240
 
 
+def test_no_label_is_written_over_the_age_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    panels: list[Box] = []
+    monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: panels.append(at))
+    at_the_corner = FACE[None] - FACE.min(axis=0) + np.float32([20, 50])  # its label would stand where the age does
+    drawn(faces(at_the_corner), label=True, latency=True)
+    assert len(panels) == 2 and not overlap(*panels)
+
+
+def test_the_age_has_room_in_a_narrow_picture() -> None:
+    upright = np.full((1280, 720, 3), 110, np.uint8)
+    columns = np.nonzero((drawn(None, upright, latency=True) != upright).any(axis=2))[1]
+    assert columns.max() < 480
+
+
 @pytest.mark.parametrize("shift", [(-300, 0), (0, -250), (5000, 5000), (-1e7, 1e7)])
 @pytest.mark.parametrize("style", ["contours", "points"])
 def test_faces_partly_or_fully_outside_do_no_harm(shift: Any, style: str) -> None:
@@ -153,14 +168,15 @@ def test_faces_partly_or_fully_outside_do_no_harm(shift: Any, style: str) -> Non
 
 
 def test_unknown_values_are_left_out() -> None:
-    found = faces(np.stack([FACE, FACE + 40]))
+    found = faces(np.stack([FACE, FACE + 40, FACE - 40]))
     found.landmarks[0, 8] = np.nan
     found.pose[1] = np.nan
     found.spread[1] = np.nan
+    found.boxes[2] = np.nan
     image = drawn(found, style="both", box=True, label=True, pose="axes", spread=True)
     alone = drawn(
         dataclasses.replace(
-            found, **{f.name: getattr(found, f.name)[1:] for f in dataclasses.fields(found) if f.name != "header"}
+            found, **{f.name: getattr(found, f.name)[1:2] for f in dataclasses.fields(found) if f.name != "header"}
         ),
         style="both", box=True, label=True, pose="axes", spread=True,
     )  # fmt: skip
