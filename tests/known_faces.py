@@ -17,10 +17,11 @@ class KnownFaces(Node):
     faces = Output(Faces)
 
     frames: int = setting(0, minimum=0)  # ends after so many; 0: never
-    pause: float = 0.03  # seconds between frames
+    pause: float = setting(0.03, minimum=0.0, changeable=True)  # seconds between frames
     grey: int = setting(60, minimum=0, maximum=255, changeable=True)  # level of the picture
     count: int = setting(1, minimum=0, maximum=2, changeable=True)  # faces
     mood: Literal["awake", "asleep"] = setting("awake", changeable=True)  # of the faces
+    region: tuple[float, float] | None = setting(None, changeable=True)  # for nothing
     secret: str = "not to be changed"
 
     def live(self) -> bool:

@@ -54,6 +54,7 @@ def test_page(tmp_path: Path, browser: Any) -> None:
         the_phone(small)
         what_is_changed_in_one_shows_in_the_other(large, small)
         small.close()
+        values_of_every_kind(large)
         pausing(large)
         large.page.close()  # the console would tell of the lost connection
         large.close()
@@ -88,7 +89,7 @@ def the_phone(page: Page) -> None:
     assert eventually(lambda: page.shows("picture", 30, 200, (20, 20, 250)))
     assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 18, 20)"
-    assert eventually(lambda: page.page.locator("#settings input").count() == 4)
+    assert eventually(lambda: page.page.locator("#settings input").count() == 6)
     assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # with all there is
 
 
@@ -109,6 +110,24 @@ def what_is_changed_in_one_shows_in_the_other(one: Page, other: Page) -> None:
         running.set("source.count", 2)
     assert eventually(lambda: one.page.locator(".face").count() == 2)
     assert one.page.locator("[id='set source.secret']").count() == 0
+
+
+def values_of_every_kind(page: Page) -> None:
+    def put(name: str, text: str) -> None:
+        page.page.fill(f"[id='set source.{name}']", text)
+        page.page.press(f"[id='set source.{name}']", "Enter")
+
+    with graph.attach("shown") as running:
+
+        def is_now(name: str, value: Any) -> bool:
+            return bool(running.spec()["nodes"]["source"]["settings"][name]["value"] == value)
+
+        put("pause", "")
+        assert eventually(lambda: "source.pause is '', expected float" in page.text("#notice"))
+        assert page.page.input_value("[id='set source.pause']") == "0.03"
+        for name, given, value in [("pause", "0.02", 0.02), ("region", "[0, 0.5]", [0, 0.5]), ("region", "null", None)]:
+            put(name, given)
+            assert eventually(lambda name=name, value=value: is_now(name, value)), page.text("#notice")
 
 
 def pausing(page: Page) -> None:

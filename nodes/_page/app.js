@@ -262,7 +262,7 @@ function showTable() {
 function nodeRow(name) {
   const row = $("nodes").insertRow();
   row.dataset.node = name;
-  row.append(make("th", { scope: "row", textContent: name }));
+  row.append(make("th", { scope: "row", textContent: name, title: name }));
   for (let i = 0; i < 10; i++) row.insertCell();
   if (graph.control && graph.nodes[name]?.type !== PAGE_TYPE) {
     const button = make("button", { textContent: "Restart", title: `Start ${name} again` });
@@ -342,23 +342,37 @@ function fieldFor(about) {
     return select;
   }
   if (typeof about.value === "boolean") return make("input", { type: "checkbox" });
-  if (typeof about.value !== "number") return make("input", { type: "text" });
+  if (typeof about.value !== "number" || isOpen(about)) return make("input", { type: "text" });
   const whole = about.type === "int";
   if (about.minimum === null || about.maximum === null) return make("input", { type: "number", step: whole ? 1 : "any" });
   const steps = whole ? 1 : 10 ** Math.floor(Math.log10((about.maximum - about.minimum) / 1000));
   return make("input", { type: "range", min: about.minimum, max: about.maximum, step: steps });
 }
 
+// Whether a setting takes more than one kind of value, which are then written as JSON: lists, and what may be null.
+function isOpen(about) {
+  return typeof about.value === "object" || about.type.endsWith(" or null");
+}
+
 function fillField(field, value) {
   if (field.type === "checkbox") field.checked = value;
-  else field.value = field.tagName === "SELECT" ? JSON.stringify(value) : value;
+  else field.value = field.tagName === "SELECT" || typeof value === "object" ? JSON.stringify(value) : value;
   field.show(value); // the slider itself may stand at the nearest of its steps
 }
 
 function valueOf(field, about) {
   if (field.type === "checkbox") return field.checked;
   if (field.tagName === "SELECT") return JSON.parse(field.value);
-  return typeof about.value === "number" ? Number(field.value) : field.value;
+  if (isOpen(about)) return parsed(field.value);
+  return typeof about.value === "number" && field.value ? Number(field.value) : field.value; // an empty field is no 0
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
 }
 
 // ---------------------------------------------------------------- small things
