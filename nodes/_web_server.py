@@ -161,7 +161,7 @@ class WebServer:
         return self._let_in()
 
     def _let_in(self) -> web.Response:
-        response = web.Response(status=303, headers={"Location": "/"})  # leaves the token out of the address bar
+        response = web.Response(status=303, headers={"Location": "./"})  # the address without the token
         response.set_cookie(self.access.cookie, self.access.proof, httponly=True, samesite="Lax")
         return response
 

@@ -10,6 +10,7 @@ const RETRY_MS = [250, 500, 1000, 2000, 4000];
 const WIDE = [0.4, 0.4, 0.8]; // openness of wide open eyes and mouth
 const PAGE_TYPE = "nodes.web:WebView"; // cannot be restarted from here
 const STALE_MS = 2000; // without a picture for so long, the shown one is dimmed
+const SILENT_MS = 15000; // without a word for so long, a connection is dead (the server says something every second)
 
 let socket = null;
 let tries = 0;
@@ -17,27 +18,56 @@ let graph = null; // what the graph is made of
 let stats = null;
 let pending = null; // the newest picture that waits to be drawn
 let drawnAt = 0;
+let heardAt = 0;
 let question = 0;
 const questions = new Map(); // id: what to do with the answer
 
 // ---------------------------------------------------------------- connection
 
 function connect() {
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  socket = new WebSocket(`${scheme}://${location.host}/live`);
+  const address = new URL("live", location.href); // the page may be in a folder of a proxy
+  address.protocol = address.protocol.replace("http", "ws");
+  socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
-  socket.onopen = () => { tries = 0; setState("connected", "good"); };
-  socket.onmessage = ({ data }) => (typeof data === "string" ? hear(JSON.parse(data)) : receive(data));
-  socket.onclose = () => {
-    for (const answered of questions.values()) answered({ error: "the connection was lost" });
-    questions.clear();
-    pending?.bitmap.close();
-    pending = null;
-    setState("no connection, trying again", "bad");
-    $("stage").classList.add("stale");
-    setTimeout(connect, RETRY_MS[Math.min(tries++, RETRY_MS.length - 1)] * (1 + Math.random() / 2));
+  socket.onopen = () => {
+    tries = 0;
+    heardAt = performance.now();
+    setState("connected", "good");
   };
+  socket.onmessage = ({ data }) => {
+    heardAt = performance.now();
+    if (typeof data === "string") hear(JSON.parse(data));
+    else receive(data);
+  };
+  socket.onclose = lost;
 }
+
+async function lost() {
+  for (const answered of questions.values()) answered({ error: "the connection was lost" });
+  questions.clear();
+  pending?.bitmap.close();
+  pending = null;
+  $("stage").classList.add("stale");
+  setState("no connection, trying again", "bad");
+  if (tries++) setState(await whyNot(), "bad"); // the first time it may just have been lost
+  setTimeout(connect, RETRY_MS[Math.min(tries - 1, RETRY_MS.length - 1)] * (1 + Math.random() / 2));
+}
+
+// Asks by plain HTTP why there is no connection, of which a WebSocket says nothing.
+async function whyNot() {
+  const reply = await fetch("live").catch(() => null);
+  if (reply?.status === 401) location.reload(); // it asks for the token
+  if (reply?.status === 400) return "no connection, trying again: a proxy in front must pass on WebSockets and the header Host";
+  return reply?.status === 503 ? `trying again: ${(await reply.text()).trim()}` : "no connection, trying again";
+}
+
+// Gives up a connection that is dead without a word: the network has changed, or this machine has slept.
+setInterval(() => {
+  if (socket.readyState !== WebSocket.OPEN || performance.now() - heardAt < SILENT_MS) return;
+  socket.onclose = socket.onmessage = null;
+  socket.close();
+  lost();
+}, 1000);
 
 function say(content) {
   if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(content));

@@ -1,0 +1,90 @@
+"""The page finds its server again, wherever it went, and says why not."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nodes._web_inside import Inside
+from nodes._web_server import WebServer
+from tests.conftest import eventually
+from tests.known_faces import known
+from tests.web_browser import Page, needs_browser
+from tests.web_proxy import proxy
+from tests.web_server import TOKEN, frame, server
+
+pytestmark = [pytest.mark.slow, needs_browser]
+
+Opener = Callable[[str], Page]
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Opener]:
+    """Open a page, of which the console may tell of lost connections."""
+    pages = []
+
+    def opened(url: str) -> Page:
+        pages.append(Page(browser, url))
+        return pages[-1]
+
+    yield opened
+    for page in pages:
+        page.page.close()
+        page.said.clear()
+        page.close()
+
+
+def says(page: Page, text: str) -> bool:
+    return eventually(lambda: text in page.text("#state"))
+
+
+def test_a_server_with_another_token_asks_for_it(visit: Opener) -> None:
+    with server(token=TOKEN) as (served, _):
+        port = served.port
+        page = visit(f"{served.url}/?token={TOKEN}")
+        assert says(page, "connected")
+    again = WebServer("127.0.0.1", port, "another-one-than-before", lambda: None, Inside("", False, True))
+    try:
+        assert eventually(lambda: page.page.locator("#token").count() == 1)
+    finally:
+        again.close()
+
+
+def test_a_server_that_is_full_says_so(visit: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server() as (served, _):
+        monkeypatch.setattr("nodes._web_server.MAX_CLIENTS", 1)
+        first, second = visit(served.url), visit(served.url)
+        assert says(first, "connected")
+        assert says(second, "trying again: 1 browsers look already.")
+        first.page.close()
+        assert says(second, "connected")
+
+
+def test_behind_a_proxy_in_a_folder(visit: Opener) -> None:
+    with server(token=TOKEN) as (served, newest):
+        newest.put(frame(0, 512, 384), known(1))
+        with proxy(served.port, lambda sent: sent.replace(b" /graph/", b" /")) as before:
+            page = visit(f"http://127.0.0.1:{before.port}/graph/")
+            page.page.fill("#token", TOKEN)
+            page.page.click("text=Look in")
+            assert eventually(lambda: page.text("#faces").startswith("#3")), page.said
+            assert page.page.url.endswith("/graph/")
+
+
+def test_a_proxy_that_passes_no_websockets_is_named(visit: Opener) -> None:
+    upgrade = b"Upgrade: websocket\r\n"
+    with server() as (served, _), proxy(served.port, lambda sent: sent.replace(upgrade, b"")) as before:
+        page = visit(f"http://127.0.0.1:{before.port}")
+        assert says(page, "a proxy in front must pass on WebSockets and the header Host")
+
+
+def test_a_connection_that_died_without_a_word_is_made_anew(visit: Opener) -> None:
+    with server() as (served, newest), proxy(served.port) as before:
+        newest.put(frame(0, 512, 384), None)
+        page = visit(f"http://127.0.0.1:{before.port}")
+        assert eventually(lambda: page.text("#faces") == "no face in view")
+        before.silent = True
+        assert says(page, "no connection")
+        before.silent = False
+        newest.put(frame(1, 512, 384), known(1))
+        assert eventually(lambda: page.text("#faces").startswith("#3")), page.text("#state")
