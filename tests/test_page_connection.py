@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from nodes._web_client import UNDER_WAY
 from nodes._web_inside import Inside
+from nodes._web_picture import Newest
 from nodes._web_server import WebServer
 from tests.conftest import eventually
 from tests.known_faces import known
@@ -15,7 +17,7 @@ from tests.web_server import TOKEN, frame, server
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
-Opener = Callable[[str], Page]
+Opener = Callable[..., Page]
 
 
 @pytest.fixture
@@ -23,8 +25,8 @@ def visit(browser: Any) -> Iterator[Opener]:
     """Open a page, of which the console may tell of lost connections."""
     pages = []
 
-    def opened(url: str) -> Page:
-        pages.append(Page(browser, url))
+    def opened(url: str, before: str = "") -> Page:
+        pages.append(Page(browser, url, before=before))
         return pages[-1]
 
     yield opened
@@ -88,3 +90,29 @@ def test_a_connection_that_died_without_a_word_is_made_anew(visit: Opener) -> No
         before.silent = False
         newest.put(frame(1, 512, 384), known(1))
         assert eventually(lambda: page.text("#faces").startswith("#3")), page.text("#state")
+
+
+HIDDEN = """
+const asked = [];
+window.requestAnimationFrame = (paint) => asked.push(paint);
+window.come = () => { while (asked.length) asked.shift()(performance.now()); };
+"""
+
+
+def test_a_hidden_tab_is_sent_nothing_more_until_it_is_seen_again(
+    visit: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    real = Newest.picture
+    monkeypatch.setattr(Newest, "picture", lambda self, *how: made.append(1) or real(self, *how))
+    with server() as (served, newest):
+        newest.put(frame(0, 512, 384), None)
+        page = visit(served.url, before=HIDDEN)
+        assert says(page, "connected")
+        for seq in range(1, 20):
+            newest.put(frame(seq, 512, 384), known(1))
+            served.news()
+            page.page.wait_for_timeout(50)  # in which another would come
+        assert len(made) <= UNDER_WAY
+        assert page.text("#faces") == ""
+        assert eventually(lambda: page.page.evaluate("come()") or page.text("#faces").startswith("#3"))

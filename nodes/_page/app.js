@@ -16,7 +16,7 @@ let socket = null;
 let tries = 0;
 let graph = null; // what the graph is made of
 let stats = null;
-let pending = null; // the newest picture that waits to be drawn
+const ready = []; // pictures that wait to be drawn, of which the newest will be
 let drawnAt = 0;
 let heardAt = 0;
 let question = 0;
@@ -45,8 +45,7 @@ function connect() {
 async function lost() {
   for (const answered of questions.values()) answered({ error: "the connection was lost" });
   questions.clear();
-  pending?.bitmap.close();
-  pending = null;
+  for (const { bitmap } of ready.splice(0)) bitmap.close();
   $("stage").classList.add("stale");
   setState("no connection, trying again", "bad");
   if (tries++) setState(await whyNot(), "bad"); // the first time it may just have been lost
@@ -108,23 +107,21 @@ async function receive(data) {
   if (from !== socket || from.readyState !== WebSocket.OPEN) return bitmap?.close();
   const next = { bitmap, about, at: performance.now() };
   if (!bitmap) return done(next, false); // and the next one may come
-  if (pending && pending.about.seq > about.seq) return done(next, false); // decoded out of order
-  if (pending) done(pending, false);
-  else requestAnimationFrame(paint);
-  pending = next;
+  if (!ready.length) requestAnimationFrame(paint);
+  ready.push(next);
 }
 
 // A hidden tab is given no animation frames: it then says nothing, and the server sends nothing more.
 function paint() {
-  if (!pending) return;
-  const shown = pending;
-  pending = null;
+  const pictures = ready.splice(0).sort((a, b) => a.about.seq - b.about.seq); // some are decoded out of order
+  if (!pictures.length) return;
+  const shown = pictures.at(-1);
   view.show(shown.bitmap, shown.about);
   showFaces(shown.about.faces);
   $("waiting").hidden = true;
   $("stage").classList.remove("stale");
   drawnAt = performance.now();
-  done(shown, drawnAt - shown.at < 1000);
+  for (const picture of pictures) done(picture, picture === shown && drawnAt - shown.at < 1000);
 }
 
 function done({ bitmap, about }, seen) {
@@ -295,7 +292,7 @@ function nodeRow(name) {
   row.append(make("th", { scope: "row", textContent: name, title: name }));
   for (let i = 0; i < 10; i++) row.insertCell();
   if (graph.control && graph.nodes[name]?.type !== PAGE_TYPE) {
-    const button = make("button", { textContent: "Restart", title: `Start ${name} again` });
+    const button = make("button", { textContent: "Restart", title: `Start ${name} again`, ariaLabel: `Restart ${name}` });
     button.onclick = async () => {
       button.disabled = true;
       await command({ k: "restart", node: name });

@@ -13,6 +13,7 @@ const AXES = ["#ff5050", "#5adc5a", "#3c96ff"]; // x red, y green, z (line of si
 const LIKELY = 0.5; // probability from which a state is named
 const SURE = 0.75; // that the mouth is open: lips that just part are neither
 const ROOM = 0.14; // how far the box is drawn outside the landmarks, of their size
+const SMALL = 45; // pixels of the frame: a face below has no states, its eyes are 8 px wide
 const TEXT = [11, 13]; // size of the labels on phones, and on pictures that have the room; pixels of the page
 
 function range(first, last) {
@@ -89,12 +90,13 @@ function onScreen(face, scale) {
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const left = Math.min(...xs), top = Math.min(...ys), right = Math.max(...xs), bottom = Math.max(...ys);
   const size = Math.max(1, Math.sqrt((right - left) * (bottom - top))), room = ROOM * size;
-  return { ...face, points, size, frame: [left - room, top - room, right + room, bottom + room] };
+  return { ...face, points, size, small: size < SMALL * scale, frame: [left - room, top - room, right + room, bottom + room] };
 }
 
 function labelOf(face) {
   const id = `#${face.id}`, first = face.score === null ? id : `${id}  ${Math.round(100 * face.score)} %`;
-  return { face: face.frame, texts: [[first, ...stateWords(face.states)].join("  ·  "), first, id], colour: colourOf(face.id) };
+  const all = [first, ...(face.small ? [] : stateWords(face.states))].join("  ·  ");
+  return { face: face.frame, texts: [all, first, id], colour: colourOf(face.id) };
 }
 
 function drawFace(context, face, layers, sharp) {
