@@ -161,13 +161,19 @@ def test_page_finds_the_graph_again(browser: Any) -> None:
         served.close()
         assert eventually(lambda: "no connection" in page.text("#state"))
         assert "stale" in str(page.page.get_attribute("#stage", "class"))  # the last picture is dimmed
+        assert page.text("#view") == "" and shade(page) == "0.45"  # and so is what else was known
         newest.put(frame(1, 512, 384), None)
         served = serve()
         assert eventually(lambda: page.text("#faces") == "no face in view"), page.text("#state")
+        assert shade(page) == "1"
         page.said.clear()
         page.close()
     finally:
         served.close()
+
+
+def shade(page: Page) -> str:
+    return str(page.page.evaluate("getComputedStyle(document.getElementById('faces')).opacity"))
 
 
 BLOCKED = 'Object.defineProperty(window, "localStorage", {get() { throw new DOMException("no", "SecurityError"); }});'

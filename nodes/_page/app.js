@@ -32,6 +32,7 @@ function connect() {
   socket.onopen = () => {
     tries = 0;
     heardAt = performance.now();
+    document.body.classList.remove("lost");
     setState("connected", "good");
   };
   socket.onmessage = ({ data }) => {
@@ -47,6 +48,8 @@ async function lost() {
   questions.clear();
   for (const { bitmap } of ready.splice(0)) bitmap.close();
   $("stage").classList.add("stale");
+  document.body.classList.add("lost");
+  $("view").textContent = "";
   setState("no connection, trying again", "bad");
   if (tries++) setState(await whyNot(), "bad"); // the first time it may just have been lost
   setTimeout(connect, RETRY_MS[Math.min(tries - 1, RETRY_MS.length - 1)] * (1 + Math.random() / 2));
