@@ -148,7 +148,7 @@ class WebServer:
         if "token" in request.query and self.access.is_token(request.query["token"]):
             return self._let_in()
         if not self.access.knows(request):
-            return web.FileResponse(PAGE / "login.html", status=401)
+            return _ask_for_token("token" in request.query)
         return web.FileResponse(PAGE / "index.html")
 
     async def _log_in(self, request: web.Request) -> web.StreamResponse:
@@ -157,7 +157,7 @@ class WebServer:
         except ValueError as exc:
             raise web.HTTPBadRequest(text="This is not a form.\n") from exc
         if not self.access.is_token(given):
-            return web.FileResponse(PAGE / "login.html", status=401)
+            return _ask_for_token(wrong=True)
         return self._let_in()
 
     def _let_in(self) -> web.Response:
@@ -252,6 +252,13 @@ def listen(host: str, port: int) -> socket.socket:
         if exc.errno in (errno.EADDRINUSE, errno.EACCES):
             why = f"{os.strerror(exc.errno)}; set port to another one, or 0 for any that is free"
         raise ConfigError(f"cannot listen on {host} port {port}: {why}") from exc
+
+
+def _ask_for_token(wrong: bool) -> web.Response:
+    page = (PAGE / "login.html").read_text(encoding="utf-8")
+    if not wrong:
+        page = page.replace('<p role="alert">This is not the token.</p>', "")
+    return web.Response(text=page, content_type="text/html", status=401)
 
 
 def _file(name: str) -> Callable[[web.Request], Any]:

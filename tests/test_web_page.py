@@ -154,6 +154,10 @@ def test_page_finds_the_graph_again(browser: Any) -> None:
     try:
         page = Page(browser, f"http://127.0.0.1:{port}")
         assert page.said.pop().startswith("Failed to load resource")  # 401
+        assert "This is not the token" not in page.text("form")
+        page.page.fill("#token", TOKEN + "x")
+        page.page.click("text=Look in")
+        assert eventually(lambda: "This is not the token." in page.text("form"))
         page.page.fill("#token", TOKEN)
         page.page.click("text=Look in")
         page.page.wait_for_selector("#overlay")

@@ -412,7 +412,7 @@ function make(tag, properties) {
 }
 
 function setState(text, colour) {
-  $("state").textContent = text;
+  if ($("state").textContent !== text) $("state").textContent = text; // which a screen reader then says
   $("state").className = `state ${colour}`;
 }
 
