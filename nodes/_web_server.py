@@ -38,7 +38,7 @@ requests = logger.getChild("requests")
 requests.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 PAGE = Path(__file__).with_name("_page")
-FILES = ("app.js", "picture.js", "labels.js", "diagram.js", "style.css", "icon.svg")
+FILES = ("app.js", "picture.js", "labels.js", "diagram.js", "settings.js", "elements.js", "style.css", "icon.svg")
 MAX_CLIENTS = 32
 MAX_COMMAND = 16384  # bytes
 LOOK_S = 1.0  # between two looks at the graph

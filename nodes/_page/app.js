@@ -1,11 +1,13 @@
 // The page: one WebSocket to the server (see nodes/_web_server.py for what travels over it).
 
 import { Diagram, nodeOf } from "./diagram.js";
+import { $, make } from "./elements.js";
 import { PictureView, colourOf, stateWords } from "./picture.js";
+import { Settings } from "./settings.js";
 
-const $ = (id) => document.getElementById(id);
 const view = new PictureView($("stage"), $("picture"), $("overlay"));
 const diagram = new Diagram($("diagram"));
+const settings = new Settings($("settings"), command);
 const RETRY_MS = [250, 500, 1000, 2000, 4000];
 const WIDE = [0.4, 0.4, 0.8]; // openness of wide open eyes and mouth
 const PAGE_TYPE = "nodes.web:WebView"; // cannot be restarted from here
@@ -230,7 +232,7 @@ function showGraph(said) {
   $("pause").hidden = !said.control || !(paused || said.state === "PLAYING");
   $("pause").textContent = paused ? "Resume" : "Pause";
   $("pause").onclick = () => command({ k: paused ? "resume" : "pause" });
-  showSettings();
+  settings.show(said);
   if (stats) showDiagram();
 }
 
@@ -314,102 +316,7 @@ function percentiles(of) {
   return cell;
 }
 
-// ---------------------------------------------------------------- settings
-
-let formShape = "";
-
-function showSettings() {
-  const shape = JSON.stringify(Object.entries(graph.nodes).map(([name, node]) => [name, Object.keys(changeable(node)), graph.control]));
-  if (shape !== formShape) {
-    formShape = shape;
-    const groups = Object.entries(graph.nodes).filter(([, node]) => Object.keys(changeable(node)).length).map(([name, node]) => group(name, node));
-    $("settings").replaceChildren(...(groups.length ? groups : [make("p", { className: "none", textContent: "none" })]));
-  }
-  for (const [name, node] of Object.entries(graph.nodes)) {
-    for (const [setting, about] of Object.entries(changeable(node))) {
-      const field = $(`set ${name}.${setting}`);
-      if (field && field !== document.activeElement) fillField(field, about.value);
-    }
-  }
-}
-
-function changeable(node) {
-  return Object.fromEntries(Object.entries(node.settings).filter(([, about]) => about.changeable));
-}
-
-function group(name, node) {
-  const fields = make("fieldset", { disabled: !graph.control });
-  fields.append(make("legend", { textContent: name }));
-  for (const [setting, about] of Object.entries(changeable(node))) fields.append(settingRow(name, setting, about));
-  return fields;
-}
-
-function settingRow(node, name, about) {
-  const path = `${node}.${name}`;
-  const row = make("div", { className: "setting" });
-  const output = make("output", {});
-  const field = fieldFor(about);
-  field.id = `set ${path}`;
-  field.show = (value) => { output.textContent = field.type === "range" ? value : ""; };
-  field.oninput = () => field.show(field.value);
-  field.onchange = async () => {
-    const answer = await command({ k: "set", setting: path, value: valueOf(field, about) });
-    row.classList.toggle("wrong", Boolean(answer.error));
-    const now = graph.nodes[node]?.settings[name] ?? about; // what another browser may have changed meanwhile
-    if (answer.error) fillField(field, now.value);
-    else fillField(field, (now.value = answer.value));
-  };
-  const label = make("label", { textContent: name, htmlFor: field.id });
-  row.append(label, field, output, make("small", { textContent: about.about || about.type }));
-  fillField(field, about.value);
-  return row;
-}
-
-function fieldFor(about) {
-  if (about.choices) {
-    const select = make("select", {});
-    for (const choice of about.choices) select.append(make("option", { textContent: choice, value: JSON.stringify(choice) }));
-    return select;
-  }
-  if (typeof about.value === "boolean") return make("input", { type: "checkbox" });
-  if (typeof about.value !== "number" || isOpen(about)) return make("input", { type: "text" });
-  const whole = about.type === "int";
-  if (about.minimum === null || about.maximum === null) return make("input", { type: "number", step: whole ? 1 : "any" });
-  const steps = whole ? 1 : 10 ** Math.floor(Math.log10((about.maximum - about.minimum) / 1000));
-  return make("input", { type: "range", min: about.minimum, max: about.maximum, step: steps });
-}
-
-// Whether a setting takes more than one kind of value, which are then written as JSON: lists, and what may be null.
-function isOpen(about) {
-  return typeof about.value === "object" || about.type.endsWith(" or null");
-}
-
-function fillField(field, value) {
-  if (field.type === "checkbox") field.checked = value;
-  else field.value = field.tagName === "SELECT" || typeof value === "object" ? JSON.stringify(value) : value;
-  field.show(value); // the slider itself may stand at the nearest of its steps
-}
-
-function valueOf(field, about) {
-  if (field.type === "checkbox") return field.checked;
-  if (field.tagName === "SELECT") return JSON.parse(field.value);
-  if (isOpen(about)) return parsed(field.value);
-  return typeof about.value === "number" && field.value ? Number(field.value) : field.value; // an empty field is no 0
-}
-
-function parsed(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text;
-  }
-}
-
 // ---------------------------------------------------------------- small things
-
-function make(tag, properties) {
-  return Object.assign(document.createElement(tag), properties);
-}
 
 function setState(text, colour) {
   if ($("state").textContent !== text) $("state").textContent = text; // which a screen reader then says
