@@ -279,6 +279,17 @@ def test_a_clock_that_stands_still_or_goes_back_does_no_harm() -> None:
         assert [track.id for track, _ in pairs] == [0]
 
 
+def test_frames_that_come_in_bursts_do_not_lead_a_face_astray() -> None:
+    """Timed by their arrival, two may be a millisecond apart and the next a tenth of a second on."""
+    tracks = Tracks(presence=0.5, patience=1.0)
+    looks = [Look(landmark_box(face(200, 200)[None])[0], 0.0)]
+    for i, pts in enumerate((0.0, 0.001, 0.1, 0.101, 0.102, 0.2)):
+        at = face(200 + 3 * i, 200)[None]
+        assert apart(looks[0].box, landmark_box(at)[0]) < 0.2
+        tracks.see(looks, at, np.array([0.9], np.float32), SIZE, pts)
+        looks = tracks.look(None, np.zeros(0, np.float32), pts, pts + 0.1)
+
+
 def test_two_who_cross_behind_a_pillar_do_not_change_their_ids() -> None:
     stream = Stream(patience=1.0)
     right = [face(100 + 8 * i, 200, 80) for i in range(45)]
