@@ -166,6 +166,24 @@ def test_new_faces_come_from_the_region_and_known_ones_may_leave_it() -> None:
     assert None not in middles[middles.index(seen[0]) :] and min(seen) < 300  # kept when it leaves
 
 
+def test_of_two_who_score_alike_the_one_that_is_known_is_kept() -> None:
+    """And what scores little gives way to a new face."""
+    image = source(frames=1)["frame"][0].image
+    detector = FaceDetector(max_faces=1, every=1, scene=0.0, lost=-1.0)
+    here, there = np.array([[10, 10, 60, 60], [200, 10, 250, 60]], np.float32)
+    searches = [([here, there], [0.95, 0.94]), ([there, here], [0.96, 0.95]), ([there, here], [0.96, 0.6])]
+
+    class Model:
+        def detect(self, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            boxes, scores = searches.pop(0)
+            return np.array(boxes), np.array(scores, np.float32), np.zeros((2, 5, 2), np.float32)
+
+    detector.open()
+    detector._model = Model()
+    said = [detector.process(Frame(image=image)).boxes[0, 0] for _ in range(3)]
+    assert said == [here[0], here[0], there[0]]
+
+
 def test_an_empty_region_is_refused_before_anything_starts() -> None:
     with pytest.raises(ValueError, match=r"region: expected .* found \[0\.5, 0\.0, 0\.5, 1\.0\]"):
         FaceDetector(region=(0.5, 0.0, 0.5, 1.0))
