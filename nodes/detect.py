@@ -16,6 +16,7 @@ from graph import Detections, Finding, Frame, Input, Node, Output, setting
 from nodes._backend import MODELS, check_picture, load, locate
 from nodes._boxes import STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
 from nodes._geometry import to_input
+from nodes._scene import thumbnail
 from nodes._watch import Watch
 from nodes._windows import (
     Window,
@@ -46,12 +47,6 @@ SAME_FACE = 0.3
 STAYS = 0.2
 """Where only so many faces are kept, a known one stays unless a new one scores more by this: else two people who score
 alike take turns, and each gets landmarks. What scores little, as a pattern does, never keeps a face out."""
-THUMBNAIL = (32, 18)
-"""Width and height to which frames are averaged before they are compared: too coarse for noise or small movements.
-
-Measured on three clips: at most 7 grey levels from frame to frame in a crowded street, 1 to 6 with one face; cuts from
-one clip to another give 49 and more.
-"""
 
 
 class FaceModel:
@@ -222,10 +217,3 @@ class FaceDetector(Node):
             return False
         before, self._thumbnail = self._thumbnail, thumbnail(image)
         return before is None or float(cv2.absdiff(before, self._thumbnail).mean()) > self.scene
-
-
-def thumbnail(image: Image) -> Image:
-    """Return the picture averaged to `THUMBNAIL`, from a sample of sixteen pixels per cell."""
-    width, height = THUMBNAIL
-    sample = cv2.resize(image, (4 * width, 4 * height), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(cv2.resize(sample, THUMBNAIL, interpolation=cv2.INTER_AREA), np.uint8)

@@ -26,6 +26,7 @@ from nodes._geometry import (
     to_input,
 )
 from nodes._pose import camera_matrix, head_pose
+from nodes._scene import Scene
 from nodes._tracks import Look, Tracks, apart
 
 Image = NDArray[np.uint8]
@@ -199,7 +200,8 @@ class Landmarks(Node):
     """Find the landmarks of every face, and keep faces apart by ids while they stay in view.
 
     Detections start tracks and confirm them; between detections, and for as long as the network sees a face there, each
-    face is followed from its own landmarks. They may be late (join: hold) and each is used once.
+    face is followed from its own landmarks. They may be late (join: hold) and each is used once. A cut to another scene
+    begins new ids.
     """
 
     frame = Input(Frame)
@@ -241,10 +243,13 @@ class Landmarks(Node):
         stream = (frame.epoch, frame.image.shape)
         if stream != self._stream:
             self._tracks.forget()
-            self._stream = stream
+            self._stream, self._scene = stream, Scene()
         if found is not None and (found.epoch != frame.epoch or found.seq <= self._used):
             found = None  # of another stream, or held from an earlier frame and used then
         looks = self._looks(frame, found)
+        if self._scene.cut(frame.image):  # who is seen where a face was is somebody else
+            self._tracks.forget()
+            looks = [Look(look.box, look.roll) for look in looks]
         seen, presence = self._predict(frame, looks)
         self._search(frame, looks, seen, presence)
         size = (frame.image.shape[1], frame.image.shape[0])
