@@ -72,9 +72,11 @@ class FaceModel:
         the longer side of a box in pixels of `image`. `window` (x0, y0, x1, y1 in pixels) is the part that is searched.
         `tiles` cuts it into so many overlapping parts per side, each searched at `size`: for small faces in large
         pictures. `sideways` searches it turned by a quarter both ways too: for people who lie, at three times the cost.
-        Raises ValueError unless the picture is uint8 (H, W, 3) and the window lies in it.
+        Raises ValueError unless the picture is uint8 (H, W, 3), the window lies in it and `size` is positive.
         """
         check_picture(image)
+        if size < 1:
+            raise ValueError(f"size: expected pixels of the longer side, 1 or more, found {size}")
         everything = (0, 0, image.shape[1], image.shape[0])
         window = everything if window is None else within(window, everything)
         parts = [(part, size) for part in tile(window, tiles)] if tiles > 1 else [(window, size)]

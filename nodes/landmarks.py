@@ -96,9 +96,11 @@ class LandmarkModel:
         degrees (`roll_of_points` knows it from a detector's points). Row i of the result belongs to box i; ids are the
         row numbers, scores the probability that there is a face. Coordinates are pixels of `image`; `fov` is the
         camera's angle of view across the longer side in degrees, which the pose needs.
-        Raises ValueError for wrong shapes or an unknown kind.
+        Raises ValueError for wrong shapes, an unknown kind, and a `fov` that no flat picture has.
         """
         check_picture(image)
+        if not 0 < fov < 180:
+            raise ValueError(f"fov: expected degrees between 0 and 180, found {fov}")
         boxes = as_boxes(boxes)
         rolls = np.broadcast_to(np.asarray(roll, np.float32), (len(boxes),))
         rough = known(kind, "kind", ("detector", "landmarks")) == "detector"

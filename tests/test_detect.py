@@ -111,6 +111,12 @@ def test_a_window_limits_the_search_and_sizes_the_faces(model: FaceModel) -> Non
         model.detect(image, window=(0, 0, 1281, 720))
 
 
+@pytest.mark.parametrize("size", [0, -320])
+def test_a_size_at_which_nothing_can_be_searched_is_refused(model: FaceModel, size: int) -> None:
+    with pytest.raises(ValueError, match="size: expected pixels of the longer side, 1 or more, found"):
+        model.detect(np.zeros((48, 64, 3), np.uint8), size=size)
+
+
 def test_tiles_find_small_faces_in_large_pictures(model: FaceModel) -> None:
     shot = source(frames=1, width=3840, height=2160, copies=12, size=0.2)
     image, truth = shot["frame"][0].image, face_boxes(true_points(shot["truth"][0]))

@@ -137,6 +137,13 @@ def test_no_box_is_no_face_and_odd_input_is_refused(model: LandmarkModel) -> Non
         model.predict(image[..., 0], np.zeros((1, 4), np.float32))
 
 
+@pytest.mark.parametrize("fov", [0, -60, 180, float("nan")])
+def test_an_angle_of_view_that_no_camera_has_is_refused(model: LandmarkModel, fov: float) -> None:
+    image = np.zeros((48, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"fov: expected degrees between 0 and 180, found"):
+        model.predict(image, np.array([[10, 10, 40, 40]], np.float32), fov=fov)
+
+
 def test_boxes_beyond_the_picture_and_without_area_do_no_harm(model: LandmarkModel) -> None:
     frames, [truth] = source()
     boxes = np.array([[-900, -900, -800, -800], [5, 5, 5, 5], [470, 350, 700, 600], [50, 50, 20, 20]], np.float32)
