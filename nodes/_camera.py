@@ -1,6 +1,6 @@
 """Pictures from a camera on the network, which may refuse, hang, vanish and come back changed: RTSP, HTTP, MJPEG.
 
-A thread connects, decodes everything and keeps the newest picture; nothing that the camera does ends it.
+A thread connects, decodes and keeps the newest picture; nothing that the camera does ends it.
 """
 
 import logging
@@ -9,7 +9,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import av
@@ -17,6 +18,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from graph import ConfigError, NodeError, redact
+from nodes._arrivals import Arrivals, Packet, arrived_ns, decoded
 from nodes._video import Shot, pixel_aspect, video_stream
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,8 @@ class NetworkCamera:
         self.transport = transport
         self.patience_s = patience_s
         self.fps = fps
-        self.dropped = 0
+        self.dropped = 0  # replaced by newer ones
+        self.skipped = 0  # never decoded
         self.end = 0.0
         self._newest: deque[Taken] = deque(maxlen=1)
         self._arrived = threading.Event()
@@ -106,9 +109,9 @@ class NetworkCamera:
         """Connect once, wait for one picture, and say what the camera sends. Raises NodeError with the reason."""
         reason = "its stream has ended"
         try:
-            with self._connect() as container:
+            with self._connected() as (container, packets):
                 context = video_stream(container).codec_context
-                for taken in self._pictures(container):
+                for taken in self._pictures(container, packets):
                     return f"{context.name}, {taken.picture.width} x {taken.picture.height}"
         except (av.FFmpegError, ConfigError, ValueError) as exc:
             reason = _why(exc)
@@ -132,8 +135,8 @@ class NetworkCamera:
     def _connection(self) -> str:
         """Connect and take pictures as long as they come; return why there are no more."""
         try:
-            with self._connect() as container:
-                for taken in self._pictures(container):
+            with self._connected() as (container, packets):
+                for taken in self._pictures(container, packets):
                     self._count += 1
                     self.dropped += len(self._newest)
                     self._newest.append(taken)
@@ -148,6 +151,19 @@ class NetworkCamera:
     def _rest(self, reason: str, wait_s: float) -> None:
         logger.warning("%s %s; trying again in %.1f s", self.name, reason, wait_s)
         self._stopping.wait(wait_s)
+
+    @contextmanager
+    def _connected(self) -> Iterator[tuple[InputContainer, Iterable[Packet]]]:
+        with self._connect() as container:
+            stream = video_stream(container)
+            if container.duration:  # a file, which can wait
+                yield container, container.demux(stream)
+                return
+            with Arrivals(container, stream, self.name, self._stopping) as arrivals:
+                try:
+                    yield container, arrivals
+                finally:
+                    self.skipped += arrivals.skipped
 
     def _connect(self) -> InputContainer:
         container = av.open(self.uri, mode="r", options=self._options(), timeout=(2 * self.patience_s, self.patience_s))
@@ -175,31 +191,28 @@ class NetworkCamera:
             "analyzeduration": "100000",  # plays a second sooner than by default (measured), and is enough
         }
 
-    def _pictures(self, container: InputContainer) -> Iterator[Taken]:
-        """Decode everything, a file in real time; raises ValueError when no picture comes of what is sent."""
+    def _pictures(self, container: InputContainer, packets: Iterable[Packet]) -> Iterator[Taken]:
+        """Decode the packets, a file in real time; raises ValueError when no picture comes of what is sent."""
         stream = video_stream(container)
         untimed = bool(container.format.flags & NO_TIMESTAMPS)
         began_s = heard_s = time.monotonic()
         first, place = None, -1
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:  # bytes lost on the way: the next key frame mends it
-                frames = []
-            arrived_ns = time.monotonic_ns()
+        for packet in packets:
+            frames = decoded(packet)
+            heard_s = time.monotonic() if frames else heard_s
             for frame in frames:
-                heard_s = arrived_ns / 1e9
-                time_s = heard_s if untimed or frame.time is None else frame.time
+                came_ns = arrived_ns(frame)
+                time_s = came_ns / 1e9 if untimed or frame.time is None else frame.time
                 first = time_s if first is None else first
                 if container.duration:
                     self._stopping.wait(max(0.0, began_s + time_s - first - heard_s))
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
                 if place != last:
-                    captured_ns = _captured_ns(container, frame, arrived_ns)
-                    yield Taken(frame, time_s - first, arrived_ns, captured_ns, self._epoch, pixel_aspect(stream))
+                    captured_ns = _captured_ns(container, frame)
+                    yield Taken(frame, time_s - first, came_ns, captured_ns, self._epoch, pixel_aspect(stream))
             if self._stopping.is_set():
                 return
-            if arrived_ns / 1e9 - heard_s > self.patience_s:
+            if time.monotonic() - heard_s > self.patience_s:
                 raise ValueError(f"has sent no picture that can be decoded for {self.patience_s:g} s")
 
     def close(self) -> None:
@@ -210,11 +223,12 @@ class NetworkCamera:
         self._thread.join(STOP_S)
         if self._thread.is_alive():  # closing a container under another thread's read hangs or crashes
             logger.info("%s does not come back from a read; it ends with this process", self.name)
-        elif self.dropped:
-            logger.info("%s: %d pictures were replaced by newer ones", self.name, self.dropped)
+        elif self.dropped or self.skipped:
+            counts = (self.dropped, self.skipped)
+            logger.info("%s: %d pictures were replaced by newer ones, %d skipped undecoded", self.name, *counts)
 
 
-def _captured_ns(container: InputContainer, frame: VideoFrame, arrived_ns: int) -> int | None:
+def _captured_ns(container: InputContainer, frame: VideoFrame) -> int | None:
     """Return when the camera took the picture, on CLOCK_MONOTONIC, by the wall clock in its RTCP sender reports.
 
     None before the first report, and where that clock cannot be right (in the future, or long ago).
@@ -223,7 +237,7 @@ def _captured_ns(container: InputContainer, frame: VideoFrame, arrived_ns: int) 
     if not start_us or frame.time is None:
         return None
     age_s = time.time() - (start_us / 1e6 + frame.time)
-    return arrived_ns - int(age_s * 1e9) if 0 <= age_s < OLDEST_S else None
+    return time.monotonic_ns() - int(age_s * 1e9) if 0 <= age_s < OLDEST_S else None
 
 
 def _why(exc: Exception) -> str:

@@ -7,7 +7,6 @@ import os
 import struct
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +14,9 @@ from typing import NamedTuple
 import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from graph import ConfigError, NodeError
+from nodes._arrivals import Arrivals, arrived_ns, decoded
 from nodes._video import Shot, video_stream
 
 logger = logging.getLogger(__name__)
@@ -128,13 +127,6 @@ def _why_closed(device: Device, exc: Exception | None) -> str:
     return f"{device.name} does not open as a webcam ({reason}){_present()}"
 
 
-def _decoded(packet: "av.Packet[VideoStream]") -> list[VideoFrame]:
-    try:
-        return packet.decode()
-    except av.FFmpegError:  # a JPEG that lost bytes on the USB: the next one is as good
-        return []
-
-
 class Webcam:
     """Keeps the newest picture of a webcam, so that a slow graph sees less of it but never late.
 
@@ -152,10 +144,10 @@ class Webcam:
         stream.thread_type = "SLICE"  # threads by frame would hold pictures back
         self._asked = (width, height) if width and height else None
         self._changed = threading.Condition()
-        self._newest: tuple[VideoFrame, int] | None = None
+        self._newest: VideoFrame | None = None
         self._ended = False
         self._error: av.FFmpegError | None = None
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._read, name="webcam", daemon=True)
 
     def shots(self) -> Iterator[Shot]:
@@ -166,19 +158,20 @@ class Webcam:
         self._thread.start()
         first = None
         while True:
-            frame, arrived_ns = self._take()
-            time_s = arrived_ns / 1e9 if frame.time is None else frame.time
+            frame = self._take()
+            came_ns = arrived_ns(frame)
+            time_s = came_ns / 1e9 if frame.time is None else frame.time
             if first is None:
                 first = time_s
                 self._note_size(frame)
-            yield Shot(time_s - first, arrived_ns, frame)
+            yield Shot(time_s - first, came_ns, frame)
 
     def _note_size(self, frame: VideoFrame) -> None:
         given = (frame.width, frame.height)
         if self._asked and self._asked != given:
             logger.warning("%s gives %d x %d instead of %d x %d", self.device.name, *given, *self._asked)
 
-    def _take(self) -> tuple[VideoFrame, int]:
+    def _take(self) -> VideoFrame:
         with self._changed:
             self._changed.wait_for(lambda: self._newest or self._ended, SILENCE_S)
             taken, self._newest = self._newest, None
@@ -190,12 +183,10 @@ class Webcam:
 
     def _read(self) -> None:
         try:
-            for packet in self.container.demux(video_stream(self.container)):
-                arrived_ns = time.monotonic_ns()
-                for frame in _decoded(packet):
-                    self._put(frame, arrived_ns)
-                if self._stopping:
-                    return
+            with Arrivals(self.container, video_stream(self.container), self.device.name, self._stopping) as packets:
+                for packet in packets:
+                    for frame in decoded(packet):
+                        self._put(frame)
         except av.FFmpegError as exc:
             self._error = exc
         finally:
@@ -203,15 +194,15 @@ class Webcam:
                 self._ended = True
                 self._changed.notify()
 
-    def _put(self, frame: VideoFrame, arrived_ns: int) -> None:
+    def _put(self, frame: VideoFrame) -> None:
         with self._changed:
             self.dropped += self._newest is not None
-            self._newest = (frame, arrived_ns)
+            self._newest = frame
             self._changed.notify()
 
     def close(self) -> None:
         """Give the webcam back."""
-        self._stopping = True
+        self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(STOP_S)
         if self._thread.is_alive():

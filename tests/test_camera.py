@@ -184,7 +184,7 @@ def test_wall_clock_of_a_camera_that_cannot_be_right_is_not_used(ahead_s: float,
 
     frame = av.VideoFrame(16, 16, "yuv420p")
     frame.pts, frame.time_base = 0, Fraction(1, 1000)
-    captured = _camera._captured_ns(Container(), frame, time.monotonic_ns())
+    captured = _camera._captured_ns(Container(), frame)
     assert (captured is not None) == known
     if captured is not None:
         assert (time.monotonic_ns() - captured) / 1e9 == pytest.approx(-ahead_s, abs=0.5)

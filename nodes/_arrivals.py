@@ -1,0 +1,126 @@
+"""Packets of a camera as they arrive, for a decoder that may be slower than they come."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Self, TypeAlias
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+logger = logging.getLogger(__name__)
+
+LATE_S = 0.25  # a packet that has waited longer is given up where a newer key frame waits: nothing else is lost
+LOST_S = 1.0  # and after so long even without one: there is no picture then until a key frame comes,
+KEY_S = 10.0  # or until so much later, where none comes: the decoder then finds nothing in what is sent
+TELL_S = 60.0  # between two warnings
+BEHIND = "%s sends more than can be decoded here: %d pictures skipped; smaller or fewer ones, set there, would all show"
+
+Packet: TypeAlias = "av.Packet[VideoStream]"
+
+
+class Arrivals:
+    """Reads packets in a thread of its own, so that what waits for the decoder is seen, and its age known.
+
+    A decoder that falls behind goes on at the newest key frame, and what it skips is counted. To be used in a `with`,
+    which waits for the thread: a container may not be closed under another thread's read.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream, name: str, stopping: threading.Event) -> None:
+        """`name` is the camera's in warnings; when `stopping` is set, the packets end with the next one."""
+        self.skipped = 0
+        self._container = container
+        self._stream = stream
+        self._name = name
+        self._stopping = stopping
+        self._left = False
+        self._told_s = float("-inf")  # CLOCK_MONOTONIC
+        self._waiting: deque[Packet] = deque()
+        self._key_until_s = 0.0  # CLOCK_MONOTONIC: only a key frame is taken before
+        self._over = False
+        self._error: av.FFmpegError | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, name="packets", daemon=True)
+        stream.codec_context.copy_opaque = True
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left = True
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Packet]:
+        """Yield packets in order until the stream ends; raises av.FFmpegError where it breaks off."""
+        while not self._stopping.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._over)
+                packet = self._waiting.popleft() if self._waiting else None
+            if packet is None:
+                break
+            yield packet
+            self._skip()
+        if self._error:
+            raise self._error
+
+    def _read(self) -> None:
+        try:
+            for packet in self._container.demux(self._stream):
+                packet.opaque = time.monotonic_ns()
+                self._put(packet)
+                if self._left or self._stopping.is_set():
+                    return
+        except av.FFmpegError as exc:
+            self._error = exc
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify()
+
+    def _put(self, packet: Packet) -> None:
+        with self._changed:
+            if packet.is_keyframe:
+                self._key_until_s = 0.0
+            if time.monotonic() < self._key_until_s:
+                self.skipped += 1
+            else:
+                self._waiting.append(packet)
+                self._changed.notify()
+
+    def _skip(self) -> None:
+        """Leave out what waits, up to the newest key frame, if the oldest has waited too long."""
+        with self._changed:
+            keys = [index for index, packet in enumerate(self._waiting) if packet.is_keyframe]
+            if not self._waiting or keys == [0] or self._late_s() < (LATE_S if keys else LOST_S):
+                return
+            self._key_until_s = 0.0 if keys else time.monotonic() + KEY_S
+            for _ in range(keys[-1] if keys else len(self._waiting)):
+                self._waiting.popleft()
+                self.skipped += 1
+        self._stream.codec_context.flush_buffers()  # pictures that refer to what is left out are not shown
+        if time.monotonic() - self._told_s > TELL_S:
+            self._told_s = time.monotonic()
+            logger.warning(BEHIND, self._name, self.skipped)
+
+    def _late_s(self) -> float:
+        arrived_ns = self._waiting[0].opaque
+        assert isinstance(arrived_ns, int), arrived_ns
+        return (time.monotonic_ns() - arrived_ns) / 1e9
+
+
+def decoded(packet: Packet) -> list[VideoFrame]:
+    """Return the pictures of a packet; none where bytes were lost on the way: the next key frame mends it."""
+    try:
+        return packet.decode()
+    except av.FFmpegError:
+        return []
+
+
+def arrived_ns(picture: VideoFrame) -> int:
+    """Return when the packet that a picture was decoded from arrived, CLOCK_MONOTONIC ns; now, if it was not timed."""
+    return picture.opaque if isinstance(picture.opaque, int) else time.monotonic_ns()

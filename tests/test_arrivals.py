@@ -1,0 +1,157 @@
+"""Cameras that send more than is decoded in time, with real ones and with packets from a test."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import av
+import numpy as np
+import pytest
+
+from nodes import _arrivals, _camera, _webcam
+from nodes._arrivals import Arrivals
+from nodes.capture import Capture
+from tests import test_camera
+from tests.test_camera import Camera, playing, said
+
+camera, gstreamer = test_camera.camera, test_camera.gstreamer
+
+
+class Sender:
+    """Stands in for a container: packets come when the test says so, K for a key frame; the size is the number."""
+
+    def __init__(self) -> None:
+        self.more = threading.Semaphore(0)
+        self.kinds = ""
+
+    def send(self, kinds: str) -> None:
+        self.kinds += kinds
+        for _ in kinds:
+            self.more.release()
+
+    def demux(self, _: object) -> Iterator[av.Packet]:
+        for number in range(100):
+            self.more.acquire()
+            if self.kinds[number] == ".":
+                return
+            packet = av.Packet(number + 1)
+            packet.is_keyframe = self.kinds[number] == "K"
+            yield packet
+
+
+@contextmanager
+def arrivals(sender: Sender) -> Iterator[tuple[Arrivals, Iterator[av.Packet]]]:
+    class Stream:
+        codec_context = av.CodecContext.create("mjpeg", "r")
+
+    with Arrivals(sender, Stream(), "cam", threading.Event()) as read:  # type: ignore[arg-type]
+        try:
+            yield read, iter(read)
+        finally:
+            sender.send(".")
+
+
+def take(packets: Iterator[av.Packet]) -> int:
+    return next(packets).size - 1
+
+
+def come(read: Arrivals, count: int) -> bool:
+    return test_camera.eventually(lambda: len(read._waiting) + read.skipped >= count)
+
+
+def test_a_decoder_that_keeps_up_gets_every_packet() -> None:
+    sender = Sender()
+    with arrivals(sender) as (read, packets):
+        sender.send("KPPKPPKPPP")
+        assert [take(packets) for _ in range(10)] == list(range(10))
+        assert read.skipped == 0
+        sender.send(".")
+        assert next(packets, None) is None
+
+
+def test_a_late_decoder_goes_on_at_the_newest_key_frame(
+    monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
+) -> None:
+    monkeypatch.setattr(_arrivals, "LATE_S", 0.0)
+    sender = Sender()
+    with arrivals(sender) as (read, packets):
+        sender.send("KPPKPPKPPP")
+        assert come(read, 10)
+        assert [take(packets) for _ in range(5)] == [0, 6, 7, 8, 9]
+        assert read.skipped == 5
+    assert warnings_of() == [_arrivals.BEHIND % ("cam", 5)]
+
+
+def test_where_no_key_frame_comes_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = Sender()
+    with arrivals(sender) as (read, packets):
+        sender.send("KPPP")
+        assert come(read, 4)
+        assert take(packets) == 0
+        monkeypatch.setattr(_arrivals, "LOST_S", 0.0)
+        threading.Timer(0.1, sender.send, ["PPKP"]).start()
+        assert take(packets) == 6
+        assert read.skipped == 5
+        monkeypatch.undo()
+        assert take(packets) == 7
+
+
+def test_a_key_frame_that_never_comes_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = Sender()
+    monkeypatch.setattr(_arrivals, "LOST_S", 0.0)
+    monkeypatch.setattr(_arrivals, "KEY_S", 0.0)
+    with arrivals(sender) as (read, packets):
+        sender.send("KPPP")
+        assert come(read, 4)
+        assert take(packets) == 0
+        threading.Timer(0.1, sender.send, ["P"]).start()
+        assert take(packets) == 4
+
+
+def slow(seconds: float) -> Callable[[av.Packet], list[av.VideoFrame]]:
+    def decoded(packet: av.Packet) -> list[av.VideoFrame]:
+        time.sleep(seconds)
+        return _arrivals.decoded(packet)
+
+    return decoded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
+def test_a_network_camera_that_is_decoded_slowly_is_shown_late_by_no_more_and_more(
+    camera: Callable[..., Camera], codec: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the camera's own clock. A third of its rate would be 8 s late after 12 s."""
+    monkeypatch.setattr(_camera, "decoded", slow(0.1))
+    with playing(camera("--codec", codec).uri()) as until:
+        first = until(lambda frame: frame.clock == "camera")
+        ages, frame = [], first
+        while frame.pts < first.pts + 12:
+            frame = until(lambda frame: frame.clock == "camera")
+            ages.append((time.monotonic_ns() - frame.header.t_capture_ns) / 1e9)
+    assert np.median(ages[-20:]) < 2.5
+    assert "sends more than can be decoded here" in said(caplog)
+
+
+@pytest.mark.slow
+def test_a_webcam_that_is_decoded_slowly_tells_when_its_pictures_came(
+    monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
+) -> None:
+    class Keys(Arrivals):
+        def _put(self, packet: av.Packet) -> None:
+            packet.is_keyframe = True  # as FFmpeg marks JPEG and raw pictures, though not those of lavfi
+            super()._put(packet)
+
+    monkeypatch.setattr(_webcam, "Arrivals", Keys)
+    monkeypatch.setattr(_webcam, "device", lambda uri: _webcam.Device("lavfi", "testsrc2=size=64x48:rate=50,realtime"))
+    monkeypatch.setattr(_webcam, "decoded", slow(0.2))
+    node = Capture(uri=0)
+    node.open()
+    frames = node.process()
+    taken = [next(frames) for _ in range(15)]
+    node.close()
+    assert all(frame is not None for frame in taken)
+    shown_s = [frame.header.t_capture_ns / 1e9 - frame.pts for frame in taken if frame is not None]
+    assert max(shown_s) - min(shown_s) < 1.0, "15 pictures with nine lost between two would come 2.7 s late"
+    assert any("sends more than can be decoded here" in text for text in warnings_of())
