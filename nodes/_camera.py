@@ -28,6 +28,7 @@ GOOD_FRAMES = 30  # after so many, a connection counts as sound, and the next wa
 PAUSE_S = 0.5  # how often a consumer that waits for a picture gets the word, to see whether it is asked to stop
 JUMP_S = 2.0  # stamps that leave the arrival by more than this are a clock that was set
 OLDEST_S = 10.0  # a camera's wall clock that differs more from ours is not set by NTP, and says nothing about delay
+SNAPSHOTS = 5.0  # per second, of an address that gives one picture per request, where no other rate is asked for
 NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of MJPEG and raw H.264: its stamps count 25 pictures a second
 STOP_S = 2.0  # an FFmpeg call that does not come back in this time is left to the end of the process
 
@@ -69,6 +70,7 @@ class NetworkCamera:
         self._ended = False
         self._failure: NodeError | None = None
         self._count = 0  # pictures of this connection
+        self._is_snapshot = False  # whether this connection was a request for one picture
         self._epoch = -1
         self._thread: threading.Thread | None = None
 
@@ -125,17 +127,22 @@ class NetworkCamera:
     def _read(self) -> None:
         wait_s = FIRST_WAIT_S
         while not self._stopping.is_set() and not self._ended:
-            self._count = 0
+            began_s = time.monotonic()
             reason = self._connection()
-            wait_s = FIRST_WAIT_S if self._count >= GOOD_FRAMES else wait_s
+            wait_s = FIRST_WAIT_S if self._count >= GOOD_FRAMES or self._is_snapshot else wait_s
+            if self._is_snapshot:
+                self._stopping.wait(max(0.0, began_s + 1 / (self.fps or SNAPSHOTS) - time.monotonic()))
+                continue
             if not self._stopping.is_set() and not self._ended:
                 self._rest(f"is lost: {reason}" if self._count else reason, wait_s * random.uniform(0.7, 1.3))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _connection(self) -> str:
         """Connect and take pictures as long as they come; return why there are no more."""
+        self._count, single = 0, False
         try:
             with self._connected() as (container, packets):
+                single = _is_picture(container)
                 for taken in self._pictures(container, packets):
                     self._count += 1
                     self.dropped += len(self._newest)
@@ -146,6 +153,8 @@ class NetworkCamera:
             self._failure, self._ended = NodeError(f"{self.name} {_why(exc)}"), True
         except (av.FFmpegError, ConfigError, ValueError) as exc:
             return _why(exc)
+        finally:
+            self._is_snapshot = single and self._count == 1
         return "its stream has ended"
 
     def _rest(self, reason: str, wait_s: float) -> None:
@@ -173,6 +182,8 @@ class NetworkCamera:
             container.close()
             raise
         stream.thread_type = "NONE"  # threads by frame would hold pictures back
+        if self._is_snapshot:  # as was the one before
+            return container
         self._epoch += 1
         size = f"{stream.codec_context.width} x {stream.codec_context.height}"
         logger.info("%s is connected: %s, %s", self.name, stream.codec_context.name, size)
@@ -194,7 +205,7 @@ class NetworkCamera:
     def _pictures(self, container: InputContainer, packets: Iterable[Packet]) -> Iterator[Taken]:
         """Decode the packets, a file in real time; raises ValueError when no picture comes of what is sent."""
         stream = video_stream(container)
-        untimed = bool(container.format.flags & NO_TIMESTAMPS)
+        untimed = container.format.flags & NO_TIMESTAMPS or _is_picture(container)
         began_s = heard_s = time.monotonic()
         first, place = None, -1
         for packet in packets:
@@ -209,7 +220,7 @@ class NetworkCamera:
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
                 if place != last:
                     captured_ns = _captured_ns(container, frame)
-                    yield Taken(frame, time_s - first, came_ns, captured_ns, self._epoch, pixel_aspect(stream))
+                    yield Taken(frame, time_s, came_ns, captured_ns, self._epoch, pixel_aspect(stream))
             if self._stopping.is_set():
                 return
             if time.monotonic() - heard_s > self.patience_s:
@@ -226,6 +237,11 @@ class NetworkCamera:
         elif self.dropped or self.skipped:
             counts = (self.dropped, self.skipped)
             logger.info("%s: %d pictures were replaced by newer ones, %d skipped undecoded", self.name, *counts)
+
+
+def _is_picture(container: InputContainer) -> bool:
+    """Return whether what is read is a picture, or several one after the other, rather than a video."""
+    return container.format.name.endswith("_pipe")
 
 
 def _captured_ns(container: InputContainer, frame: VideoFrame) -> int | None:

@@ -5,11 +5,13 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from nodes.capture import Capture
 from tests import clips
-from tests.test_camera import playing, served
+from tests.conftest import eventually
+from tests.test_camera import playing, said, served
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +41,47 @@ def test_mjpeg_over_http_is_timed_by_its_arrival() -> None:
         last = until(lambda frame: frame.pts > first.pts + 1.5)
     arrived_s = (last.header.t_capture_ns - first.header.t_capture_ns) / 1e9
     assert last.pts - first.pts == pytest.approx(arrived_s, abs=0.05)
+
+
+class Snapshot(http.server.BaseHTTPRequestHandler):
+    """Gives one picture per request, with its length or, as cameras do too, without; busy now and then."""
+
+    asked = 0
+    busy = False
+
+    def do_GET(self) -> None:
+        if Snapshot.busy:
+            self.send_error(503)
+            return
+        Snapshot.asked += 1
+        data = cv2.imencode(".jpg", clips.picture(Snapshot.asked % 24))[1].tobytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "image/jpeg")
+        if "length" in self.path:
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.mark.parametrize("path", ["length.jpg", "snapshot.cgi?channel=1"])
+def test_an_address_that_gives_one_picture_is_asked_again(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    Snapshot.busy = False
+    with served(Snapshot) as port, playing(f"http://127.0.0.1:{port}/{path}", fps=10.0) as until:
+        frames = [until(lambda _: True) for _ in range(10)]
+        assert "trying again" not in said(caplog)
+        Snapshot.busy = True
+        assert eventually(lambda: "trying again" in said(caplog))
+        Snapshot.busy = False
+        after = until(lambda frame: frame.epoch == 1)
+    assert len({clips.number(frame.image) for frame in frames}) == 10
+    assert {frame.epoch for frame in frames} == {0}
+    arrived_s = [frame.header.t_capture_ns / 1e9 for frame in frames]
+    assert np.diff([frame.pts for frame in frames]) == pytest.approx(np.diff(arrived_s), abs=0.01)
+    assert np.diff(arrived_s).mean() > 0.09
+    assert after.pts > frames[-1].pts
 
 
 class Files(http.server.SimpleHTTPRequestHandler):
