@@ -22,7 +22,7 @@ def webcams(wanted: str | int | None) -> Iterator[Finding]:
         yield Finding("webcam", "note", "none here", "plug one in; a file or a network camera does as well")
     if wanted is not None and sys.platform == "linux":
         asked = _webcam.device(wanted).name
-        if asked not in dict(found):
+        if str(Path(asked).resolve()) not in dict(found):  # /dev/v4l/by-id/... is a link
             there = ", ".join(dict(found)) or "none"
             yield Finding(
                 asked, "problem", f"there is no such webcam; there are: {there}", "--set camera.uri=FILE or 1"

@@ -152,8 +152,10 @@ class Pacer:
 
 
 def is_webcam(uri: str | int) -> bool:
-    """Return whether `uri` is a webcam's index or device rather than a file (a file named 0 is ./0)."""
-    return isinstance(uri, int) or uri.isdigit() or re.fullmatch(r"/dev/video\d+", uri) is not None
+    """Return whether `uri` is a webcam's index, device or a link to one rather than a file (a file named 0 is ./0)."""
+    if isinstance(uri, int) or uri.isdigit() or re.fullmatch(r"/dev/(video\d+|v4l/.+)", uri):
+        return True
+    return uri.startswith("/dev/") and Path(uri).is_char_device()
 
 
 def is_camera(uri: str | int) -> bool:

@@ -10,7 +10,7 @@ import av
 import pytest
 
 from graph import ConfigError, NodeError
-from nodes import _webcam
+from nodes import _source_check, _webcam
 from nodes.capture import Capture
 from tests.clips import captured
 
@@ -74,6 +74,20 @@ def test_no_webcam_names_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -
         captured(uri="/dev/video97")
     with pytest.raises(ConfigError, match=r"/dev/null does not open as a webcam \(Inappropriate ioctl for device\)"):
         _webcam.Webcam(_webcam.Device("v4l2", "/dev/null"), 1280, 720, 30.0)
+
+
+@pytest.mark.skipif(not os.path.isdir("/sys/class"), reason="Video4Linux")
+def test_links_to_webcams_are_webcams(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = "/dev/v4l/by-id/usb-046d_HD_Webcam-video-index0"
+    assert Capture(uri=link).live() and Capture(uri=link).reads() == []
+    with pytest.raises(ConfigError, match=f"there is no webcam {link}; "):
+        captured(uri=link)
+    assert Capture(uri="/dev/null").live(), "as a link with a name of one's own is to a device"
+    assert not Capture(uri="/dev/shm/clip.mp4").live()
+    monkeypatch.setattr(_webcam, "devices", lambda: [("/dev/video2", "HD Webcam")])
+    monkeypatch.setattr(_webcam, "formats", lambda address: ["MJPG"])
+    monkeypatch.setattr(os.path, "realpath", lambda path, **_: "/dev/video2" if str(path) == link else path)
+    assert [finding.verdict for finding in _source_check.webcams(link)] == ["ok"]
 
 
 @pytest.mark.parametrize(
