@@ -1,10 +1,4 @@
-import csv
-import json
 import logging
-import os
-import resource
-import subprocess
-import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from graph import OPENNESS, POSE, STATES, ConfigError, Faces, Frame, Header, NodeError, config
+from graph import ConfigError, Frame, Header, NodeError, config
 from graph.testing import run_node
 from nodes._encoder import Timeline, encoder, fit, mpeg4_quantiser
 from nodes.capture import Capture
 from nodes.record import COLUMNS, Record, RecordFaces
 from tests import clips
+from tests.accidents import full_disk, killed_after
 from tests.conftest import eventually
 from tests.graphs import Graph
 
@@ -70,17 +65,6 @@ def test_a_path_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
     why = r"g\.yaml:3: nodes\.out\.settings: Record: Could not determine home directory"
     with pytest.raises(ConfigError, match=why):
         config.load(file)
-
-
-@pytest.mark.parametrize("left", ["", "seq,pts,ep", "whole line\npart of"])
-def test_a_file_that_is_gone_on_with_has_its_head_and_whole_lines(tmp_path: Path, left: str) -> None:
-    (tmp_path / "faces.csv").write_text(left)
-    node = RecordFaces(path=str(tmp_path / "faces.csv"))
-    node.__dict__["_restarted"] = True  # as a worker does
-    run_node(node, faces=[some_faces(7, 1)])
-    lines = (tmp_path / "faces.csv").read_text().splitlines()
-    assert lines[0] == ("whole line" if "whole" in left else ",".join(COLUMNS))
-    assert len(lines) == 2 and lines[1].startswith("7,")
 
 
 @pytest.mark.slow
@@ -252,23 +236,13 @@ def test_a_path_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ConfigError) as error:
         run_node(Record(path=path), frame=frames([0.0]))
     assert text.format(cwd=tmp_path) in str(error.value)
-    with pytest.raises(ConfigError, match=r"nodes\.record:Record writes \.mp4"):
-        run_node(RecordFaces(path="clip.mp4"), faces=[])
 
 
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
     random = np.random.default_rng(0)
     noise = [Frame(image=random.integers(0, 256, (240, 320, 3)).astype(np.uint8)) for _ in range(30)]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # writing beyond fails as on a full disk
-    try:
-        with pytest.raises(NodeError, match=r"clip\.mp4: File too large"):
-            run_node(Record(path=str(path), crf=5), frame=noise)
-        with pytest.raises(NodeError, match=r"faces\.csv: File too large"):
-            run_node(RecordFaces(path=str(tmp_path / "faces.csv")), faces=[some_faces(0, 20)] * 20)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(), pytest.raises(NodeError, match=r"clip\.mp4: File too large"):
+        run_node(Record(path=str(tmp_path / "clip.mp4"), crf=5), frame=noise)
 
 
 RECORD_FOR_EVER = """
@@ -276,6 +250,7 @@ import sys, time
 from graph import Frame, Header
 from nodes.record import Record
 from tests import clips
+from tests.accidents import full_disk, killed_after
 
 node = Record(path=sys.argv[1], codec=sys.argv[2])
 node.open()
@@ -296,128 +271,3 @@ def test_a_killed_recording_can_be_read_up_to_its_last_second(tmp_path: Path, su
     assert recorded - 30 <= len(back) <= recorded + 1
     assert [clips.number(frame.image) for frame in back[:24]] == list(range(24))
     assert np.allclose(np.diff([frame.pts for frame in back]), 1 / 30, atol=1e-3)
-
-
-def killed_after(lines: int, script: str, *arguments: str) -> int:
-    """Run a script until it has printed so many numbers, SIGKILL it, and return the last number."""
-    root = Path(__file__).parents[1]
-    child = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        stdout=subprocess.PIPE,
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root)},
-        text=True,
-    )
-    with child:
-        assert child.stdout is not None
-        printed = [child.stdout.readline() for _ in range(lines)]
-        assert printed[-1], "the script ended by itself"
-        child.kill()
-        return int((printed[-1] + child.stdout.read()).split()[-1])
-
-
-# --- faces ---
-
-
-def some_faces(seq: int, count: int) -> Faces:
-    random = np.random.default_rng(seq)
-    return Faces(
-        header=Header(seq=seq, pts=seq / 30, epoch=2),
-        ids=np.arange(count, dtype=np.int64) + 7,
-        boxes=random.uniform(0, 1000, (count, 4)).astype(np.float32),
-        scores=random.uniform(0, 1, count).astype(np.float32),
-        landmarks=random.uniform(-50, 2000, (count, 68, 2)).astype(np.float32),
-        spread=random.uniform(0, 20, (count, 68)).astype(np.float32),
-        pose=random.uniform(-90, 90, (count, 3)).astype(np.float32),
-        states=random.uniform(0, 1, (count, 4)).astype(np.float32),
-        openness=random.uniform(0.1, 1, (count, 3)).astype(np.float32),
-        blinks=np.arange(count) + 3,
-    )
-
-
-def record_faces(path: Path, messages: list[Faces]) -> str:
-    run_node(RecordFaces(path=str(path)), faces=messages)
-    return path.read_text(encoding="utf-8")
-
-
-def test_json_lines(tmp_path: Path) -> None:
-    messages = [some_faces(0, 2), some_faces(1, 0), some_faces(2, 1)]
-    lines = [json.loads(line) for line in record_faces(tmp_path / "out" / "faces.jsonl", messages).splitlines()]
-    assert [line["seq"] for line in lines] == [0, 1, 2]
-    assert lines[1] == {"seq": 1, "pts": 0.033333, "epoch": 2, "faces": []}
-    face, original = lines[0]["faces"][1], messages[0]
-    assert list(face) == ["id", "box", "score", "landmarks", "spread", "pose", "states", "openness", "blinks"]
-    assert face["id"] == 8
-    assert np.allclose(face["box"], original.boxes[1], atol=0.0051)
-    assert np.allclose(face["landmarks"], original.landmarks[1], atol=0.0051)
-    assert np.allclose(face["spread"], original.spread[1], atol=0.0051)
-    assert face["score"] == pytest.approx(float(original.scores[1]), abs=5e-5)
-    assert list(face["pose"]) == list(POSE)
-    assert np.allclose(list(face["pose"].values()), original.pose[1], atol=0.0051)
-    assert list(face["states"]) == list(STATES)
-    assert np.allclose(list(face["states"].values()), original.states[1], atol=5.1e-5)
-    assert list(face["openness"]) == list(OPENNESS)
-    assert np.allclose(list(face["openness"].values()), original.openness[1], atol=5.1e-5)
-    assert face["blinks"] == 4
-
-
-def test_numbers_are_short(tmp_path: Path) -> None:
-    text = record_faces(tmp_path / "faces.jsonl", [some_faces(0, 3)])
-    assert max(len(number.partition(".")[2]) for number in text.replace("]", ",").split(",") if "." in number) < 10
-    assert len(text) < 3 * 2000
-
-
-def test_csv(tmp_path: Path) -> None:
-    messages = [some_faces(0, 2), some_faces(1, 0), some_faces(2, 1)]
-    table = list(csv.DictReader(record_faces(tmp_path / "faces.csv", messages).splitlines()))
-    assert tuple(table[0]) == COLUMNS
-    assert COLUMNS[-70:-67] == ("x67", "y67", "spread0")
-    assert [(row["seq"], row["id"]) for row in table] == [("0", "7"), ("0", "8"), ("2", "7")]
-    row, original = table[1], messages[0]
-    points = [[float(row[f"x{n}"]), float(row[f"y{n}"])] for n in range(68)]
-    assert np.allclose(points, original.landmarks[1], atol=0.0051)
-    assert np.allclose([float(row[f"spread{n}"]) for n in range(68)], original.spread[1], atol=0.0051)
-    assert np.allclose([float(row[name]) for name in POSE], original.pose[1], atol=0.0051)
-    assert np.allclose([float(row[name]) for name in STATES], original.states[1], atol=5.1e-5)
-    assert np.allclose([float(row[name]) for name in OPENNESS], original.openness[1], atol=5.1e-5)
-    assert row["blinks"] == "4"
-    assert np.allclose([float(row[n]) for n in ("left", "top", "right", "bottom")], original.boxes[1], atol=0.0051)
-    assert row["epoch"] == "2"
-
-
-def test_what_is_not_finite_is_null_or_empty(tmp_path: Path) -> None:
-    faces = some_faces(0, 1)
-    faces.pose[0] = np.nan
-    faces.landmarks[0, 5] = (np.inf, 3.0)
-    face = json.loads(record_faces(tmp_path / "faces.jsonl", [faces]))["faces"][0]
-    assert list(face["pose"].values()) == [None] * 3
-    assert face["landmarks"][5] == [None, 3.0]
-    row = next(csv.DictReader(record_faces(tmp_path / "faces.csv", [faces]).splitlines()))
-    assert (row["pitch"], row["x5"], row["y5"]) == ("", "", "3.0")
-
-
-RECORD_FACES_FOR_EVER = """
-import sys, time
-from tests.test_record import some_faces
-from nodes.record import RecordFaces
-
-node = RecordFaces(path=sys.argv[1])
-node.open()
-for index in range(10_000):
-    node.process(some_faces(index, 3))
-    print(index, flush=True)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_killed_faces_are_all_there(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"faces{suffix}"
-    recorded = killed_after(50, RECORD_FACES_FOR_EVER, str(path))
-    lines = path.read_text().splitlines()
-    if suffix == ".jsonl":
-        assert json.loads(lines[recorded])["seq"] == recorded
-    else:
-        rows = [row for row in csv.DictReader(lines) if row["seq"] == str(recorded)]
-        assert len(rows) == 3
-        assert all(rows[2].values())
