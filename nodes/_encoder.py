@@ -20,6 +20,9 @@ TICKS = 60_000
 """Time base, per second: whole ticks for milliseconds and all usual rates (29.97 too), and within the 65,535 that
 MPEG-4 part 2 can write."""
 
+LONGEST_GAP = 2**31 - 1
+"""Ticks (some ten hours): MP4 has 32 bits for how long a frame is shown, and is garbled beyond."""
+
 FRAGMENT_S = 0.5
 """Length of the pieces that go to disk, each readable without what follows: all that a killed run loses."""
 
@@ -64,12 +67,15 @@ class Timeline:
         self.step = TICKS // 30  # from the last frame but one to the last
 
     def tick(self, pts: float) -> int:
-        """Return the time of a frame in the file; one that lies before its predecessor (a loop) follows it at once."""
+        """Return the time of a frame in the file.
+
+        One that lies before its predecessor (a loop), or too long after it, follows it at once.
+        """
         if self._origin is None:
             self._origin = pts
             return 0
         tick = round((pts - self._origin) * TICKS)
-        if tick <= self._last:
+        if not 0 < tick - self._last <= LONGEST_GAP:
             tick = self._last + self.step
             self._origin = pts - tick / TICKS
         self.step = min(tick - self._last, TICKS)

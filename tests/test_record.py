@@ -141,6 +141,17 @@ def test_a_stream_that_goes_back_in_time_goes_on_in_the_file(tmp_path: Path) -> 
     assert times(read(path)) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_what_comes_after_a_night_without_a_camera_has_its_times(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    for hours, gap in ((9, 9 * 3600), (24, 1 / 30)):
+        at = [*clips.steady(30), *(29 / 30 + hours * 3600 + second for second in clips.steady(30))]
+        run_node(Record(path=str(path)), frame=frames(at))
+        back = read(path)
+        assert len(back) == 60
+        assert np.diff([frame.pts for frame in back]) == pytest.approx([1 / 30] * 29 + [gap] + [1 / 30] * 29, abs=2e-3)
+
+
 def test_timeline_always_grows() -> None:
     timeline = Timeline()
     random = np.random.default_rng(1)
