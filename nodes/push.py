@@ -12,6 +12,7 @@ from graph import ConfigError, Finding, Frame, Input, Node, NodeError, redact, s
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # before a new attempt, doubling
+GOOD_FRAMES = 30  # after so many, a connection counts as sound, and the next wait is the first again
 PATIENCE_S = 5.0  # for an answer of the other side
 STOP_S = 2.0  # a call that does not come back in this time is left to the end of the process
 
@@ -51,6 +52,7 @@ class Push(Node):
         self._newest: deque[Frame] = deque(maxlen=1)
         self._work = threading.Event()
         self._stopping = threading.Event()
+        self._sent = 0  # frames of this connection
         self._thread = threading.Thread(target=self._send, name="push", daemon=True)
         self._thread.start()
 
@@ -66,9 +68,9 @@ class Push(Node):
 
         wait_s = FIRST_WAIT_S
         while not self._stopping.is_set():
+            self._sent = 0
             try:
                 self._stream()
-                wait_s = FIRST_WAIT_S
             except (av.FFmpegError, NodeError) as exc:
                 reason = exc.__cause__ or exc
                 if isinstance(reason, av.ProtocolNotFoundError):
@@ -76,6 +78,7 @@ class Push(Node):
                     self._failure = NodeError(f"{self._name}: {ours} does not know the protocol")
                     return
                 why = reason.strerror if isinstance(reason, av.FFmpegError) else reason
+                wait_s = FIRST_WAIT_S if self._sent >= GOOD_FRAMES else wait_s
                 logger.warning("%s: %s; trying again in %.1f s", self._name, why, wait_s)
                 self._stopping.wait(wait_s * random.uniform(0.7, 1.3))
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -96,6 +99,7 @@ class Push(Node):
             frame = self._next()
             while frame is not None and even((frame.image.shape[1], frame.image.shape[0])) == size:
                 writer.write(fit(frame.image, size), frame.pts)
+                self._sent += 1
                 frame = self._next()
         finally:
             writer.close()

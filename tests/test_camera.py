@@ -19,7 +19,7 @@ import pytest
 
 import graph
 from graph import ConfigError, Frame, Header, NodeError
-from nodes import _camera, _encoder
+from nodes import _camera, _encoder, push
 from nodes._camera import NetworkCamera, Taken
 from nodes.capture import Capture
 from nodes.push import Push
@@ -307,6 +307,24 @@ def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], ca
     finally:
         node.close()
     assert "trying again in" in said(caplog)
+
+
+def test_a_server_that_took_pictures_for_long_is_soon_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once lost each night, it would be waited for as long as one that never answers."""
+
+    def stream(node: Push) -> None:
+        node._sent = 1000
+        raise NodeError("gone")
+
+    monkeypatch.setattr(Push, "_stream", stream)
+    monkeypatch.setattr(push, "FIRST_WAIT_S", 0.1)
+    node = Push(uri="rtsp://127.0.0.1:1/push")
+    node.open()
+    assert eventually(lambda: len(caplog.records) >= 4)
+    node.close()
+    assert {record.getMessage() for record in caplog.records} == {f"{node.uri}: gone; trying again in 0.1 s"}
 
 
 def test_addresses_to_send_to() -> None:
