@@ -142,11 +142,12 @@ def read_picture(path: str) -> Image:
         from matplotlib.cbook import get_sample_data
 
         path = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
-    if not Path(path).is_file():
-        raise ConfigError(f"TestSource.picture: no file {Path(path).absolute()}; leave it empty for the built-in one")
-    picture = cv2.imread(path, cv2.IMREAD_COLOR)
+    file = Path(path).expanduser().absolute()
+    if not file.is_file():
+        raise ConfigError(f"TestSource.picture: no file {file}; leave it empty for the built-in one")
+    picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
     if picture is None:
-        raise ConfigError(f"TestSource.picture: {Path(path).absolute()} is not a picture that OpenCV reads")
+        raise ConfigError(f"TestSource.picture: {file} is not a picture that OpenCV reads")
     return picture
 
 

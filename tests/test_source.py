@@ -132,3 +132,9 @@ def test_own_pictures_are_read(tmp_path: Any) -> None:
     cv2.imwrite(str(path), np.full((90, 120, 3), (0, 0, 255), np.uint8))
     frame = shown(picture=str(path), motion="still")["frame"][0].image
     np.testing.assert_array_equal(frame[120, 160], (0, 0, 255))
+
+
+def test_own_pictures_may_lie_at_home(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cv2.imwrite(str(tmp_path / "Süd.png"), np.zeros((90, 120, 3), np.uint8))
+    assert read_picture("~/Süd.png").shape == (90, 120, 3)
