@@ -4,10 +4,12 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ import pytest
 import zmq
 
 if TYPE_CHECKING:
+    from tests.cameras import Camera
     from tests.pair import Pair
 
 PATIENCE_S = 60.0
@@ -113,3 +116,26 @@ def browser() -> Iterator[Any]:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def gstreamer() -> None:
+    from tests.cameras import SYSTEM_PYTHON
+
+    ask = "import gi; gi.require_version('GstRtspServer', '1.0')"
+    if subprocess.run([SYSTEM_PYTHON, "-c", ask], capture_output=True, timeout=60).returncode:
+        pytest.skip("needs GStreamer's RTSP server: apt install gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-bad")
+
+
+@pytest.fixture
+def camera(gstreamer: None) -> "Iterator[Callable[..., Camera]]":
+    from tests.cameras import Camera
+
+    with ExitStack() as stack:
+
+        def make(*options: str) -> Camera:
+            made = Camera(*options)
+            stack.callback(made.kill)
+            return made
+
+        yield make

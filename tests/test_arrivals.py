@@ -12,10 +12,8 @@ import pytest
 from nodes import _arrivals, _camera, _webcam
 from nodes._arrivals import Arrivals
 from nodes.capture import Capture
-from tests import test_camera
-from tests.test_camera import Camera, playing, said
-
-camera, gstreamer = test_camera.camera, test_camera.gstreamer
+from tests.cameras import Camera, playing, said
+from tests.conftest import eventually
 
 
 class Sender:
@@ -57,7 +55,7 @@ def take(packets: Iterator[av.Packet]) -> int:
 
 
 def come(read: Arrivals, count: int) -> bool:
-    return test_camera.eventually(lambda: len(read._waiting) + read.skipped >= count)
+    return eventually(lambda: len(read._waiting) + read.skipped >= count)
 
 
 def test_a_decoder_that_keeps_up_gets_every_packet() -> None:

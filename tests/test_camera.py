@@ -5,10 +5,8 @@ import signal
 import socketserver
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,101 +16,16 @@ import psutil
 import pytest
 
 import graph
-from graph import ConfigError, Frame, Header, NodeError
-from nodes import _camera, _encoder, push
+from graph import ConfigError, NodeError
+from nodes import _camera
 from nodes._camera import NetworkCamera, Taken
-from nodes.capture import Capture
-from nodes.push import Push
 from tests import clips
+from tests.cameras import Camera, any_frame, playing, said, served, shows_ball
 from tests.conftest import eventually, free_port
 
-SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are those of the system
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="session")
-def gstreamer() -> None:
-    ask = "import gi; gi.require_version('GstRtspServer', '1.0')"
-    if subprocess.run([SYSTEM_PYTHON, "-c", ask], capture_output=True, timeout=60).returncode:
-        pytest.skip("needs GStreamer's RTSP server: apt install gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-bad")
-
-
-class Camera:
-    """A camera that can be switched off and on."""
-
-    def __init__(self, *options: str) -> None:
-        self.port = free_port()
-        self.lines: list[str] = []
-        self.start(*options)
-
-    def start(self, *options: str) -> None:
-        command = [SYSTEM_PYTHON, str(ROOT / "tests/rtsp_camera.py"), str(self.port), *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert self.process.stdout and self.process.stdout.readline() == "ready\n"
-        self.listener = threading.Thread(target=self.lines.extend, args=(self.process.stdout,))
-        self.listener.start()
-
-    def uri(self, user: str = "", path: str = "cam") -> str:
-        return f"rtsp://{user}127.0.0.1:{self.port}/{path}"
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.listener.join()
-        assert self.process.stdout
-        self.process.stdout.close()
-
-
-@pytest.fixture
-def camera(gstreamer: None) -> Iterator[Callable[..., Camera]]:
-    with ExitStack() as stack:
-
-        def make(*options: str) -> Camera:
-            made = Camera(*options)
-            stack.callback(made.kill)
-            return made
-
-        yield make
-
-
-@contextmanager
-def playing(uri: str, **settings: object) -> Iterator[Callable[[Callable[[Frame], bool]], Frame]]:
-    """Give a function that takes frames until one fulfils a condition."""
-    node = Capture(uri=uri, patience=1.0, **settings)
-    node.open()
-    frames = node.process()
-    next(frames)
-
-    def until(condition: Callable[[Frame], bool]) -> Frame:
-        end = time.monotonic() + 60
-        for frame in frames:
-            if frame is not None and condition(frame):
-                return frame
-            assert time.monotonic() < end, "no such frame"
-        raise AssertionError("the stream has ended")
-
-    try:
-        yield until
-    finally:
-        frames.close()
-        node.close()
-
-
-def said(caplog: pytest.LogCaptureFixture) -> str:
-    return "\n".join(record.getMessage() for record in caplog.records)
-
-
-def any_frame(_: Frame) -> bool:
-    return True
-
-
-def shows_ball(frame: Frame) -> bool:
-    return bool(frame.image.max() > 200 and np.median(frame.image) < 40)
 
 
 # --- what cameras send ---
@@ -255,18 +168,6 @@ class Garbage(socketserver.BaseRequestHandler):
         self.request.sendall(bytes(range(256)) * 40)
 
 
-@contextmanager
-def served(handler: type[socketserver.BaseRequestHandler]) -> Iterator[int]:
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_garbage_and_unknown_hosts_are_waited_out(caplog: pytest.LogCaptureFixture) -> None:
     with served(Garbage) as port, playing(f"rtsp://127.0.0.1:{port}/x"), playing("rtsp://nowhere.invalid/x"):
         assert eventually(lambda: f"127.0.0.1:{port}/x sends nothing that is a video" in said(caplog))
@@ -278,75 +179,7 @@ def test_an_address_without_a_host_is_a_mistake() -> None:
         NetworkCamera("rtsp://", "tcp", 1.0, 0.0)
 
 
-# --- sending ---
-
-
-def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
-    cam = camera()
-    node = Push(uri=cam.uri(path="push"))
-    node.open()
-    sizes = [(240, 320)] * 30 + [(120, 160)] * 400
-    try:
-        for index, size in enumerate(sizes):
-            image = np.full((*size, 3), index % 250, np.uint8)
-            node.process(Frame(image=image, header=Header(seq=index, pts=index / 30)))
-            time.sleep(0.03)
-            if {"frame 320 240\n", "frame 160 120\n"} <= set(cam.lines):
-                break
-        assert {"frame 320 240\n", "frame 160 120\n"} <= set(cam.lines)
-        cam.kill()
-        cam.lines.clear()
-        cam.start()
-
-        def arrives() -> bool:
-            node.process(Frame(image=np.zeros((120, 160, 3), np.uint8), header=Header(pts=time.monotonic())))
-            time.sleep(0.03)
-            return "frame 160 120\n" in cam.lines
-
-        assert eventually(arrives)
-    finally:
-        node.close()
-    assert "trying again in" in said(caplog)
-
-
-def test_a_server_that_took_pictures_for_long_is_soon_tried_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Once lost each night, it would be waited for as long as one that never answers."""
-
-    def stream(node: Push) -> None:
-        node._sent = 1000
-        raise NodeError("gone")
-
-    monkeypatch.setattr(Push, "_stream", stream)
-    monkeypatch.setattr(push, "FIRST_WAIT_S", 0.1)
-    node = Push(uri="rtsp://127.0.0.1:1/push")
-    node.open()
-    assert eventually(lambda: len(caplog.records) >= 4)
-    node.close()
-    assert {record.getMessage() for record in caplog.records} == {f"{node.uri}: gone; trying again in 0.1 s"}
-
-
-def test_addresses_to_send_to() -> None:
-    with pytest.raises(ConfigError, match=r"^out\.mp4 is no address to send to, expected rtsp://, rtmp://"):
-        Push(uri="out.mp4").open()
-
-
 def test_a_protocol_that_ffmpeg_lacks_is_a_failure_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_encoder, "STREAM_FORMATS", {"nonesuch": "mpegts"})
-    frame = Frame(image=np.zeros((48, 64, 3), np.uint8))
-    sender = Push(uri="NONESUCH://127.0.0.1:1")
-    sender.open()
-
-    def fails() -> bool:
-        try:
-            sender.process(frame)
-        except NodeError as exc:
-            return "does not know the protocol" in str(exc)
-        return False
-
-    assert eventually(fails)
-    sender.close()
     monkeypatch.setattr("nodes.capture.SCHEMES", ("nonesuch",))
     with pytest.raises(NodeError, match=r"nonesuch://127.0.0.1:1 cannot be read: .* does not know its protocol"):
         clips.captured(uri="nonesuch://127.0.0.1:1")

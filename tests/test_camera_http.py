@@ -10,8 +10,8 @@ import pytest
 
 from nodes.capture import Capture
 from tests import clips
+from tests.cameras import playing, said, served
 from tests.conftest import eventually
-from tests.test_camera import playing, said, served
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,83 @@
+"""Frames to servers elsewhere."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from graph import ConfigError, Frame, Header, NodeError
+from nodes import _encoder, push
+from nodes.push import Push
+from tests.cameras import Camera, said
+from tests.conftest import eventually
+
+pytestmark = pytest.mark.slow
+
+
+def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
+    cam = camera()
+    node = Push(uri=cam.uri(path="push"))
+    node.open()
+    sizes = [(240, 320)] * 30 + [(120, 160)] * 400
+    try:
+        for index, size in enumerate(sizes):
+            image = np.full((*size, 3), index % 250, np.uint8)
+            node.process(Frame(image=image, header=Header(seq=index, pts=index / 30)))
+            time.sleep(0.03)
+            if {"frame 320 240\n", "frame 160 120\n"} <= set(cam.lines):
+                break
+        assert {"frame 320 240\n", "frame 160 120\n"} <= set(cam.lines)
+        cam.kill()
+        cam.lines.clear()
+        cam.start()
+
+        def arrives() -> bool:
+            node.process(Frame(image=np.zeros((120, 160, 3), np.uint8), header=Header(pts=time.monotonic())))
+            time.sleep(0.03)
+            return "frame 160 120\n" in cam.lines
+
+        assert eventually(arrives)
+    finally:
+        node.close()
+    assert "trying again in" in said(caplog)
+
+
+def test_a_server_that_took_pictures_for_long_is_soon_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once lost each night, it would be waited for as long as one that never answers."""
+
+    def stream(node: Push) -> None:
+        node._sent = 1000
+        raise NodeError("gone")
+
+    monkeypatch.setattr(Push, "_stream", stream)
+    monkeypatch.setattr(push, "FIRST_WAIT_S", 0.1)
+    node = Push(uri="rtsp://127.0.0.1:1/push")
+    node.open()
+    assert eventually(lambda: len(caplog.records) >= 4)
+    node.close()
+    assert {record.getMessage() for record in caplog.records} == {f"{node.uri}: gone; trying again in 0.1 s"}
+
+
+def test_addresses_to_send_to() -> None:
+    with pytest.raises(ConfigError, match=r"^out\.mp4 is no address to send to, expected rtsp://, rtmp://"):
+        Push(uri="out.mp4").open()
+
+
+def test_a_protocol_that_ffmpeg_lacks_is_a_failure_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_encoder, "STREAM_FORMATS", {"nonesuch": "mpegts"})
+    frame = Frame(image=np.zeros((48, 64, 3), np.uint8))
+    sender = Push(uri="NONESUCH://127.0.0.1:1")
+    sender.open()
+
+    def fails() -> bool:
+        try:
+            sender.process(frame)
+        except NodeError as exc:
+            return "does not know the protocol" in str(exc)
+        return False
+
+    assert eventually(fails)
+    sender.close()
