@@ -43,7 +43,10 @@ class RecordImages(Node):
             return
         path = self._folder / f"{frame.seq:08d}.{self.format}"
         unfinished = path.with_suffix(".part")
-        data = cv2.imencode(f".{self.format}", frame.image, self._flags)[1]
+        done, data = cv2.imencode(f".{self.format}", frame.image, self._flags)
+        if not done:
+            height, width = frame.image.shape[:2]
+            raise NodeError(f"{path}: {self.format} cannot hold a picture of {width} x {height}")
         try:
             unfinished.write_bytes(data.tobytes())
             unfinished.replace(path)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from graph import ConfigError, Frame, Header
+from graph import ConfigError, Frame, Header, NodeError
 from graph.testing import run_node
 from nodes.record_images import RecordImages
 
@@ -26,3 +26,9 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(ConfigError, match="cannot be made a folder: File exists"):
         run_node(RecordImages(folder=str(tmp_path / "a")), frame=frames(1))
+
+
+def test_a_picture_that_the_format_cannot_hold_is_told(tmp_path: Path) -> None:
+    wide = Frame(image=np.zeros((2, 17_000, 3), np.uint8))
+    with pytest.raises(NodeError, match=r"\.webp: webp cannot hold a picture of 17000 x 2$"):
+        run_node(RecordImages(folder=str(tmp_path), format="webp"), frame=[wide])
