@@ -18,6 +18,7 @@ LATE_S = 0.25  # a packet that has waited longer is given up where a newer key f
 LOST_S = 1.0  # and after so long even without one: there is no picture then until a key frame comes,
 KEY_S = 10.0  # or until so much later, where none comes: the decoder then finds nothing in what is sent
 TELL_S = 60.0  # between two warnings
+START_S = 5.0  # without one: what a server has kept comes at once, and a graph that starts needs the processor itself
 BEHIND = "%s sends more than can be decoded here: %d pictures skipped; smaller or fewer ones, set there, would all show"
 
 Packet: TypeAlias = "av.Packet[VideoStream]"
@@ -38,7 +39,7 @@ class Arrivals:
         self._name = name
         self._stopping = stopping
         self._left = False
-        self._told_s = float("-inf")  # CLOCK_MONOTONIC
+        self._tell_s = time.monotonic() + START_S  # CLOCK_MONOTONIC: not before
         self._waiting: deque[Packet] = deque()
         self._key_until_s = 0.0  # CLOCK_MONOTONIC: only a key frame is taken before
         self._over = False
@@ -103,8 +104,8 @@ class Arrivals:
                 self._waiting.popleft()
                 self.skipped += 1
         self._stream.codec_context.flush_buffers()  # pictures that refer to what is left out are not shown
-        if time.monotonic() - self._told_s > TELL_S:
-            self._told_s = time.monotonic()
+        if time.monotonic() >= self._tell_s:
+            self._tell_s = time.monotonic() + TELL_S
             logger.warning(BEHIND, self._name, self.skipped)
 
     def _late_s(self) -> float:

@@ -72,6 +72,7 @@ def test_a_late_decoder_goes_on_at_the_newest_key_frame(
     monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
 ) -> None:
     monkeypatch.setattr(_arrivals, "LATE_S", 0.0)
+    monkeypatch.setattr(_arrivals, "START_S", 0.0)
     sender = Sender()
     with arrivals(sender) as (read, packets):
         sender.send("KPPKPPKPPP")
@@ -79,6 +80,19 @@ def test_a_late_decoder_goes_on_at_the_newest_key_frame(
         assert [take(packets) for _ in range(5)] == [0, 6, 7, 8, 9]
         assert read.skipped == 5
     assert warnings_of() == [_arrivals.BEHIND % ("cam", 5)]
+
+
+def test_what_is_skipped_at_the_start_is_no_reason_to_warn(
+    monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
+) -> None:
+    monkeypatch.setattr(_arrivals, "LATE_S", 0.0)
+    monkeypatch.setattr(_arrivals, "START_S", 3600.0)
+    sender = Sender()
+    with arrivals(sender) as (read, packets):
+        sender.send("KPPKPPKPPP")
+        assert come(read, 10)
+        assert [take(packets), take(packets)] == [0, 6]
+    assert warnings_of() == []
 
 
 def test_where_no_key_frame_comes_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +156,7 @@ def test_a_webcam_that_is_decoded_slowly_tells_when_its_pictures_came(
             super()._put(packet)
 
     monkeypatch.setattr(_webcam, "Arrivals", Keys)
+    monkeypatch.setattr(_arrivals, "START_S", 0.0)
     monkeypatch.setattr(_webcam, "device", lambda uri: _webcam.Device("lavfi", "testsrc2=size=64x48:rate=50,realtime"))
     monkeypatch.setattr(_webcam, "decoded", slow(0.2))
     node = Capture(uri=0)
