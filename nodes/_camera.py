@@ -98,7 +98,7 @@ class NetworkCamera:
             origin_ns = origin_ns or taken.arrived_ns
             arrival = (taken.arrived_ns - origin_ns) / 1e9
             pts = offset + taken.time_s
-            if taken.epoch != epoch or abs(pts - arrival) > JUMP_S:
+            if taken.epoch != epoch or pts < end or abs(pts - arrival) > JUMP_S:
                 epoch = taken.epoch
                 offset = max(arrival, end) - taken.time_s
                 pts = offset + taken.time_s

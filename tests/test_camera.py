@@ -72,14 +72,15 @@ def test_plays_on_through_loss_and_garbage(camera: Callable[..., Camera], codec:
     assert pts == sorted(pts)
 
 
-def test_stamps_that_jump_never_go_back() -> None:
-    """A camera whose clock is set by an hour, forth and back: pts follow the arrival, and grow."""
+@pytest.mark.parametrize("jumps", [(0, 3600, 0, -3600), (0, -0.9, -1.8, -2.7)])
+def test_stamps_that_jump_never_go_back(jumps: tuple[float, ...]) -> None:
+    """A camera whose clock is set by an hour, or begins anew: pts follow the arrival, and grow."""
     camera = NetworkCamera("rtsp://127.0.0.1:1/x", "tcp", 1.0, 0.0)
     picture = av.VideoFrame(16, 16, "yuv420p")
     shots = camera.shots()
     pts = []
     for index in range(40):
-        stamp = index / 10 + (0, 3600, 0, -3600)[index // 10]
+        stamp = index / 10 + jumps[index // 10]
         camera._newest.append(Taken(picture, stamp, (index + 1) * 100_000_000, None, 0, 1.0))
         camera._arrived.set()
         shot = next(shots)
