@@ -2,10 +2,12 @@
 
 import logging
 import random
+import socket
 import threading
 from collections import deque
 from collections.abc import Iterator
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from graph import ConfigError, Finding, Frame, Input, Node, NodeError, redact, setting
 
@@ -91,6 +93,8 @@ class Push(Node):
         if frame is None:
             return
         size = even((frame.image.shape[1], frame.image.shape[0]))
+        if self._address.startswith("rtsp:"):
+            wait_for_answer(self._address)
         container = stream_container(self._address, self.transport, PATIENCE_S)
         writer = VideoWriter(container, self._name, size, self._codec, self.crf, self.preset)
         try:
@@ -120,3 +124,26 @@ class Push(Node):
         self._thread.join(STOP_S)
         if self._thread.is_alive():
             logger.info("%s does not answer; it ends with this process", self._name)
+
+
+def wait_for_answer(address: str) -> None:
+    """Ask an RTSP server what it can do, and wait for the first byte; raises NodeError where none comes.
+
+    FFmpeg shakes hands while PyAV holds Python's lock: with a server that hangs, the whole process would stand still.
+    """
+    try:
+        place = urlsplit(address)
+        host, port = place.hostname or "", place.port or 554
+    except ValueError:  # its text may bear a password
+        raise NodeError("no such port, expected like rtsp://user:password@192.0.2.7:554/stream") from None
+    url = f"rtsp://{place.netloc.rpartition('@')[2]}{place.path}"
+    try:
+        with socket.create_connection((host, port), PATIENCE_S) as server:
+            server.sendall(f"OPTIONS {url} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+            answer = server.recv(1)
+    except TimeoutError:
+        raise NodeError("does not answer in time") from None
+    except OSError as exc:
+        raise NodeError(exc.strerror or str(exc)) from None
+    if not answer:
+        raise NodeError("ends the connection: it may not be an RTSP server")

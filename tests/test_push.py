@@ -1,5 +1,7 @@
 """Frames to servers elsewhere."""
 
+import re
+import socket
 import time
 from collections.abc import Callable
 
@@ -10,7 +12,7 @@ from graph import ConfigError, Frame, Header, NodeError
 from nodes import _encoder, push
 from nodes.push import Push
 from tests.cameras import Camera, said
-from tests.conftest import eventually
+from tests.conftest import eventually, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +43,28 @@ def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], ca
     finally:
         node.close()
     assert "trying again in" in said(caplog)
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("127.0.0.1:{mute}", "does not answer in time"),
+        ("127.0.0.1:{closed}", "Connection refused"),
+        ("nowhere.invalid", "Name or service not known|Temporary failure in name resolution"),
+        ("bob:sec/ret@127.0.0.1:1", "no such port"),
+    ],
+)
+def test_a_server_that_cannot_be_had_is_told(
+    place: str, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(push, "PATIENCE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        node = Push(uri=f"rtsp://{place.format(mute=mute.getsockname()[1], closed=free_port())}/push")
+        node.open()
+        node.process(Frame(image=np.zeros((48, 64, 3), np.uint8)))
+        assert eventually(lambda: re.search(f": ({why}).*; trying again", said(caplog)) is not None), said(caplog)
+        node.close()
+    assert "sec" not in said(caplog)
 
 
 def test_a_server_that_took_pictures_for_long_is_soon_tried_again(
