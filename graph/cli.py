@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from graph.attached import RunningGraph
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The checkout, or site-packages: configs are also looked for here, so that commands work from any folder."""
+"""The checkout, or site-packages."""
 
 PACKAGE = "nodes"
 """The package whose nodes `nodes` and `schema` list. Nodes of other packages are used by their type."""
+
+CONFIGS = ROOT / "configs" if (ROOT / "pyproject.toml").is_file() else ROOT / PACKAGE / "configs"
+"""Configs are also looked for here, so that commands work from any folder; an installed package has its own."""
 
 NO_TERMINAL = 120  # characters
 
@@ -300,9 +303,9 @@ def _candidates(config: str) -> list[Path]:
 
 def _places(config: str) -> Iterable[Path]:
     yield Path(config)
-    yield ROOT / config
-    yield ROOT / "configs" / config
-    yield ROOT / "configs" / f"{config}.yaml"
+    yield CONFIGS.parent / config
+    yield CONFIGS / config
+    yield CONFIGS / f"{config}.yaml"
 
 
 def _load(config: str, overrides: list[str] | None, log: Level = Level.WARNING) -> GraphSpec:
@@ -319,9 +322,9 @@ def find_config(config: str) -> Path:
     """Return the file of a config. Raises ConfigError with the names that come near."""
     found = _candidates(config)
     if not found:
-        there = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+        there = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
         near = did_you_mean(Path(config).stem, there) or f"configs there: {_join(there)}"
-        raise ConfigError(f"no config {config!r}: neither {Path(config).absolute()} nor in {ROOT / 'configs'}; {near}")
+        raise ConfigError(f"no config {config!r}: neither {Path(config).absolute()} nor in {CONFIGS}; {near}")
     return found[0]
 
 
