@@ -172,7 +172,8 @@ def library() -> Any:
         import mcap.stream_reader
         import mcap.writer
     except ImportError as exc:
-        raise ConfigError(f"recordings need the package {exc.name}: pip install '.[record]'") from exc
+        install = "pip install '.[record]' (or pip install mcap)"
+        raise ConfigError(f"recordings need the package {exc.name}: {install}") from exc
     return mcap
 
 

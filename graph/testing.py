@@ -1,7 +1,7 @@
 """Run one node, or a whole graph, in this process, without sockets.
 
-    faces = run_node(Smooth(strength=2.0), frame=frames, raw=detections)["faces"]
-    faces = run_graph(load("configs/demo.yaml"), limit=10)["smooth.faces"]
+faces = run_node(Smooth(strength=2.0), frame=frames, raw=detections)["faces"]
+faces = run_graph(load("configs/demo.yaml"), limit=10)["smooth.faces"]
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from graphlib import TopologicalSorter
 from typing import Any
 
+from graph import wire
 from graph.errors import EndOfStream
 from graph.join import first_header
 from graph.messages import Header, Mark, Message
@@ -116,7 +117,7 @@ def _process(node: Node, given: Mapping[str, Message | None]) -> Said:
     header = next((message.header for message in arguments.values() if message is not None), Mark().header)
     missing = [name for name, message in arguments.items() if message is None and not node.inputs[name].optional]
     outputs = as_outputs(node, None if missing else node.process(**arguments))
-    return {name: None if message is None else message.with_header(header) for name, message in outputs.items()}
+    return {name: None if message is None else _sent(message, header) for name, message in outputs.items()}
 
 
 def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Said]:
@@ -138,7 +139,14 @@ def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Said]:
 def _stamp(message: Message | None, stream: str, seq: int) -> Message | None:
     if message is None:
         return None
-    return message.with_header(message.header.numbered(stream, seq, _header(seq).t_capture_ns))
+    return _sent(message, message.header.numbered(stream, seq, _header(seq).t_capture_ns))
+
+
+def _sent(message: Message, header: Header) -> Message:
+    """Return the message as readers get it. Raises WireError for one that a running graph could not send either."""
+    arrays = wire.arrays_of(message)
+    wire.encode(message, header, arrays, [array.nbytes for array in arrays.values()])
+    return message.with_header(header)
 
 
 def _numbered(message: Message | None, index: int) -> Message | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph.errors import WireError
-from graph.messages import DTYPES, Header, Hop, Mark, Message, array_specs, body_fields, from_fields
+from graph.messages import DTYPES, Header, Hop, Mark, Message, array_specs, body_fields, describe, from_fields
 from graph.slots import SlotMap
 
 VERSION = 1
@@ -65,28 +65,44 @@ def arrays_of(message: Message) -> dict[str, NDArray[Any]]:
 def encode(message: Message, header: Header, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> bytes:
     """Return the header of a data packet whose arrays lie at `places`, in the order of `arrays`.
 
-    `header` is sent in the place of the message's own.
+    `header` is sent in the place of the message's own. Raises WireError for a field that cannot be sent.
     """
     values = message.__dict__
     stream, seq, epoch, pts, t, hops = header
-    return pack(
-        {
-            "v": VERSION,
-            "k": "data",
-            "type": type(message).__name__,
-            "stream": stream,
-            "seq": seq,
-            "epoch": epoch,
-            "pts": pts,
-            "t": t,
-            "hops": hops,
-            "body": {name: values[name] for name in body_fields(type(message)) if name not in arrays},
-            "arrays": [
-                (name, value.dtype.str, value.shape, place)
-                for (name, value), place in zip(arrays.items(), places, strict=True)
-            ],
-        }
-    )
+    body = {name: values[name] for name in body_fields(type(message)) if name not in arrays}
+    packet = {
+        "v": VERSION,
+        "k": "data",
+        "type": type(message).__name__,
+        "stream": stream,
+        "seq": seq,
+        "epoch": epoch,
+        "pts": pts,
+        "t": t,
+        "hops": hops,
+        "body": body,
+        "arrays": [
+            (name, value.dtype.str, value.shape, place)
+            for (name, value), place in zip(arrays.items(), places, strict=True)
+        ],
+    }
+    try:
+        return pack(packet)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise WireError(_unsendable(type(message).__name__, body | header._asdict(), exc)) from exc
+
+
+def _unsendable(type_: str, fields: dict[str, Any], reason: Exception) -> str:
+    """Say which field of a message msgpack refuses."""
+    for name, value in fields.items():
+        try:
+            pack(value)
+        except (TypeError, ValueError, OverflowError):
+            return (
+                f"{type_}.{name} is {describe(value)}: {reason}; an array is declared as array(dtype, *shape), other "
+                "fields hold str, int, float, bool, and lists and dicts of them: int(x), float(x), x.tolist()"
+            )
+    return f"{type_}: {reason}"
 
 
 def decode(packet: dict[str, Any], type_: type[Message], buffers: Iterator[bytes], slots: SlotMap | None) -> Message:

@@ -4,11 +4,12 @@ import importlib.util
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from graph import Faces, Frame, Node
+from graph import Faces, Frame, Message, Node, wire
 from graph.cli import app
 from graph.spec import load_class
 from graph.testing import run_node
@@ -21,16 +22,16 @@ def text(manual: Path) -> str:
     return manual.read_text(encoding="utf-8")
 
 
-def node_in(manual: Path, name: str) -> type[Node]:
-    """Run the code block that defines a node, and return its class."""
+def class_in(manual: Path, name: str, base: type) -> Any:
+    """Run the code block that defines a class, and return it."""
     for block in re.findall(r"```python\n(.*?)```", text(manual), re.DOTALL):
-        if f"class {name}(Node)" in block:
+        if f"class {name}({base.__name__})" in block:
             namespace: dict[str, object] = {"__name__": "readme"}
             exec(compile(block, str(manual), "exec"), namespace)
             found = namespace[name]
-            assert isinstance(found, type) and issubclass(found, Node)
+            assert isinstance(found, type) and issubclass(found, base)
             return found
-    raise AssertionError(f"no node {name} in {manual}")
+    raise AssertionError(f"no {base.__name__} {name} in {manual}")
 
 
 @pytest.mark.parametrize("manual", MANUALS, ids=lambda path: path.parent.name)
@@ -77,13 +78,23 @@ def test_blink_node(caplog: pytest.LogCaptureFixture) -> None:
         "pose": np.zeros((1, 3), np.float32),
     }
     open_ = np.zeros((1, 4), np.float32)
-    run_node(node_in(MANUALS[0], "Blink")(), faces=[Faces(**one, states=s) for s in (open_, closed, closed, open_)])
+    blink = class_in(MANUALS[0], "Blink", Node)()
+    run_node(blink, faces=[Faces(**one, states=s) for s in (open_, closed, closed, open_)])
     assert [record.message for record in caplog.records] == ["face 3 blinks at 0.03 s"]
 
 
 def test_blur_node() -> None:
     picture = np.zeros((20, 20, 3), np.uint8)
     picture[10, 10] = 255
-    blurred = run_node(node_in(MANUALS[1], "Blur")(sigma=1.0), frame=[Frame(image=picture)])["blurred"]
+    blurred = run_node(class_in(MANUALS[1], "Blur", Node)(sigma=1.0), frame=[Frame(image=picture)])["blurred"]
     assert isinstance(blurred[0], Frame)
     assert 0 < blurred[0].image[10, 11, 0] < blurred[0].image[10, 10, 0] < 255
+
+
+def test_gaze_message() -> None:
+    gaze_type = class_in(MANUALS[1], "Gaze", Message)
+    gaze = gaze_type(ids=np.array([3]), direction=np.ones((1, 3), np.float32), lamp="on")
+    arrays = wire.arrays_of(gaze)
+    assert wire.unpack(wire.encode(gaze, gaze.header, arrays, [8, 12]))["body"] == {"lamp": "on"}
+    with pytest.raises(ValueError, match="direction"):
+        gaze_type(ids=np.array([3, 4]), direction=np.ones((1, 3), np.float32))

@@ -1,11 +1,12 @@
 """graph.testing runs nodes and graphs without processes, with the same rules as the real runtime."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from graph import EndOfStream, Frame, Header, Input, Node, Output
+from graph import EndOfStream, Frame, Header, Input, Message, Node, Output, WireError
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 from graph.testing import run_graph, run_node
 from tests.toys import Copy, Pair, Source, picture
@@ -164,3 +165,23 @@ def test_a_node_may_end_the_graph() -> None:
     assert [message.seq for message in said["copy.copied"]] == [0, 1, 2]
     assert [message.seq for message in said["source.frame"]] == [0, 1, 2, 3]
     assert traced.calls[-1] == "close"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Brightness(Message):
+    mean: float
+
+
+class Measure(Node):
+    """Gives a number of numpy's where one of Python's is promised."""
+
+    frame = Input(Frame)
+    brightness = Output(Brightness)
+
+    def process(self, frame: Frame) -> Brightness:
+        return Brightness(mean=frame.image.mean(dtype=np.float32))
+
+
+def test_what_a_running_graph_could_not_send_is_refused_here_too() -> None:
+    with pytest.raises(WireError, match=r"Brightness\.mean is float32: can not serialize"):
+        run_node(Measure(), frame=[Frame(image=picture(0))])

@@ -136,6 +136,22 @@ def test_too_large_an_array_is_refused_by_its_sender(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.ones((2, 3), np.float32), r"float32\(2, 3\): can not serialize .*; an array is declared as array\(dtype, "),
+        (np.int64(7), r"int64: can not serialize .*: int\(x\), float\(x\)"),
+        ({1, 2}, "set: can not serialize"),
+        (1 << 70, "int: Integer value out of range"),
+        ("\ud800", "str: .*surrogates"),
+    ],
+)
+def test_a_field_that_cannot_be_sent_is_told_by_name(value: Any, words: str) -> None:
+    message = Mixed(mask=np.zeros((0, 0), bool), table={"value": 1}, word=value)
+    with pytest.raises(WireError, match=r"Mixed\.word is " + words):
+        wire.encode(message, HEADER, wire.arrays_of(message), [0, 0])
+
+
+@pytest.mark.parametrize(
     ("data", "words"),
     [
         (b"", "not a msgpack header"),
