@@ -16,7 +16,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
@@ -36,7 +36,7 @@ class Input:
     """
 
     def __init__(self, type_: type[Message], *, optional: bool = False) -> None:
-        self.type = type_
+        self.type = _message_type(type_)
         self.optional = optional
 
 
@@ -44,7 +44,13 @@ class Output:
     """An output port."""
 
     def __init__(self, type_: type[Message]) -> None:
-        self.type = type_
+        self.type = _message_type(type_)
+
+
+def _message_type(type_: Any) -> type[Message]:
+    if isinstance(type_, type) and issubclass(type_, Message):
+        return type_
+    raise TypeError(f"a port takes a type of message, as in Input(Frame), not {type_!r}")
 
 
 def setting(
@@ -81,9 +87,12 @@ class Node:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name in cls.__dict__.get("__annotations__", {}):
-            if isinstance(cls.__dict__.get(name), Input | Output):
+        annotations = cls.__dict__.get("__annotations__", {})
+        for name, value in vars(cls).items():
+            if isinstance(value, Input | Output) and name in annotations:
                 raise TypeError(f"{cls.__name__}.{name}: write a port without annotation: {name} = Input(...)")
+            if isinstance(value, Field) and name not in annotations:
+                raise TypeError(f"{cls.__name__}.{name}: write a setting with its type: {name}: float = setting(...)")
         inherited = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
         ports = {name: value for name, value in inherited.items() if isinstance(value, Input | Output)}
         cls.inputs = {name: port for name, port in ports.items() if isinstance(port, Input)}

@@ -3,9 +3,11 @@
 `graph.config` makes these from a YAML file. Imported in every node's process, so it imports next to nothing.
 """
 
+import dataclasses
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -178,9 +180,9 @@ def _no_module(name: str, missing: str) -> str:
 
 
 def _where(exc: BaseException) -> str:
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_code.co_filename.startswith("<"):
-        return ""
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}: "
+    """Return the line at which a module fails: the user's, not the one that found the mistake."""
+    finders = (str(Path(__file__).parent), dataclasses.__file__)
+    for frame in reversed(traceback.extract_tb(exc.__traceback__)):
+        if not frame.filename.startswith(finders):
+            return "" if frame.filename.startswith("<") else f"{frame.filename}:{frame.lineno}: "
+    return ""

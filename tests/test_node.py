@@ -68,6 +68,23 @@ def test_a_port_with_annotation_is_no_setting() -> None:
             def process(self, frame: Frame) -> None: ...
 
 
+def test_a_setting_without_annotation_is_none() -> None:
+    with pytest.raises(TypeError, match=r"Wrong\.gain: write a setting with its type: gain: float = setting\(\.\.\.\)"):
+
+        class Wrong(Node):
+            frame = Input(Frame)
+            gain = setting(1.0)
+
+            def process(self, frame: Frame) -> None: ...
+
+
+@pytest.mark.parametrize("port", [Input, Output])
+@pytest.mark.parametrize("type_", ["Frame", np.ndarray, Frame(image=np.zeros((2, 2, 3), np.uint8))])
+def test_a_port_takes_a_type_of_message(port: Any, type_: Any) -> None:
+    with pytest.raises(TypeError, match=r"a port takes a type of message, as in Input\(Frame\), not "):
+        port(type_)
+
+
 def test_process_is_checked_when_the_class_is_made() -> None:
     with pytest.raises(TypeError, match=r"Missing has no process\(\)"):
 
