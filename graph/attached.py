@@ -202,7 +202,7 @@ class RunningGraph:
             while not all(receiver.ended for receiver in receivers.values()):
                 came = False
                 for port, receiver in receivers.items():
-                    while arrived := receiver.receive():
+                    if arrived := receiver.receive():  # one of each in turn: a fast one never hides the others
                         came = True
                         yield port, arrived.message
                         del arrived

@@ -4,6 +4,7 @@ import contextlib
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,6 +71,23 @@ def test_subscribe(tmp_path: Path) -> None:
         assert main.wait() == 0, main.text()
         assert main.text().count("broke the protocol") == 1  # the policy that there is not
     assert untouched(tmp_path)
+
+
+def test_ports_take_turns_where_the_reader_is_slower_than_each(tmp_path: Path) -> None:
+    with Graph(tmp_path, running()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g:
+            came: list[str] = []
+            with contextlib.closing(g.listen("source.frame", "copy.copied", policy="drop_oldest", queue=64)) as stream:
+                for port, _message in filter(None, stream):
+                    came.append(port)
+                    time.sleep(0.03)  # ten new messages of each port meanwhile
+                    if len(came) == 40:
+                        break
+            counts = Counter(came)
+            assert min(counts["source.frame"], counts["copy.copied"]) >= 10, came
+        main.interrupt()
+        assert main.wait() == 0, main.text()
 
 
 def one_port(g: RunningGraph) -> None:
