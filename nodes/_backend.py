@@ -157,7 +157,8 @@ def locate(path: str | Path, backend: str) -> Path:
     if file.is_file():
         return file
     others = sorted(other.name for other in file.parent.glob(f"*{suffix}"))
-    near = difflib.get_close_matches(file.name, others, 1)
+    released = [model.stem for model in MODELS.glob("*.json")] if path.name == str(path) else []
+    near = difflib.get_close_matches(file.name, others, 1) or difflib.get_close_matches(path.name, released, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"{suffix} files there: {others or 'none'}"
     raise FileNotFoundError(f"no network file {file}; {hint}")
 

@@ -58,6 +58,8 @@ def test_a_released_network_is_found_by_its_name_unless_a_file_here_has_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert _backend.locate("landmarks-large", "mnn") == MODELS / "landmarks-large.mnn"
+    with pytest.raises(FileNotFoundError, match=r"landmarks-larg\.mnn; did you mean 'landmarks-large'\?"):
+        _backend.locate("landmarks-larg", "mnn")
     assert card("landmarks-large")["cost"]["macs"] > 2 * card("landmarks")["cost"]["macs"]
     shutil.copy(MODELS / "landmarks.onnx", "landmarks-large.onnx")
     assert _backend.locate("landmarks-large", "onnxruntime") == tmp_path / "landmarks-large.onnx"
