@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._geometry import Image, landmark_box, landmark_roll
+from training.files import read_image, read_text
 from training.landmark_data import Crops, check_folder, held_out
 from training.settings import SettingsError
 
@@ -42,7 +43,7 @@ class Picture:
     def image(self) -> Image:
         """Return the decoded picture and keep it: small ones only. Raises SettingsError when it cannot be read."""
         if not self._pixels:
-            image = cv2.imread(str(self.path), cv2.IMREAD_COLOR)
+            image = read_image(self.path)
             if image is None:
                 raise SettingsError(f"{self.path}: picture cannot be read")
             self._pixels.append(image)
@@ -57,22 +58,25 @@ def read_wider(labels: Path, pictures: Path) -> tuple[list[Picture], list[str]]:
     """
     if not labels.is_file():
         raise SettingsError(f"{labels}: no such file; expected WIDER's wider_face_train_bbx_gt.txt")
-    rows = labels.read_text(errors="replace").splitlines()
+    rows = read_text(labels).splitlines()
     found: list[Picture] = []
     faults: list[str] = []
-    at = 0
+    at, lost = 0, False
     while at < len(rows):
         name, line = rows[at].strip(), at + 1
         at += 1
         if not name:
             continue
         if not name.lower().endswith((".jpg", ".jpeg", ".png")):
-            faults.append(f"{labels}:{line}: expected a picture's name, found {name[:60]!r}")
+            faults += [] if lost else [f"{labels}:{line}: expected a picture's name, found {name[:60]!r}"]
+            lost = True  # until the next name
             continue
         count = rows[at].strip() if at < len(rows) else ""
         if not count.isdigit():
             faults.append(f"{labels}:{at + 1}: expected the number of faces of {name}, found {count[:60]!r}")
+            lost = True
             continue
+        lost = False
         first, at = at + 1, at + 1 + max(int(count), 1)  # a picture without a face carries one row of zeros
         path = pictures / name
         if not path.is_file():
@@ -92,7 +96,7 @@ def _read_boxes(rows: list[str], count: int, place: str, faults: list[str]) -> t
         except ValueError:
             faults.append(f"{place} and below: expected 'x y w h ...', found {row[:60]!r}")
             continue
-        if w <= 0 or h <= 0:
+        if not (np.isfinite((x, y, w, h)).all() and w > 0 and h > 0):
             faults.append(f"{place} and below: box without area: {row[:60]!r}")
             continue
         boxes.append((x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5))

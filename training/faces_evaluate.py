@@ -22,6 +22,7 @@ from training.faces_data import Picture, face_ovals, five_points, read_backgroun
 from training.faces_metric import IOU, Curve, Detected, curve, match, operating_point
 from training.faces_settings import SIZES, FaceSettings
 from training.faces_sources import read_pictures
+from training.files import read_image
 from training.landmark_data import Sample, read_folder
 from training.settings import SettingsError, checked
 
@@ -72,7 +73,7 @@ def measure_points(maps: Maps, samples: list[Sample], size: tuple[int, int]) -> 
     """
     errors, edges, looked_at = [], [], 0
     for sample in samples:
-        image = cv2.imread(str(sample.path), cv2.IMREAD_COLOR)
+        image = read_image(sample.path)
         if image is None:
             logger.warning("%s: picture cannot be read", sample.path)
             continue

@@ -1,6 +1,7 @@
 """Five points for faces that have a box only, by a landmark network: once, before training, and kept in the cache."""
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def with_points(pictures: list[Picture], teacher: Path, cache: Path) -> list[Pic
     bare = [picture for picture in pictures if picture.points is None]
     key = hashlib.sha256(VERSION + teacher_file(teacher).read_bytes())
     for picture in bare:
-        key.update(picture.name.encode() + picture.boxes.tobytes() + picture.ignored.tobytes())
+        key.update(os.fsencode(picture.name) + picture.boxes.tobytes() + picture.ignored.tobytes())
     cached = cache / f"five-{key.hexdigest()[:16]}.npy"
     if not cached.exists():
         cache.mkdir(parents=True, exist_ok=True)

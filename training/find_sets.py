@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training import read_boxes, read_landmarks
 from training.faces_data import Picture, read_wider
+from training.files import walk
 from training.landmark_data import PICTURES, person_of
 from training.read_landmarks import VIDEOS, Labelled
 
@@ -25,30 +26,30 @@ class Found:
 
 def find_sets(data: Path, people: dict[str, str]) -> Iterator[Found]:
     """Read every set below `data`, one after the other; `people` holds patterns of persons by pattern of set name."""
-    for folder, folders, files in os.walk(data):
-        folders.sort()
-        root = Path(folder)
+    above = data.resolve().parts
+    for root, folders, files in walk(data):
         relative = root.relative_to(data).as_posix()
         name = data.resolve().name if relative == "." else relative
-        found = _whole(root, name, folders, people)
+        found = _whole(root, name, folders, _person(name, above, people))
         if found:
             folders.clear()
             yield from found
             continue
         suffixes = {os.path.splitext(file)[1].lower() for file in files}
-        clip = re.fullmatch(r"(.+)/(\d+)_annot", name)
+        clip = re.fullmatch(r"(?:.+/)?(\d+)_annot", name)
         if ".pts" in suffixes and clip:  # frames of a 300-VW clip, taken out: NNN_annot
-            faces, faults = read_landmarks.read_plain(root, lambda _, clip=clip: f"{clip[1]}/{clip[2]}")
-            yield Found(clip[1], "frames and .pts", faces, [], faults)
+            video = name.rpartition("/")[0] or above[-1]
+            faces, faults = read_landmarks.read_plain(root, lambda _, person=f"{video}/{clip[1]}": person)
+            yield Found(video, "frames and .pts", faces, [], faults)
         elif ".pts" in suffixes and root.name != "annot":
-            faces, faults = read_landmarks.read_plain(root, _person(name, people))
+            faces, faults = read_landmarks.read_plain(root, _person(name, above, people))
             yield Found(name, "pictures and .pts", faces, [], faults)
         elif ".mat" in suffixes and suffixes & set(PICTURES):
-            faces, faults = read_landmarks.read_mats(root, _person(name, people))
+            faces, faults = read_landmarks.read_mats(root, _person(name, above, people))
             yield Found(name, "pictures and .mat", faces, [], faults)
 
 
-def _whole(root: Path, name: str, folders: list[str], people: dict[str, str]) -> list[Found]:
+def _whole(root: Path, name: str, folders: list[str], person: Callable[[str], str]) -> list[Found]:
     """Return the set, or its official parts, when this folder is the root of a known layout."""
     here = set(folders)
     if "annot" in here and any(path.suffix.lower() in VIDEOS for path in root.iterdir()):
@@ -60,7 +61,7 @@ def _whole(root: Path, name: str, folders: list[str], people: dict[str, str]) ->
         return [Found(f"{name}/{part}", "WFLW", own, [], faults if part == "train" else [])
                 for part, own in parts.items() if own or part == "train"]
     if "landmarks" in here and next(root.glob("landmarks/*/*_pts.mat"), None):
-        faces, faults = read_landmarks.read_300wlp(root, _person(name, people))
+        faces, faults = read_landmarks.read_300wlp(root, person)
         return [Found(name, "300W-LP", faces, [], faults)]
     if "wider_face_split" in here:
         return [
@@ -81,9 +82,9 @@ def _boxes(name: str, layout: str, read: tuple[list[Picture], list[str]]) -> Fou
     return Found(name, layout, [], read[0], read[1])
 
 
-def _person(name: str, people: dict[str, str]) -> Callable[[str], str]:
+def _person(name: str, above: tuple[str, ...], people: dict[str, str]) -> Callable[[str], str]:
     """Return the function from a file's stem to its person, whose name begins with the folder that knows its people."""
     own = [(name, pattern) for sets, pattern in people.items() if re.fullmatch(sets, name)]
-    root, pattern = own[0] if own else read_landmarks.person_pattern(name)
+    root, pattern = own[0] if own else read_landmarks.person_pattern(name, above)
     of = person_of(pattern)
     return lambda stem: f"{root}/{of(stem)}"

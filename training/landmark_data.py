@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._geometry import apply, crop, crop_matrix, landmark_box
+from training.files import below, by_name, read_image, read_text
 from training.settings import SettingsError
 
 logger = logging.getLogger("training")
@@ -50,7 +52,7 @@ class Sample:
 
 def read_points(path: Path) -> NDArray[np.float32]:
     """Read a .pts file of 68 points, moved from counting pixels at 1 to 0. Raises ValueError saying what is wrong."""
-    text = path.read_text(errors="replace")
+    text = read_text(path)
     inside = re.search(r"\{([^}]*)\}", text)
     if inside is None:
         raise ValueError("no { ... } block")
@@ -72,9 +74,8 @@ def read_folder(root: Path, source: str, person: Callable[[str], str] = str) -> 
     """
     check_folder(root, f"the data set {source}")
     samples, faults = [], []
-    files = sorted(p for p in root.rglob("*") if p.is_file())
-    pictures = {p.with_suffix(""): p for p in files if p.suffix.lower() in PICTURES}
-    labels = {p.with_suffix(""): p for p in files if p.suffix.lower() == ".pts"}
+    pictures = by_name(below(root, PICTURES), root, faults)
+    labels = by_name(below(root, (".pts",)), root, faults)
     faults += [f"{labels[stem]}: no picture beside it" for stem in labels.keys() - pictures.keys()]
     faults += [f"{pictures[stem]}: no .pts beside it" for stem in pictures.keys() - labels.keys()]
     for stem in sorted(pictures.keys() & labels.keys()):
@@ -109,7 +110,7 @@ def person_of(pattern: str) -> Callable[[str], str]:
 
 def held_out(person: str, share: float) -> bool:
     """Say whether a person belongs to the held-out share; the same on every machine."""
-    return int.from_bytes(hashlib.sha256(person.encode()).digest()[:4]) < share * 2**32
+    return int.from_bytes(hashlib.sha256(os.fsencode(person)).digest()[:4]) < share * 2**32
 
 
 def states(points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -160,7 +161,7 @@ class Rows:
 
 def read_picture(sample: Sample) -> NDArray[np.uint8] | None:
     """Return the picture (H, W, 3) BGR that a face's points lie in, or None when it cannot be read."""
-    return cv2.imread(str(sample.path), cv2.IMREAD_COLOR) if sample.row is None else map_crops(sample.path)[sample.row]
+    return read_image(sample.path) if sample.row is None else map_crops(sample.path)[sample.row]
 
 
 def map_crops(path: Path) -> NDArray[np.uint8]:
@@ -178,7 +179,7 @@ def cache_crops(samples: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
         return _with_prepared(ready, [sample for sample in samples if sample.row is None], folder)
     key = hashlib.sha256(repr((CACHE_VERSION, CACHE_SIDE, CACHE_MARGIN)).encode())
     for sample in samples:
-        key.update(f"{sample.path} {sample.path.stat().st_mtime_ns}".encode())
+        key.update(os.fsencode(f"{sample.path} {sample.path.stat().st_mtime_ns}"))
         key.update(sample.points.tobytes())
     base = folder / f"faces-{key.hexdigest()[:16]}"
     index = base.with_suffix(".npz")
@@ -207,7 +208,7 @@ def _write_cache(samples: list[Sample], base: Path) -> None:
     part = base.with_suffix(".part")
     with part.open("wb") as file:
         for sample in samples:
-            image = cv2.imread(str(sample.path), cv2.IMREAD_COLOR)
+            image = read_image(sample.path)
             fault = "picture cannot be read" if image is None else outside(sample.points, image.shape)
             if fault:
                 faults.append(f"{sample.path}: {fault}")
@@ -255,7 +256,7 @@ def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: 
     """Return (count, 256, 256, 3) crops without faces from pictures with known face boxes (F, 4); made on first use."""
     key = hashlib.sha256(repr((CACHE_VERSION, count)).encode())
     for path, boxes in pictures:
-        key.update(str(path).encode() + boxes.tobytes())
+        key.update(os.fsencode(path) + boxes.tobytes())
     file = folder / f"backgrounds-{key.hexdigest()[:16]}.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -263,7 +264,7 @@ def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: 
         cuts = []
         for index in rng.permutation(np.resize(np.arange(len(pictures)), count * 2)):
             path, boxes = pictures[index]
-            cut = _cut_background(cv2.imread(str(path)), boxes, rng)
+            cut = _cut_background(read_image(path), boxes, rng)
             cuts += [] if cut is None else [cut]
             if len(cuts) == count:
                 break

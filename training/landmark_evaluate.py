@@ -5,6 +5,7 @@ Errors are in per cent of the distance of the outer eye corners unless said othe
 
 import json
 import logging
+import os
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -66,7 +67,7 @@ def look(predictor: Predictor, detector: FaceModel, sample: Sample) -> list[Floa
     """Look at one face in every way; return a row of `Looks`. Its random numbers depend on its file's name alone."""
     image, true = picture(sample), sample.points[None]
     box = landmark_box(true)
-    rng = np.random.default_rng([zlib.crc32(sample.path.name.encode()), sample.row or 0])
+    rng = np.random.default_rng([zlib.crc32(os.fsencode(sample.path.name)), sample.row or 0])
     noisy = (image + rng.normal(0, NOISE, image.shape)).clip(0, 255).astype(np.uint8)
     last = image.shape[1] - 1
     mirrored_box = box[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + np.array([last, 0, last, 0])

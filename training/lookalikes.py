@@ -7,7 +7,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from training import augment
 from training.faces_data import read_backgrounds, split
 from training.faces_evaluate import exported, find
 from training.faces_settings import FaceSettings
+from training.files import read_image
 from training.landmark_data import cut_face
 from training.settings import SettingsError, checked, load_settings
 
@@ -63,7 +63,7 @@ def find_lookalikes(config: Path, data: Path, held_out: bool) -> Lookalikes:
     maps = exported(MODELS / "faces")
     images, points = [], []
     for picture in split(pictures, settings.background_hold_out, "name")[held_out]:
-        image = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)
+        image = read_image(picture.path)
         if image is None:
             logger.warning("%s: picture cannot be read", picture.path)
             continue

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from nodes._geometry import Floats, Image
+from training.files import read_image
 from training.find_sets import Found, find_sets
 from training.landmark_data import CACHE_SIDE, PICTURES, cut_face
 from training.prepare import judge, read_all
@@ -60,14 +61,14 @@ def members(data: Path, sets: list[Found], backgrounds: str, face_side: int, pic
             rows = "".join(f"{x:.2f} {y:.2f}\n" for x, y in points + 1)
             yield Member(f"{found.name}/{stem}.webp", cut, f"version: 1\nn_points: 68\n{{\n{rows}}}\n")
         for picture in found.pictures[::every] if found.layout == "WIDER FACE" else []:
-            image = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)  # type: ignore[assignment]
+            image = read_image(picture.path)
             if image is not None:
                 small, scale = shrink(image, picture_side)
                 text = wider_rows(picture.name, picture.boxes, picture.ignored, scale)
                 yield Member(picture.path.relative_to(data).as_posix(), small, text)
     folder = data / backgrounds
     for path in sorted(folder.rglob("*"))[::every] if backgrounds and folder.is_dir() else []:
-        image = cv2.imread(str(path)) if path.suffix.lower() in PICTURES else None  # type: ignore[assignment]
+        image = read_image(path) if path.suffix.lower() in PICTURES else None
         if image is not None:
             yield Member(path.relative_to(data).as_posix(), shrink(image, picture_side)[0], "")
 

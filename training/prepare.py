@@ -4,7 +4,6 @@ python -m training.prepare ../data --out prepared
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import re
@@ -12,17 +11,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
 
 from nodes._geometry import Image, landmark_box, landmark_roll
 from training import contact_sheet, landmark_data
+from training.files import read_image, whole
 from training.find_sets import Found, find_sets
 from training.landmark_data import STATES, cut_face
 from training.prepared import CROPS, FACES, PICTURES, POINTS
@@ -63,12 +64,12 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
     out.mkdir(parents=True, exist_ok=True)
     for name in (FACES, CROPS, POINTS, PICTURES):  # of an earlier time
         (out / name).unlink(missing_ok=True)
-    held = Split(share, tests)
+    held = Split(share, tests, data.resolve().name)
     rows = write_faces(sets, data, out, held, console)
     rows += write_pictures(sets, data, out, held, console)
     contact_sheet.save_picture(out / "sheet.png", contact_sheet.sheet(rows))
     faults = [fault for found in sets for fault in found.faults]
-    (out / "faults.txt").write_text("".join(fault + "\n" for fault in faults))
+    (out / "faults.txt").write_text("".join(fault + "\n" for fault in faults), "utf-8", "backslashreplace")
     return sets
 
 
@@ -83,8 +84,9 @@ def check_people(people: dict[str, str], sets: list[Found]) -> None:
 class Split:
     """Who is held out: whole sets by their names, and a share of the people of all others."""
 
-    def __init__(self, share: float, tests: str) -> None:
-        self.share = share
+    def __init__(self, share: float, tests: str, data: str = "") -> None:
+        """Take the share, the pattern of sets, and the data folder's own name: it may be such a set itself."""
+        self.share, self.data = share, data
         try:
             self.tests = re.compile(tests)
         except re.error as exc:
@@ -92,7 +94,8 @@ class Split:
 
     def __call__(self, name: str, person: str) -> bool:
         """Say whether a person of the set of this name is held out; the same on every machine."""
-        return bool(self.tests.fullmatch(name)) or landmark_data.held_out(person, self.share)
+        official = any(self.tests.fullmatch(text) for text in (name, f"{self.data}/{name}"))
+        return official or landmark_data.held_out(person, self.share)
 
 
 def _merged(sets: Iterable[Found]) -> list[Found]:
@@ -115,7 +118,7 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
     with whole(out / FACES) as index, whole(out / CROPS) as crops:
         for found in (found for found in sets if found.faces):
             every, tiles = max(1, len(found.faces) // SHOWN), list[Image]()
-            faces = track(read_all(found.faces), found.name, len(found.faces), console=console)
+            faces = track(read_all(found.faces), escape(found.name), len(found.faces), console=console)
             for i, (face, image) in enumerate(faces):
                 fault, usable = judge(face.points, image)
                 found.faults.extend([f"{place(face)}: {fault}"] if fault else [])
@@ -130,18 +133,6 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
             rows.append((f"{found.name} ({found.layout}): {len(found.faces)} faces", tiles))
         np.save(out / POINTS, np.array(points, np.float32).reshape(-1, 68, 2))
     return rows
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name when it is complete, and not at all when writing it fails."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def judge(points: NDArray[np.float32], image: Image | None) -> tuple[str, bool]:
@@ -183,7 +174,7 @@ def read_all(faces: list[Labelled]) -> Iterator[tuple[Labelled, Image | None]]:
                     capture.release()
                 path, at = face.picture, -1
                 capture = None if face.frame is None else cv2.VideoCapture(str(path))
-                image = cv2.imread(str(path), cv2.IMREAD_COLOR) if capture is None else None
+                image = read_image(path) if capture is None else None
             while capture is not None and at < (face.frame or 0):
                 good, image = capture.read()
                 image, at = image if good else None, at + 1
@@ -203,8 +194,8 @@ def write_pictures(sets: list[Found], data: Path, out: Path, held: Split,
     with whole(out / PICTURES) as index:
         for found in sets:
             every, tiles, kept = max(1, len(found.pictures) // SHOWN), list[Image](), 0
-            for i, picture in enumerate(track(found.pictures, found.name, console=console)):
-                image: Any = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)
+            for i, picture in enumerate(track(found.pictures, escape(found.name), console=console)):
+                image = read_image(picture.path)
                 if image is None:
                     found.faults.append(f"{picture.path}: picture cannot be read")
                     continue
@@ -291,7 +282,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help="what of a file's name is the person, as in --person 'mine.*=[^_]*'")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names may be in any encoding
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
     try:
         people = read_people(options.person)
         sets = prepare(options.data, options.out, options.held_out, options.hold_out_sets, people, console)

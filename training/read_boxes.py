@@ -6,14 +6,13 @@ left first, NaN where a face has none. WIDER FACE's own text format is read by `
 """
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from training.faces_data import Picture
+from training.files import below, by_name, read_image, read_text
 from training.landmark_data import PICTURES
 
 Read = tuple[list[Picture], list[str]]
@@ -55,7 +54,7 @@ def read_retinaface(labels: Path) -> Read:
     pictures: list[Picture] = []
     faults: list[str] = []
     path, name, faces = Path(), "", _Faces()
-    rows = [*enumerate(labels.read_text(errors="replace").splitlines(), 1), (0, "# ")]
+    rows = [*enumerate(read_text(labels).splitlines(), 1), (0, "# ")]
     for number, row in rows:
         place = f"{labels}:{number}"
         if row.startswith("#"):
@@ -91,15 +90,16 @@ def read_voc(root: Path) -> Read:
     """
     pictures: list[Picture] = []
     faults: list[str] = []
-    for path in sorted((root / "Annotations").glob("*.xml")):
+    labels, images = root / "Annotations", root / "JPEGImages"
+    found, texts = by_name(below(images, PICTURES), images, faults), by_name(below(labels, (".xml",)), labels, faults)
+    faults += [f"{found[name]}: no {name}.xml in Annotations" for name in found.keys() - texts.keys()]
+    faults += [f"{texts[name]}: no picture {name} in JPEGImages" for name in texts.keys() - found.keys()]
+    for name in sorted(found.keys() & texts.keys()):
+        path = texts[name]
         try:
             tree = ElementTree.parse(path).getroot()
         except ElementTree.ParseError as exc:
             faults.append(f"{path}: not XML ({exc})")
-            continue
-        picture = _partner(root / "JPEGImages", path.stem)
-        if picture is None:
-            faults.append(f"{path}: no picture {path.stem} in JPEGImages")
             continue
         faces = _Faces()
         for thing in tree.iter("object"):
@@ -112,8 +112,8 @@ def read_voc(root: Path) -> Read:
                 continue
             difficult = (thing.findtext("difficult") or "0").strip() == "1"
             faces.add((x0 - 1.5, y0 - 1.5, x1 - 0.5, y1 - 0.5), None, difficult, str(path), faults)
-        pictures.append(faces.picture(picture, picture.name))
-    return pictures, faults
+        pictures.append(faces.picture(found[name], found[name].relative_to(images).as_posix()))
+    return pictures, sorted(faults)
 
 
 def read_yolo(root: Path) -> Read:
@@ -125,18 +125,18 @@ def read_yolo(root: Path) -> Read:
     pictures: list[Picture] = []
     faults: list[str] = []
     labels, images = root / "labels", root / "images"
-    found = {path.relative_to(images).with_suffix(""): path for path in _pictures(images)}
-    for path in sorted(labels.rglob("*.txt")):
-        if path.relative_to(labels).with_suffix("") not in found and path.name != "classes.txt":
-            faults.append(f"{path}: no picture of this name in images")
+    found, texts = by_name(below(images, PICTURES), images, faults), by_name(below(labels, (".txt",)), labels, faults)
+    for name in sorted(texts.keys() - found.keys()):
+        if texts[name].name != "classes.txt":
+            faults.append(f"{texts[name]}: no picture of this name in images")
     for stem, path in sorted(found.items()):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = read_image(path)
         if image is None:
             faults.append(f"{path}: picture cannot be read")
             continue
         sides = np.array([image.shape[1], image.shape[0]], np.float32)
-        faces, text = _Faces(), labels / stem.with_name(stem.name + ".txt")
-        rows = text.read_text(errors="replace").splitlines() if text.is_file() else []
+        faces, text = _Faces(), texts.get(stem)
+        rows = read_text(text).splitlines() if text else []
         for number, row in enumerate(rows, 1):
             try:
                 numbers = np.array(row.split(), np.float32)
@@ -160,11 +160,3 @@ def _shares(values: np.ndarray, sides: np.ndarray) -> np.ndarray | None:
     if (points[:, :2] < 0).any() or (points.shape[1] == 3 and (points[:, 2] == 0).any()):
         return None
     return points[:, :2] * sides - 0.5
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES)
-
-
-def _partner(folder: Path, stem: str) -> Path | None:
-    return next((path for suffix in PICTURES for path in [folder / f"{stem}{suffix}"] if path.is_file()), None)

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
+from training.files import by_name, read_text
 from training.landmark_data import PICTURES, read_points
 
 Points = NDArray[np.float32]
@@ -45,28 +46,33 @@ PEOPLE = {
 All-Age-Faces write idAage, 300W-LP numbers the views that it made of a photograph. In all others a file is a person."""
 
 
-def person_pattern(name: str) -> tuple[str, str]:
-    """Return the folder within which people of the set of this name are told apart, and the pattern of a person."""
+def person_pattern(name: str, above: tuple[str, ...] = ()) -> tuple[str, str]:
+    """Return the folder within which people of the set of this name are told apart, and the pattern of a person.
+
+    `above` are the folders that the data folder lies in, and its own: it may be a set, or a part of one.
+    """
     parts = name.split("/")
-    for i, part in enumerate(parts):
+    known = [("/".join(parts[: i + 1]), part) for i, part in enumerate(parts)] + [(part, part) for part in above]
+    for folder, part in known:
         for kind, pattern in PEOPLE.items():
             if re.fullmatch(kind, part):
-                return "/".join(parts[: i + 1]), pattern
+                return folder, pattern
     return name, ".*"
 
 
 def read_plain(folder: Path, person: Callable[[str], str]) -> Read:
     """Read the pictures with a .pts partner in this folder alone, the layout of the 300-W sets."""
+    faults: list[str] = []
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
-    labels = {path.stem: path for path in files if path.suffix.lower() == ".pts"}
-    faults = [f"{labels[stem]}: no picture beside it" for stem in labels.keys() - pictures.keys()]
+    pictures = by_name([path for path in files if path.suffix.lower() in PICTURES], folder, faults)
+    labels = by_name([path for path in files if path.suffix.lower() == ".pts"], folder, faults)
+    faults += [f"{labels[stem]}: no picture beside it" for stem in labels.keys() - pictures.keys()]
     faults += [f"{pictures[stem]}: no .pts beside it" for stem in pictures.keys() - labels.keys()]
     faces = []
     for stem in sorted(pictures.keys() & labels.keys()):
         points = _or_fault(read_points, labels[stem], faults)
         if points is not None:
-            faces.append(Labelled(pictures[stem], points, person(stem)))
+            faces.append(Labelled(pictures[stem], points, person(stem.name)))
     return faces, sorted(faults)
 
 
@@ -137,7 +143,7 @@ def read_wflw(root: Path, name: str) -> Read:
     for path in sorted(root.rglob("list_98pt_*.txt")):
         if "test" in path.parent.name.split("_") and "train" not in path.parent.name.split("_"):
             continue  # subsets of the test list by attribute
-        for number, row in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        for number, row in enumerate(read_text(path).splitlines(), 1):
             if not row.strip():
                 continue
             *words, file = row.split()

@@ -129,7 +129,8 @@ def test_retinaface_boxes_and_points(tmp_path: Path) -> None:
 
 
 def test_voc_edges_count_from_one(tmp_path: Path) -> None:
-    picture(tmp_path / "JPEGImages" / "a.jpg")
+    for name in ("a", "b", "d"):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
     (tmp_path / "Annotations").mkdir()
     box = "<bndbox><xmin>3</xmin><ymin>4</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>"
     things = (f"<object><name>face</name><difficult>1</difficult>{box}</object>"
@@ -140,7 +141,8 @@ def test_voc_edges_count_from_one(tmp_path: Path) -> None:
     (found,), faults = read_boxes.read_voc(tmp_path)
     assert found.boxes.tolist() == [[1.5, 2.5, 4.5, 8.5]]  # the pixels 2 to 4 and 3 to 8
     assert found.ignored.tolist() == [True]
-    for fault, text in zip(faults, ("without the four numbers", "not XML", "no picture c"), strict=True):
+    texts = ("without the four numbers", "not XML", "no picture c", "d.jpg: no d.xml")
+    for fault, text in zip(faults, texts, strict=True):
         assert text in fault
 
 

@@ -1,0 +1,135 @@
+"""Data sets as people have them: links, capital suffixes, byte order marks, names in any encoding, a set by itself."""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.training.faces68 import draw, write_points, write_set
+from training import prepare, prepared, read_boxes
+from training.faces_data import read_wider
+from training.files import below, read_image
+from training.find_sets import Found, find_sets
+from training.landmark_data import cache_crops, read_folder
+
+BOM = "\ufeff"
+
+
+def found_in(data: Path) -> dict[str, Found]:
+    return {found.name: found for found in find_sets(data, {})}
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    good, content = cv2.imencode(path.suffix.lower(), draw(np.random.default_rng(0))[0])
+    assert good
+    path.write_bytes(content.tobytes())
+
+
+def text(path: Path, content: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, "utf-8")
+    return path
+
+
+def test_linked_folders_are_read_once_and_circles_end(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "mine").symlink_to(write_set(tmp_path / "elsewhere", 2))
+    (tmp_path / "elsewhere" / "round").symlink_to(data)
+    (data / "twice").symlink_to(tmp_path / "elsewhere")
+    assert {name: len(found.faces) for name, found in found_in(data).items()} == {"mine": 2}
+    assert len(read_folder(data, "own")[0]) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"none"])
+def test_a_picture_that_is_none_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert read_image(tmp_path / "a.jpg") is None
+    assert read_image(tmp_path / "b.jpg") is None
+
+
+def test_names_in_another_encoding_are_read_like_all_others(tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data" / os.fsdecode(b"Fr\xfchling")
+    write_set(tmp_path / "data" / "mine", 3).rename(folder)
+    for suffix in (".png", ".pts"):
+        (folder / f"p0_0{suffix}").rename(folder / os.fsdecode(b"caf\xe9" + suffix.encode()))
+    (folder / "p1_2.pts").rename(folder / os.fsdecode(b"\xe9.pts"))
+    assert prepare.main([str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 0
+    assert "Fr\\udcfchling" in capsys.readouterr().out
+    assert "\\udce9.pts: no picture beside it" in (tmp_path / "out" / "faults.txt").read_text()
+    assert len(prepared.read_by_set(tmp_path / "out")) == 2
+    assert len(cache_crops(read_folder(folder, "own")[0], tmp_path / "cache")[0]) == 2
+
+
+def test_names_in_brackets_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path / "data" / "mine [v2]", 2)
+    text(tmp_path / "data" / "mine [v2]" / "[x].pts", "")
+    prepare.main([str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    shown = capsys.readouterr().out
+    assert shown.count("mine [v2]") == 4  # progress, both tables, the fault
+    assert "mine [v2]/[x].pts: no picture beside it" in shown
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    for path in ("wider/a.jpg", "images/a.jpg", "WFLW_images/a.jpg"):
+        picture(tmp_path / path)
+    wider = text(tmp_path / "bbx_gt.txt", f"{BOM}a.jpg\r\n1\r\n1 2 3 4\r\n")
+    retina = text(tmp_path / "label.txt", f"{BOM}# a.jpg\n1 2 3 4\n")
+    text(tmp_path / "labels" / "a.txt", f"{BOM}0 0.5 0.5 0.5 0.5\n")
+    for found, faults in (read_wider(wider, tmp_path / "wider"), read_boxes.read_retinaface(retina),
+                          read_boxes.read_yolo(tmp_path)):
+        assert faults == []
+        assert [len(one.boxes) for one in found] == [1]
+    text(tmp_path / "lists" / "list_98pt_train.txt", BOM + " ".join(["5"] * 196) + " a.jpg\n")
+    assert len(found_in(tmp_path)[f"{tmp_path.name}/train"].faces) == 1
+
+
+def test_suffixes_may_be_capital(tmp_path: Path) -> None:
+    box = "".join(f"<{edge}>{value}</{edge}>" for edge, value in zip(read_boxes.VOC_EDGES, (1, 1, 9, 9), strict=True))
+    for path in ("JPEGImages/a.JPG", "JPEGImages/b.jpg", "images/a.JPG"):
+        picture(tmp_path / path)
+    for name in ("a.xml", "b.XML"):
+        text(tmp_path / "Annotations" / name, f"<a><object><name>face</name><bndbox>{box}</bndbox></object></a>")
+    text(tmp_path / "labels" / "a.TXT", "0 0.5 0.5 0.5 0.5\n")
+    for found, faults in (read_boxes.read_voc(tmp_path), read_boxes.read_yolo(tmp_path)):
+        assert faults == []
+        assert {len(one.boxes) for one in found} == {1}
+    assert len(below(tmp_path, (".jpg",))) == 3
+
+
+def test_a_second_picture_of_a_name_is_listed(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "data" / "mine", 2)
+    picture(folder / "p0_0.jpg")
+    for faults in (found_in(tmp_path / "data")["mine"].faults, read_folder(folder, "own")[1]):
+        assert faults == [f"{folder}/p0_0.png: left out, p0_0.jpg beside it has the same name"]
+
+
+def test_a_set_by_itself_or_a_part_of_it_knows_its_people(tmp_path: Path) -> None:
+    folder = tmp_path / "YTF" / "training"
+    for number, stem in enumerate(("Ann_1", "Ann_2")):
+        picture(folder / f"{stem}.jpg")
+        write_points(folder / f"{stem}.pts", draw(np.random.default_rng(number))[1])
+    for data, name in ((tmp_path, "YTF/training"), (tmp_path / "YTF", "training"), (folder, "training")):
+        assert {face.person for face in found_in(data)[name].faces} == {"YTF/Ann"}
+    write_set(tmp_path / "300VW" / "001_annot", 2)
+    for data in (tmp_path, tmp_path / "300VW"):
+        assert {face.person for face in found_in(data)["300VW"].faces} == {"300VW/001"}
+    write_set(tmp_path / "300W" / "01_Indoor", 2)
+    prepare.main([str(tmp_path / "300W"), "--out", str(tmp_path / "out"), "--held-out", "0"])
+    lines = (tmp_path / "out" / "faces.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["held_out"] for line in lines)
+
+
+def test_a_wrong_count_in_widers_list_is_one_fault(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        picture(tmp_path / name)
+    labels = text(tmp_path / "bbx_gt.txt", "a.jpg\nx\n1 2 3 4\n1 2 3 4\nb.jpg\n2\n1 2 3 4\nnan 2 3 4\n")
+    (found,), faults = read_wider(labels, tmp_path)
+    assert found.boxes.tolist() == [[0.5, 1.5, 3.5, 5.5]]
+    for fault, part in zip(faults, (":2: expected the number of faces of a.jpg", "without area: 'nan"), strict=True):
+        assert part in fault

@@ -1,0 +1,75 @@
+"""Files of data sets as people have them, and files of ours that are there whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder from `root` down with the names of its folders, which may be cleared, and of its files.
+
+    Links to folders are followed, but no folder is seen twice: links may lead round in a circle.
+    """
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield Path(folder), folders, files
+
+
+def below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files below `root`, in order, that end in one of the suffixes, written small or large."""
+    return sorted(folder / name for folder, _, files in walk(root) for name in files
+                  if name.lower().endswith(suffixes))
+
+
+def by_name(files: list[Path], root: Path, faults: list[str]) -> dict[Path, Path]:
+    """Return files by their paths from `root` without suffix; a second one of the same name is left out and listed."""
+    found: dict[Path, Path] = {}
+    for path in files:
+        first = found.setdefault(path.relative_to(root).with_suffix(""), path)
+        if first != path:
+            faults.append(f"{path}: left out, {first.name} beside it has the same name")
+    return found
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a label file, without the byte order mark that editors on Windows put first."""
+    return path.read_text("utf-8-sig", errors="replace")
+
+
+def read_image(path: Path) -> NDArray[np.uint8] | None:
+    """Return a picture (H, W, 3) BGR, or None when it cannot be read.
+
+    OpenCV is given the bytes: a file name that is not UTF-8, as in old archives, ends the process in `cv2.imread`.
+    """
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    return cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name when it is complete, and not at all when writing it fails.
+
+    When several processes write it at once, each writes its own, and the last one stays.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
