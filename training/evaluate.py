@@ -6,13 +6,13 @@ python -m training.evaluate nodes/models/faces ../data --out runs/evaluation
 """
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
 
 from nodes import _backend
 from training import faces_evaluate, landmark_evaluate
+from training.predictor import read_card
 from training.settings import SettingsError
 
 logger = logging.getLogger("training")
@@ -45,8 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def finds_faces(model: Path) -> bool:
     """Say whether the card beside a network is that of a face detector."""
-    card = model.with_suffix(".json")
-    return card.is_file() and "stride8" in json.loads(card.read_text()).get("outputs", {})
+    return model.suffix != ".pt" and "stride8" in read_card(model)["outputs"]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from nodes import _backend
 from nodes._geometry import MEAN, SCALE, to_input
 from training import checkpoint, mnn_converter, quantise
 from training.contact_sheet import save_picture
+from training.files import ending
 from training.heads import take_heads
 from training.landmark_net import macs
 from training.settings import RunSettings, SettingsError, checked
@@ -45,7 +47,8 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
            tutor: bool = False, heads: Path | None = None) -> dict[str, Any]:
     """Write target.onnx, .mnn, .pt2, .json and .png from the averaged weights of a checkpoint; return the card.
 
-    With `int8` also target-int8.onnx, .mnn and .json, and the comparison with the others as card["int8"]. With `tutor`
+    All of them appear together in the end, so that a release is never half an old one. With `int8` also
+    target-int8.onnx, .mnn and .json, and the comparison with the others as card["int8"]. With `tutor`
     the larger network that learnt beside the checkpoint's own (`training.tutor`) is written, with `heads` the heads of
     another checkpoint (`training.heads`).
     """
@@ -63,26 +66,39 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
     with torch.inference_mode():
         metrics = task.validate(network)
     fold_batch_norm(deployment.module.eval())
+    about = {"name": f"{settings.name}-tutor" if tutor else settings.name, "training": made,
+             "accuracy": {name: round(value, 4) for name, value in metrics.items()}}
+    target = target.with_suffix("") if target.suffix in BACKENDS.values() else target
     target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
+        card = write(deployment, Path(folder) / target.name, about)
+        more = {"int8": quantise.quantise(deployment, Path(folder) / target.name, card)} if int8 else {}
+        for file in Path(folder).iterdir():
+            file.replace(target.parent / file.name)
+    return card | more
+
+
+def write(deployment: Deployment, target: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Write a network in all formats with its card, which has all of `about` as well; return the card."""
     write_models(deployment, target)
     differences = {name: parity(deployment, target, name) for name in BACKENDS}
     card = {
-        "name": f"{settings.name}-tutor" if tutor else settings.name,
+        "name": about["name"],
         "input": {"name": "image", "shape": input_shape(deployment), "dtype": "float32",
                   "colour": "BGR", "mean": MEAN, "scale": SCALE, **deployment.contract},
         "outputs": deployment.outputs,
         "cost": cost(deployment),
-        "accuracy": {name: round(value, 4) for name, value in metrics.items()},
-        "training": made,
+        "accuracy": about["accuracy"],
+        "training": about["training"],
         "data": deployment.terms,
         "parity": differences,
-        "files": {target.name + suffix: sha256(target.with_suffix(suffix)) for suffix in BACKENDS.values()},
+        "files": {target.name + suffix: sha256(ending(target, suffix)) for suffix in BACKENDS.values()},
         "reference": reference(deployment, target),
     }
     text = json.dumps(card, indent=1)
     text = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\s+", " ", found.group()), text)  # a list on one line
-    target.with_suffix(".json").write_text(text + "\n")
-    return card | ({"int8": quantise.quantise(deployment, target, card)} if int8 else {})
+    ending(target, ".json").write_text(text + "\n")
+    return card
 
 
 def origin(state: dict[str, Any]) -> dict[str, Any]:
@@ -113,9 +129,9 @@ def write_models(deployment: Deployment, target: Path) -> None:
     program = torch.export.export(
         deployment.module, (example,), dynamic_shapes=(dict.fromkeys(deployment.dynamic, torch.export.Dim.AUTO),)
     )
-    write_torch(program, target.with_suffix(".pt2"))
-    write_onnx(deployment, example, target.with_suffix(".onnx"))
-    mnn_converter.convert(target.with_suffix(".onnx"), target.with_suffix(".mnn"))
+    write_torch(program, ending(target, ".pt2"))
+    write_onnx(deployment, example, ending(target, ".onnx"))
+    mnn_converter.convert(ending(target, ".onnx"), ending(target, ".mnn"))
 
 
 def write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -187,7 +203,7 @@ def reference(deployment: Deployment, target: Path) -> dict[str, Any]:
 
     Outputs of more than 512 numbers are given by 32 of them at even distances in the flattened array.
     """
-    save_picture(target.with_suffix(".png"), deployment.images[0])
+    save_picture(ending(target, ".png"), deployment.images[0])
     with torch.inference_mode():
         outputs = deployment.module(torch.from_numpy(to_input(deployment.images[:1])))
     found: dict[str, Any] = {"picture": f"{target.name}.png"}

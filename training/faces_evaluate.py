@@ -24,6 +24,7 @@ from training.faces_settings import SIZES, FaceSettings
 from training.faces_sources import read_pictures
 from training.files import read_image
 from training.landmark_data import Sample, read_folder
+from training.predictor import read_card
 from training.settings import SettingsError, checked
 
 logger = logging.getLogger("training")
@@ -153,7 +154,7 @@ def draw_places(pictures: list[Picture], boxes: list[Floats], labels: list[str],
 
 def measure(options: Any) -> dict[str, float]:
     """Measure a detector on the data it was not trained with, as its card says; log the table, write pictures."""
-    card = json.loads(options.model.with_suffix(".json").read_text())
+    card = read_card(options.model)
     settings = checked(FaceSettings, card["training"]["settings"] | {"data": str(options.data[0])}, str(options.model))
     maps = exported(options.model, options.backend)
     size, threshold = settings.validation_size, card["input"]["threshold"]

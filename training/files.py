@@ -60,6 +60,11 @@ def read_image(path: Path) -> NDArray[np.uint8] | None:
     return cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None  # type: ignore[return-value]
 
 
+def ending(path: Path, suffix: str) -> Path:
+    """Return a path with a suffix put after its name, which may have dots of its own: `v1.2` becomes `v1.2.onnx`."""
+    return path.with_name(path.name + suffix)
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under its name when it is complete, and not at all when writing it fails.

@@ -1,8 +1,8 @@
 """A landmark network as it is measured: an exported file with its card, or a checkpoint, also of a running training."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,13 +44,9 @@ class Predictor:
             self.size, self.margin = settings.size, MARGIN
             self.model: _backend.Backend = _Checkpoint(path, settings)
             return
-        card_path = path.with_suffix(".json")
-        try:
-            card = json.loads(card_path.read_text())
-        except OSError as exc:
-            raise SettingsError(f"{card_path}: {exc.strerror}; a network is measured with its card beside it") from exc
+        card = read_card(path)
         if "landmarks" not in card["outputs"]:
-            raise SettingsError(f"{card_path}: outputs {sorted(card['outputs'])}, none is 'landmarks'")
+            raise SettingsError(f"the card of {path}: outputs {sorted(card['outputs'])}, none is 'landmarks'")
         self.size, self.margin = card["input"]["shape"][-1], card["input"]["margin"]
         try:
             self.model = _backend.load(path, backend)
@@ -66,6 +62,14 @@ class Predictor:
         scale = np.sqrt(np.abs(np.linalg.det(matrices[:, :, :2])))[:, None]
         spread = out.get("spread", np.full(out["landmarks"].shape[:2], np.nan, np.float32)) / scale
         return Found(apply(invert(matrices), out["landmarks"]), spread, out["states"], out["presence"])
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Return the card beside an exported network. Raises SettingsError when there is none, or something else."""
+    try:
+        return {"outputs": {}, **_backend.card(path)}
+    except (FileNotFoundError, ValueError) as exc:
+        raise SettingsError(str(exc)) from exc
 
 
 def _checkpoint_settings(path: Path) -> LandmarkSettings:

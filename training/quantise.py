@@ -23,6 +23,7 @@ from rich.table import Table
 
 from nodes import _backend
 from nodes._geometry import to_input
+from training.files import ending
 from training.mnn_converter import convert
 from training.task import Deployment
 
@@ -71,20 +72,20 @@ def write_mnn_int8(source: Path, path: Path) -> None:
 def quantise(deployment: Deployment, target: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Write target-int8.onnx, .mnn and .json beside an exported network; return name, error, ms and bytes of each."""
     small = target.with_name(f"{target.name}-int8")
-    write_onnx_int8(target.with_suffix(".onnx"), small.with_name(small.name + ".onnx"), deployment.calibration)
-    write_mnn_int8(target.with_suffix(".onnx"), small.with_name(small.name + ".mnn"))
-    shutil.copyfile(target.with_suffix(".png"), small.with_name(small.name + ".png"))
+    write_onnx_int8(ending(target, ".onnx"), ending(small, ".onnx"), deployment.calibration)
+    write_mnn_int8(ending(target, ".onnx"), ending(small, ".mnn"))
+    shutil.copyfile(ending(target, ".png"), ending(small, ".png"))
     rows = compare(deployment, target, small)
     own = {key: value for key, value in card.items() if key not in ("parity", "files", "reference")}
     text = json.dumps(own | {"name": small.name, "int8": rows}, indent=1)
-    small.with_name(small.name + ".json").write_text(text + "\n")
+    ending(small, ".json").write_text(text + "\n")
     return rows
 
 
 def compare(deployment: Deployment, target: Path, small: Path) -> dict[str, Any]:
     """Measure the networks of onnxruntime and MNN, float32 and int8, on one thread, taking turns."""
     networks = {
-        f"{backend} {kind}": _backend.load(path.with_name(path.name + _backend.BACKENDS[backend][1]), backend)
+        f"{backend} {kind}": _backend.load(ending(path, _backend.BACKENDS[backend][1]), backend)
         for backend in ("onnxruntime", "mnn") for kind, path in (("float32", target), ("int8", small))
     }
     batch = to_input(deployment.images[:1])
@@ -97,7 +98,7 @@ def compare(deployment: Deployment, target: Path, small: Path) -> dict[str, Any]
         error, value = next(iter(deployment.measure(network.run).items()))
         rows[name] = {
             error: round(value, 4), "ms": [round(float(t), 3) for t in milliseconds[name]],
-            "bytes": path.with_name(path.name + _backend.BACKENDS[backend][1]).stat().st_size,
+            "bytes": ending(path, _backend.BACKENDS[backend][1]).stat().st_size,
         }
         if kind == "int8":
             rows[name]["worth releasing"] = worth(rows[name], rows[f"{backend} float32"], error)

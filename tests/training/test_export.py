@@ -166,8 +166,41 @@ def test_a_missing_checkpoint_is_one_line(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_a_network_without_card_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"model.json: No such file"):
+    with pytest.raises(SettingsError, match=r"no card .*model.json: each network lies beside the card"):
         Predictor(tmp_path / "model")
+
+
+def test_a_card_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for content in ("{", "[]", "{}"):
+        (tmp_path / "model.json").write_text(content)
+        assert evaluate.main([str(tmp_path / "model"), str(tmp_path)]) == 2
+        assert "model.json: not the card of a network" in caplog.records[-1].message
+
+
+@pytest.mark.slow
+def test_a_name_with_dots_stays_whole(tmp_path: Path) -> None:
+    card = export.export(untrained(tmp_path, "vote"), tmp_path / "out" / "mine-v1.2.onnx", int8=True)
+    names = {"mine-v1.2" + suffix for suffix in (".onnx", ".mnn", ".pt2", ".json", ".png")}
+    small = {"mine-v1.2-int8" + suffix for suffix in (".onnx", ".mnn", ".json", ".png")}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names | small
+    assert names == {*card["files"], "mine-v1.2.json", card["reference"]["picture"]}
+    assert evaluate.main([str(tmp_path / "out" / "mine-v1.2"), str(tmp_path / "data" / "held")]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", ["parity", "reference"])
+def test_an_export_that_fails_leaves_the_release_as_it_was(tmp_path: Path, failing: str,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    source, out = untrained(tmp_path, "vote"), tmp_path / "out"
+    out.mkdir()
+    (out / "tiny.onnx").write_bytes(b"the release before")
+    monkeypatch.setattr(export, failing, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export.export(source, out / "tiny")
+    assert [(file.name, file.read_bytes()) for file in out.iterdir()] == [("tiny.onnx", b"the release before")]
 
 
 @pytest.mark.slow
