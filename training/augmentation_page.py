@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     try:
         contact_sheet.save_picture(options.out, page())
-    except SettingsError as exc:
+    except (SettingsError, OSError) as exc:
         logger.error("%s", exc)
         return 2
     return 0

@@ -14,11 +14,14 @@ from training.settings import SettingsError
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` so that `path` always holds a whole checkpoint, the old one or the new one."""
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -141,9 +141,11 @@ def main(arguments: list[str] | None = None) -> int:
     steps = [] if options.steps is None else [f"steps={options.steps}"]
     try:
         print(compare(options.config, options.vary, [*options.overrides, *steps], options.runs))
-    except SettingsError as exc:
+    except (SettingsError, OSError) as exc:
         logger.error("%s", exc)
         return 2
+    except KeyboardInterrupt:
+        logger.info("stopped; the same command goes on from the last checkpoint")
     return 0
 
 

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         (faces_evaluate.measure if finds_faces(options.model) else landmark_evaluate.evaluate)(options)
-    except SettingsError as exc:
+    except (SettingsError, OSError) as exc:
         logger.error("%s", exc)
         return 2
     return 0

@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         moved = {"data": options.data} if options.data else None
         card = export(options.checkpoint, options.target, moved, options.int8, options.tutor, options.heads)
-    except SettingsError as exc:
+    except (SettingsError, OSError) as exc:
         logger.error("%s", exc)
         return 2
     logger.info("%s", json.dumps({key: card[key] for key in ("cost", "accuracy", "parity")}, indent=1))

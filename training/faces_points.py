@@ -12,6 +12,7 @@ from rich.progress import track
 from nodes._boxes import overlaps
 from nodes._geometry import detector_to_landmark_box, landmark_roll
 from training.faces_data import Floats, Picture, face_ovals, five_points
+from training.files import whole
 from training.predictor import Predictor
 from training.teacher import both_ways, teacher_file
 
@@ -36,10 +37,8 @@ def with_points(pictures: list[Picture], teacher: Path, cache: Path) -> list[Pic
         cache.mkdir(parents=True, exist_ok=True)
         predictor = Predictor(teacher)
         found = [look(predictor, picture) for picture in track(bare, "five points")]
-        part = cached.with_suffix(".part")
-        with part.open("wb") as out:
+        with whole(cached) as out:
             np.save(out, np.concatenate([np.zeros((0, 5, 2), np.float32), *found]))
-        part.replace(cached)
     ends = np.cumsum([len(picture.boxes) for picture in bare])
     points = iter(np.split(np.load(cached), ends[:-1]))
     return [picture if picture.points is not None else replace(picture, points=next(points)) for picture in pictures]

@@ -1,5 +1,9 @@
-"""Whether a run may go on from the checkpoint in its folder: only with the settings that it began with."""
+"""Whether a run may go on from the checkpoint in its folder: with the settings that it began with, and alone."""
 
+import contextlib
+import errno
+import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import shorten
@@ -27,6 +31,27 @@ def going_on(settings: RunSettings, folder: Path) -> dict[str, Any] | None:
     state = checkpoint.load(last)
     check_same(settings, state["settings"], last, FREE | LENGTH)
     return state
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a run's folder, made if need be, for this process until the block or the process ends.
+
+    Raises SettingsError when another one has it. A record lock, because processes that draw batches do not inherit it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno in (errno.EACCES, errno.EAGAIN):  # else a file system without locks
+                file.seek(0)
+                raise SettingsError(f"{folder}: process {file.read()} is training there; end it, or give another name "
+                                    "or --runs") from exc
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def is_complete(settings: RunSettings, state: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._geometry import apply, crop, crop_matrix, landmark_box
-from training.files import below, by_name, read_image, read_text
+from training.files import below, by_name, read_image, read_text, whole
 from training.settings import SettingsError
 
 logger = logging.getLogger("training")
@@ -103,8 +103,14 @@ def check_folder(folder: Path, use: str) -> None:
 
 
 def person_of(pattern: str) -> Callable[[str], str]:
-    """Return the function from a file's stem to its person: what the pattern matches at its start, else all of it."""
-    compiled = re.compile(pattern)
+    """Return the function from a file's stem to its person: what the pattern matches at its start, else all of it.
+
+    Raises SettingsError when it is not a pattern.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as exc:
+        raise SettingsError(f"person: {pattern!r} is not a pattern ({exc})") from exc
     return lambda stem: found.group() if (found := compiled.match(stem)) else stem
 
 
@@ -205,8 +211,7 @@ def _with_prepared(ready: list[Sample], others: list[Sample], folder: Path) -> t
 
 def _write_cache(samples: list[Sample], base: Path) -> None:
     points, sources, faults = [], [], []
-    part = base.with_suffix(".part")
-    with part.open("wb") as file:
+    with whole(base.with_suffix(".u8")) as crops:
         for sample in samples:
             image = read_image(sample.path)
             fault = "picture cannot be read" if image is None else outside(sample.points, image.shape)
@@ -214,14 +219,13 @@ def _write_cache(samples: list[Sample], base: Path) -> None:
                 faults.append(f"{sample.path}: {fault}")
                 continue
             cut, mapped = cut_face(image, sample.points)
-            file.write(cut.tobytes())
+            crops.write(cut.tobytes())
             points.append(mapped)
             sources.append(sample.source)
-    if not points:
-        part.unlink()
-        raise SettingsError(f"no usable face among {len(samples)}; first fault: {(faults or ['none'])[0]}")
-    part.replace(base.with_suffix(".u8"))
-    np.savez(base.with_suffix(".npz"), points=np.stack(points), sources=np.array(sources), faults=np.array(faults, str))
+        if not points:
+            raise SettingsError(f"no usable face among {len(samples)}; first fault: {(faults or ['none'])[0]}")
+    with whole(base.with_suffix(".npz")) as index:
+        np.savez(index, points=np.stack(points), sources=np.array(sources), faults=np.array(faults, str))
     logger.info("cached %d faces in %s", len(points), base.with_suffix(".u8"))
 
 
@@ -271,7 +275,8 @@ def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: 
         if not cuts:
             raise SettingsError(f"{pictures[0][0].parent}: no crop without a face in {len(pictures)} pictures, the "
                                 f"first of which is {pictures[0][0].name}")
-        np.save(file, np.stack(cuts))
+        with whole(file) as out:
+            np.save(out, np.stack(cuts))
         logger.info("cached %d backgrounds in %s", len(cuts), file)
     return np.load(file, mmap_mode="r")
 
@@ -289,19 +294,3 @@ def _cut_background(image: NDArray[np.uint8] | None, boxes: NDArray[np.float32],
             box = np.array([[x, y, x + side, y + side]], np.float32)
             return crop(image, crop_matrix(box, CACHE_SIDE, margin=1.0), CACHE_SIDE)[0]
     return None
-
-
-def read_wider(root: Path) -> list[tuple[Path, NDArray[np.float32]]]:
-    """Return the WIDER FACE training pictures with their boxes (F, 4) x0, y0, x1, y1, from the official text file."""
-    labels = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
-    if not labels.is_file():
-        raise SettingsError(f"{labels}: no such file, needed for crops between the faces of WIDER FACE")
-    lines = labels.read_text().split("\n")
-    found, i = [], 0
-    while i < len(lines) and lines[i]:
-        count = max(int(lines[i + 1]), 1)  # pictures without a face carry one row of zeros
-        rows = np.array([row.split()[:4] for row in lines[i + 2 : i + 2 + count]], np.float32)
-        boxes = np.concatenate((rows[:, :2], rows[:, :2] + rows[:, 2:]), 1)
-        found.append((root / "WIDER_train" / "images" / lines[i], boxes))
-        i += 2 + count
-    return [(path, boxes) for path, boxes in found if path.exists()]

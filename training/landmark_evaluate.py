@@ -202,7 +202,8 @@ def evaluate(options: Any) -> dict[str, dict[str, float]]:
         samples = usable(folder, options)
         rows = [look(predictor, detector, sample) for sample in track(samples, str(folder))]
         looks = Looks(*(np.stack(column) for column in zip(*rows, strict=True)))
-        name = "/".join(folder.parts[-2:])
+        name = "/".join(folder.resolve().parts[-2:])
+        name = name if name not in tables else str(folder.resolve()).lstrip("/")
         tables[name], curves[name] = measure(looks)
         parts = np.array([part_of(sample, folder) for sample in samples])
         for part in sorted(set(parts.tolist())) if len(set(parts.tolist())) > 1 else []:

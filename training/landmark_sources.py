@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from training import landmark_data, prepared
+from training.faces_data import read_wider
 from training.landmark_data import Sample
 from training.landmark_settings import LandmarkSettings, Source
 from training.settings import SettingsError
@@ -44,7 +45,11 @@ def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:
         landmark_data.check_folder(folder, "pictures without faces")
         pictures += [(p, nobody) for p in sorted(folder.iterdir()) if p.suffix.lower() in landmark_data.PICTURES]
     if settings.wider:
-        pictures += landmark_data.read_wider(settings.data / settings.wider)
+        root = settings.data / settings.wider
+        labels = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
+        found, faults = read_wider(labels, root / "WIDER_train" / "images")
+        landmark_data.log_faults(settings.wider, [] if held_out else faults)
+        pictures += [(picture.path, picture.boxes) for picture in found]
     pictures = [p for p in pictures if landmark_data.held_out(p[0].name, 0.1) == held_out]
     if not pictures:
         return np.zeros((0, landmark_data.CACHE_SIDE, landmark_data.CACHE_SIDE, 3), np.uint8)

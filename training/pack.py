@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         quality, count = pack(options.data, options.out, options.megabytes, options.backgrounds,
                               (options.face_side, options.picture_side), Console())
-    except SettingsError as exc:
+    except (SettingsError, OSError) as exc:
         logger.error("%s", exc)
         return 2
     logger.info("%s: %d pictures at quality %d, %.1f MB", options.out, count, quality, options.out.stat().st_size / 1e6)

@@ -131,7 +131,8 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
                 if i % every == 0 and len(tiles) < SHOWN:
                     tiles.append(contact_sheet.with_points(cut, mapped))
             rows.append((f"{found.name} ({found.layout}): {len(found.faces)} faces", tiles))
-        np.save(out / POINTS, np.array(points, np.float32).reshape(-1, 68, 2))
+        with whole(out / POINTS) as file:
+            np.save(file, np.array(points, np.float32).reshape(-1, 68, 2))
     return rows
 
 
@@ -287,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         people = read_people(options.person)
         sets = prepare(options.data, options.out, options.held_out, options.hold_out_sets, people, console)
-    except SettingsError as exc:
+    except (SettingsError, OSError) as exc:
         logger.error("%s", exc)
         return 2
     show(sets, options.out, console)

@@ -66,7 +66,10 @@ def read_pictures(folder: Path, data: Path, sets: str = ".*") -> tuple[list[Pict
 
 
 def _matching(lines: list[dict[str, Any]], sets: str, folder: Path) -> list[tuple[int, dict[str, Any]]]:
-    pattern = re.compile(sets)
+    try:
+        pattern = re.compile(sets)
+    except re.error as exc:
+        raise SettingsError(f"sets: {sets!r} is not a pattern ({exc})") from exc
     kept = [(row, line) for row, line in enumerate(lines) if pattern.fullmatch(line["set"])]
     if not kept:
         names = sorted({line["set"] for line in lines})

@@ -84,7 +84,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except OSError as exc:
         raise SettingsError(f"{path}: {exc.strerror}") from exc
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path}: not valid YAML: {exc}") from exc
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected a mapping of settings, found {type(content).__name__}")

@@ -15,6 +15,7 @@ from rich.progress import track
 from nodes import _backend
 from nodes._geometry import landmark_box, landmark_roll
 from training import metrics
+from training.files import whole
 from training.landmark_data import MIRROR, Crops
 from training.landmark_settings import LandmarkSettings
 from training.predictor import Predictor
@@ -43,10 +44,9 @@ def relabelled(crops: Crops, settings: LandmarkSettings) -> Crops:
     cached = settings.cache / f"taught-{key.hexdigest()[:16]}.npy"
     if not cached.exists():
         settings.cache.mkdir(parents=True, exist_ok=True)
-        part = cached.with_suffix(".part")
-        with part.open("wb") as out:
-            np.save(out, taught(Predictor(settings.teacher), crops, rows))
-        part.replace(cached)
+        points = taught(Predictor(settings.teacher), crops, rows)
+        with whole(cached) as out:
+            np.save(out, points)
     found, told = np.load(cached), crops.points[rows]
     apart = metrics.normalised_errors(found, told).mean(1)
     lost = ~(apart < BELIEVED)

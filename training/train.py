@@ -27,7 +27,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from training import checkpoint
 from training.distributed import Group, joined
-from training.going_on import going_on, is_complete
+from training.files import whole
+from training.going_on import alone, going_on, is_complete
 from training.settings import RunSettings, SettingsError, load_settings
 from training.task import Batch, Task, load_task
 
@@ -46,8 +47,10 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
         logger.info("%s: complete at step %d, best %.4f; more `steps` or `minutes` go on, another `name` starts afresh",
                     settings.name, begun["step"], begun["best"])
         return float(begun["best"])
-    with joined(settings.device) as group:
+    with joined(settings.device) as group, contextlib.ExitStack() as kept:
         with group.leader_first():  # it makes the caches that the others find
+            if group.leads:
+                kept.enter_context(alone(runs / settings.name))
             task = load_task(settings.task, settings.settings)
         run = Run(task, settings, runs / settings.name, group, begun)
         model = group.share(run.network)
@@ -92,7 +95,6 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self.best = -math.inf if task.higher_is_better else math.inf
         self.commit = checkpoint.git_commit()
-        folder.mkdir(parents=True, exist_ok=True)
         if begun is not None:
             self._restore(begun)
 
@@ -320,9 +322,18 @@ def open_log(folder: Path, step: int) -> TextIO:
     """Open metrics.jsonl for appending, without the lines of steps that a killed run did not save."""
     path = folder / "metrics.jsonl"
     if path.exists():
-        kept = [text for text in path.read_text().splitlines() if text and json.loads(text)["step"] <= step]
-        path.write_text("".join(text + "\n" for text in kept))
+        kept = [text for text in path.read_text().splitlines() if step_of(text) <= step]
+        with whole(path) as file:
+            file.write("".join(text + "\n" for text in kept).encode())
     return path.open("a", buffering=1)
+
+
+def step_of(text: str) -> float:
+    """Return the step of a line of metrics.jsonl, infinity when a full disk or a crash has cut it off."""
+    try:
+        return float(json.loads(text)["step"])
+    except ValueError:
+        return math.inf
 
 
 def line(values: dict[str, float]) -> str:
@@ -337,7 +348,7 @@ def clock(seconds: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and train; 2 means the settings are wrong."""
+    """Parse the command line and train; 2 means that settings or files are wrong, or the loss is no number."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="PLACE=VALUE", dest="overrides",
@@ -347,7 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     try:
         train(load_settings(options.config, options.overrides), options.runs)
-    except SettingsError as exc:
+    except (SettingsError, FloatingPointError, OSError) as exc:
         logger.error("%s", exc)
         return 2
     except KeyboardInterrupt:

@@ -90,17 +90,3 @@ def test_backgrounds_avoid_faces(tmp_path: Path) -> None:
     found = landmark_data.cache_backgrounds([(tmp_path / "a.png", box)], tmp_path / "cache", 20)
     assert found.shape == (20, 256, 256, 3)
     assert found.max() < 200
-
-
-def test_wider_boxes(tmp_path: Path) -> None:
-    (tmp_path / "wider_face_split").mkdir()
-    rows = "a/1.jpg\n2\n10 20 5 6 0 0\n1 2 3 4 0 0\na/2.jpg\n0\n0 0 0 0 0 0\na/3.jpg\n1\n7 8 9 10 0 0\n"
-    (tmp_path / "wider_face_split" / "wider_face_train_bbx_gt.txt").write_text(rows)
-    folder = tmp_path / "WIDER_train" / "images" / "a"
-    folder.mkdir(parents=True)
-    for name in ("1.jpg", "2.jpg"):
-        (folder / name).touch()
-    (_, first), (path, second) = landmark_data.read_wider(tmp_path)
-    assert first.tolist() == [[10, 20, 15, 26], [1, 2, 4, 6]]
-    assert path.name == "2.jpg"
-    assert second.tolist() == [[0, 0, 0, 0]]

@@ -33,7 +33,7 @@ def test_batches_depend_on_their_generator_alone(task: LandmarkTask) -> None:
 @pytest.mark.parametrize(("own", "text"), [
     ({"backgrounds": "nope"}, "nope: no such folder, needed for pictures without faces"),
     ({"backgrounds": "broken"}, "broken: no crop without a face in 1 pictures, the first of which is a.png"),
-    ({"wider": "nope"}, "nope/wider_face_split/wider_face_train_bbx_gt.txt: no such file, needed for crops between"),
+    ({"wider": "nope"}, "nope/wider_face_split/wider_face_train_bbx_gt.txt: no such file; expected WIDER"),
 ])
 def test_crops_without_faces_that_are_not_there_are_named(task: LandmarkTask, tmp_path: Path, own: dict[str, str],
                                                           text: str) -> None:

@@ -1,0 +1,112 @@
+"""Runs that something happened to: a second one, a full disk, a kill while a cache was written, wrong patterns."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.faces68 import write_set, write_two_sets
+from training import augmentation_page, checkpoint, evaluate, landmark_data, prepare, train
+from training.going_on import alone
+from training.settings import RunSettings, SettingsError
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> RunSettings:
+    own = {"data": str(tmp_path), "cache": str(tmp_path / "cache"), "size": 64, "sources": write_two_sets(tmp_path)}
+    return RunSettings(name="tiny", task="training.landmark_task:LandmarkTask", settings=own, steps=2, batch=4,
+                       log_every=1, device="cpu")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_running_is_not_started_again(settings: RunSettings, tmp_path: Path) -> None:
+    program = ("import pathlib, sys; from training.going_on import alone\n"
+               "with alone(pathlib.Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()")
+    command = [sys.executable, "-c", program, str(tmp_path / "runs" / "tiny")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout and other.stdout.readline() == "has it\n"
+        with pytest.raises(SettingsError, match=rf"tiny: process {other.pid} is training there; end it, or give"):
+            train.train(settings, tmp_path / "runs")
+        assert [file.name for file in (tmp_path / "runs" / "tiny").iterdir()] == ["lock"]
+        other.kill()
+    train.train(settings, tmp_path / "runs")
+    assert checkpoint.load(tmp_path / "runs" / "tiny" / "last.pt")["step"] == 2
+
+
+def test_a_run_may_have_its_folder_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        with alone(tmp_path / "run"):
+            pass
+
+
+def test_a_log_that_a_full_disk_cut_off_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"kind": "tr')
+    with train.open_log(tmp_path, 2) as log:
+        log.write("next\n")
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\nnext\n'
+
+
+def test_a_broken_save_leaves_no_part(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"pickle|lambda"):
+        checkpoint.save(tmp_path / "last.pt", {"ema": lambda: 0})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_was_not_written_whole_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_set(tmp_path / "set", 2)
+    samples, cache = landmark_data.read_folder(folder, "own")[0], tmp_path / "cache"
+    walls = [(sample.path, np.zeros((0, 4), np.float32)) for sample in samples]
+
+    def cut_off(file: object, *_: object, **__: object) -> None:
+        (file.write if hasattr(file, "write") else Path(str(file)).write_bytes)(b"half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        for name in ("save", "savez"):
+            patch.setattr(np, name, cut_off)
+        for make in (lambda: landmark_data.cache_crops(samples, cache),
+                     lambda: landmark_data.cache_backgrounds(walls, cache, 3)):
+            with pytest.raises(OSError, match="No space"):
+                make()
+    assert {file.suffix for file in cache.iterdir()} == {".u8"}
+    assert len(landmark_data.cache_crops(samples, cache)[0]) == 2
+    assert landmark_data.cache_backgrounds(walls, cache, 3).shape == (3, 256, 256, 3)
+
+
+def test_what_cannot_be_written_is_one_line(settings: RunSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                            caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    below = str(tmp_path / "file" / "x")
+    (tmp_path / "c.yaml").write_text(settings.model_dump_json())
+    assert train.main([str(tmp_path / "c.yaml"), "--runs", below]) == 2
+    assert prepare.main([str(tmp_path), "--out", below]) == 2
+    assert augmentation_page.main([below]) == 2
+    assert len(caplog.records) == 3
+    assert all("file" in record.message for record in caplog.records)
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_with_one_line(settings: RunSettings, tmp_path: Path,
+                                                     caplog: pytest.LogCaptureFixture) -> None:
+    wild = settings.model_copy(update={"learning_rate": 1e30, "steps": 20, "warm_up": 0.0, "clip": 1e30})
+    (tmp_path / "c.yaml").write_text(wild.model_dump_json())
+    assert train.main([str(tmp_path / "c.yaml"), "--runs", str(tmp_path / "runs")]) == 2
+    assert "tiny: the loss is not finite at step" in caplog.text
+
+
+def test_a_pattern_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_set(tmp_path / "set", 2)
+    prepare.main([str(tmp_path), "--out", str(tmp_path / "out")])
+    released = str(Path(landmark_data.__file__).parents[1] / "nodes" / "models" / "landmarks")
+    assert evaluate.main([released, str(tmp_path / "set"), "--person", "["]) == 2
+    assert evaluate.main([released, str(tmp_path / "out"), "--sets", "["]) == 2
+    assert [record.message.partition(" (")[0] for record in caplog.records if record.levelname == "ERROR"] == [
+        "person: '[' is not a pattern", "sets: '[' is not a pattern"]
+
+
+def test_a_config_in_another_encoding_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "c.yaml").write_bytes("name: Frühling".encode("latin-1"))
+    assert train.main([str(tmp_path / "c.yaml")]) == 2
+    assert "c.yaml: not valid YAML" in caplog.text
