@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import zlib
+from collections.abc import Container
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -202,8 +203,7 @@ def evaluate(options: Any) -> dict[str, dict[str, float]]:
         samples = usable(folder, options)
         rows = [look(predictor, detector, sample) for sample in track(samples, str(folder))]
         looks = Looks(*(np.stack(column) for column in zip(*rows, strict=True)))
-        name = "/".join(folder.resolve().parts[-2:])
-        name = name if name not in tables else str(folder.resolve()).lstrip("/")
+        name = name_of(folder, tables)
         tables[name], curves[name] = measure(looks)
         parts = np.array([part_of(sample, folder) for sample in samples])
         for part in sorted(set(parts.tolist())) if len(set(parts.tolist())) > 1 else []:
@@ -218,6 +218,13 @@ def evaluate(options: Any) -> dict[str, dict[str, float]]:
         draw_curves(curves, options.out / "errors.png")
         (options.out / "evaluation.json").write_text(json.dumps(tables, indent=1) + "\n")
     return tables
+
+
+def name_of(folder: Path, taken: Container[str]) -> str:
+    """Return what a measured folder is called: by its last two names, by all where another one has these."""
+    parts = folder.resolve().parts[1:]
+    short = "/".join(parts[-2:])
+    return "/".join(parts) if short in taken else short
 
 
 def part_of(sample: Sample, folder: Path) -> str:

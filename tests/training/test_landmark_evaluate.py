@@ -62,6 +62,13 @@ def test_a_face_that_the_detector_misses_has_failed() -> None:
     assert table["failures over 8 % with the missed"] == 50
 
 
+def test_every_measured_folder_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert landmark_evaluate.name_of(Path(), {}) == "a/b"
+    assert landmark_evaluate.name_of(Path("..") / "b", {"a/b": 1}) == str(tmp_path / "a" / "b")[1:]
+
+
 def test_normalisers() -> None:
     true = np.zeros((1, 68, 2))
     true[0, 36], true[0, 45] = (0, 0), (8, 6)
