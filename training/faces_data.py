@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._geometry import Image, landmark_box, landmark_roll
-from training.files import read_image, read_text
-from training.landmark_data import Crops, check_folder, held_out
+from training.files import below, read_image, read_text
+from training.landmark_data import PICTURES, Crops, check_folder, held_out
 from training.settings import SettingsError
 
 logger = logging.getLogger("training")
@@ -105,9 +105,14 @@ def _read_boxes(rows: list[str], count: int, place: str, faults: list[str]) -> t
 
 
 def read_backgrounds(folder: Path, with_faces: set[str]) -> list[Picture]:
-    """Return the pictures of `folder` as scenes without faces, except those named in `with_faces`."""
+    """Return the pictures at any depth of `folder` as scenes without faces, except those named in `with_faces`.
+
+    Raises SettingsError when there is none.
+    """
     check_folder(folder, "pictures without faces")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    paths = below(folder, PICTURES)
+    if not paths:
+        raise SettingsError(f"{folder}: no picture in it, needed for pictures without faces ({', '.join(PICTURES)})")
     empty = np.zeros((0, 4), np.float32), np.zeros(0, bool)
     return [Picture(path, path.name, *empty) for path in paths if path.name not in with_faces]
 

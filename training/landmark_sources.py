@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training import landmark_data, prepared
-from training.faces_data import read_wider
+from training import faces_data, landmark_data, prepared
 from training.landmark_data import Sample
 from training.landmark_settings import LandmarkSettings, Source
 from training.settings import SettingsError
@@ -41,13 +40,12 @@ def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:
     pictures = []
     nobody = np.zeros((0, 4), np.float32)
     if settings.backgrounds:
-        folder = settings.data / settings.backgrounds
-        landmark_data.check_folder(folder, "pictures without faces")
-        pictures += [(p, nobody) for p in sorted(folder.iterdir()) if p.suffix.lower() in landmark_data.PICTURES]
+        found = faces_data.read_backgrounds(settings.data / settings.backgrounds, set())
+        pictures += [(picture.path, nobody) for picture in found]
     if settings.wider:
         root = settings.data / settings.wider
         labels = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
-        found, faults = read_wider(labels, root / "WIDER_train" / "images")
+        found, faults = faces_data.read_wider(labels, root / "WIDER_train" / "images")
         landmark_data.log_faults(settings.wider, [] if held_out else faults)
         pictures += [(picture.path, picture.boxes) for picture in found]
     pictures = [p for p in pictures if landmark_data.held_out(p[0].name, 0.1) == held_out]

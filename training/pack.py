@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from nodes._geometry import Floats, Image
-from training.files import read_image
+from training.files import below, read_image
 from training.find_sets import Found, find_sets
 from training.landmark_data import CACHE_SIDE, PICTURES, cut_face
 from training.prepare import judge, read_all
@@ -67,8 +67,8 @@ def members(data: Path, sets: list[Found], backgrounds: str, face_side: int, pic
                 text = wider_rows(picture.name, picture.boxes, picture.ignored, scale)
                 yield Member(picture.path.relative_to(data).as_posix(), small, text)
     folder = data / backgrounds
-    for path in sorted(folder.rglob("*"))[::every] if backgrounds and folder.is_dir() else []:
-        image = read_image(path) if path.suffix.lower() in PICTURES else None
+    for path in below(folder, PICTURES)[::every] if backgrounds else []:
+        image = read_image(path)
         if image is not None:
             yield Member(path.relative_to(data).as_posix(), shrink(image, picture_side)[0], "")
 
@@ -106,6 +106,10 @@ def pack(data: Path, out: Path, megabytes: float, backgrounds: str, sides: tuple
     if not data.is_dir():
         raise SettingsError(f"{data}: no such folder")
     sets = list(find_sets(data, {}))
+    for found in sets:
+        if found.pictures and found.layout != "WIDER FACE":
+            logger.warning("%s: boxes of the layout %s are not packed, only those of WIDER FACE are; take this set "
+                           "along as it is", found.name, found.layout)
     sample = list(members(data, sets, backgrounds, *sides, every=SAMPLE))
     if not sample:
         raise SettingsError(f"{data}: nothing to pack; expected the layouts that training.prepare reads")
@@ -126,10 +130,11 @@ def write(out: Path, pictures: Iterator[Member], quality: int, about: int, conso
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
             for member in track(pictures, f"quality {quality}", about, console=console):
                 count += 1
+                name = member.name.encode("utf-8", "backslashreplace").decode()  # zip has no other encoding
                 content = encoded(member.image, member.name, quality)
-                file.writestr(member.name, content, zipfile.ZIP_STORED)
+                file.writestr(name, content, zipfile.ZIP_STORED)
                 if member.name.endswith(".webp"):
-                    file.writestr(str(Path(member.name).with_suffix(".pts").as_posix()), member.text)
+                    file.writestr(Path(name).with_suffix(".pts").as_posix(), member.text)
                 elif member.text:
                     root, _, rest = member.name.partition("/WIDER_")
                     labels = f"{root}/wider_face_split/wider_face_{rest.partition('/')[0]}_bbx_gt.txt"

@@ -32,13 +32,15 @@ def test_batches_depend_on_their_generator_alone(task: LandmarkTask) -> None:
 
 @pytest.mark.parametrize(("own", "text"), [
     ({"backgrounds": "nope"}, "nope: no such folder, needed for pictures without faces"),
-    ({"backgrounds": "broken"}, "broken: no crop without a face in 1 pictures, the first of which is a.png"),
+    ({"backgrounds": "cache"}, r"cache: no picture in it, needed for pictures without faces \(\.jpg"),
+    ({"backgrounds": "broken"}, "below: no crop without a face in 1 pictures, the first of which is a.png"),
     ({"wider": "nope"}, "nope/wider_face_split/wider_face_train_bbx_gt.txt: no such file; expected WIDER"),
 ])
 def test_crops_without_faces_that_are_not_there_are_named(task: LandmarkTask, tmp_path: Path, own: dict[str, str],
                                                           text: str) -> None:
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "broken" / "below").mkdir(parents=True)
+    (tmp_path / "broken" / "below" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "cache").mkdir(exist_ok=True)
     settings = task.settings.model_copy(update={"data": tmp_path, "cache": tmp_path / "cache", **own})
     with pytest.raises(SettingsError, match=text):
         read_backgrounds(settings, held_out=landmark_data.held_out("a.png", 0.1))

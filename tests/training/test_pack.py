@@ -1,3 +1,4 @@
+import os
 import zipfile
 from pathlib import Path
 
@@ -74,3 +75,17 @@ def test_what_does_not_fit_leaves_nothing(data: Path, caplog: pytest.LogCaptureF
     assert pack.main([str(data), str(out), "--megabytes", "0.001"]) == 2
     assert "more than 0.001 MB even at quality 20" in caplog.text
     assert not list(data.parent.glob("visit*"))
+
+
+def test_what_is_not_packed_is_said_and_names_in_any_encoding_are(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (data / "mine" / "labels").mkdir(parents=True)
+    (data / "mine" / "images").mkdir()
+    (data / "backgrounds" / "b.png").rename(data / "mine" / "images" / "a.png")
+    (data / "mine" / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    for suffix in (".png", ".pts"):
+        odd = os.fsdecode(b"caf\xe9" + suffix.encode())
+        (data / "landmarks" / "mine" / f"p0_0{suffix}").rename(data / "landmarks" / "mine" / odd)
+    assert pack.main([str(data), str(data.parent / "visit.zip")]) == 0
+    assert "mine: boxes of the layout YOLO are not packed" in caplog.text
+    with zipfile.ZipFile(data.parent / "visit.zip") as file:
+        assert {"landmarks/mine/caf\\udce9.webp", "landmarks/mine/caf\\udce9.pts"} <= set(file.namelist())
