@@ -117,7 +117,7 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
     points, rows = [], []
     with whole(out / FACES) as index, whole(out / CROPS) as crops:
         for found in (found for found in sets if found.faces):
-            every, tiles = max(1, len(found.faces) // SHOWN), list[Image]()
+            every, tiles, before = max(1, len(found.faces) // SHOWN), list[Image](), len(points)
             faces = track(read_all(found.faces), escape(found.name), len(found.faces), console=console)
             for i, (face, image) in enumerate(faces):
                 fault, usable = judge(face.points, image)
@@ -130,7 +130,7 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
                 index.write(json.dumps(line_of(face, found.name, data, image, held)).encode() + b"\n")
                 if i % every == 0 and len(tiles) < SHOWN:
                     tiles.append(contact_sheet.with_points(cut, mapped))
-            rows.append((f"{found.name} ({found.layout}): {len(found.faces)} faces", tiles))
+            rows.append((f"{found.name} ({found.layout}): {len(points) - before} faces", tiles))
         with whole(out / POINTS) as file:
             np.save(file, np.array(points, np.float32).reshape(-1, 68, 2))
     return rows

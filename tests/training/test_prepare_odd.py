@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.training.faces68 import draw, write_points, write_set
 from training import prepare, prepared, read_boxes
@@ -100,6 +101,15 @@ def test_suffixes_may_be_capital(tmp_path: Path) -> None:
         assert faults == []
         assert {len(one.boxes) for one in found} == {1}
     assert len(below(tmp_path, (".jpg",))) == 3
+
+
+def test_the_sheet_counts_the_faces_that_are_kept(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "data" / "mine", 3)
+    (folder / "p0_0.png").write_bytes(b"no picture")
+    held = prepare.Split(0.0, "none")
+    sets = [found_in(tmp_path / "data")["mine"]]
+    rows = prepare.write_faces(sets, tmp_path / "data", tmp_path, held, Console(quiet=True))
+    assert [(title, len(tiles)) for title, tiles in rows] == [("mine (pictures and .pts): 2 faces", 2)]
 
 
 def test_a_second_picture_of_a_name_is_listed(tmp_path: Path) -> None:
