@@ -13,7 +13,7 @@ from pathlib import Path
 from nodes import _backend
 from training import faces_evaluate, landmark_evaluate
 from training.predictor import read_card
-from training.settings import SettingsError
+from training.settings import SettingsError, share
 
 logger = logging.getLogger("training")
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backend", default="onnxruntime", choices=sorted(_backend.BACKENDS))
     parser.add_argument("--out", type=Path, help="folder for numbers, curve and worst faces")
     parser.add_argument("--detector", type=Path, help="face detector in front of the landmarks; default the released")
-    parser.add_argument("--held-out", type=float, default=1.0, metavar="SHARE",
+    parser.add_argument("--held-out", type=share, default=1.0, metavar="SHARE",
                         help="only the people that a training with this held_out share never saw")
     parser.add_argument("--source", help="name of the data set in the training config, for --held-out")
     parser.add_argument("--person", default=".*", help="pattern of a person in file names, as in the training config")

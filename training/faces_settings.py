@@ -30,15 +30,15 @@ class FaceSettings(Strict):
     a folder in `prepared` or a name in `points`."""
     backgrounds: str = ""
     """Folder of pictures without faces; empty: none."""
-    background_share: float = 0.05
+    background_share: float = Field(0.05, ge=0, le=1)
     """Share of the scenes that are backgrounds."""
     plain: float = Field(0.0, ge=0, le=1)
     """Share of the scenes that are drawn as the run time sees them (`training.faces_draw.draw_plain`)."""
-    background_hold_out: float = 0.5
+    background_hold_out: float = Field(0.5, ge=0, le=1)
     """Share of the backgrounds, by the hash of their names, on which false alarms are counted instead."""
     not_backgrounds: list[str] = Field(default_factory=list)
     """Names of pictures in `backgrounds` that show faces after all."""
-    hold_out: float = 0.1
+    hold_out: float = Field(0.1, ge=0, le=1)
     """Share of the WIDER pictures kept for validation."""
     hold_out_by: str = "name"
     """'name' holds out single pictures, 'event' whole events."""

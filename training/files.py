@@ -29,8 +29,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 def below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the files below `root`, in order, that end in one of the suffixes, written small or large."""
-    return sorted(folder / name for folder, _, files in walk(root) for name in files
-                  if name.lower().endswith(suffixes))
+    found = (folder / name for folder, _, files in walk(root) for name in files if name.lower().endswith(suffixes))
+    return sorted(path for path in found if path.is_file())  # not a link to nowhere
 
 
 def by_name(files: list[Path], root: Path, faults: list[str]) -> dict[Path, Path]:

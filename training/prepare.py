@@ -28,7 +28,7 @@ from training.find_sets import Found, find_sets
 from training.landmark_data import STATES, cut_face
 from training.prepared import CROPS, FACES, PICTURES, POINTS
 from training.read_landmarks import Labelled
-from training.settings import SettingsError
+from training.settings import SettingsError, share
 
 logger = logging.getLogger("training")
 
@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.prepare", description=__doc__)
     parser.add_argument("data", type=Path, help="folder of data sets, at any depth")
     parser.add_argument("--out", type=Path, default=Path("prepared"), help="folder for index, crops and sheets")
-    parser.add_argument("--held-out", type=float, default=0.1, metavar="SHARE", help="share of the people kept aside")
+    parser.add_argument("--held-out", type=share, default=0.1, metavar="SHARE", help="share of the people kept aside")
     parser.add_argument("--hold-out-sets", default=OFFICIAL_TESTS, metavar="PATTERN",
                         help="sets kept aside whole; the default are the parts that others measure themselves on")
     parser.add_argument("--person", action="append", default=[], metavar="SET=PATTERN",

@@ -42,6 +42,8 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path: Path) -> None:
     (data / "mine").symlink_to(write_set(tmp_path / "elsewhere", 2))
     (tmp_path / "elsewhere" / "round").symlink_to(data)
     (data / "twice").symlink_to(tmp_path / "elsewhere")
+    for name in ("dead.png", "dead.pts"):
+        (tmp_path / "elsewhere" / name).symlink_to(tmp_path / "nowhere")
     assert {name: len(found.faces) for name, found in found_in(data).items()} == {"mine": 2}
     assert len(read_folder(data, "own")[0]) == 2
 
@@ -101,6 +103,12 @@ def test_suffixes_may_be_capital(tmp_path: Path) -> None:
         assert faults == []
         assert {len(one.boxes) for one in found} == {1}
     assert len(below(tmp_path, (".jpg",))) == 3
+
+
+def test_a_share_over_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        prepare.main([str(tmp_path), "--held-out", "10"])
+    assert "argument --held-out: expected a share from 0 to 1, found '10'" in capsys.readouterr().err
 
 
 def test_the_sheet_counts_the_faces_that_are_kept(tmp_path: Path) -> None:
