@@ -97,6 +97,15 @@ def measure_points(maps: Maps, samples: list[Sample], size: tuple[int, int]) -> 
     return table, np.array(edges, np.float32).reshape(-1, 4)
 
 
+def edge_rows(name: str, edges: Floats) -> dict[str, float]:
+    """Return mean and deviation of each of the landmark boxes' edges (F, 4); nothing when no upright face was found."""
+    table: dict[str, float] = {}
+    for edge, column in zip(("x0", "y0", "x1", "y1"), edges.T if len(edges) else (), strict=False):
+        table |= {f"{name}: landmark box {edge}": float(column.mean()),
+                  f"{name}: its deviation {edge}": float(column.std())}
+    return table
+
+
 def landmarked(model: LandmarkModel, picture: Picture, boxes: Floats, size: tuple[int, int]) -> int:
     """Return how many boxes (F, 4) of the picture fitted to `size` the landmark network takes for faces."""
     if not len(boxes):
@@ -183,8 +192,7 @@ def measure(options: Any) -> dict[str, float]:
     for name, folder in settings.points_held_out.items():
         more, edges = measure_points(maps, read_folder(settings.data / folder, name)[0], size)
         table |= {f"{name}: {key}": value for key, value in more.items()}
-        for edge, mean, deviation in zip(("x0", "y0", "x1", "y1"), edges.mean(0), edges.std(0), strict=True):
-            table |= {f"{name}: landmark box {edge}": float(mean), f"{name}: its deviation {edge}": float(deviation)}
+        table |= edge_rows(name, edges)
     logger.info("%s", "\n".join(f"  {key:<52}{value:9.4f}" for key, value in table.items()))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from nodes.landmarks import LandmarkModel  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
 from training import evaluate, export, prepare  # noqa: E402
 from training.faces_data import Picture, five_points  # noqa: E402
-from training.faces_evaluate import find, in_picture, landmarked, measure_points  # noqa: E402
+from training.faces_evaluate import edge_rows, find, in_picture, landmarked, measure_points  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
 from training.faces_points import with_points  # noqa: E402
 from training.faces_settings import FaceSettings  # noqa: E402
@@ -293,3 +293,10 @@ def test_the_network_says_the_same_in_bfloat16_as_trained_and_in_float32_as_meas
             rough = network(image)
     for a, b in zip(exact, rough, strict=True):
         assert (a - b).abs().max() < 0.05 * a.abs().max()
+
+
+def test_edges_of_no_face_are_no_numbers_at_all() -> None:
+    assert edge_rows("own", np.zeros((0, 4), np.float32)) == {}
+    rows = edge_rows("own", np.array([[0, 1, 2, 3], [2, 1, 2, 3]], np.float32))
+    assert rows["own: landmark box x0"] == 1 and rows["own: its deviation x0"] == 1
+    assert rows["own: landmark box y1"] == 3 and rows["own: its deviation y1"] == 0
