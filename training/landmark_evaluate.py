@@ -168,12 +168,14 @@ def picture(sample: Sample) -> NDArray[np.uint8]:
 
 
 def draw_curves(curves: dict[str, NDArray[np.float64]], path: Path) -> None:
-    """Plot the cumulative distribution of the mean error of each data set."""
+    """Plot the cumulative distribution of the mean error of each data set: a staircase, of one face a single step."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="mean error, % of outer eye distance", ylabel="share of faces")
-    axes.set(xlim=(0, 12), ylim=(0, 1))
+    axes.set(xlim=(0, 12), ylim=(0, 1.01))
     for name, errors in curves.items():
-        axes.plot(np.sort(errors), np.arange(1, len(errors) + 1) / len(errors), label=f"{name}: {errors.mean():.2f} %")
+        steps = np.concatenate(([0], np.sort(errors), [max(12, errors.max())]))
+        shares = np.arange(len(errors) + 2).clip(max=len(errors)) / len(errors)
+        axes.step(steps, shares, where="post", label=f"{name}: {errors.mean():.2f} %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=120)

@@ -69,6 +69,12 @@ def test_every_measured_folder_has_a_name_of_its_own(tmp_path: Path, monkeypatch
     assert landmark_evaluate.name_of(Path("..") / "b", {"a/b": 1}) == str(tmp_path / "a" / "b")[1:]
 
 
+def test_the_curve_of_one_face_is_a_step(tmp_path: Path) -> None:
+    landmark_evaluate.draw_curves({"one": np.array([3.0])}, tmp_path / "errors.png")
+    blue = (cv2.imread(str(tmp_path / "errors.png")) == (180, 119, 31)).all(2)
+    assert blue.any(1).mean() > 0.6 and blue.any(0).mean() > 0.5  # it rises all the way, and stays to the right
+
+
 def test_normalisers() -> None:
     true = np.zeros((1, 68, 2))
     true[0, 36], true[0, 45] = (0, 0), (8, 6)
