@@ -20,6 +20,7 @@ from graph.config import load
 from graph.errors import ConfigError, GraphError
 from graph.network import is_remote
 from graph.spec import GraphSpec, did_you_mean, load_class
+from graph.terminal import Terminal
 
 if TYPE_CHECKING:
     from graph.attached import RunningGraph
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Level(enum.StrEnum):

@@ -13,6 +13,7 @@ from graph.errors import ConfigError
 from graph.profile import Profile, format_report
 from graph.spec import GraphSpec
 from graph.stats import Stats
+from graph.terminal import Terminal
 
 if TYPE_CHECKING:
     from graph import prometheus
@@ -74,9 +75,7 @@ class Reports:
 
     def finish(self) -> None:
         """Print the table of the run, and write the files."""
-        from rich.console import Console
-
-        Console().print(format_report(self.profile))
+        Terminal().print(format_report(self.profile))
         if self._wanted.profile is not None:
             for path in self.profile.write(self._wanted.profile):
                 logger.info("wrote %s", path)

@@ -1,0 +1,48 @@
+"""The graph goes on, and ends in order, where nobody can be told of it any more."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from graph.terminal import Terminal
+from tests.conftest import PATIENCE_S
+from tests.graphs import ROOT, TIED, node, rows, wait_for_rows
+
+
+def test_a_full_disk_silences_the_terminal() -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        terminal = Terminal(file=full)
+        terminal.print("no space for this")
+        terminal.print("nor for this")
+        assert terminal.quiet
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_in_order_though_it_ends_the_reader_of_the_log_first(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    nodes = {
+        "source": node("Source", frames=100_000, pause=0.01),
+        "write": node("Write", {"frame": "source.frame"}, path=str(out)),
+    }
+    config = tmp_path / "piped.yaml"
+    config.write_text(yaml.safe_dump({"nodes": nodes}))
+    command = [*TIED, sys.executable, str(ROOT / "run_graph.py"), str(config), "--profile", str(tmp_path / "profile")]
+    reader, writer = os.pipe()
+    graph = subprocess.Popen(command, stdout=writer, stderr=writer, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    os.close(writer)
+    try:
+        wait_for_rows(out, 1)
+        os.close(reader)
+        graph.send_signal(signal.SIGINT)
+        assert graph.wait(PATIENCE_S) == 0
+    finally:
+        graph.kill()
+        graph.wait()
+    assert rows(out)
+    assert out.read_text().endswith("closed\n"), "the node was killed"
+    assert (tmp_path / "profile" / "latency.json").exists()
