@@ -125,7 +125,11 @@ def body_fields(type_: type["Message"]) -> dict[str, Field[Any]]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Message:
-    """Base of all messages. Fields are arrays, or values that msgpack knows (str, int, float, bool, list, dict)."""
+    """Base of all messages.
+
+    Fields are arrays, or values that msgpack knows: str, bytes, int of 64 bits, float, bool, None, lists, dicts with
+    texts as keys; all of these together take at most 1 MiB.
+    """
 
     header: Header = field(default=Header(), repr=False)
 

@@ -29,6 +29,11 @@ SEQ_END = 1 << 62
 """Sequence numbers lie below."""
 SLOT_END = 1 << 63
 """Numbers of slots lie below, and so must offsets."""
+SENDABLE = (
+    "an array is declared as array(dtype, *shape); other fields hold text, bytes, float, bool, None, int of 64 bits, and "
+    "lists and dicts of them with texts as keys, all of Python itself: int(x), float(x), x.tolist()"
+)
+"""What a field of a message may be."""
 
 Place = int | Sequence[int]
 """Where an array's bytes are: their number (inline), or (slot, offset, number) in shared memory."""
@@ -65,10 +70,13 @@ def arrays_of(message: Message) -> dict[str, NDArray[Any]]:
 def encode(message: Message, header: Header, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> bytes:
     """Return the header of a data packet whose arrays lie at `places`, in the order of `arrays`.
 
-    `header` is sent in the place of the message's own. Raises WireError for a field that cannot be sent.
+    `header` is sent in the place of the message's own. Raises WireError for what no consumer would take.
     """
     values = message.__dict__
     stream, seq, epoch, pts, t, hops = header
+    if not type(seq) is type(epoch) is type(t) is int:
+        numbers = f"seq {seq!r}, epoch {epoch!r}, t_capture_ns {t!r}"
+        raise WireError(f"{type(message).__name__}.header cannot be sent: {numbers}; all three are whole numbers (int)")
     body = {name: values[name] for name in body_fields(type(message)) if name not in arrays}
     packet = {
         "v": VERSION,
@@ -87,22 +95,22 @@ def encode(message: Message, header: Header, arrays: dict[str, NDArray[Any]], pl
         ],
     }
     try:
-        return pack(packet)
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise WireError(_unsendable(type(message).__name__, body | header._asdict(), exc)) from exc
+        data = pack(packet)
+        if len(data) > MAX_HEADER or any(isinstance(value, dict | list | tuple) for value in body.values()):
+            unpack(data)  # as a consumer will: it refuses keys that are no texts, and what is too large
+    except (TypeError, ValueError, OverflowError, WireError) as exc:
+        raise _unsendable(type(message).__name__, {**header._asdict(), **body}, exc) from exc
+    return data
 
 
-def _unsendable(type_: str, fields: dict[str, Any], reason: Exception) -> str:
-    """Say which field of a message msgpack refuses."""
-    for name, value in fields.items():
+def _unsendable(type_: str, values: dict[str, Any], exc: Exception) -> WireError:
+    """Return the error of a message that cannot be sent, naming the first field that is to blame."""
+    for name, value in values.items():
         try:
-            pack(value)
-        except (TypeError, ValueError, OverflowError):
-            return (
-                f"{type_}.{name} is {describe(value)}: {reason}; an array is declared as array(dtype, *shape), other "
-                "fields hold str, int, float, bool, and lists and dicts of them: int(x), float(x), x.tolist()"
-            )
-    return f"{type_}: {reason}"
+            unpack(pack({"v": VERSION, "k": "data", "body": {name: value}}))
+        except (TypeError, ValueError, OverflowError, WireError) as why:
+            return WireError(f"{type_}.{name} is {describe(value)}: {why}; {SENDABLE}")
+    return WireError(f"{type_} cannot be sent: {exc}")
 
 
 def decode(packet: dict[str, Any], type_: type[Message], buffers: Iterator[bytes], slots: SlotMap | None) -> Message:

@@ -136,19 +136,28 @@ def test_too_large_an_array_is_refused_by_its_sender(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("table", "words"),
     [
-        (np.ones((2, 3), np.float32), r"float32\(2, 3\): can not serialize .*; an array is declared as array\(dtype, "),
-        (np.int64(7), r"int64: can not serialize .*: int\(x\), float\(x\)"),
-        ({1, 2}, "set: can not serialize"),
+        ({1: "left"}, "dict: .*int is not allowed for map key"),
+        ({"deep": [{"er": {None: 1}}]}, "dict: .*NoneType is not allowed for map key"),
+        ({"text": "x" * wire.MAX_HEADER}, f"dict: .*at most {wire.MAX_HEADER} are allowed"),
+        (["x"] * wire.MAX_HEADER, f"list: .*at most {wire.MAX_HEADER} are allowed"),
+        (np.ones((2, 3), np.float32), r"float32\(2, 3\): can not serialize"),
+        (np.int64(3), r"int64: can not serialize 'numpy.int64'"),
         (1 << 70, "int: Integer value out of range"),
-        ("\ud800", "str: .*surrogates"),
+        ("\udc80", "str: .*surrogates not allowed"),
+        ({1}, "set: can not serialize 'set'"),
     ],
 )
-def test_a_field_that_cannot_be_sent_is_told_by_name(value: Any, words: str) -> None:
-    message = Mixed(mask=np.zeros((0, 0), bool), table={"value": 1}, word=value)
-    with pytest.raises(WireError, match=r"Mixed\.word is " + words):
-        wire.encode(message, HEADER, wire.arrays_of(message), [0, 0])
+def test_what_no_consumer_would_take_is_refused_by_its_sender(table: Any, words: str) -> None:
+    with pytest.raises(WireError, match=f"^Mixed.table is {words}.*; an array is declared as array"):
+        there_and_back(Mixed(values=np.zeros(1), mask=np.zeros((1, 1), np.bool_), table=table, header=HEADER))
+
+
+@pytest.mark.parametrize("changes", [{"t_capture_ns": 1.5e9}, {"epoch": np.int64(1)}, {"seq": True}])
+def test_a_header_without_whole_numbers_is_refused_by_its_sender(changes: dict[str, Any]) -> None:
+    with pytest.raises(WireError, match=r"^Mark.header cannot be sent: seq .*whole numbers"):
+        there_and_back(Mark(header=HEADER._replace(**changes)))
 
 
 @pytest.mark.parametrize(
