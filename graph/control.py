@@ -103,6 +103,7 @@ class Control(threading.Thread):
                 next_report = time.monotonic() + REPORT_S
                 self._heartbeat()
             if self._stuck_at is not None and time.monotonic() >= self._stuck_at and self._on_stuck:
+                self._stuck_at = time.monotonic() + STUCK_S  # it may find that this is not so
                 self._on_stuck()
         self._send_outbox()
         self._socket.close()
@@ -147,6 +148,8 @@ class Control(threading.Thread):
                 continue
             if command["k"] == "finish":
                 self._stuck_at = time.monotonic() + STUCK_S
+                if self._sender:
+                    self._sender.finish()
             if command["k"] == "forget" and self._sender:
                 self._sender.forget(command["node"])
             self.commands.append(command)

@@ -6,6 +6,7 @@ consumers grant credits, and everything that waits for a credit waits here. Thre
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -28,6 +29,7 @@ INLINE_BELOW = 8192
 """Bytes up to which an array travels inside the packet: a copy that small costs less than a lease (landmarks of
 a dozen faces; the same rule of thumb as other systems' 4 KiB)."""
 MAX_REQUEST = 65536  # bytes of anything that a consumer may say
+FAREWELL_S = 2.0  # when the graph ends, consumers of other graphs and tools get so long to take what is left
 PING_S = 1.0  # a consumer that hears nothing for so long is pinged, to notice that it is gone
 _POLLIN, _NOBLOCK, _MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 """As plain numbers: the arithmetic of enum flags costs a microsecond each time."""
@@ -114,6 +116,7 @@ class Sender:
         self._banned: set[bytes] = set()
         self._dead: deque[str] = deque()
         self._ended = False
+        self._finishing_since = math.inf  # CLOCK_MONOTONIC seconds
         self.malformed = 0
         self._router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._router.set(zmq.ROUTER_MANDATORY, 1)
@@ -138,6 +141,10 @@ class Sender:
                         self._offer(link, packet)
                 packet.drop()
             self.service()
+
+    def finish(self) -> None:
+        """Note that the graph is to end: attached consumers that block it are not waited for long; from any thread."""
+        self._finishing_since = time.monotonic()
 
     def end(self) -> None:
         """Tell every consumer, after all that waits for it, that the stream is over."""
@@ -243,16 +250,25 @@ class Sender:
             return False
         if link.policy == "block":
             self._on_blocked(True)
-            while len(link.queue) >= link.capacity and link.identity in self._links:
-                self._router.poll(100)
-                self.service()
-                self.ping()
+            self._wait_for(link)
             self._on_blocked(False)
             return True
         while len(link.queue) >= link.capacity:
             self._discard(link, link.queue.popleft())
             self._on_drop(self._edge(link), 1)
         return True
+
+    def _wait_for(self, link: Link) -> None:
+        """Wait until a consumer has taken something, or is gone; an attached one that stalls does not hold the end."""
+        began = time.monotonic()
+        while len(link.queue) >= link.capacity and link.identity in self._links:
+            self._router.poll(100)
+            self.service()
+            self.ping()
+            if not link.own and time.monotonic() > max(began, self._finishing_since) + FAREWELL_S:
+                logger.warning("%s has taken nothing for %g s; the end does not wait", self._edge(link), FAREWELL_S)
+                link.leases.clear()  # never given back: what is on its way to it is not written over
+                self._drop_link(link)
 
     def _flush(self, link: Link) -> None:
         while link.queue and (link.credits > 0 or link.queue[0].parts is None):

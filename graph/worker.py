@@ -26,7 +26,7 @@ from graph.metrics import Meter
 from graph.node import Node, as_outputs, change
 from graph.receiver import type_names
 from graph.rundir import RunDir
-from graph.sender import Sender
+from graph.sender import FAREWELL_S, Sender
 from graph.slots import SlotPool, SlotServer
 from graph.spec import build
 from graph.upstream import Upstream
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 MARK = Mark()
 IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast as fingers are
 GREETING_S = 5.0  # how long a node that was started again waits for consumers that are busy
-FAREWELL_S = 2.0  # consumers of other graphs and tools get so long to take what is left
 
 
 class Worker:
@@ -183,13 +182,15 @@ class Worker:
     def _abandon(self) -> None:
         """End the stream of a source whose process() does not come back (a hung camera), and the process with it.
 
-        Runs in the control thread, while the main thread is stuck in the node's code.
+        Runs in the control thread, while the main thread is stuck in the node's code; not if that is held up by a
+        consumer, and has the lock.
         """
+        if not self.sender.lock.acquire(blocking=False):
+            return
         logger.warning("process() did not come back after the end was asked for; ending the stream without close()")
-        with self.sender.lock:
-            self.sender.end()
-            self._drain()
-            self.sender.close()
+        self.sender.end()
+        self._drain()
+        self.sender.close()
         self.control.say("done", code=0)
         self.control.last_words()
         self.context.term()

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from graph import rundir
-from tests.conftest import eventually
+from graph import attach, rundir
+from tests.conftest import PATIENCE_S, eventually
 from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
 
 pytestmark = pytest.mark.slow
@@ -141,6 +141,19 @@ def test_stuck_source_does_not_hold_up_the_end(tmp_path: Path) -> None:
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
         assert "did not come back" in graph.text()
+    assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
+
+
+def test_stalled_reader_that_blocks_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with Graph(tmp_path, line(frames=100_000, pause=0.01)) as graph, attach("line", wait=PATIENCE_S) as running:
+        stream = running.subscribe("source.frame", policy="block")
+        next(stream)
+        assert eventually(lambda: running.stats()["nodes"]["source"]["state"] == "BLOCKED")
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+        assert "source.frame -> attached has taken nothing" in graph.text()
+        assert "did not come back" not in graph.text(), "a source that is held up is not stuck"
+        stream.close()
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 

@@ -75,6 +75,34 @@ def test_block_goes_on_without_its_consumer(pair: Pair, how: str, monkeypatch: p
     assert pair.leases() == 0
 
 
+def test_the_end_waits_a_while_for_an_attached_consumer_that_stalls(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "FAREWELL_S", 0.05)
+    stalled = pair.receiver("block", 2, name="attached/1", run="")
+    publishing = Publishing(pair, 10)
+    assert eventually(lambda: pair.blocked == [True])
+    publishing.join(0.2)
+    assert publishing.is_alive(), "nothing ends yet, and the edge says block"
+    pair.sender.finish()
+    publishing.join(20)
+    assert not publishing.is_alive()
+    assert pair.sender.idle()
+    assert pair.take(stalled, 4) == [0, 1, 2, 3], "what was under way to it is as it was"
+
+
+def test_the_end_waits_for_a_slow_node_of_the_graph(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "FAREWELL_S", 0.05)
+    slow = pair.receiver("block", 2)
+    publishing = Publishing(pair, 10)
+    assert eventually(lambda: pair.blocked == [True])
+    pair.sender.finish()
+    publishing.join(0.5)
+    assert publishing.is_alive()
+    assert pair.take(slow, 10) == list(range(10))
+    publishing.join()
+
+
 def test_credits_bound_what_is_under_way(pair: Pair) -> None:
     receiver = pair.receiver("drop_oldest", 3)
     pair.publish(*range(10))
