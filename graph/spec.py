@@ -93,8 +93,8 @@ class GraphSpec:
         """Return the edges within this graph that start at `node`."""
         return tuple(edge for edge in self.edges if edge.source_graph is None and edge.source_node == node)
 
-    def rejoining(self, node: str) -> tuple[EdgeSpec, ...]:
-        """Return the edges, but the node's own, by which what came of `node` meets frames that did not pass it."""
+    def rejoining(self, node: str, own: bool = False) -> tuple[EdgeSpec, ...]:
+        """Return the edges by which what came of `node` meets frames that did not pass it; its `own` if wanted."""
         below = {node}
         while more := {edge.target_node for name in below for edge in self.edges_from(name)} - below:
             below |= more
@@ -103,7 +103,7 @@ class GraphSpec:
             edges = [edge for edge in self.edges_into(name) if edge.join == "seq"]
             passed = [edge for edge in edges if edge.source_graph is None and edge.source_node in below]
             if len(passed) < len(edges):
-                found += [edge for edge in passed if edge.source_node != node]
+                found += [edge for edge in passed if own or edge.source_node != node]
         return tuple(found)
 
     def sources(self) -> tuple[str, ...]:

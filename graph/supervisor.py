@@ -5,6 +5,7 @@ import math
 import secrets
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from graph.job import Job
 from graph.reports import Reports, Wanted
 from graph.rundir import RunDir
 from graph.service import Service
-from graph.spec import GraphSpec
+from graph.spec import EdgeSpec, GraphSpec
 
 logger = logging.getLogger("facegraph")
 
@@ -171,6 +172,8 @@ class Supervisor:
         elif kind == "finish":
             logger.info("%s asks the graph to finish", name)
             self._finish()
+        elif kind == "greeted":  # a node of another graph again, which was started again and may have sent before
+            self._tell_of_gap(self.spec.rejoining(name, own=True), said["seq"])
         elif kind == "answer":
             self.service.answered(name, said)
         elif kind == "done":
@@ -184,13 +187,16 @@ class Supervisor:
             if state == "READY":
                 for edge in self.spec.edges_from(child.spec.name):
                     self.tell(self.children[edge.target_node], "relink", node=child.spec.name)
-                for edge in self.spec.rejoining(child.spec.name):
-                    told = {"port": edge.target_port, "seq": child.last_seq}
-                    self.tell(self.children[edge.target_node], "restarted", **told)
+                self._tell_of_gap(self.spec.rejoining(child.spec.name), child.last_seq)
             if state == "LINKED" and self.paused and child.spec.name in self.roots():
                 self.tell(child, "pause", ticket=0)
             if state == "PLAYING":
                 self.service.playing(child.spec.name)
+
+    def _tell_of_gap(self, edges: Iterable[EdgeSpec], seq: int) -> None:
+        """Tell the nodes behind these edges not to wait for frames after `seq`, which somebody before them missed."""
+        for edge in edges:
+            self.tell(self.children[edge.target_node], "restarted", port=edge.target_port, seq=seq)
 
     def _advance(self) -> None:
         """Let all take the next step together: READY -> linked -> PLAYING."""

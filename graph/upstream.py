@@ -46,10 +46,13 @@ class Upstream:
             if edge.target_port in inputs.receivers:
                 inputs.replace(edge.target_port, self._receiver(edge))
 
-    def look(self, inputs: Inputs) -> None:
-        """Greet nodes of another graph again that were started again; end the inputs whose senders are gone."""
+    def look(self, inputs: Inputs) -> bool:
+        """Greet nodes of another graph again that were started again; end the inputs whose senders are gone.
+
+        Say whether one was greeted: what it sent before that never came here.
+        """
         if self._lookout is None or not self._lookout.due():
-            return
+            return False
         fates = self._lookout.look({name: inputs.receivers[name] for name in self._foreign})
         for name, fate in fates.items():
             if fate == "again":
@@ -57,6 +60,7 @@ class Upstream:
             else:
                 logger.warning("%s has %s; its stream ends here", self._foreign[name].source, fate)
                 inputs.expire([name])
+        return "again" in fates.values()
 
     def _receiver(self, edge: EdgeSpec) -> Receiver:
         place = self._job.place_of(edge)

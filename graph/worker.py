@@ -215,7 +215,8 @@ class Worker:
         while not self.finishing:
             if self.control.commands:
                 self._obey_all()
-            self.upstream.look(self.inputs)
+            if self.upstream.look(self.inputs):
+                self.control.say("greeted", seq=self.seq)
             if self.paused and not self.finish_asked:
                 self._rest()
                 continue

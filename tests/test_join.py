@@ -278,4 +278,5 @@ def test_edges_that_rejoin() -> None:
     graph = GraphSpec("g", None, {name: NodeSpec(name, "x:X") for name in names}, specs, "x.yaml")
     assert [edge.name for edge in graph.rejoining("a")] == ["b.x -> join.b"]
     assert graph.rejoining("b") == ()  # its own edge is linked anew
+    assert [edge.name for edge in graph.rejoining("b", own=True)] == ["b.x -> join.b"]
     assert graph.rejoining("source") == ()  # nothing passes it

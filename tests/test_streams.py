@@ -206,3 +206,30 @@ def test_node_that_always_restarts_ends_with_its_stream(tmp_path: Path) -> None:
     with Graph(tmp_path, config) as graph:
         assert graph.wait() == 0, graph.text()
     assert numbers(tmp_path / "write.jsonl") == [*range(10)]
+
+
+def test_extra_nodes_that_rejoin_go_on_though_one_was_busy_when_their_source_was_started_again(tmp_path: Path) -> None:
+    block = {"policy": "block", "queue": 1}
+    extra = {
+        "attach": "main",
+        "nodes": {
+            "busy": node("Copy", {"frame": "main/source.frame"}),
+            "pair": node("Pair", {"a": "main/source.frame", "b": "busy.copied"}),
+            "write": node("WriteNumbers", {"numbers": "pair.paired"}),
+        },
+        "edges": {f"main/source.frame -> {target}": block for target in ("busy.frame", "pair.a")},
+    }
+    main = {"name": "main", "nodes": {"source": node("Source", frames=100_000, pause=0.005)}}
+    numbers = tmp_path / "numbers.jsonl"
+    with Graph(tmp_path, main) as graph, Graph(tmp_path, extra, "attach", "--wait") as attached:
+        wait_for_rows(numbers, 10)
+        with attach("main") as g, attach("extra") as g_extra:
+            g_extra.set("busy.pause", 3.0)  # it has no time to greet the new process, which sends to the other one
+            g.restart("source")
+            assert eventually(lambda: g.stats()["nodes"]["source"]["state"] == "BLOCKED")
+            g_extra.set("busy.pause", 0.0)
+        assert eventually(lambda: "busy: source of the graph 'main' was started again" in attached.text())
+        wait_for_rows(numbers, len(rows(numbers)) + 100)
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+        assert attached.wait() == 0, attached.text()
