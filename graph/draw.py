@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from graph.errors import ConfigError
 from graph.metrics import short_ms
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
@@ -78,19 +77,14 @@ def spec_of(description: Mapping[str, Any]) -> GraphSpec:
 
 
 class StateDrawings:
-    """Writes a drawing of the graph into a folder whenever a state in it changes."""
+    """Writes a drawing of the graph into a folder, which is there, whenever a state in it changes."""
 
     def __init__(self, folder: Path, spec: GraphSpec) -> None:
-        """Make the folder. Raises ConfigError if that fails."""
         self._folder = folder
         self._spec = spec
         self._states: dict[str, str] = {}
         self._count = 0
         self._started = time.monotonic()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise ConfigError(f"--dot {folder}: cannot be made: {exc.strerror}") from exc
 
     def note(self, graph: str, nodes: dict[str, str], stats: Callable[[], Stats]) -> None:
         """Draw what `stats` gives if the state of the graph or of a node is not that of the last time."""

@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from graph.draw import StateDrawings
-from graph.errors import ConfigError
+from graph.errors import ConfigError, GraphError
 from graph.profile import Profile, format_report
 from graph.spec import GraphSpec
 from graph.stats import Stats
@@ -44,8 +44,9 @@ class Reports:
     def open(self) -> None:
         """Start what is wanted. Raises ConfigError if the port is taken or a folder cannot be made or written."""
         if self._wanted.profile is not None:
-            _make(self._wanted.profile)
+            _make("--profile", self._wanted.profile)
         if self._wanted.dot is not None:
+            _make("--dot", self._wanted.dot)
             self._drawings = StateDrawings(self._wanted.dot, self.profile.spec)
         if self._wanted.metrics is not None:
             from graph import prometheus
@@ -64,9 +65,14 @@ class Reports:
         self.profile.nodes[node].restarts += 1
 
     def draw(self, state: str, stats: Callable[[], dict[str, Any]]) -> None:
-        """Draw the graph if its state or a node's has changed and that is wanted."""
-        if self._drawings is not None:
+        """Draw the graph if its state or a node's has changed and that is wanted, as long as there is room for it."""
+        if self._drawings is None:
+            return
+        try:
             self._drawings.note(state, self._states(), stats)
+        except OSError as exc:
+            logger.warning("--dot %s: nothing more is drawn: %s", self._wanted.dot, exc.strerror)
+            self._drawings = None
 
     def close(self) -> None:
         """Stop serving."""
@@ -74,17 +80,22 @@ class Reports:
             self._endpoint.close()
 
     def finish(self) -> None:
-        """Print the table of the run, and write the files."""
+        """Print the table of the run, and write the files. Raises GraphError if they cannot be written (disk full)."""
         Terminal().print(format_report(self.profile))
-        if self._wanted.profile is not None:
-            for path in self.profile.write(self._wanted.profile):
-                logger.info("wrote %s", path)
+        if self._wanted.profile is None:
+            return
+        try:
+            written = self.profile.write(self._wanted.profile)
+        except OSError as exc:
+            raise GraphError(f"--profile {self._wanted.profile}: cannot be written: {exc.strerror}") from exc
+        for path in written:
+            logger.info("wrote %s", path)
 
 
-def _make(folder: Path) -> None:
-    """Make the folder for the profile before the run whose end would find out that it cannot be written."""
+def _make(option: str, folder: Path) -> None:
+    """Make a folder before the run, which would find out later that it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
     except OSError as exc:
-        raise ConfigError(f"--profile {folder}: is no folder that can be written: {exc.strerror}") from exc
+        raise ConfigError(f"{option} {folder}: is no folder that can be written: {exc.strerror}") from exc
