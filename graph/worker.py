@@ -72,12 +72,12 @@ class Worker:
             self._open()
             self._link()
             self._play()
-        except Exception as exc:  # noqa: BLE001 - here, and only here, a node's error becomes a report
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - here, and only here, a node's error becomes a report
             code = self._report_failure(exc)
         self.phase = "close"
         try:
             self._close(goes_on=self._will_start_again(failed=code != 0))
-        except Exception as exc:  # noqa: BLE001 - likewise
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - likewise
             code = self._report_failure(exc)
         self._leave(code)
         return code
@@ -346,7 +346,7 @@ class Worker:
         root.handlers[:] = [BusHandler(self.control)]
         root.setLevel(self.job.log_level)
 
-    def _report_failure(self, exc: Exception) -> int:
+    def _report_failure(self, exc: BaseException) -> int:
         """Tell the supervisor; return the exit code. A GraphError explains itself, anything else needs its trace."""
         where = f"on frame {self.seq}" if self.phase == "process" else f"in {self.phase}"
         known = isinstance(exc, GraphError)

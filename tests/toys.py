@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Fail(Node):
     copied = Output(Frame)
 
     at: int = 5
-    how: str = "raise"  # raise, exit, nonsense, open, close
+    how: str = "raise"  # raise, exit, sys.exit, nonsense, open, close
 
     def open(self) -> None:
         if self.how == "open":
@@ -90,6 +91,8 @@ class Fail(Node):
             raise ZeroDivisionError("seven by zero")
         if frame.seq == self.at and self.how == "exit":
             os._exit(7)
+        if frame.seq == self.at and self.how == "sys.exit":
+            sys.exit("bye")
         if frame.seq == self.at and self.how == "nonsense":
             return "text"
         return Frame(image=frame.image)
