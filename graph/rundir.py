@@ -34,7 +34,7 @@ def base() -> Path:
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     fallback = Path(runtime) / "facegraph" if runtime else Path(tempfile.gettempdir()) / f"facegraph-{os.getuid()}"
-    path = Path(os.environ.get("FACEGRAPH_RUN_DIR") or fallback)
+    path = Path(os.environ.get("FACEGRAPH_RUN_DIR") or fallback).absolute()  # a node may change its folder
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()

@@ -56,6 +56,14 @@ def test_a_graph_does_not_move_into_the_folder_of_somebody_else(home: Path, name
     assert (home / "photos" / "precious").exists() and (home / "project" / "lock").read_text() == "of another program"
 
 
+def test_a_relative_run_directory_is_the_same_for_a_node_that_changes_its_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("FACEGRAPH_RUN_DIR", "run")
+    assert RunDir.of("a").data("node") == f"ipc://{home}/run/a/node"
+
+
 def test_a_folder_that_cannot_be_made(home: Path) -> None:
     with pytest.raises(ConfigError, match=f"the run folder {home / 'file'} cannot be made: File exists; set FACEGRAPH"):
         RunDir.of("file").claim([])
