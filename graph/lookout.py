@@ -8,7 +8,7 @@ from typing import Any, Literal
 import zmq
 
 from graph import wire
-from graph.errors import ConfigError, GraphError
+from graph.errors import ConfigError, GraphError, WireError
 from graph.network import Remote
 from graph.receiver import Receiver
 from graph.rundir import RunDir
@@ -74,15 +74,17 @@ def ask(
 ) -> dict[str, Any]:
     """Return the answer of a running graph to one request; from any thread, each has a socket of its own.
 
-    Raises ConfigError with the reason if it is refused, GraphError if the graph has ended, or does not answer in time.
+    Raises ConfigError with the reason if it is refused or cannot be sent, GraphError if the graph has ended, or does
+    not answer in time.
     """
+    request = _packed(kind, content)
     socket = context.socket(zmq.DEALER)
     until = time.monotonic() + seconds
     try:
         socket.set(zmq.LINGER, 0)
         place.secure(socket)
         socket.connect(place.control)
-        socket.send(wire.pack({"v": wire.VERSION, "k": kind, **content}))
+        socket.send(request)
         while not socket.poll(200):
             if not place.runs(silence_s=0.0):
                 raise GraphError(f"the graph {graph!r} has ended")
@@ -94,3 +96,13 @@ def ask(
     if answer["k"] == "refused":
         raise ConfigError(str(answer.get("why")))
     return {key: value for key, value in answer.items() if key not in ("v", "k", "id")}
+
+
+def _packed(kind: str, content: dict[str, Any]) -> bytes:
+    """Return a request as bytes. Raises ConfigError for what a graph would not read, and so never answer."""
+    try:
+        data = wire.pack({"v": wire.VERSION, "k": kind, **content})
+        wire.unpack(data)
+    except (TypeError, ValueError, OverflowError, WireError) as exc:
+        raise ConfigError(f"{content} cannot be asked of a graph: {exc}; valid: {wire.SENDABLE}") from exc
+    return data

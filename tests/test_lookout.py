@@ -1,0 +1,22 @@
+"""Requests to a running graph."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from graph import ConfigError
+from graph.lookout import ask
+from graph.rundir import RunDir
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(object(), "can not serialize 'object'"), (1 << 80, "value out of range"), ({1: 2}, "int is not allowed")],
+)
+def test_what_a_graph_would_not_read_is_refused_at_once(
+    context: "zmq.Context[Any]", tmp_path: Path, value: Any, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"cannot be asked of a graph: .*{words}.*; valid: text, "):
+        ask(context, RunDir(tmp_path), "none", "set", 0.1, node="a", setting="b", value=value)
