@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import ref
 
 import zmq
 
@@ -31,9 +32,11 @@ logger = logging.getLogger(__name__)
 ANSWER_S = 10.0  # how long a supervisor may take to answer: it waits itself for nodes that are busy
 RESTART_S = 40.0  # the same for a node that is started again
 POLL_S = 0.1
+CLOSE_S = 5.0  # how long streams in other threads are waited for
 
 Connect = Callable[[str], Receiver]
 """Says hello for a port."""
+Stream = Generator[Any, None, None]
 
 
 def attach(name: str | None = None, wait: float = 0.0, keys: str | Path | None = None) -> "RunningGraph":
@@ -80,7 +83,8 @@ class RunningGraph:
         self.name = name
         self._place = place
         self._context: zmq.Context[Any] = zmq.Context()
-        self._receivers: list[Receiver] = []
+        self._streams: dict[int, tuple[ref[Stream], dict[str, Receiver]]] = {}  # weak: leaving a loop ends its stream
+        self._closed = False
         try:
             if isinstance(place, Remote):
                 place.greet(self._context)
@@ -165,7 +169,8 @@ class RunningGraph:
             return self._receiver(port, type_, policy=policy, queue=queue, shm=shm, marks=len(ports) > 1)
 
         receivers = {port: connect(port) for port in ports}
-        return self._stream(receivers, connect, newest=len(ports) > 1 and policy != "block", copy=copy)
+        newest = len(ports) > 1 and policy != "block"
+        return self._known(self._stream(receivers, connect, newest, copy), receivers)
 
     def type_of(self, port: str) -> type[Message]:
         """Return the message type of a port; imports the module that defines it.
@@ -192,7 +197,12 @@ class RunningGraph:
         def connect(port: str) -> Receiver:
             return self._receiver(port, types[port], policy=policy, queue=queue, shm=True, marks=True)
 
-        return self._each({port: connect(port) for port in types}, connect)
+        receivers = {port: connect(port) for port in types}
+        return self._known(self._each(receivers, connect), receivers)
+
+    def _known(self, stream: Stream, receivers: dict[str, Receiver]) -> Stream:
+        self._streams[id(receivers)] = ref(stream), receivers
+        return stream
 
     def _each(
         self, receivers: dict[str, Receiver], connect: Connect
@@ -200,6 +210,7 @@ class RunningGraph:
         lookout, answered = self._lookout(receivers), False
         try:
             while not all(receiver.ended for receiver in receivers.values()):
+                self._check_open()
                 came = False
                 for port, receiver in receivers.items():
                     if arrived := receiver.receive():  # one of each in turn: a fast one never hides the others
@@ -218,7 +229,7 @@ class RunningGraph:
         finally:
             for receiver in receivers.values():
                 receiver.close()
-                self._receivers.remove(receiver)
+            self._streams.pop(id(receivers), None)
 
     def _lookout(self, receivers: Iterable[str]) -> Lookout:
         return Lookout(self._context, self._place, self.name, {port: port.partition(".")[0] for port in receivers})
@@ -236,7 +247,6 @@ class RunningGraph:
                 receivers[port].expire()
             else:
                 receivers[port].close()
-                self._receivers.remove(receivers[port])
                 receivers[port] = connect(port)
         return [port for port, fate in fates.items() if fate == "again"]
 
@@ -258,9 +268,8 @@ class RunningGraph:
         name = f"attached/{time.monotonic_ns()}.{port}"
         endpoint, on_wire = self._place.data(node), self._place.port(node, output)
         secure = self._place.secure
-        receiver = Receiver(self._context, endpoint, on_wire, type_, name=name, secure=secure, **options)
-        self._receivers.append(receiver)
-        return receiver
+        self._check_open()
+        return Receiver(self._context, endpoint, on_wire, type_, name=name, secure=secure, **options)
 
     def _stream(
         self, receivers: dict[str, Receiver], connect: Connect, newest: bool, copy: bool
@@ -269,6 +278,7 @@ class RunningGraph:
         lookout = self._lookout(receivers)
         try:
             while not inputs.finished:
+                self._check_open()
                 for port in self._greet_again(lookout, receivers, connect):
                     inputs.replace(port, receivers[port])
                 taken = inputs.take()
@@ -281,16 +291,25 @@ class RunningGraph:
             self._tell_of_ended(receivers)
         finally:
             inputs.close()
-            for receiver in receivers.values():
-                self._receivers.remove(receiver)
+            self._streams.pop(id(receivers), None)
 
     def _ask(self, kind: str, seconds: float = ANSWER_S, **content: Any) -> dict[str, Any]:
+        self._check_open()
         return ask(self._context, self._place, self.name, kind, seconds, **content)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise GraphError(f"this handle on the graph {self.name!r} is closed")
+
     def close(self) -> None:
-        """Take leave."""
-        for receiver in self._receivers:
-            receiver.close()
+        """Take leave. Streams end; those that wait in other threads raise GraphError."""
+        self._closed = True
+        until = time.monotonic() + CLOSE_S
+        for stream, receivers in list(self._streams.values()):
+            while not _ended(stream()) and time.monotonic() < until:
+                time.sleep(POLL_S)  # its sockets belong to the thread that it runs in
+            for receiver in receivers.values():
+                receiver.close()  # of a stream that never began
         self._context.term()
 
     def __enter__(self) -> Self:
@@ -300,6 +319,16 @@ class RunningGraph:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _ended(stream: Stream | None) -> bool:
+    """End a stream, if it is still there; say whether that is done, for it may be running in another thread."""
+    try:
+        if stream is not None:
+            stream.close()
+    except ValueError:
+        return False
+    return True
 
 
 def check_inputs(spec: GraphSpec, place: str) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,29 @@ def test_a_node_that_will_not_come_back_is_told(tmp_path: Path) -> None:
             with pytest.raises(GraphError, match="short of the graph 'main' has ended"):
                 next(g.subscribe("short.frame"))
             assert next(g.subscribe("source.frame")).seq > 0
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+
+
+def test_a_handle_may_be_closed_while_threads_read_with_it(tmp_path: Path) -> None:
+    def read(stream: Any, last: list[int]) -> None:
+        for frame in stream:
+            last[:] = [frame.seq]
+
+    with Graph(tmp_path, running()) as main, ThreadPoolExecutor() as pool:
+        for _ in range(5):
+            with graph.attach("main", wait=PATIENCE_S) as g:
+                lasts: list[list[int]] = [[] for _ in range(4)]
+                reading = [pool.submit(read, g.subscribe("copy.copied"), last) for last in lasts]
+                g.subscribe("source.frame")  # which nobody begins to read
+                assert eventually(partial(all, lasts))
+            for ended in reading:
+                why = ended.exception(PATIENCE_S)
+                assert why is None or str(why) == "this handle on the graph 'main' is closed"
+        with pytest.raises(GraphError, match="this handle on the graph 'main' is closed"):
+            g.stats()
+        with pytest.raises(GraphError, match="this handle on the graph 'main' is closed"):
+            g.subscribe("source.frame")
         main.interrupt()
         assert main.wait() == 0, main.text()
 
