@@ -30,10 +30,10 @@ SEQ_END = 1 << 62
 SLOT_END = 1 << 63
 """Numbers of slots lie below, and so must offsets."""
 SENDABLE = (
-    "an array is declared as array(dtype, *shape); other fields hold text, bytes, float, bool, None, int of 64 bits, and "
-    "lists and dicts of them with texts as keys, all of Python itself: int(x), float(x), x.tolist()"
+    "text, bytes, float, bool, None, int of 64 bits, and lists and dicts of them with texts as keys, all of Python "
+    "itself: int(x), float(x), x.tolist()"
 )
-"""What a field of a message may be."""
+"""What goes over the wire beside arrays."""
 
 Place = int | Sequence[int]
 """Where an array's bytes are: their number (inline), or (slot, offset, number) in shared memory."""
@@ -109,7 +109,8 @@ def _unsendable(type_: str, values: dict[str, Any], exc: Exception) -> WireError
         try:
             unpack(pack({"v": VERSION, "k": "data", "body": {name: value}}))
         except (TypeError, ValueError, OverflowError, WireError) as why:
-            return WireError(f"{type_}.{name} is {describe(value)}: {why}; {SENDABLE}")
+            declared = "an array is declared as array(dtype, *shape), other fields hold"
+            return WireError(f"{type_}.{name} is {describe(value)}: {why}; {declared} {SENDABLE}")
     return WireError(f"{type_} cannot be sent: {exc}")
 
 
