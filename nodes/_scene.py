@@ -15,8 +15,8 @@ one clip to another give 49 and more.
 ANOTHER, ALIKE = 20.0, 0.4
 """Grey levels from which, and likeness (-1..1) below which, the next picture is of another scene."""
 PLAIN = 8.0
-"""A picture that varies by less (standard deviation, grey levels) is a flash, a dark moment or a covered lens: it is no
-scene, and the one after it is compared with the one before it."""
+"""A picture whose colours all vary by less (standard deviation, grey levels) is a flash, a dark moment, a covered lens
+or the green of a broken one: it is no scene, and the one after it is compared with the one before it."""
 
 
 def thumbnail(image: Image) -> Image:
@@ -36,7 +36,7 @@ class Scene:
     def cut(self, image: Image) -> bool:
         """Say whether this picture (H, W, 3) shows another scene than the one before; see ANOTHER."""
         now = thumbnail(image)
-        if now.std() < PLAIN:
+        if now.std(axis=(0, 1)).max() < PLAIN:
             return False
         before, self._before = self._before, now
         if before is None or cv2.absdiff(before, now).mean() < ANOTHER:

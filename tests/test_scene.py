@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pytest
 
 from graph.testing import run_node
 from nodes._scene import Scene
@@ -28,6 +29,15 @@ def test_flashes_dark_moments_and_another_light_are_no_cuts() -> None:
     white, black = np.full_like(image, 250), np.zeros_like(image)
     assert not any(cuts(image, white, image, black, image, image // 2, image))
     assert cuts(image, black, scenery(1)) == [False, False, True], "a cut through black"
+
+
+@pytest.mark.parametrize("colour", [(0, 135, 0), (255, 0, 0), (20, 20, 120)], ids=["broken", "no signal", "a finger"])
+def test_a_picture_of_one_colour_is_no_cut(colour: tuple[int, int, int]) -> None:
+    image = scenery(0)
+    plain = np.full_like(image, colour)
+    noisy = np.clip(plain + np.random.default_rng(0).normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+    assert not any(cuts(image, plain, image, noisy, image))
+    assert cuts(image, plain, scenery(1)) == [False, False, True]
 
 
 def test_a_picture_that_swings_through_the_frame_is_no_cut() -> None:
