@@ -195,6 +195,7 @@ class NetworkCamera:
             return {}
         return {
             "rtsp_transport": self.transport,
+            "allowed_media_types": "video",  # sound that goes on would hide that no picture comes
             "timeout": str(round(self.patience_s * 1e6)),  # of the socket; named stimeout before FFmpeg 5
             "max_delay": "500000",
             "fflags": "nobuffer",  # what was read to find the streams is not played: it is old

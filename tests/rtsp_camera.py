@@ -35,6 +35,12 @@ def show_pushed(factory, media):
     sink.connect("new-sample", sample)
 
 
+def go_blind(factory, media):
+    """Send no more pictures after a while, as a camera whose sensor hangs."""
+    eye = media.get_element().get_by_name("eye")
+    GLib.timeout_add_seconds(options.blind_after, lambda: eye.set_property("drop", True))
+
+
 parser = argparse.ArgumentParser()
 parser.add_argument("port")
 parser.add_argument("--codec", choices=ENCODERS, default="h264")
@@ -43,11 +49,13 @@ parser.add_argument("--fps", type=int, default=30)
 parser.add_argument("--user")
 parser.add_argument("--lose", type=float, default=0.0, help="share of pictures that get lost on the way")
 parser.add_argument("--garble", type=float, default=0.0, help="share of bytes that arrive as others")
+parser.add_argument("--blind-after", type=int, default=0, help="seconds until only sound goes on; 0: no sound")
 options = parser.parse_args()
 width, height = options.size.split("x")
 harm = f"identity drop-probability={options.lose} !" if options.lose else ""
 if options.garble:
     harm += f" breakmydata probability={options.garble} skip=20000 !"  # the first pictures are whole
+sound = " audiotestsrc is-live=true ! mulawenc ! rtppcmupay name=pay1" if options.blind_after else ""
 
 Gst.init(None)
 server = GstRtspServer.RTSPServer()
@@ -57,9 +65,12 @@ camera = GstRtspServer.RTSPMediaFactory()
 encoder = ENCODERS[options.codec].format(harm=harm)
 camera.set_launch(
     "( videotestsrc is-live=true pattern=ball ! "
-    f"video/x-raw,format=I420,width={width},height={height},framerate={options.fps}/1 ! {encoder} )"
+    f"video/x-raw,format=I420,width={width},height={height},framerate={options.fps}/1 ! valve name=eye ! "
+    f"{encoder}{sound} )"
 )
 camera.set_shared(True)
+if options.blind_after:
+    camera.connect("media-configure", go_blind)
 server.get_mount_points().add_factory("/cam", camera)
 recorder = GstRtspServer.RTSPMediaFactory()
 recorder.set_transport_mode(GstRtspServer.RTSPTransportMode.RECORD)

@@ -149,6 +149,14 @@ def test_hung_camera_is_left_and_found_again(camera: Callable[..., Camera], capl
         assert shows_ball(until(lambda frame: frame.epoch > 0 and shows_ball(frame)))
 
 
+def test_a_camera_that_sends_only_sound_any_more_is_left(
+    camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture
+) -> None:
+    with playing(camera("--blind-after", "3").uri()) as until:
+        until(lambda frame: frame.epoch > 0)
+    assert "is lost: does not answer in time" in said(caplog)
+
+
 def test_wrong_password_and_path_are_told_without_it(
     camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture
 ) -> None:
