@@ -220,7 +220,7 @@ class NetworkCamera:
                     self._stopping.wait(max(0.0, began_s + time_s - first - heard_s))
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
                 if place != last:
-                    captured_ns = _captured_ns(container, frame)
+                    captured_ns = _captured_ns(container, frame, came_ns)
                     yield Taken(frame, time_s, came_ns, captured_ns, self._epoch, pixel_aspect(stream))
             if self._stopping.is_set():
                 return
@@ -245,16 +245,16 @@ def _is_picture(container: InputContainer) -> bool:
     return container.format.name.endswith("_pipe")
 
 
-def _captured_ns(container: InputContainer, frame: VideoFrame) -> int | None:
+def _captured_ns(container: InputContainer, frame: VideoFrame, came_ns: int) -> int | None:
     """Return when the camera took the picture, on CLOCK_MONOTONIC, by the wall clock in its RTCP sender reports.
 
-    None before the first report, and where that clock cannot be right (in the future, or long ago).
+    None before the first report, and where that clock cannot be right (after the arrival `came_ns`, or long before).
     """
     start_us = container.start_time_realtime  # read again each time: it follows the newest report
     if not start_us or frame.time is None:
         return None
-    age_s = time.time() - (start_us / 1e6 + frame.time)
-    return time.monotonic_ns() - int(age_s * 1e9) if 0 <= age_s < OLDEST_S else None
+    captured_ns = start_us * 1000 + int(frame.time * 1e9) - time.time_ns() + time.monotonic_ns()
+    return captured_ns if 0 <= came_ns - captured_ns < OLDEST_S * 1e9 else None
 
 
 def _why(exc: Exception) -> str:
