@@ -100,8 +100,8 @@ class NetworkCamera:
             pts = offset + taken.time_s
             if taken.epoch != epoch or pts < end or abs(pts - arrival) > JUMP_S:
                 epoch = taken.epoch
-                offset = max(arrival, end) - taken.time_s
-                pts = offset + taken.time_s
+                pts = max(arrival, end)
+                offset = pts - taken.time_s
             self.end, end = 2 * pts - end, pts  # as if the next one came after as long a time again
             clock: Literal["arrival", "camera"] = "arrival" if taken.captured_ns is None else "camera"
             arrived_ns = taken.captured_ns or taken.arrived_ns

@@ -72,7 +72,7 @@ def test_plays_on_through_loss_and_garbage(camera: Callable[..., Camera], codec:
     assert pts == sorted(pts)
 
 
-@pytest.mark.parametrize("jumps", [(0, 3600, 0, -3600), (0, -0.9, -1.8, -2.7)])
+@pytest.mark.parametrize("jumps", [(0, 3600, 0, -3600), (0, -0.9, -1.8, -2.7), (0, 0.105, 777.7, 0)])
 def test_stamps_that_jump_never_go_back(jumps: tuple[float, ...]) -> None:
     """A camera whose clock is set by an hour, or begins anew: pts follow the arrival, and grow."""
     camera = NetworkCamera("rtsp://127.0.0.1:1/x", "tcp", 1.0, 0.0)
