@@ -3,6 +3,7 @@
 A thread connects, decodes and keeps the newest picture; nothing that the camera does ends it.
 """
 
+import errno
 import logging
 import math
 import random
@@ -152,7 +153,8 @@ class NetworkCamera:
         except av.ProtocolNotFoundError as exc:
             self._failure, self._ended = NodeError(f"{self.name} {_why(exc)}"), True
         except (av.FFmpegError, ConfigError, ValueError) as exc:
-            return _why(exc)
+            broken_off = self._count and isinstance(exc, OSError) and exc.errno == errno.EIO
+            return "its stream has broken off" if broken_off else _why(exc)
         finally:
             self._is_snapshot = single and self._count == 1
         return "its stream has ended"
@@ -271,6 +273,6 @@ def _why(exc: Exception) -> str:
         return "refuses the connection: nothing listens on this port"
     if isinstance(exc, av.InvalidDataError):
         return "sends nothing that is a video"
-    if isinstance(exc, OSError) and exc.errno == 5:
+    if isinstance(exc, OSError) and exc.errno == errno.EIO:
         return "cannot be reached: no such host, or no way to it"
     return str(exc.strerror if isinstance(exc, av.FFmpegError) else exc)

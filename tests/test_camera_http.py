@@ -17,12 +17,14 @@ pytestmark = pytest.mark.slow
 
 
 class Mjpeg(http.server.BaseHTTPRequestHandler):
+    shots = 2000
+
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=shot")
         self.end_headers()
         try:
-            for index in range(2000):
+            for index in range(self.shots):
                 data = cv2.imencode(".jpg", clips.picture(index % 50))[1].tobytes()
                 head = f"--shot\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 self.wfile.write(head.encode() + data + b"\r\n")
@@ -41,6 +43,17 @@ def test_mjpeg_over_http_is_timed_by_its_arrival() -> None:
         last = until(lambda frame: frame.pts > first.pts + 1.5)
     arrived_s = (last.header.t_capture_ns - first.header.t_capture_ns) / 1e9
     assert last.pts - first.pts == pytest.approx(arrived_s, abs=0.05)
+
+
+class ShortMjpeg(Mjpeg):
+    shots = 5
+
+
+def test_a_stream_that_breaks_off_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    """And not as a host that is unknown, which FFmpeg gives the same number."""
+    with served(ShortMjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
+        until(lambda frame: frame.epoch > 0)
+    assert "is lost: its stream has broken off; trying again in" in said(caplog)
 
 
 class Snapshot(http.server.BaseHTTPRequestHandler):
