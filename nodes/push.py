@@ -143,6 +143,8 @@ def wait_for_answer(address: str) -> None:
             answer = server.recv(1)
     except TimeoutError:
         raise NodeError("does not answer in time") from None
+    except UnicodeError:
+        raise NodeError(f"{host} cannot be the name of a host") from None
     except OSError as exc:
         raise NodeError(exc.strerror or str(exc)) from None
     if not answer:

@@ -51,6 +51,7 @@ def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], ca
         ("127.0.0.1:{mute}", "does not answer in time"),
         ("127.0.0.1:{closed}", "Connection refused"),
         ("nowhere.invalid", "Name or service not known|Temporary failure in name resolution"),
+        ("192.0..2.7", "192.0..2.7 cannot be the name of a host"),
         ("bob:sec/ret@127.0.0.1:1", "no such port"),
     ],
 )
