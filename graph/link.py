@@ -26,11 +26,12 @@ class Home:
 class Waiting:
     """A packet in the queue of one consumer. None as parts: the end of the stream."""
 
-    __slots__ = ("parts", "slots")
+    __slots__ = ("is_mark", "parts", "slots")
 
-    def __init__(self, parts: list[bytes] | None, slots: list[int]) -> None:
+    def __init__(self, parts: list[bytes] | None, slots: list[int], is_mark: bool = False) -> None:
         self.parts = parts
         self.slots = slots
+        self.is_mark = is_mark
 
 
 @dataclass(eq=False)

@@ -142,6 +142,7 @@ class Meter:
         self._trace_length = 0
         self._trace_lost = 0
         self._histograms = {name: Histogram() for name in ("wait", "process", "publish", "age")}
+        self._said: Counter[str] = Counter()
         self._drops: Counter[str] = Counter()
         self._unmatched = 0
         self._queued: dict[str, int] = {}
@@ -169,6 +170,16 @@ class Meter:
             self._used = used = used + _ROW.size
             if used == len(self._rows):
                 self._fold()
+
+    def silent(self, seq: int) -> None:
+        """Note the number that a source used up on saying nothing: it counts on from there if it is started again."""
+        with self._lock:
+            self._fold()
+            self._last_seq = seq
+
+    def said(self, port: str) -> None:
+        """Count a message of an output."""
+        self._said[port] += 1
 
     def drop(self, edge: str, count: int = 1) -> None:
         """Count messages that the policy of an outgoing edge let go; edge: "camera.frame -> render.frame"."""
@@ -213,6 +224,7 @@ class Meter:
                 "first_ns": self._first_ns,
                 "last_ns": self._last_ns,
                 "times": {name: histogram.to_wire() for name, histogram in self._histograms.items()},
+                "said": dict(self._said),
                 "dropped": dict(self._drops),
                 "unmatched": self._unmatched,
                 "queued": dict(self._queued),

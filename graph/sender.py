@@ -226,13 +226,13 @@ class Sender:
 
     def _offer(self, link: Link, packet: Packet) -> None:
         if link.credits <= 0 and len(link.queue) >= link.capacity and not self._make_room(link):
-            self._on_drop(self._edge(link), 1)
+            self._count_drop(link, packet.is_mark)
             return
         if link.identity not in self._links:
             return  # it left while we waited
         parts, numbers = packet.parts(link.shm), packet.slots if link.shm else []
         if link.queue or link.credits <= 0:
-            link.queue.append(Waiting(parts, numbers))
+            link.queue.append(Waiting(parts, numbers, packet.is_mark))
             self._flush(link)
         else:
             link.credits -= 1
@@ -254,9 +254,14 @@ class Sender:
             self._on_blocked(False)
             return True
         while len(link.queue) >= link.capacity:
-            self._discard(link, link.queue.popleft())
-            self._on_drop(self._edge(link), 1)
+            oldest = link.queue.popleft()
+            self._discard(link, oldest)
+            self._count_drop(link, oldest.is_mark)
         return True
+
+    def _count_drop(self, link: Link, is_mark: bool) -> None:
+        if not is_mark:  # with "nothing to say" nothing is lost
+            self._on_drop(self._edge(link), 1)
 
     def _wait_for(self, link: Link) -> None:
         """Wait until a consumer has taken something, or is gone; an attached one that stalls does not hold the end."""

@@ -46,7 +46,7 @@ class NodeStats:
         return self._per_s(self._snapshots[-1][name] - self._snapshots[0][name]) if self._snapshots else 0.0
 
     def rates(self, name: str) -> dict[str, float]:
-        """Return the growth per second of counts by edge or state ("dropped", "state_ns")."""
+        """Return the growth per second of counts by output, edge or state ("said", "dropped", "state_ns")."""
         if not self._snapshots:
             return {}
         first, last = self._snapshots[0][name], self._snapshots[-1][name]
@@ -140,7 +140,7 @@ class Stats:
             "from": source,
             "to": target,
             **_policy(edge),
-            "rate": round(max(sender.rate("frames") - lost, 0.0), 2),
+            "rate": round(max(sender.rates("said").get(source.partition(".")[2], 0.0) - lost, 0.0), 2),
             "dropped": latest.get("dropped", {}).get(name, 0),
             "dropped_per_s": round(lost, 2),
             "queued": latest.get("queued", {}).get(name, 0),

@@ -273,9 +273,16 @@ class Worker:
         return as_outputs(self.node, said) if port is None else {port: said}
 
     def _publish(self, outputs: dict[str, Message | None], header: Header, hop: Hop) -> None:
+        said = False
         for port, message in outputs.items():
             self.sender.publish(port, MARK if message is None else message, header)
-        self.meter.frame(header.seq, *hop[1:], time.monotonic_ns(), header.t_capture_ns)
+            if message is not None:
+                said = True
+                self.meter.said(port)
+        if said or self.node.inputs:
+            self.meter.frame(header.seq, *hop[1:], time.monotonic_ns(), header.t_capture_ns)
+        else:
+            self.meter.silent(header.seq)  # a source in a pause: there was no frame
 
     def _publish_marks(self, header: Header) -> None:
         for port in self.node.outputs:

@@ -46,6 +46,16 @@ def test_a_mark_takes_nothing_from_who_wants_no_marks(pair: Pair) -> None:
     assert pair.take(receiver, 2) == [0, 1]
 
 
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
+def test_a_mark_that_is_dropped_is_no_message_that_is_lost(pair: Pair, policy: str) -> None:
+    pair.receiver(policy, 4)
+    pair.publish(0, 1, 2, 3)  # under way
+    for seq in range(4, 12):
+        pair.sender.publish("out", Mark(header=Header("test", seq)))
+    assert not pair.drops
+    assert pair.sender.depths() == {EDGE: 4}
+
+
 def test_block_waits_and_loses_nothing(pair: Pair) -> None:
     receiver = pair.receiver("block", 4)
     publishing = Publishing(pair, 50)

@@ -59,6 +59,22 @@ class Source(Node):
                 time.sleep(1000)
 
 
+class Camera(Node):
+    """Says a frame and then nothing a few times, as a camera that comes and goes; or never a frame."""
+
+    frame = Output(Frame)
+
+    comes: bool = True
+
+    def live(self) -> bool:
+        return True
+
+    def process(self) -> Iterator[Frame | None]:
+        for turn in range(40):
+            time.sleep(0.05)
+            yield Frame(image=picture(turn)) if self.comes and turn % 4 == 0 else None
+
+
 class Copy(Node):
     """Hands frames on, after a while if told so."""
 
