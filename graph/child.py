@@ -42,6 +42,7 @@ class Child:
     epoch: int = 0
     done: bool = False
     failure_told: bool = False
+    hopeless: bool = False  # it lacks a package, and would for ever
     dismissed: bool = False
     quiet_told: bool = False
     starts: deque[float] = field(default_factory=deque)

@@ -167,6 +167,7 @@ class Supervisor:
             self._enter(child, "LINKED")
         elif kind == "error":
             child.failure_told = True
+            child.hopeless = bool(said["hopeless"])
             self.wrong_config |= bool(said["wrong_config"])
             logger.error("%s failed %s: %s%s", name, said["where"], said["text"], _indent(said["trace"]))
         elif kind == "finish":
@@ -248,7 +249,7 @@ class Supervisor:
             logger.error("%s %s%s", name, describe_death(code), on)
         child.failure_told = False
         self._tell_all("forget", node=name)
-        if child.spec.restart != "never" and self._may_start_again(child):
+        if child.spec.restart != "never" and not child.hopeless and self._may_start_again(child):
             return
         self._tell_all("gone", node=name)
         self.code = WRONG_CONFIG if self.wrong_config and self.played is None else FAILED

@@ -360,7 +360,10 @@ class Worker:
         text = str(exc) if known else f"{type(exc).__name__}: {exc}"
         trace = "" if known else "".join(traceback.format_exception(exc))
         wrong_config = isinstance(exc, ConfigError) and self.phase in ("start", "open")
-        self.control.say("error", where=where, text=text, trace=trace, wrong_config=wrong_config)
+        no_package = any(isinstance(error, ModuleNotFoundError) for error in (exc, exc.__cause__))
+        self.control.say(
+            "error", where=where, text=text, trace=trace, wrong_config=wrong_config, hopeless=no_package
+        )
         return 1
 
     def _leave(self, code: int) -> None:

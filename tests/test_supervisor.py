@@ -194,6 +194,15 @@ def test_node_that_keeps_many_frames(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "out.jsonl")) == 150
 
 
+def test_a_node_whose_package_is_missing_is_not_started_again(tmp_path: Path) -> None:
+    config = line()
+    config["nodes"]["bad"] = node("Fail", {"frame": "copy.copied"}, how="import") | {"restart": "on_failure"}
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 1
+    assert "bad failed in open: ModuleNotFoundError: No module named 'no_such_package'" in graph.text()
+    assert "starting again" not in graph.text()
+
+
 def test_restart_on_failure_goes_on(tmp_path: Path) -> None:
     config = line(frames=100_000, pause=0.01)
     config["nodes"]["bad"] = node("FailOnce", {"frame": "copy.copied"}, mark=str(tmp_path / "mark"))

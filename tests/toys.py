@@ -1,5 +1,6 @@
 """Small nodes with which the tests of the runtime build their graphs."""
 
+import importlib
 import json
 import logging
 import os
@@ -96,9 +97,11 @@ class Fail(Node):
     copied = Output(Frame)
 
     at: int = 5
-    how: str = "raise"  # raise, exit, sys.exit, nonsense, open, close
+    how: str = "raise"  # raise, exit, sys.exit, nonsense, open, import, close
 
     def open(self) -> None:
+        if self.how == "import":
+            importlib.import_module("no_such_package")
         if self.how == "open":
             raise RuntimeError("no such model")
 
