@@ -10,11 +10,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from graph import ConfigError
+
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 MODELS = Path(__file__).with_name("models")
 """Where the released networks lie."""
+
+
+class MissingPackage(ConfigError, ModuleNotFoundError):
+    """The package of a backend is not installed."""
+
+
+class UnfitNetwork(ConfigError, ValueError):
+    """A file is no network, or the device that it is to run on is not to be had."""
 
 
 class Backend(Protocol):
@@ -40,8 +50,9 @@ class OnnxRuntime:
         providers = ["CPUExecutionProvider"]
         if device == "cuda":
             if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-                raise ValueError(f"device 'cuda': this onnxruntime has only {onnxruntime.get_available_providers()}; "
-                                 "pip install onnxruntime-gpu in its place")
+                raise UnfitNetwork("device 'cuda': this onnxruntime has only "
+                                   f"{onnxruntime.get_available_providers()}; "
+                                   "pip install onnxruntime-gpu in its place")
             providers.insert(0, "CUDAExecutionProvider")
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         self._input = self._session.get_inputs()[0].name
@@ -57,7 +68,8 @@ class Mnn:
 
     def __init__(self, path: Path, threads: int, device: str) -> None:
         if device != "cpu":
-            raise ValueError(f"device {device!r}: the mnn backend runs on 'cpu'; use backend 'onnxruntime' or 'torch'")
+            raise UnfitNetwork(f"device {device!r}: the mnn backend runs on 'cpu'; "
+                               "use backend 'onnxruntime' or 'torch'")
         from MNN import expr, nn
 
         config = {"backend": "CPU", "numThread": threads}
@@ -81,7 +93,7 @@ class Torch:
         import torch
 
         if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device 'cuda': torch finds no usable GPU here; use device 'cpu'")
+            raise UnfitNetwork("device 'cuda': torch finds no usable GPU here; use device 'cpu'")
         torch.set_num_threads(threads)
         self._torch, self._device = torch, torch.device(device)
         self._module = torch.export.load(str(path)).module().to(self._device)
@@ -113,10 +125,15 @@ def load(path: str | Path, backend: str = "onnxruntime", threads: int = 1, devic
     try:
         return kind(file, threads, device)
     except ModuleNotFoundError as exc:
-        raise ModuleNotFoundError(f"backend {backend!r} needs the package {package}: pip install {package}") from exc
+        raise MissingPackage(f"backend {backend!r} needs the package {package}: {remedy(package)}") from exc
     except _faults() as exc:
-        raise ValueError(f"{file}: {package} cannot read this as a network "
-                         f"({file.stat().st_size} bytes): {_reason(exc)}") from exc
+        raise UnfitNetwork(f"{file}: {package} cannot read this as a network "
+                           f"({file.stat().st_size} bytes): {_reason(exc)}") from exc
+
+
+def remedy(package: str) -> str:
+    """Return what to type to get the package of a backend, in the version that this project is tried with."""
+    return "pip install '.[train]'" if package == "torch" else f"pip install {package}"
 
 
 def card(path: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from graph import Finding
-from nodes._backend import BACKENDS, Backend, card, load
+from nodes._backend import BACKENDS, Backend, card, load, remedy
 from nodes._geometry import to_input
 
 NEAR = 0.02  # by which backends may differ: rounding, in pixels and logits
@@ -21,8 +21,7 @@ def tried(path: Path, backend: str | None, device: str) -> Iterator[Finding]:
     for name in BACKENDS if backend is None else (backend,):
         package = BACKENDS[name][2]
         if not find_spec(package):
-            remedy = "pip install '.[train]'" if package == "torch" else f"pip install {package}"
-            yield Finding(name, "problem" if backend else "note", f"{package} is not installed", remedy)
+            yield Finding(name, "problem" if backend else "note", f"{package} is not installed", remedy(package))
             continue
         try:
             found = _run(load(path, name, device=device), path)

@@ -1,12 +1,14 @@
 """The three backends on the released networks (their numbers: test_models.py), and what is said when there is none."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from graph import ConfigError
 from nodes import _backend
 from nodes._backend import MODELS, card, load
 
@@ -89,10 +91,18 @@ def test_a_broken_file_is_named(tmp_path: Path, backend: str, suffix: str, fault
     assert str(error.value).startswith(str(file))
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ModuleNotFoundError, match="backend 'onnxruntime' needs the package onnxruntime: pip install"):
-        load(MODELS / "landmarks")
+@pytest.mark.parametrize(
+    ("backend", "package", "remedy"),
+    [("onnxruntime", "onnxruntime", "onnxruntime"), ("mnn", "MNN", "MNN"), ("torch", "torch", "'.[train]'")],
+)
+def test_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, backend: str, package: str, remedy: str
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    text = f"backend {backend!r} needs the package {package}: pip install {remedy}"
+    with pytest.raises(ModuleNotFoundError, match=re.escape(text)) as error:
+        load(MODELS / "landmarks", backend)
+    assert isinstance(error.value, ConfigError)  # in a graph one line, without a traceback
 
 
 def test_a_missing_or_foreign_card_is_named(tmp_path: Path) -> None:
