@@ -57,15 +57,16 @@ def record(
             err.print(f"recording {', '.join(only)} of {g.name}; Ctrl-C ends it", markup=False)
 
         done = recorder.record(g, only, output, duration, block, compression, started)
-    _tell(done)
+    tell(done)
 
 
-def _tell(done: "Recorder") -> None:
+def tell(done: "Recorder") -> None:
+    """Print what was recorded of each port, and what is missing."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     for title in ("port", "messages", "missing"):
         table.add_column(title, justify="left" if title == "port" else "right")
     for port, count in done.counts.items():
-        table.add_row(port, str(count.messages), str(count.missing))
+        table.add_row(port, str(count.messages), str(count.missing) if count.messages else "nothing came")
     out.print(table)
     seconds = max(0, done.span.sent_ns[1] - done.span.sent_ns[0]) / 1e9
     megabytes = done.path.stat().st_size / 1e6

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import graph
 from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, recorded
+from graph.cli_recording import tell
 from graph.mcap_reader import Recording
 from graph.recorder import Recorder
 from graph.replay import Replay
@@ -224,6 +225,17 @@ def test_missing_frames_are_counted_but_not_across_a_restart(tmp_path: Path) -> 
         for seq, epoch in ((0, 0), (1, 0), (5, 0), (100_005, 1), (100_007, 1)):
             recorder.write("count.numbers", Numbers(header=header(seq, epoch), values=np.zeros(0)))
     assert recorder.counts["count.numbers"].missing == 3 + 1
+
+
+def test_a_port_of_which_nothing_came_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Recorder(tmp_path / "a.mcap", {"a.numbers": Numbers, "off.numbers": Numbers}, "main", "none") as recorder:
+        recorder.write("a.numbers", Numbers(header=header(0, 0), values=np.zeros(0)))
+        recorder.write("off.numbers", Mark(header=header(0, 0)))
+    tell(recorder)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[2:4]] == [
+        ["a.numbers", "1", "0"],
+        ["off.numbers", "0", "nothing", "came"],
+    ]
 
 
 def test_replay_keeps_numbers_and_times(path: Path) -> None:
