@@ -18,7 +18,7 @@ SINK = "#c53030"
 INK = "#2d3748"
 WIDTH, TOP, BOTTOM, ROW = 14.0, 1.55, 1.5, 0.5  # inches
 RIGHT = 0.605  # of the width: where the bars end and the numbers begin
-LABEL_LETTERS = 28  # longer names are cut
+LABEL_LETTERS = 28  # of longer names the middle is left out
 EXPLAINED = (
     "Each bar is one node at work on one frame, and ends at the median age of the frame when the node is done with it. "
     "The whisker: 95 % of the frames are done by there.\n"
@@ -47,7 +47,8 @@ def draw(profile: "Profile", path: Path) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LABEL_LETTERS else f"{name[: LABEL_LETTERS - 1]}\u2026"
+    half = LABEL_LETTERS // 2
+    return name if len(name) <= LABEL_LETTERS else f"{name[: half - 1]}\u2026{name[-half:]}"
 
 
 def _headings(figure: Figure, profile: "Profile", height: float) -> None:
@@ -60,9 +61,15 @@ def _headings(figure: Figure, profile: "Profile", height: float) -> None:
         f"{frames:,} frames in {summary['duration_s']:.1f} s",
         f"{profile.started:%Y-%m-%d %H:%M} UTC",
         f"{where['cpu']}, {where['cores']} cores, {where['system']}, Python {where['python']}",
+        *_without_frames(profile),
     )
     figure.text(0.02, 1 - 0.75 / height, "    ".join(facts), fontsize=9.5, color="#718096")
     figure.text(0.02, 0.2 / height, EXPLAINED, fontsize=9, color="#4a5568", linespacing=1.5)
+
+
+def _without_frames(profile: "Profile") -> list[str]:
+    names = [node.name for node in profile.nodes.values() if not node.frames]
+    return [f"no frames: {', '.join(names)}"] if names else []
 
 
 def _frame(axes: Axes, labels: list[str], nodes: int) -> None:

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from graph.columns import Column, fitting
 from graph.metrics import Histogram, short_ms, trace_rows
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
@@ -229,17 +228,23 @@ class Profile:
         return written
 
 
-def format_report(profile: Profile) -> RenderableType:
-    """Return the short report for the end of a run: one row per node, then what it means."""
-    table = _new_table("node", "frames", "fps")
-    for heading in ("process ms\np50 / p95", "waited ms\np50", "busy\n%", "CPU\n%", "dropped"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for node in profile.nodes.values():
-        process, wait = _ms_row(node.times("process"), (50, 95)), _ms_row(node.times("wait"), (50,))
-        shares = [f"{node.busy_percent:.0f}", f"{node.cpu_percent:.0f}"]
-        dropped = _dropped(profile.dropped_before(node.name))
-        table.add_row(node.name, f"{node.frames:,}", f"{node.fps:.1f}", process, wait, *shares, dropped)
-    return Group(table, *_sentences(profile))
+def format_report(profile: Profile, width: int) -> RenderableType:
+    """Return the short report for the end of a run: one row per node, then what it means.
+
+    `width` is that of the terminal, in characters: a narrow one gets fewer columns.
+    """
+    columns = (
+        Column("node", lambda node: node.name, 0, "left", "cyan"),
+        Column("frames", lambda node: f"{node.frames:,}", 0),
+        Column("fps", lambda node: f"{node.fps:.1f}", 3),
+        Column("process ms\np50 / p95", lambda node: _ms_row(node.times("process"), (50, 95)), 1),
+        Column("waited ms\np50", lambda node: _ms_row(node.times("wait"), (50,)), 6),
+        Column("busy\n%", lambda node: f"{node.busy_percent:.0f}", 4),
+        Column("CPU\n%", lambda node: f"{node.cpu_percent:.0f}", 5),
+        Column("dropped", lambda node: _dropped(profile.dropped_before(node.name)), 2),
+    )
+    table = fitting(columns, list(profile.nodes.values()), width)
+    return Group("", table, "", *_sentences(profile))
 
 
 def _sentences(profile: Profile) -> Iterable[Text]:
@@ -303,16 +308,6 @@ def _node_summary(node: NodeProfile) -> dict[str, Any]:
 def _in_ms(times: Histogram) -> dict[str, float]:
     values = {f"p{p}": times.percentile(p) for p in (50, 95, 99)}
     return {name: round(ns / 1e6, 4) for name, ns in {**values, "mean": times.mean, "max": times.max_ns}.items()}
-
-
-def _new_table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
-    for index, column in enumerate(columns):
-        if index == 0:
-            table.add_column(column, style="cyan", min_width=12, overflow="ellipsis")
-        else:
-            table.add_column(column, justify="right", no_wrap=True)
-    return table
 
 
 def _ms_row(times: Histogram, percentiles: Iterable[int]) -> str:

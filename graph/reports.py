@@ -81,7 +81,8 @@ class Reports:
 
     def finish(self) -> None:
         """Print the table of the run, and write the files. Raises GraphError if they cannot be written (disk full)."""
-        Terminal().print(format_report(self.profile))
+        terminal = Terminal()
+        terminal.print(format_report(self.profile, terminal.width))
         if self._wanted.profile is None:
             return
         try:

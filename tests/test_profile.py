@@ -55,10 +55,10 @@ def take(profile, all_meters):
         profile.take(name, msgpack.unpackb(msgpack.packb(meter.snapshot())))
 
 
-def shown(renderable, width=120):
+def shown(profile, width=120):
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(renderable)
+        console.print(format_report(profile, width))
     return capture.get()
 
 
@@ -82,17 +82,32 @@ def test_edges_from_another_graph_do_not_disturb():
 
 
 def test_report_can_be_shown_before_anything_was_measured():
-    assert row(shown(format_report(Profile(graph_spec()))), "slow")[:3] == ["slow", "0", "0.0"]
+    assert row(shown(Profile(graph_spec())), "slow")[:3] == ["slow", "0", "0.0"]
 
 
 def test_report_says_the_latency_to_each_sink_and_who_sets_the_pace():
-    text = shown(format_report(played()), width=80)
+    text = shown(played(), width=80)
     assert "capture -> window: p50 10.0 ms, p95 10.0 ms, p99 10.0 ms" in text
     assert "capture -> logger: p50 2.0 ms" in text
     assert "capture -> slow" not in text
     assert "busiest node: slow, 60 % of the time" in text
     assert "dropped " not in text.replace("dropped\n", "").split("capture")[1]
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 100])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(width):
+    names = ("second_reader_of_the_camera", "second_reader") if width > 40 else ("camera", "logger")
+    spec = GraphSpec("g", None, {name: NodeSpec(name, "nodes.x:Node") for name in names}, (), "x.yaml")
+    text = shown(Profile(spec), width)
+    assert all(row(text, name)[:2] == [name, "0"] for name in names)
+    assert "\u2026" not in text
+    assert ("waited ms" in text) == (width == 100)
+
+
+def test_names_in_the_picture_are_told_apart():
+    first, second = (latency_plot._short(f"the_name_of_a_node_with_number_{number}") for number in (1, 2))
+    assert first != second and len(first) == len(second) == latency_plot.LABEL_LETTERS
 
 
 def test_a_live_source_is_not_blamed_but_a_slow_file_is():
@@ -113,9 +128,9 @@ def test_drops_are_counted_for_the_node_that_was_too_slow():
     all_meters["camera"].drop("camera.frame -> slow.frame", 7)
     all_meters["camera"].drop("camera.frame -> viewer.frame", 2)  # somebody who attached from outside
     take(profile, all_meters)
-    assert row(shown(format_report(profile)), "slow")[-1] == "7"
-    assert row(shown(format_report(profile)), "camera")[-1] == "0"
-    assert "dropped 2 on camera.frame -> viewer.frame" in shown(format_report(profile))
+    assert row(shown(profile), "slow")[-1] == "7"
+    assert row(shown(profile), "camera")[-1] == "0"
+    assert "dropped 2 on camera.frame -> viewer.frame" in shown(profile)
     edges = profile.summary()["edges"]
     assert edges["camera.frame -> slow.frame"] == {"dropped": 7, "queue_peak": 0}
     assert edges["camera.frame -> viewer.frame"]["dropped"] == 2
@@ -137,7 +152,7 @@ def test_a_restarted_node_keeps_what_its_first_process_measured():
     assert (node.frames, node.restarts, node.times("process").count) == (15, 1, 15)
     assert profile.dropped()["slow.faces -> window.faces"] == 3
     assert node.active_s == pytest.approx(0.096 + 0.046)
-    assert "restarts of slow: 1" in shown(format_report(profile))
+    assert "restarts of slow: 1" in shown(profile)
 
 
 def test_cpu_counts_from_when_the_node_was_ready():
