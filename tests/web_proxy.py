@@ -12,11 +12,12 @@ from tests.conftest import PATIENCE_S, free_port
 class Proxy:
     """Passes bytes between a port of its own and the server's; `change` is done to what the browser sends.
 
-    While `silent` nothing comes through, and no connection ends.
+    While `silent` nothing comes through, and no connection ends. `connections` are all that were made.
     """
 
     def __init__(self, server: int, change: Callable[[bytes], bytes]) -> None:
         self.silent = False
+        self.connections: list[asyncio.Task[None] | None] = []  # asyncio itself does not keep them alive
         self.port = free_port()
         self._server = server
         self._change = change
@@ -31,6 +32,7 @@ class Proxy:
             await stop.wait()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections.append(asyncio.current_task())
         there, back = await asyncio.open_connection("127.0.0.1", self._server)
         try:
             await asyncio.gather(self._pass(reader, back, self._change), self._pass(there, writer, bytes))

@@ -13,6 +13,7 @@ const WIDE = [0.4, 0.4, 0.8]; // openness of wide open eyes and mouth
 const PAGE_TYPE = "nodes.web:WebView"; // cannot be restarted from here
 const STALE_MS = 2000; // without a picture for so long, the shown one is dimmed
 const SILENT_MS = 15000; // without a word for so long, a connection is dead (the server says something every second)
+const UNKNOWN = "no connection, trying again"; // for a reason that is not known
 
 let socket = null;
 let tries = 0;
@@ -31,6 +32,7 @@ function connect() {
   address.protocol = address.protocol.replace("http", "ws");
   socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
+  heardAt = performance.now();
   socket.onopen = () => {
     tries = 0;
     heardAt = performance.now();
@@ -45,29 +47,30 @@ function connect() {
   socket.onclose = lost;
 }
 
-async function lost() {
+// `closing` is the event of a connection that was ended; there is none where one was given up.
+async function lost(closing) {
   for (const answered of questions.values()) answered({ error: "the connection was lost" });
   questions.clear();
   for (const { bitmap } of ready.splice(0)) bitmap.close();
   $("stage").classList.add("stale");
   document.body.classList.add("lost");
   $("view").textContent = "";
-  setState("no connection, trying again", "bad");
-  if (tries++) setState(await whyNot(), "bad"); // the first time it may just have been lost
+  setState(UNKNOWN, "bad");
+  if (tries++ && closing) setState(await whyNot().catch(() => UNKNOWN), "bad"); // at first it may just have been lost
   setTimeout(connect, RETRY_MS[Math.min(tries - 1, RETRY_MS.length - 1)] * (1 + Math.random() / 2));
 }
 
 // Asks by plain HTTP why there is no connection, of which a WebSocket says nothing.
 async function whyNot() {
-  const reply = await fetch("live").catch(() => null);
-  if (reply?.status === 401) location.reload(); // it asks for the token
-  if (reply?.status === 400) return "no connection, trying again: a proxy in front must pass on WebSockets and the header Host";
-  return reply?.status === 503 ? `trying again: ${(await reply.text()).trim()}` : "no connection, trying again";
+  const reply = await fetch("live", { signal: AbortSignal.timeout(SILENT_MS) });
+  if (reply.status === 401) location.reload(); // it asks for the token
+  if (reply.status === 400) return `${UNKNOWN}: a proxy in front must pass on WebSockets and the header Host`;
+  return reply.status === 503 ? `trying again: ${(await reply.text()).trim()}` : UNKNOWN;
 }
 
-// Gives up a connection that is dead without a word: the network has changed, or this machine has slept.
+// Gives up a connection that is dead without a word, or never made: the network has changed, or this machine has slept.
 setInterval(() => {
-  if (socket.readyState !== WebSocket.OPEN || performance.now() - heardAt < SILENT_MS) return;
+  if (socket.readyState > WebSocket.OPEN || performance.now() - heardAt < SILENT_MS) return;
   socket.onclose = socket.onmessage = null;
   socket.close();
   lost();
