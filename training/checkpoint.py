@@ -8,20 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.files import whole
 from training.settings import SettingsError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` so that `path` always holds a whole checkpoint, the old one or the new one."""
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: Path) -> dict[str, Any]:

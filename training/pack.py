@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from nodes._geometry import Floats, Image
-from training.files import below, read_image
+from training.files import below, read_image, whole
 from training.find_sets import Found, find_sets
 from training.landmark_data import CACHE_SIDE, PICTURES, cut_face
 from training.prepare import judge, read_all
@@ -125,25 +125,21 @@ def pack(data: Path, out: Path, megabytes: float, backgrounds: str, sides: tuple
 
 def write(out: Path, pictures: Iterator[Member], quality: int, about: int, console: Console) -> int:
     """Write the members into a zip that appears when it is whole; return how many there are."""
-    part, lists, count = out.with_name(out.name + ".part"), dict[str, str](), 0
-    try:
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-            for member in track(pictures, f"quality {quality}", about, console=console):
-                count += 1
-                name = member.name.encode("utf-8", "backslashreplace").decode()  # zip has no other encoding
-                content = encoded(member.image, member.name, quality)
-                file.writestr(name, content, zipfile.ZIP_STORED)
-                if member.name.endswith(".webp"):
-                    file.writestr(Path(name).with_suffix(".pts").as_posix(), member.text)
-                elif member.text:
-                    root, _, rest = member.name.partition("/WIDER_")
-                    labels = f"{root}/wider_face_split/wider_face_{rest.partition('/')[0]}_bbx_gt.txt"
-                    lists[labels] = lists.get(labels, "") + member.text
-            for name, text in lists.items():
-                file.writestr(name, text)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
+    lists, count = dict[str, str](), 0
+    with whole(out) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for member in track(pictures, f"quality {quality}", about, console=console):
+            count += 1
+            name = member.name.encode("utf-8", "backslashreplace").decode()  # zip has no other encoding
+            content = encoded(member.image, member.name, quality)
+            file.writestr(name, content, zipfile.ZIP_STORED)
+            if member.name.endswith(".webp"):
+                file.writestr(Path(name).with_suffix(".pts").as_posix(), member.text)
+            elif member.text:
+                root, _, rest = member.name.partition("/WIDER_")
+                labels = f"{root}/wider_face_split/wider_face_{rest.partition('/')[0]}_bbx_gt.txt"
+                lists[labels] = lists.get(labels, "") + member.text
+        for name, text in lists.items():
+            file.writestr(name, text)
     return count
 
 
