@@ -36,15 +36,16 @@ class Writer:
         """Return how many pixels wide a line is."""
         return int(cv2.getTextSize((0, 0), text, (0, 0), self._font, size, weight)[2])
 
-    def label_all(self, image: Image, labels: Sequence[Label], faces: Sequence[Box]) -> None:
+    def label_all(self, image: Image, labels: Sequence[Label], kept_free: Sequence[Box]) -> None:
         """Write the labels, the first ones first: what is left of a later one is what there is room for.
 
-        No label covers another one, or any of `faces` (what else is to be seen may be among them) but its own. One
-        without room is shortened to its first line, then to that line's first word, and at last left out.
+        No label covers another one, or any of the boxes `kept_free` (of faces, and what else is to be seen) but the
+        one that it is beside. One without room is shortened to its first line, then to that line's first word, and at
+        last left out.
         """
         taken: list[Box] = []
         for label in labels:
-            others = [face for face in faces if face != label.beside]
+            others = [box for box in kept_free if box != label.beside]
             for lines in shortened(label.lines):
                 panel = self._room(image, lines, label, [*taken, *others])
                 if panel:
