@@ -13,10 +13,15 @@ Measured on three clips: at most 7 grey levels from frame to frame in a crowded 
 one clip to another give 49 and more.
 """
 ANOTHER, ALIKE = 20.0, 0.4
-"""Grey levels from which, and likeness (-1..1) below which, the next picture is of another scene."""
+"""Grey levels from which, and likeness (-1..1) below which, the next picture is of another scene.
+
+Measured on the same clips: a likeness of 0.94 and more from frame to frame, of 0.39 at most from one clip to another.
+Of 300 photographs (WIDER FACE, backgrounds) in any order 97 % count as another scene than the one before.
+"""
 PLAIN = 8.0
 """A picture whose colours all vary by less (standard deviation, grey levels) is a flash, a dark moment, a covered lens
-or the green of a broken one: it is no scene, and the one after it is compared with the one before it."""
+or the green of a broken one: it is no scene, and the one after it is compared with the one before it. The same
+photographs vary by 18 and more."""
 
 
 def thumbnail(image: Image) -> Image:
