@@ -6,6 +6,7 @@
 import dataclasses
 import importlib
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -181,7 +182,7 @@ def _no_module(name: str, missing: str) -> str:
 
 def _where(exc: BaseException) -> str:
     """Return the line at which a module fails: the user's, not the one that found the mistake."""
-    finders = (str(Path(__file__).parent), dataclasses.__file__)
+    finders = (f"{Path(__file__).parent}{os.sep}", dataclasses.__file__)
     for frame in reversed(traceback.extract_tb(exc.__traceback__)):
         if not frame.filename.startswith(finders):
             return "" if frame.filename.startswith("<") else f"{frame.filename}:{frame.lineno}: "

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import yaml
 
-from graph import ConfigError, wire
+from graph import ConfigError, spec, wire
 from graph.config import JOIN_DEPTH, load
 from graph.settings import settings_of
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec, build
@@ -308,6 +308,16 @@ def test_module_that_fails(source: str, error: str, tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(tmp_path)
     [line] = errors(SHOW + "  more: {type: 'broken:A'}")
     assert line.startswith("g.yaml:5: nodes.more.type: " + error.format(folder=tmp_path))
+
+
+def test_a_module_that_is_named_like_ours_is_told_with_its_own_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spec, "__file__", str(tmp_path / "graph" / "spec.py"))
+    (tmp_path / "graph_mine.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    [line] = errors(SHOW + "  more: {type: 'graph_mine:A'}")
+    assert f"{tmp_path}/graph_mine.py:1: ZeroDivisionError" in line
 
 
 def test_subclass_of_the_message_is_accepted() -> None:
