@@ -257,7 +257,7 @@ class Faces(Message):
     boxes: NDArray[np.float32] = array(np.float32, "F", 4)  # x0, y0, x1, y1, tight around the landmarks
     scores: NDArray[np.float32] = array(np.float32, "F")  # probability that this is a face, 0..1
     landmarks: NDArray[np.float32] = array(np.float32, "F", 68, 2)  # iBUG 68 order
-    spread: NDArray[np.float32] = array(np.float32, "F", 68)  # uncertainty (standard deviation) per point, pixels
+    spread: NDArray[np.float32] = array(np.float32, "F", 68)  # expected distance from the true point, pixels
     pose: NDArray[np.float32] = array(np.float32, "F", 3)  # degrees, order of POSE
     states: NDArray[np.float32] = array(np.float32, "F", 4)  # probabilities, order of STATES
     openness: NDArray[np.float32] = array(np.float32, "F", 3)  # order of OPENNESS; NaN where nobody measured it
