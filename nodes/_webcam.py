@@ -148,6 +148,7 @@ class Webcam:
         self._ended = False
         self._error: av.FFmpegError | None = None
         self._stopping = threading.Event()
+        self._arrivals = Arrivals(self.container, stream, device.name, self._stopping)
         self._thread = threading.Thread(target=self._read, name="webcam", daemon=True)
 
     def shots(self) -> Iterator[Shot]:
@@ -183,7 +184,7 @@ class Webcam:
 
     def _read(self) -> None:
         try:
-            with Arrivals(self.container, video_stream(self.container), self.device.name, self._stopping) as packets:
+            with self._arrivals as packets:
                 for packet in packets:
                     for frame in decoded(packet):
                         self._put(frame)
@@ -209,5 +210,6 @@ class Webcam:
             logger.warning("%s does not come back from a read; it is freed when this process ends", self.device.name)
             return  # closing a container under another thread's read hangs or crashes
         self.container.close()
-        if self.dropped:
-            logger.info("%s: %d pictures were replaced by newer ones", self.device.name, self.dropped)
+        if self.dropped or self._arrivals.skipped:
+            counts = (self.dropped, self._arrivals.skipped)
+            logger.info("%s: %d pictures were replaced by newer ones, %d skipped undecoded", self.device.name, *counts)

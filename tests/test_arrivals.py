@@ -1,5 +1,6 @@
 """Cameras that send more than is decoded in time, with real ones and with packets from a test."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -179,3 +180,4 @@ def test_a_webcam_that_is_decoded_slowly_tells_when_its_pictures_came(
     shown_s = [frame.header.t_capture_ns / 1e9 - frame.pts for frame in taken if frame is not None]
     assert max(shown_s) - min(shown_s) < 1.0, "15 pictures with nine lost between two would come 2.7 s late"
     assert any("sends more than can be decoded here" in text for text in warnings_of())
+    assert re.search(r", [1-9]\d* skipped undecoded$", warnings_of()[-1])
