@@ -19,6 +19,9 @@ Keys = tuple[str | int, ...]
 """Where a value is: ("nodes", "smooth", "settings", "slack")."""
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _CoreLoader(yaml.SafeLoader):
     """A loader with the scalars of YAML 1.2."""
 
@@ -27,6 +30,16 @@ class _CoreLoader(yaml.SafeLoader):
         f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
         for kind in ("str", "seq", "map")
     } | {None: yaml.SafeLoader.construct_undefined}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping of the command line: as in a file, its keys are texts, also `1`, and none stands twice."""
+        names: set[str] = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]:
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            key.tag = "tag:yaml.org,2002:str"
+            names.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _SCALARS = {
@@ -145,7 +158,7 @@ class Document:
     def _mapping(self, loader: _CoreLoader, node: yaml.MappingNode, keys: Keys, around: tuple[int, ...]) -> Any:
         if id(node) not in self._seen:
             self._seen.add(id(node))
-            self._check_keys([key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"], keys)
+            self._check_keys([key for key, _ in node.value if key.tag != _MERGE], keys)
         loader.flatten_mapping(node)  # puts what `<<` brings in front, so that own keys win
         found: dict[str, Any] = {}
         for key, value in node.value:

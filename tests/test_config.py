@@ -104,6 +104,12 @@ def test_settings_of_any_type_arrive_in_the_node(line: str, value: object) -> No
     assert (found, type(found)) == (value, type(value))
 
 
+def test_numbers_as_keys_are_texts_on_the_command_line_as_in_a_file() -> None:
+    settings = good(TYPES % "path: b/c", "odd.by_number={1: one, 2: two}").nodes["odd"].settings
+    assert settings["by_number"] == good(TYPES % "by_number: {1: one, 2: two}").nodes["odd"].settings["by_number"]
+    assert wire.unpack(wire.pack({"k": "settings", "v": wire.VERSION, **settings}))["by_number"]
+
+
 def test_defaults_of_any_type_are_told_as_yaml_would_have_them() -> None:
     settings = settings_of(Odd)
     told = {name: settings[name].json_schema("")["default"] for name in ("path", "colour", "numbers", "area")}
@@ -189,6 +195,7 @@ def test_wrong_setting(line: str, error: str) -> None:
         ("camera.width=", "is empty, expected int from 16 to 7680"),
         ("camera.width", "is not of the form node.setting=value"),
         ("camera.crop=[!!int x, 1]", "'[!!int x, 1]' is not YAML: 'x' is no int"),
+        ("camera.crop={a: 1, a: 2}", "'{a: 1, a: 2}' is not YAML: 'a' stands twice"),
         (
             "camera.crop=[1",
             "'[1' is not YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence",
