@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import io
 import logging
 import math
 import os
@@ -270,6 +271,8 @@ def doctor(
 def main(arguments: list[str] | None = None) -> int:
     """Do what the arguments say and return the exit code."""
     sys.path.append(os.getcwd())  # for a user's own nodes; last, so that nothing there hides ours
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a locale without UTF-8 lacks letters of our tables, like the arrow
     try:
         return _call(_with_command(sys.argv[1:] if arguments is None else arguments))
     except GraphError as exc:

@@ -209,6 +209,15 @@ def test_draw_mermaid_of_attached_nodes(folder: Path, capsys: pytest.CaptureFixt
     ]
 
 
+def test_letters_that_a_terminal_lacks_are_question_marks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    passing = "  pass: {type: own_nodes:Pass, inputs: {frame: three.frame}}\n"
+    (folder / "more.yaml").write_text(CONFIG.replace("three.frame", "pass.picture") + passing)
+    done = command("draw", "more.yaml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "picture ? frame" in done.stdout
+
+
 def test_schema_knows_the_settings_of_our_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
