@@ -23,6 +23,8 @@ BUCKETS = SUB_BUCKETS * (OCTAVES + 1)
 MAX_EDGES = 64  # of consumers that have left, whose counts are kept
 BATCH = 1024  # frames between two rounds of arithmetic
 TRACE_LIMIT = 20_000  # frames kept between two snapshots, 800 kB; the rest is counted as lost
+UNMATCHED = "their partners of the same frame never came, or those of a newer one were all there"
+"""Why inputs are let go."""
 _ROW = Struct("6q")  # seq, received, start, end, published, captured
 _write_row = _ROW.pack_into
 
@@ -186,7 +188,7 @@ class Meter:
         self._drops[edge] += count
 
     def unmatched(self, count: int = 1) -> None:
-        """Count inputs that were let go because their partners of the same seq never came."""
+        """Count inputs that were let go: see UNMATCHED."""
         self._unmatched += count
 
     def depths(self, queued: dict[str, int]) -> None:

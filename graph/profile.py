@@ -22,7 +22,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from graph.columns import Column, fitting
-from graph.metrics import Histogram, short_ms, trace_rows
+from graph.metrics import UNMATCHED, Histogram, short_ms, trace_rows
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 FORMAT = 1  # version of latency.json
@@ -256,6 +256,9 @@ def _sentences(profile: Profile) -> Iterable[Text]:
         yield Text(f"busiest node: {busiest.name}, {busiest.busy_percent:.0f} % of the time")
     for edge, count in profile.dropped().most_common():
         yield Text(f"dropped {count:,} on {edge}", style="yellow")
+    for node in profile.nodes.values():
+        if node.unmatched:
+            yield Text(f"let go {node.unmatched:,} in front of {node.name}: {UNMATCHED}", style="yellow")
     for node in profile.nodes.values():
         if node.restarts:
             yield Text(f"restarts of {node.name}: {node.restarts}", style="yellow")

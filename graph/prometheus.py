@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from graph.errors import ConfigError
-from graph.metrics import Histogram, bucket_of
+from graph.metrics import UNMATCHED, Histogram, bucket_of
 from graph.profile import NodeProfile, Profile
 
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -70,7 +70,7 @@ class _Measured(Collector):
     def _counts(self) -> Iterator[Metric]:
         counts: dict[str, tuple[str, Callable[[NodeProfile], float]]] = {
             "frames": ("Frames that a node has processed", lambda node: node.frames),
-            "unmatched": ("Inputs let go because their partners of the same frame never came", lambda n: n.unmatched),
+            "unmatched": (f"Inputs let go: {UNMATCHED}", lambda n: n.unmatched),
             "restarts": ("How often a node got a new process", lambda node: node.restarts),
             "cpu_seconds": ("CPU time of a node's processes", lambda node: node.cpu_s),
         }

@@ -12,7 +12,7 @@ from rich.text import Text
 from graph.attached import RunningGraph
 from graph.columns import Column, fitting
 from graph.errors import GraphError
-from graph.metrics import short_ms
+from graph.metrics import UNMATCHED, short_ms
 
 BUSY_PERCENT = 90.0  # a node that works so much of the time sets the pace
 TROUBLE = 3  # newest warnings and errors shown
@@ -105,6 +105,8 @@ def _drops(stats: dict[str, Any]) -> Iterator[Text]:
         if edge["dropped"]:
             yield Text(f"dropped {edge['dropped']:,} on {name} ({edge['dropped_per_s']:.1f} per s)", style="yellow")
     for name, node in stats["nodes"].items():
+        if node["unmatched"]:
+            yield Text(f"let go {node['unmatched']:,} in front of {name}: {UNMATCHED}", style="yellow")
         if node["restarts"]:
             yield Text(f"restarts of {name}: {node['restarts']}", style="yellow")
 

@@ -20,6 +20,7 @@ NODE = {
     "dropped_per_s": 12.3,
     "cpu_percent": 101.0,
     "memory_mb": 1234.0,
+    "unmatched": 0,
     "restarts": 0,
 }
 STATS: dict[str, Any] = {
@@ -64,6 +65,12 @@ def test_columns_of_top_stay_while_numbers_change() -> None:
     idle = NODE | {"state": "IDLE", "fps": 0.0, "cpu_percent": 0.0, "memory_mb": 9.0, "wait_ms": None}
     found = lines(top.view(STATS | {"nodes": dict.fromkeys(NAMES, idle)}, [], 80), 80)
     assert row(found, "camera").split() == ["idle", "0.0", "12.3", "/", "45.6", "/", "112", "95", "12.3", "0", "9"]
+
+
+def test_top_tells_what_a_join_let_go() -> None:
+    nodes = {"smooth": NODE | {"unmatched": 1234}, "camera": NODE}
+    found = [line for line in lines(top.view(STATS | {"nodes": nodes}, [], 160), 160) if "let go" in line]
+    assert [line.split(":")[0] for line in found] == ["let go 1,234 in front of smooth"]
 
 
 @pytest.mark.parametrize(

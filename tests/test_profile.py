@@ -131,10 +131,19 @@ def test_drops_are_counted_for_the_node_that_was_too_slow():
     assert row(shown(profile), "slow")[-1] == "7"
     assert row(shown(profile), "camera")[-1] == "0"
     assert "dropped 2 on camera.frame -> viewer.frame" in shown(profile)
+    assert "let go" not in shown(profile)
     edges = profile.summary()["edges"]
     assert edges["camera.frame -> slow.frame"] == {"dropped": 7, "queue_peak": 0}
     assert edges["camera.frame -> viewer.frame"]["dropped"] == 2
     assert edges["slow.faces -> window.faces"]["dropped"] == 0
+
+
+def test_what_a_join_let_go_is_told():
+    profile, all_meters = Profile(graph_spec()), meters()
+    play(all_meters)
+    all_meters["slow"].unmatched(3)
+    take(profile, all_meters)
+    assert "let go 3 in front of slow: their partners of the same frame never came" in shown(profile)
 
 
 def test_a_restarted_node_keeps_what_its_first_process_measured():
