@@ -131,7 +131,9 @@ def checked(kind: type[Strict], content: dict[str, Any], place: str) -> Any:
 def _explain(kind: type[BaseModel], error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg'].lower()}, found {error['input']!r}"
+        wrong = error["msg"].lower().removeprefix("value error, ")
+        found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"  # not all that is beside it
+        return f"{where}: {wrong}{found}".removeprefix(": ")
     for part in error["loc"][:-1]:
         if part in kind.model_fields:
             annotation = kind.model_fields[part].annotation

@@ -20,7 +20,7 @@ from training import checkpoint, train
 from training.distributed import Group
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
-from training.settings import RunSettings, SettingsError, load_settings
+from training.settings import RunSettings, SettingsError, checked, load_settings
 from training.task import task_class
 
 CONFIG = Path("configs/train/landmarks.yaml")
@@ -310,6 +310,16 @@ def test_wrong_settings_say_what_is_wrong(overrides: list[str], text: str) -> No
     with pytest.raises(SettingsError) as caught:
         load_settings(CONFIG, overrides)
     assert text in str(caught.value)
+
+
+def test_what_stands_beside_a_wrong_setting_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(CONFIG, ["steps=null"])
+    assert str(caught.value) == f"{CONFIG}: steps: field required"
+    own = load_settings(CONFIG, ["settings.teacher=large.pt"])
+    with pytest.raises(SettingsError) as caught:
+        checked(task_class(own.task).Settings, own.settings, "settings")
+    assert str(caught.value) == "settings: teacher: no source has labels: teacher or mean"
 
 
 @pytest.mark.parametrize(("override", "text"), [
