@@ -31,7 +31,7 @@ from training.train import train
 logger = logging.getLogger("training")
 
 REPEATS = 200
-COSTS = {"parameters": "{:,.0f}", "M MAC": "{:.1f}", "ms": "{:.2f}", "minutes": "{:.0f}"}
+COSTS = {"parameters": "{:,.0f}", "M MAC": "{:.1f}", "ms": "{:.2f}", "steps": "{:,.0f}", "minutes": "{:.0f}"}
 """Columns of the table beside the measures, and how they are written."""
 
 Row = dict[str, float]
@@ -84,7 +84,8 @@ def measure(settings: RunSettings, folder: Path) -> tuple[Row, Callable[[], obje
     file = folder / "network.onnx"
     export.write_onnx(deployment, torch.from_numpy(to_input(deployment.images[:2])), file)
     network_file, picture = _backend.load(file), to_input(deployment.images[:1])
-    row = {"parameters": cost["parameters"], "M MAC": cost["macs"] / 1e6, "minutes": state["seconds"] / 60, **metrics}
+    row = {"parameters": cost["parameters"], "M MAC": cost["macs"] / 1e6, "steps": state["step"],
+           "minutes": state["seconds"] / 60, **metrics}
     return row, lambda: network_file.run(picture)
 
 
@@ -117,8 +118,9 @@ def compare(config: Path, vary: str, overrides: list[str], runs: Path) -> str:
         rows[value], calls[value] = measure(settings, runs / settings.name)
     for value, (least, _) in by_turns(calls, REPEATS).items():
         rows[value]["ms"] = float(least)
-    first = next(iter(trained.values()))
-    note = f"{first.steps:,} steps of {first.batch} each, seed {first.seed}; ms: least of {REPEATS} on one thread"
+    batch, seed = (", ".join(dict.fromkeys(str(getattr(settings, name)) for settings in trained.values()))
+                   for name in ("batch", "seed"))
+    note = f"batch {batch}, seed {seed}; ms: least of {REPEATS} on one thread"
     text = f"{table(vary.partition('=')[0].rpartition('.')[2], rows)}\n\n{note}"
     (runs / "comparison.md").write_text(text + "\n")
     (runs / "comparison.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -47,9 +47,9 @@ def test_a_comparison_goes_on_where_it_stopped(config: Path, tmp_path: Path, cap
     text = (tmp_path / "runs" / "comparison.md").read_text()
     assert text.strip() in capsys.readouterr().out
     header, _, vote, slim, _, note = text.strip().splitlines()
-    assert header.startswith("| network | parameters | M MAC | ms | minutes | nme_held |")
+    assert header.startswith("| network | parameters | M MAC | ms | steps | minutes | nme_held |")
     assert vote.startswith("| vote | 192,113 | 3.9 |") and slim.startswith("| slim | 234,415 | 4.0 |")
-    assert note.startswith("4 steps of 4 each, seed 1")
+    assert note.startswith("batch 4, seed 1;")
     rows = json.loads((tmp_path / "runs" / "comparison.json").read_text())
     assert rows["slim"]["head_yaw_error"] > 0 and "head_yaw_error" not in rows["vote"]
     assert all(row["ms"] > 0 for row in rows.values())
@@ -76,9 +76,10 @@ def test_what_cannot_be_compared_is_said_before_anything_starts(vary: str, text:
 
 
 def test_a_measure_that_a_network_has_not_stays_empty() -> None:
-    costs = {"parameters": 1234567, "M MAC": 22.61, "ms": 0.361, "minutes": 12.4}
+    costs = {"parameters": 1234567, "M MAC": 22.61, "ms": 0.361, "steps": 1200, "minutes": 12.4}
     text = compare.table("network", {"a": costs | {"nme": 5.236}, "b": costs | {"nme": 6, "pose": 0.5678}})
     assert text.splitlines() == [
-        "| network | parameters | M MAC | ms | minutes | nme | pose |", "|---|---|---|---|---|---|---|",
-        "| a | 1,234,567 | 22.6 | 0.36 | 12 | 5.24 |  |", "| b | 1,234,567 | 22.6 | 0.36 | 12 | 6 | 0.568 |",
+        "| network | parameters | M MAC | ms | steps | minutes | nme | pose |", "|---|---|---|---|---|---|---|---|",
+        "| a | 1,234,567 | 22.6 | 0.36 | 1,200 | 12 | 5.24 |  |",
+        "| b | 1,234,567 | 22.6 | 0.36 | 1,200 | 12 | 6 | 0.568 |",
     ]
