@@ -58,8 +58,11 @@ def find_lookalikes(config: Path, data: Path, held_out: bool) -> Lookalikes:
     `held_out`: from those that the detector is measured on, in place of those it trains with. Raises SettingsError when
     it finds nothing.
     """
-    settings = checked(FaceSettings, load_settings(config).settings | {"data": data}, str(config))
-    pictures = read_backgrounds(data / (settings.backgrounds or ""), set(settings.not_backgrounds))
+    try:
+        settings = checked(FaceSettings, load_settings(config).settings | {"data": data}, str(config))
+        pictures = read_backgrounds(data / (settings.backgrounds or ""), set(settings.not_backgrounds))
+    except SettingsError as exc:
+        raise SettingsError(f"settings.lookalikes: {exc}") from exc
     maps = exported(MODELS / "faces")
     images, points = [], []
     for picture in split(pictures, settings.background_hold_out, "name")[held_out]:
