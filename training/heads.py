@@ -22,9 +22,10 @@ def take_heads(network: nn.Module, path: Path) -> dict[str, Any]:
     Raises SettingsError when it is of another network.
     """
     state = checkpoint.load(path)
+    weights = {name.removeprefix("pupil."): value for name, value in state["ema"].items()}  # where it had a tutor
     names = {name for name in network.state_dict() if name.startswith(HEADS)}
     try:
-        heads = {name: state["ema"][name] for name in names}
+        heads = {name: weights[name] for name in names}
         network.load_state_dict(heads, strict=False)
     except (KeyError, RuntimeError) as exc:
         raise SettingsError(f"--heads {path}: heads of another network: {str(exc).splitlines()[-1].strip()}") from exc

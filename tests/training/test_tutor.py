@@ -6,6 +6,7 @@ import torch
 
 from tests.training.faces68 import write_two_sets
 from training import checkpoint, tutor
+from training.heads import take_heads
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
 from training.settings import SettingsError
@@ -72,6 +73,14 @@ def test_a_run_without_a_tutor_goes_on_from_the_pupil(task: LandmarkTask, tmp_pa
 
 
 @pytest.mark.slow
+def test_the_heads_of_a_run_with_a_tutor_are_its_pupils(task: LandmarkTask, tmp_path: Path) -> None:
+    both, network = task.network(), tutor.assembled(task.settings.model_copy(update={"tutor": ""}))
+    checkpoint.save(tmp_path / "last.pt", {"ema": both.state_dict(), "step": 3})
+    take_heads(network, tmp_path / "last.pt")
+    found, heads = network.state_dict(), both.pupil.state_dict()
+    assert all(torch.equal(found[name], heads[name]) for name in found if name.startswith(("presence.", "states.")))
+
+
 def test_a_released_network_is_gone_on_with(task: LandmarkTask) -> None:
     from nodes._backend import MODELS
 
