@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from graph import Detections, Faces, Frame, Input, Node, Output, array, setting
+from graph import ConfigError, Detections, Faces, Frame, Input, Node, Output, array, setting
+from graph.config import load
+from graph.spec import GraphSpec
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -153,3 +156,19 @@ nodes:
   landmarks: {type: "@Landmarks", inputs: {frame: camera.frame, found: detect.faces}}
   render: {type: "@Render", inputs: {frame: camera.frame, faces: landmarks.faces}}
 """
+
+
+def write(text: str, name: str = "g.yaml") -> str:
+    """Write a graph; @Camera stands for the Camera of this file."""
+    Path(name).write_text(text.replace("@", f"{Camera.__module__}:"), encoding="utf-8")
+    return name
+
+
+def errors(text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(write(text), overrides)
+    return str(caught.value).replace(Camera.__module__, "@").splitlines()
+
+
+def good(text: str, *overrides: str) -> GraphSpec:
+    return load(write(text), overrides)

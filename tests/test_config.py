@@ -1,22 +1,18 @@
 """Graph files: what they may say, and every kind of mistake in them, by the exact text of its error."""
 
-
 import copy
-import datetime
 import logging
 from pathlib import Path
 from typing import Any
 
-import msgpack
 import pytest
 import yaml
 
-from graph import ConfigError, spec, wire
+from graph import ConfigError, spec
 from graph.config import JOIN_DEPTH, load
-from graph.settings import settings_of
-from graph.spec import EdgeSpec, GraphSpec, NodeSpec, build
+from graph.spec import EdgeSpec, GraphSpec, build
 from tests.config_mistakes import CASES
-from tests.config_toys import FACES, SHOW, Camera, Colour, Odd
+from tests.config_toys import FACES, SHOW, Camera, errors, good, write
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -24,22 +20,6 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 @pytest.fixture(autouse=True)
 def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def write(text: str, name: str = "g.yaml") -> str:
-    """Write a graph; @Camera stands for the Camera of tests/config_toys.py."""
-    Path(name).write_text(text.replace("@", f"{Camera.__module__}:"), encoding="utf-8")
-    return name
-
-
-def errors(text: str, *overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load(write(text), overrides)
-    return str(caught.value).replace(Camera.__module__, "@").splitlines()
-
-
-def good(text: str, *overrides: str) -> GraphSpec:
-    return load(write(text), overrides)
 
 
 def test_a_graph() -> None:
@@ -55,12 +35,6 @@ def test_a_graph() -> None:
     assert (camera.uri, camera.width) == ("a.mp4", 640)
 
 
-def test_a_tuple_that_became_a_list_on_its_way_to_the_process() -> None:
-    camera = build(NodeSpec("camera", f"{Camera.__module__}:Camera", {"crop": [1, 2]}))
-    assert isinstance(camera, Camera)
-    assert camera.crop == (1, 2)
-
-
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_of_ours(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = load(path)
@@ -73,181 +47,6 @@ def test_every_config_of_ours(path: Path, caplog: pytest.LogCaptureFixture) -> N
         for value in node.settings.values():
             written = isinstance(value, str) and value.startswith("out/")
             assert not written or text.count(value) == 2, f"{value} is not told at the top of {path.name}"
-
-
-TYPES = """\
-nodes:
-  odd:
-    type: "@Odd"
-    settings:
-      %s
-"""
-
-
-@pytest.mark.parametrize(
-    ("line", "value"),
-    [
-        ("path: b/c", Path("b/c")),
-        ("colour: blue", Colour.BLUE),
-        ("numbers: [1, 2, 1]", {1, 2}),
-        ("day: 2026-11-23", datetime.date(2026, 11, 23)),
-        ("day: null", None),
-        ("by_number: {1: one}", {1: "one"}),
-        ("names: [a]", ["a"]),
-        ("area: [[1, 2], [3, 4]]", ((1, 2), (3, 4))),
-    ],
-)
-def test_settings_of_any_type_arrive_in_the_node(line: str, value: object) -> None:
-    spec = good(TYPES % line).nodes["odd"]
-    travelled = msgpack.unpackb(wire.pack([spec.name, spec.type, dict(spec.settings)]))
-    found = getattr(build(NodeSpec(*travelled)), line.partition(":")[0])
-    assert (found, type(found)) == (value, type(value))
-
-
-def test_numbers_as_keys_are_texts_on_the_command_line_as_in_a_file() -> None:
-    settings = good(TYPES % "path: b/c", "odd.by_number={1: one, 2: two}").nodes["odd"].settings
-    assert settings["by_number"] == good(TYPES % "by_number: {1: one, 2: two}").nodes["odd"].settings["by_number"]
-    assert wire.unpack(wire.pack({"k": "settings", "v": wire.VERSION, **settings}))["by_number"]
-
-
-def test_defaults_of_any_type_are_told_as_yaml_would_have_them() -> None:
-    settings = settings_of(Odd)
-    told = {name: settings[name].json_schema("")["default"] for name in ("path", "colour", "numbers", "area")}
-    assert told == {"path": "a", "colour": "red", "numbers": None, "area": []}
-    assert settings["colour"].choices() == ["red", "blue"]
-
-
-def test_wrong_settings_of_any_type() -> None:
-    found = errors(TYPES % "colour: green")
-    assert found == ["g.yaml:5: nodes.odd.settings.colour: is 'green', expected 'red' or 'blue'"]
-
-
-SETTINGS = """\
-name: g
-nodes:
-  camera:
-    type: "@Camera"
-    settings:
-      %s
-  show: {type: "@Show", inputs: {frame: camera.frame}}
-"""
-
-
-@pytest.mark.parametrize(
-    ("line", "value"),
-    [
-        ("uri: 0", 0),
-        ("uri: '0'", "0"),
-        ("uri: no", "no"),
-        ("uri: 2026-11-23", "2026-11-23"),
-        ("width: 0x20", 32),
-        ("width: 017", 17),
-        ("fps: 25", 25.0),
-        ("fps: 1e+3", 1000.0),
-        ("noise: 1e-3", 0.001),
-        ("noise: -.5", -0.5),
-        ("mode: slow", "slow"),
-        ("crop: [1, 2]", (1, 2)),
-        ("mirror: true", True),
-        ("title: null", None),
-        ("title: ~", None),
-    ],
-)
-def test_settings(line: str, value: object) -> None:
-    found = good(SETTINGS % line).nodes["camera"].settings[line.partition(":")[0]]
-    assert (found, type(found)) == (value, type(value))
-
-
-@pytest.mark.parametrize(
-    ("line", "error"),
-    [
-        ("widht: 5", "widht: Camera has no such setting; did you mean 'width'?"),
-        ("x: 5", "x: Camera has no such setting; settings: uri, width, fps, noise, mode, crop, mirror, title"),
-        ("width: wide", "width: is 'wide', expected int from 16 to 7680"),
-        ("width: '640'", "width: is '640', expected int from 16 to 7680"),
-        ("width: 640.5", "width: is 640.5, expected int from 16 to 7680"),
-        ("width: true", "width: is true, expected int from 16 to 7680"),
-        ("width:", "width: is empty, expected int from 16 to 7680"),
-        ("width: 8", "width: is 8, expected int from 16 to 7680"),
-        ("width: 7681", "width: is 7681, expected int from 16 to 7680"),
-        ("fps: 0", "fps: is 0, expected float of at least 0.1"),
-        ("fps: .nan", "fps: is nan, expected float of at least 0.1"),
-        ("noise: 65", "noise: is 65, expected float of at most 64.0"),
-        ("mode: fats", "mode: is 'fats', expected 'fast' or 'slow'; did you mean 'fast'?"),
-        ("mode: 3", "mode: is 3, expected 'fast' or 'slow'"),
-        ("crop: [1, 2, 3]", "crop: is [1, 2, 3], expected tuple[int, int]"),
-        ("mirror: yes", "mirror: is 'yes', expected true or false"),
-        ("uri: 1.5", "uri: is 1.5, expected str or int"),
-        ("uri: 99999999999999999999", "uri: is 99999999999999999999, expected a whole number of at most 64 bits"),
-    ],
-)
-def test_wrong_setting(line: str, error: str) -> None:
-    assert errors(SETTINGS % line) == [f"g.yaml:6: nodes.camera.settings.{error}"]
-
-
-@pytest.mark.parametrize(
-    ("override", "error"),
-    [
-        ("camera.widht=5", "Camera has no such setting; did you mean 'width'?"),
-        ("camera.width=5", "is 5, expected int from 16 to 7680"),
-        ("camra.width=5", "there is no node 'camra'; did you mean 'camera'?"),
-        ("camera=5", "is not of the form node.setting=value"),
-        ("camera.width=", "is empty, expected int from 16 to 7680"),
-        ("camera.width", "is not of the form node.setting=value"),
-        ("camera.crop=[!!int x, 1]", "'[!!int x, 1]' is not YAML: 'x' is no int"),
-        ("camera.crop={a: 1, a: 2}", "'{a: 1, a: 2}' is not YAML: 'a' stands twice"),
-        (
-            "camera.crop=[1",
-            "'[1' is not YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence",
-        ),
-    ],
-)
-def test_wrong_override(override: str, error: str) -> None:
-    assert errors(SHOW, override) == [f"--set {override}: {error}"]
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("*.png", "*.png"),
-        ("#1 clip.mp4", "#1 clip.mp4"),
-        ("a: b", "a: b"),
-        ("C:\\clips\\a.mp4", "C:\\clips\\a.mp4"),
-        ("rtsp://me:word@host/1", "rtsp://me:word@host/1"),
-        ("%08d.png", "%08d.png"),
-        ('"7"', "7"),
-        ("'7'", "7"),
-        ("7", 7),
-        ("-1", -1),
-        ("''", ""),
-    ],
-)
-def test_overrides_that_look_like_yaml_but_are_texts(text: str, value: object) -> None:
-    assert good(SHOW, f"camera.uri={text}").nodes["camera"].settings == {"uri": value}
-
-
-def test_override_of_one_node_leaves_the_other_that_shares_its_settings() -> None:
-    text = """\
-nodes:
-  left: {type: "@Camera", settings: &same {width: 320}}
-  right: {type: "@Camera", settings: *same}
-  show: {type: "@Show", inputs: {frame: left.frame}}
-  show2: {type: "@Show", inputs: {frame: right.frame}}
-"""
-    spec = good(text, "left.width=160", "left.mirror=true")
-    assert spec.nodes["left"].settings == {"width": 160, "mirror": True}
-    assert spec.nodes["right"].settings == {"width": 320}
-
-
-def test_merged_settings() -> None:
-    text = """\
-nodes:
-  left: {type: "@Camera", settings: &same {width: 320, fps: 5}}
-  right: {type: "@Camera", settings: {<<: *same, width: 640}}
-  show: {type: "@Show", inputs: {frame: left.frame}}
-  show2: {type: "@Show", inputs: {frame: right.frame}}
-"""
-    assert good(text).nodes["right"].settings == {"width": 640, "fps": 5.0}
 
 
 @pytest.mark.parametrize("case", CASES)
