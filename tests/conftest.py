@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 60.0
 """How long a condition may take to come true; only a failing test waits so long, on however slow a machine."""
 
+Run = Callable[..., str]
+"""Runs a command line as `run_graph.py` would, and returns what it prints; what it says is wrong, where it fails."""
+
 hypothesis.settings.register_profile("facegraph", deadline=None, derandomize=True)  # no test depends on speed or luck
 hypothesis.settings.load_profile("facegraph")
 
@@ -139,3 +142,15 @@ def camera(gstreamer: None) -> "Iterator[Callable[..., Camera]]":
             return made
 
         yield make
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    from graph import cli
+
+    def run(*arguments: str, code: int = 0) -> str:
+        assert cli.main([*arguments]) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    return run

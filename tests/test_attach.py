@@ -1,9 +1,6 @@
 """Reading from a running graph: out of Python, and with a graph of extra nodes. The graph does not notice."""
 
 import contextlib
-import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import zmq
 
@@ -19,35 +15,12 @@ import graph
 from graph import ConfigError, Frame, GraphError, wire
 from graph.attached import RunningGraph
 from graph.rundir import RunDir
+from tests.attached import running, take, untouched
 from tests.conftest import PATIENCE_S, eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 from tests.toys import Numbers
 
 pytestmark = pytest.mark.slow
-
-
-def running(frames: int = 100_000, pause: float = 0.003, name: str = "main") -> dict[str, Any]:
-    """source -> copy -> write, source -> pair"""
-    return {
-        "name": name,
-        "nodes": {
-            "source": node("Source", frames=frames, pause=pause),
-            "copy": node("Copy", {"frame": "source.frame"}),
-            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
-            "write": node("Write", {"frame": "copy.copied"}),
-            "numbers": node("WriteNumbers", {"numbers": "pair.paired"}),
-        },
-    }
-
-
-def take(stream: Any, count: int) -> list[Any]:
-    return [message for message, _ in zip(stream, range(count), strict=False)]
-
-
-def untouched(folder: Path) -> bool:
-    """Whether the graph's own lossless edge has missed nothing."""
-    seqs = [row[0] for row in rows(folder / "out.jsonl")]
-    return seqs == [*range(len(seqs))]
 
 
 def test_subscribe(tmp_path: Path) -> None:
@@ -188,106 +161,6 @@ def test_graph_that_dies_is_told(tmp_path: Path) -> None:
                 take(stream, 100_000)
         with pytest.raises(ConfigError, match="no graph named 'main' is running; running now: none"):
             graph.attach("main")
-
-
-CONSUMER = """
-import sys, time, graph
-kept = []
-with graph.attach("main") as g:
-    for frame in g.subscribe("copy.copied", policy=sys.argv[1], queue=4):
-        kept.append(frame)
-        print(frame.seq, flush=True)
-"""
-
-
-@pytest.mark.parametrize("policy", ["block", "drop_oldest"])
-def test_killed_consumer_is_forgotten(tmp_path: Path, policy: str) -> None:
-    """It holds frames, and its edge may even block: the graph goes on all the same."""
-    with Graph(tmp_path, running()) as main:
-        wait_for_rows(tmp_path / "out.jsonl", 5)
-        consumer = subprocess.Popen([sys.executable, "-c", CONSUMER, policy], stdout=subprocess.PIPE, text=True)
-        assert consumer.stdout is not None
-        assert [int(consumer.stdout.readline()) > 0 for _ in range(10)] == [True] * 10
-        consumer.kill()
-        consumer.communicate()
-        wait_for_rows(tmp_path / "out.jsonl", len(rows(tmp_path / "out.jsonl")) + 100)
-        assert eventually(lambda: "is gone" in main.text())
-        main.interrupt()
-        assert main.wait() == 0, main.text()
-    assert untouched(tmp_path)
-
-
-def held(main: Graph, but: str = "nothing") -> dict[str, tuple[Counter[str], int]]:
-    """What the processes of a graph hold: open files by kind (slots are memfds) without one kind, threads."""
-    processes = [psutil.Process(main.process.pid), *main.nodes()]
-    return {process.cmdline()[-1]: (open_files(process, but), process.num_threads()) for process in processes}
-
-
-def open_files(process: psutil.Process, but: str) -> Counter[str]:
-    kinds: Counter[str] = Counter()
-    for path in Path(f"/proc/{process.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            kinds[re.sub(r"\d+", "N", str(path.readlink()))] += but not in str(path.readlink())
-    return +kinds
-
-
-def megabytes(main: Graph) -> float:
-    return sum(child.memory_info().rss for child in main.nodes()) / 1e6
-
-
-def test_a_hundred_readers_come_and_go_and_some_are_killed(tmp_path: Path) -> None:
-    with Graph(tmp_path, running()) as main:
-        wait_for_rows(tmp_path / "out.jsonl", 5)
-        at_first = held(main, "memfd")
-        crowd(tmp_path)
-        assert eventually(lambda: held(main, "memfd") == at_first), (at_first, held(main))
-        before, memory = held(main), megabytes(main)
-        come_and_go(100)
-        kill_some(3)
-        assert eventually(lambda: not attached_edges())
-        assert eventually(lambda: held(main) == before), (before, held(main))
-        assert megabytes(main) < memory + 30  # a leaked link or slot each time would be far more than allocators keep
-        wait_for_rows(tmp_path / "out.jsonl", len(rows(tmp_path / "out.jsonl")) + 50)
-        main.interrupt()
-        assert main.wait() == 0, main.text()
-    assert untouched(tmp_path)
-
-
-def crowd(folder: Path) -> None:
-    """Let three readers at once take frames until their queues are full.
-
-    The senders then have all the slots that one reader after the other needs: they make one when none is free,
-    and keep it. A hundred readers that leave one slot behind need more.
-    """
-    with graph.attach("main") as g:
-        streams = [g.subscribe("source.frame", "copy.copied", policy="drop_oldest", queue=16) for _ in range(3)]
-        for stream in streams:
-            next(stream)
-            wait_for_rows(folder / "out.jsonl", len(rows(folder / "out.jsonl")) + 50)
-    assert eventually(lambda: not attached_edges())
-
-
-def kill_some(count: int) -> None:
-    command = [sys.executable, "-c", CONSUMER, "block"]
-    consumers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-    for consumer in consumers:
-        assert consumer.stdout is not None and consumer.stdout.readline()
-        consumer.kill()
-        consumer.communicate()
-
-
-def come_and_go(times: int) -> None:
-    for number in range(times):
-        with graph.attach("main") as g:
-            g.stats()
-            take(g.subscribe("copy.copied", shm=number % 3 > 0), 1)
-            if number % 5 == 0:
-                take(g.subscribe("source.frame", "copy.copied"), 1)
-
-
-def attached_edges() -> list[str]:
-    with graph.attach("main") as g:
-        return [name for name in g.stats()["edges"] if name.endswith("attached")]
 
 
 def test_attach_before_the_start_and_after_a_restart(tmp_path: Path) -> None:

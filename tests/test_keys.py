@@ -1,0 +1,68 @@
+"""The keys with which a graph listens beyond its machine, and its addresses."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from graph import ConfigError, network
+from graph.config import load
+from tests.conftest import Run
+from tests.listening import config
+
+
+def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "keys"
+    assert run("keys", str(folder)).splitlines() == [
+        f"made {folder}/server.key_secret, which stays here",
+        f"made {folder}/client: take this folder to the client",
+    ]
+    assert len(run("keys", str(folder), "laptop", "phone").splitlines()) == 2
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (folder, *folder.rglob("*")) if path.is_dir()} == {0o700}
+    assert sorted(network.allowed(folder).values()) == ["client", "laptop", "phone"]
+    server, laptop = network.server_keys(folder), network.client_keys(folder / "laptop")
+    assert laptop.server == server.public and network.allowed(folder)[laptop.public] == "laptop"
+    assert "is there already: remove it" in run("keys", str(folder), "laptop", code=2)
+    assert "'a/b' cannot be the name of a client" in run("keys", str(folder), "a/b", code=2)
+
+
+def test_keys_that_are_missing_or_open_to_others(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no key .*/none/client\.key_secret; `run_graph\.py keys DIR NAME`"):
+        network.client_keys(tmp_path / "none")
+    network.make_keys(tmp_path / "keys", ["laptop"])
+    (tmp_path / "keys/laptop/client.key_secret").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"client\.key_secret can be read by others: chmod 600 "):
+        network.client_keys(tmp_path / "keys/laptop")
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://x", "tcp://:1", "udp://127.0.0.1:1", "tcp://127.0.0.1:99999", "tcp://a/b:1"]
+)
+def test_addresses_that_are_none(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"is no address, expected like tcp://192\.0\.2\.7:5555"):
+        network.parse(address)
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://192.0.2.7:5555", "tcp://[::]:5555", "tcp://host:1"])
+def test_beyond_this_machine_only_with_keys(tmp_path: Path, address: str) -> None:
+    path = tmp_path / "main.yaml"
+    path.write_text(json.dumps(config(address)))
+    with pytest.raises(
+        ConfigError, match=rf"main\.yaml:1: listen: {re.escape(address)} is open to other machines, who "
+    ):
+        load(path)
+    path.write_text(json.dumps(config(address, tmp_path / "keys")))
+    with pytest.raises(ConfigError, match=r"there is no key .*/keys/server\.key_secret"):
+        load(path)
+    network.make_keys(tmp_path / "keys", [])
+    assert load(path).listen == address
+
+
+def test_keys_without_listen(tmp_path: Path) -> None:
+    path = tmp_path / "main.yaml"
+    path.write_text(json.dumps({**config(), "keys": "keys", "listen": None}))
+    with pytest.raises(ConfigError, match="keys: lets in nobody without `listen: tcp://"):
+        load(path)
