@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import graph
-from graph import cli
+from graph import ConfigError, cli
 from graph.mcap_reader import Recording
 from tests.conftest import PATIENCE_S, eventually
 from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
@@ -220,15 +220,18 @@ def test_a_recording_goes_on_when_a_node_is_started_again(main: Graph) -> None:
 
 def test_recorder_that_stands_still_holds_up_nothing_and_counts_what_it_missed(main: Graph) -> None:
     def recorded() -> list[int]:
-        return [frame.seq for frame in graph.recording("a.mcap", "copy.copied")]
+        with contextlib.suppress(ConfigError):  # nothing has come to the disk yet
+            return [frame.seq for frame in graph.recording("a.mcap", "copy.copied")]
+        return []
 
     with command("record", "copy.copied", "-o", "a.mcap") as recorder:
         begun(recorder)
+        assert eventually(recorded)
         recorder.send_signal(signal.SIGSTOP)
         wait_for_rows(Path("out.jsonl"), len(rows(Path("out.jsonl"))) + 200)
         last = rows(Path("out.jsonl"))[-1][0]
         recorder.send_signal(signal.SIGCONT)
-        assert eventually(lambda: recorded()[-1:] > [last]), "nothing came after it was woken"
+        assert eventually(lambda: recorded()[-1] > last), "nothing came after it was woken"
         recorder.send_signal(signal.SIGINT)
         code, said = ended(recorder)
     assert code == 0 and "missing: frames that were dropped on the way; --block" in said
