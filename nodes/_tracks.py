@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from nodes._boxes import overlaps
+from nodes._flow import face_size
+from nodes._fusion import similarity
 from nodes._geometry import landmark_box, landmark_roll
 
 Floats = NDArray[np.float32]
@@ -50,6 +52,12 @@ tests.bench.tracks)."""
 WANDER = 1.5
 """How much farther from where it is expected a face may come back, for each second out of sight, in face sides: a third
 of an ordinary walker's pace."""
+SAME_SHAPE = 0.03
+"""Points of one face differ by less on average from frame to frame, in face sizes, its place, size and roll aside.
+
+Measured: at most 0.017 in two clips of faces that talk (25 and 30 fps), small faces that walk more; of 200 faces of
+LFPW 8 % differ by less from the next one.
+"""
 NESTED = 0.6
 """A face of which more lies within another one's box is the other one: what is behind a face shows less of itself."""
 HISTORY = 64
@@ -136,6 +144,13 @@ class Tracks:
         """Start afresh; ids are not used again."""
         self.tracks = []
 
+    def forget_others(self, looks: list[Look], landmarks: Floats) -> None:
+        """At a cut, forget the tracks in whose place another face is now, by the landmarks (F, 68, 2) of the looks."""
+        for look, found in zip(looks, landmarks, strict=True):
+            if look.track and unlike(look.track.landmarks, found) > SAME_SHAPE:
+                self.tracks.remove(look.track)
+                look.track = None
+
     def look(self, boxes: Floats | None, rolls: Floats, pts: float, now: float) -> list[Look]:
         """Return where to look in the frame at `now`, given the faces found in the one at `pts`, or None; seconds.
 
@@ -218,6 +233,12 @@ def apart(boxes: Floats, others: Floats) -> Floats:
     sides, other_sides = _sides(boxes), _sides(others)
     between = np.linalg.norm(_centres(boxes) - _centres(others), axis=-1) / ((sides + other_sides) / 2)
     return np.asarray(between + np.abs(np.log(sides / other_sides)), np.float32)
+
+
+def unlike(landmarks: Floats, others: Floats) -> float:
+    """Return how far the shape of a face (68, 2) is from another's: see SAME_SHAPE."""
+    apart = np.linalg.norm(similarity(landmarks, others, landmarks) - others, axis=1).mean()
+    return float(apart / face_size(others))
 
 
 def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -203,7 +203,7 @@ class Landmarks(Node):
 
     Detections start tracks and confirm them; between detections, and for as long as the network sees a face there, each
     face is followed from its own landmarks. They may be late (join: hold) and each is used once. A cut to another scene
-    begins new ids.
+    begins new ids, but for a face that goes on through it, as before a background that changes.
     """
 
     frame = Input(Frame)
@@ -249,10 +249,9 @@ class Landmarks(Node):
         if found is not None and (found.epoch != frame.epoch or found.seq <= self._used):
             found = None  # of another stream, or held from an earlier frame and used then
         looks = self._looks(frame, found)
-        if self._scene.cut(frame.image):  # who is seen where a face was is somebody else
-            self._tracks.forget()
-            looks = [Look(look.box, look.roll) for look in looks]
         seen, presence = self._predict(frame, looks)
+        if self._scene.cut(frame.image):
+            self._tracks.forget_others(looks, seen.landmarks)
         self._search(frame, looks, seen, presence)
         size = (frame.image.shape[1], frame.image.shape[0])
         pairs = self._tracks.see(looks, seen.landmarks, presence, size, frame.pts)

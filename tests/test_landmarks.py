@@ -236,15 +236,21 @@ def test_a_face_that_disappears_leaves_no_ghost_and_comes_back_with_its_id() -> 
     assert seen[4].landmarks.shape == (0, 68, 2)
 
 
-def test_who_is_seen_after_a_cut_in_the_same_place_is_somebody_else() -> None:
+@pytest.mark.parametrize("other", [True, False])
+def test_another_face_in_the_same_place_after_a_cut_is_somebody_else(other: bool) -> None:
+    """The portrait widened has another shape; the portrait itself goes on before another background."""
     frames, truths = source(frames=1, width=640)
     x0, y0, x1, y1 = (tight(truths[0])[0] + [-25, -60, 25, 15]).astype(int)
     patches = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
     elsewhere = cv2.resize(patches, (640, 360))
-    elsewhere[y0:y1, x0:x1] = frames[0].image[y0:y1, x0:x1]
+    face = frames[0].image[y0:y1, x0:x1]
+    if other:
+        beside = (x1 - x0) // 6
+        face = cv2.resize(face[:, beside:-beside], (x1 - x0, y1 - y0))
+    elsewhere[y0:y1, x0:x1] = face
     shown = [*frames * 2, *[Frame(image=np.asarray(elsewhere, np.uint8))] * 2]
     seen = follow(shown, [detected(truths[0]), None, None, None])
-    assert [list(faces.ids) for faces in seen] == [[0], [0], [1], [1]]
+    assert [list(faces.ids) for faces in seen] == [[0], [0], [int(other)], [int(other)]]
 
 
 def test_a_new_epoch_or_picture_size_forgets_the_tracks_and_never_their_ids() -> None:
