@@ -87,17 +87,17 @@ def _work(pid: int, rows: NDArray[np.int64], into: list[_Arrow], out_of: list[_A
 def _waits(pid: int, rows: NDArray[np.int64]) -> Iterator[Event]:
     """Yield the waits on as many tracks as frames wait at the same time, at most TRACKS - 1."""
     free_at: list[int] = []
-    for seq, received, start in rows[np.argsort(rows[:, 1], kind="stable"), :3].tolist():
-        if start == received:
+    for seq, ready, start in rows[np.argsort(rows[:, 1], kind="stable"), :3].tolist():
+        if start <= ready:
             continue
-        track = next((index for index, free in enumerate(free_at) if free <= received), len(free_at))
+        track = next((index for index, free in enumerate(free_at) if free <= ready), len(free_at))
         if track == TRACKS - 1:
             continue
         if track == len(free_at):
             free_at.append(start)
             yield _metadata("thread_name", pid, pid + len(free_at), {"name": "wait"})
         free_at[track] = start
-        yield _slice("wait", seq, pid, pid + 1 + track, received, start)
+        yield _slice("wait", seq, pid, pid + 1 + track, ready, start)
 
 
 def _names(pid: int, name: str, type_: str) -> Iterator[Event]:

@@ -9,10 +9,16 @@ JoinKind = Literal["seq", "hold"]
 
 
 class Arrived(NamedTuple):
-    """A message and when it came (CLOCK_MONOTONIC ns)."""
+    """A message and when it was read from its socket (CLOCK_MONOTONIC ns)."""
 
     message: Message
     received_ns: int
+
+    @property
+    def made_ns(self) -> int:
+        """When its sender's process() ended: since then it has lain in queues and sockets."""
+        hops = self.message.header.hops
+        return min(hops[-1].end_ns, self.received_ns) if hops else self.received_ns
 
 
 class Join:

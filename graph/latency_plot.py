@@ -13,7 +13,7 @@ from graph.metrics import short_ms
 if TYPE_CHECKING:
     from graph.profile import NodeProfile, Profile
 
-COLOURS = {"queue": "#e8ebf0", "wait": "#b3bcc9", "process": "#2b6cb0", "publish": "#ed8936"}
+COLOURS = {"wait": "#b3bcc9", "process": "#2b6cb0", "publish": "#ed8936"}
 SINK = "#c53030"
 INK = "#2d3748"
 WIDTH, TOP, BOTTOM, ROW = 14.0, 1.55, 1.5, 0.5  # inches
@@ -22,8 +22,8 @@ LABEL_LETTERS = 28  # of longer names the middle is left out
 EXPLAINED = (
     "Each bar is one node at work on one frame, and ends at the median age of the frame when the node is done with it. "
     "The whisker: 95 % of the frames are done by there.\n"
-    "queue: in the queue of the node before, and on the way (from the other times).    "
-    "wait: all inputs are here, the node is not free yet.    process: the node's own work.\n"
+    "wait: since the last input was made: in queues, on the way, and until the node is free.    "
+    "process: the node's own work.\n"
     "publish: handing over, and being held up by a full queue.    "
     "busy: share of the time in process.    CPU: 100 is one core.    dropped: frames that this node was too slow for."
 )
@@ -40,7 +40,7 @@ def draw(profile: "Profile", path: Path) -> None:
     axes = figure.add_axes((left, BOTTOM / height, RIGHT - left, 1 - (TOP + BOTTOM) / height))
     _headings(figure, profile, height)
     _frame(axes, labels, len(nodes))
-    _bars(axes, profile, nodes)
+    _bars(axes, nodes)
     _sinks(axes, sinks, len(nodes))
     _columns(axes, profile, nodes)
     figure.savefig(path, format="png", facecolor="white")
@@ -87,16 +87,12 @@ def _frame(axes: Axes, labels: list[str], nodes: int) -> None:
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, frameon=False, fontsize=10)
 
 
-def _bars(axes: Axes, profile: "Profile", nodes: "list[NodeProfile]") -> None:
+def _bars(axes: Axes, nodes: "list[NodeProfile]") -> None:
     first, last = 0.0, 0.0
-    done: dict[str, float] = {}
     for row, node in enumerate(nodes):
-        parts = {name: _ms(node, name, 50) for name in COLOURS if name != "queue"}
+        parts = {name: _ms(node, name, 50) for name in COLOURS}
         end = _ms(node, "age", 50)
         start = end - sum(parts.values())
-        sent = max((done.get(edge.source_node, start) for edge in profile.matched_edges(node.name)), default=start)
-        if sent < start:
-            parts, start = {"queue": start - sent, **parts}, sent
         first = min(first, start)
         for name, length in parts.items():
             axes.barh(row, length, left=start, height=0.55, color=COLOURS[name], zorder=2)
@@ -104,7 +100,6 @@ def _bars(axes: Axes, profile: "Profile", nodes: "list[NodeProfile]") -> None:
         late = _ms(node, "age", 95)
         _whisker(axes, row, end, late, INK, linewidth=1.2)
         last = max(last, late, end)
-        done[node.name] = end - parts["publish"]
     last = 1.05 * last or 1.0
     axes.set_xlim(max(1.05 * first, -last / 3), last)  # a source may wait long for its camera, before the capture
 

@@ -25,7 +25,7 @@ BATCH = 1024  # frames between two rounds of arithmetic
 TRACE_LIMIT = 20_000  # frames kept between two snapshots, 800 kB; the rest is counted as lost
 UNMATCHED = "their partners of the same frame never came, or those of a newer one were all there"
 """Why inputs are let go."""
-_ROW = Struct("6q")  # seq, received, start, end, published, captured
+_ROW = Struct("6q")  # seq, ready, start, end, published, captured
 _write_row = _ROW.pack_into
 
 
@@ -158,17 +158,17 @@ class Meter:
         self._cpu_before = time.process_time()
 
     def frame(
-        self, seq: int, received_ns: int, start_ns: int, end_ns: int, published_ns: int, captured_ns: int
+        self, seq: int, ready_ns: int, start_ns: int, end_ns: int, published_ns: int, captured_ns: int
     ) -> None:
         """Take the times of one call of process().
 
-        received: the last input was there; start, end: around process(); published: handed to all consumers
-        (a sink gives end again); captured: `t_capture_ns` of the frame, 0 if unknown. A source, which
-        receives nothing, gives start for received.
+        ready: the last input was made, see `made_ns` in graph/join.py; start, end: around process(); published:
+        handed to all consumers (a sink gives end again); captured: `t_capture_ns` of the frame, 0 if unknown. A
+        source, which waits for no input, gives start for ready.
         """
         with self._lock:
             used = self._used
-            _write_row(self._rows, used, seq, received_ns, start_ns, end_ns, published_ns, captured_ns)
+            _write_row(self._rows, used, seq, ready_ns, start_ns, end_ns, published_ns, captured_ns)
             self._used = used = used + _ROW.size
             if used == len(self._rows):
                 self._fold()
@@ -260,8 +260,8 @@ class Meter:
             return
         rows = np.frombuffer(self._rows, np.int64, count=self._used // 8).reshape(-1, 6)
         self._used = 0
-        seq, received, start, end, published, captured = rows.T
-        self._histograms["wait"].add_many(start - received)
+        seq, ready, start, end, published, captured = rows.T
+        self._histograms["wait"].add_many(start - ready)
         self._histograms["process"].add_many(end - start)
         self._histograms["publish"].add_many(published - end)
         self._histograms["age"].add_many((published - captured)[captured > 0])
@@ -280,7 +280,7 @@ class Meter:
 
 
 def trace_rows(snapshot: dict[str, Any]) -> NDArray[np.int64]:
-    """Return the traced frames of a snapshot, (N, 5): seq, received, start, end, published (ns)."""
+    """Return the traced frames of a snapshot, (N, 5): seq, ready, start, end, published (ns)."""
     return np.frombuffer(snapshot.get("trace", b""), "<i8").reshape(-1, 5)
 
 

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from graph.columns import Column, fitting
 from graph.metrics import UNMATCHED, Histogram, short_ms, trace_rows
-from graph.spec import EdgeSpec, GraphSpec, NodeSpec
+from graph.spec import GraphSpec, NodeSpec
 
 FORMAT = 1  # version of latency.json
 TRACE_FRAMES = 5_000  # newest frames kept per node for trace.json: 3 MB per node
@@ -79,7 +79,7 @@ class NodeProfile:
         return [process.latest for process in self._processes]
 
     def trace(self) -> NDArray[np.int64]:
-        """Return the newest frames, (N, 5): seq, received, start, end, published (CLOCK_MONOTONIC ns)."""
+        """Return the newest frames, (N, 5): seq, ready, start, end, published (CLOCK_MONOTONIC ns)."""
         return np.concatenate([np.zeros((0, 5), np.int64), *self._trace])[-TRACE_FRAMES:]
 
     def times(self, name: str) -> Histogram:
@@ -156,10 +156,6 @@ class Profile:
         """Take a snapshot of the Meter of `node`."""
         self.nodes[node].take(snapshot)
 
-    def matched_edges(self, name: str) -> list[EdgeSpec]:
-        """Return the edges within the graph that bring this node the frame it works on."""
-        return [edge for edge in self.spec.edges_into(name) if edge.source_graph is None and edge.join == "seq"]
-
     def sinks(self) -> list[NodeProfile]:
         """Return the ends of the graph that have seen a frame."""
         return [self.nodes[name] for name in self.spec.sinks() if self.nodes[name].times("age").count]
@@ -185,12 +181,13 @@ class Profile:
         """Return latency.json as plain values. Times are milliseconds, rates per second.
 
         - `nodes.NAME`: `frames`; `fps`; `busy_percent` (share of the time in process()); `wait_ms` (from the
-          arrival of the last input to the start), `process_ms`, `publish_ms` (handing over, including being held
-          up by a full queue) and `age_ms` (from the capture of the frame to here), each with `p50`, `p95`, `p99`,
-          `mean`, `max`; `states_percent`; `unmatched`; `restarts`; `cpu_percent` (100 is one core);
-          `memory_mb`
+          moment that the last input was made to the start: in queues, on the way, and until the node was free),
+          `process_ms`, `publish_ms` (handing over, including being held up by a full queue) and
+          `age_ms` (from the capture of the frame to here), each with `p50`, `p95`, `p99`, `mean`, `max`;
+          `states_percent`; `unmatched`; `restarts`; `cpu_percent` (100 is one core); `memory_mb`
         - `edges.EDGE`: `dropped` messages and the longest `queue_peak`
-        - `capture_to_sink.NAME`: the whole way of a frame to this end of the graph, as `age_ms`
+        - `capture_to_sink.NAME`: the whole way of a frame to this end of the graph, as `age_ms`. It is made of
+          wait and process of the nodes on the way; while a node publishes, those behind it wait already.
         """
         return {
             "format": FORMAT,

@@ -20,7 +20,7 @@ from graph.profile import NodeProfile, Profile
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 HOST = "127.0.0.1"
 TIMES = {
-    "wait": "From the arrival of the last input of a frame to the start of process()",
+    "wait": "From when the last input of a frame was made to the start of process(): in queues, until the node is free",
     "process": "In process()",
     "publish": "Handing a frame over, including being held up by a full queue",
     "age": "From the capture of a frame until the node was done with it",

@@ -171,7 +171,7 @@ class Worker:
                 given = first_header(outputs)
                 self.seq = max(self.seq, given.seq)  # a recording brings its own numbers; they never go back
                 header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
-                self._publish(outputs, header, hop)
+                self._publish(outputs, header, start, hop)
                 self._obey_all()
                 while self.paused and not self.finishing:
                     self._rest()
@@ -261,18 +261,19 @@ class Worker:
                 self._publish_marks(header)
                 return
         received = max([arrived.received_ns for arrived in matched])
+        ready = max([arrived.made_ns for arrived in matched])
         start = time.monotonic_ns()
         self.meter.state("PROCESSING", start)
         outputs = self._outputs(self.node.process(**given))
         hop = Hop(self.name, received, start, time.monotonic_ns())
-        self._publish(outputs, header.after(hop) if outputs else header, hop)
+        self._publish(outputs, header.after(hop) if outputs else header, ready, hop)
 
     def _outputs(self, said: Any) -> dict[str, Message | None]:
         """Return what `process` said by output, checked; at once for the usual case."""
         port = self.only_output.get(type(said))
         return as_outputs(self.node, said) if port is None else {port: said}
 
-    def _publish(self, outputs: dict[str, Message | None], header: Header, hop: Hop) -> None:
+    def _publish(self, outputs: dict[str, Message | None], header: Header, ready: int, hop: Hop) -> None:
         said = False
         for port, message in outputs.items():
             self.sender.publish(port, MARK if message is None else message, header)
@@ -280,7 +281,7 @@ class Worker:
                 said = True
                 self.meter.said(port)
         if said or self.node.inputs:
-            self.meter.frame(header.seq, *hop[1:], time.monotonic_ns(), header.t_capture_ns)
+            self.meter.frame(header.seq, ready, *hop[2:], time.monotonic_ns(), header.t_capture_ns)
         else:
             self.meter.silent(header.seq)  # a source in a pause: there was no frame
 

@@ -1,0 +1,31 @@
+"""The numbers of real runs, against what is known of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.graphs import Graph, node
+
+
+def profiled(folder: Path, nodes: dict[str, Any], *arguments: str, **rest: Any) -> dict[str, Any]:
+    """Run a graph to its end; return its latency.json."""
+    with Graph(folder, {"name": "profiled", "nodes": nodes, **rest}, "run", "--profile", "out", *arguments) as graph:
+        assert graph.wait() == 0, graph.text()
+    summary: dict[str, Any] = json.loads((folder / "out" / "latency.json").read_text())
+    return summary
+
+
+@pytest.mark.slow
+def test_the_whole_way_is_the_sum_of_what_the_nodes_on_it_waited_and_worked(tmp_path: Path) -> None:
+    """Queues are the most of it: the source is much faster than the rest."""
+    nodes = {
+        "source": node("Source", frames=30),
+        "slow": node("Copy", {"frame": "source.frame"}, pause=0.01),
+        "end": node("Write", {"frame": "slow.copied"}),
+    }
+    summary = profiled(tmp_path, nodes)
+    parts = [summary["nodes"][name][time]["mean"] for name in ("slow", "end") for time in ("wait_ms", "process_ms")]
+    way = summary["capture_to_sink"]["end"]["mean"]
+    assert sum(parts) + summary["nodes"]["end"]["publish_ms"]["mean"] == pytest.approx(way, abs=0.001)
