@@ -191,13 +191,15 @@ class Meter:
         """Count inputs that were let go: see UNMATCHED."""
         self._unmatched += count
 
+    def queued(self, edge: str, waiting: int) -> None:
+        """Note that a message was put into the queue of an outgoing edge, the last of so many."""
+        self._queue_peak[edge] = max(waiting, self._queue_peak[edge])
+
     def depths(self, queued: dict[str, int]) -> None:
         """Note how many messages wait in the queue of each outgoing edge that there is now."""
         self._queued = queued
-        for edge, waiting in queued.items():
-            self._queue_peak[edge] = max(waiting, self._queue_peak.get(edge, 0))
         for counts in (self._drops, self._queue_peak):
-            for edge in [edge for edge in counts if edge not in queued][:-MAX_EDGES]:
+            for edge in [edge for edge in list(counts) if edge not in queued][:-MAX_EDGES]:  # others write to it
                 del counts[edge]  # consumers that came and went, each with a name of its own
 
     def state(self, name: str, now_ns: int) -> None:

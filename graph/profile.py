@@ -185,7 +185,7 @@ class Profile:
           `process_ms`, `publish_ms` (handing over, including being held up by a full queue) and
           `age_ms` (from the capture of the frame to here), each with `p50`, `p95`, `p99`, `mean`, `max`;
           `states_percent`; `unmatched`; `restarts`; `cpu_percent` (100 is one core); `memory_mb`
-        - `edges.EDGE`: `dropped` messages and the longest `queue_peak`
+        - `edges.EDGE`: `dropped` messages and `queue_peak`, the most that ever waited in the sender
         - `capture_to_sink.NAME`: the whole way of a frame to this end of the graph, as `age_ms`. It is made of
           wait and process of the nodes on the way; while a node publishes, those behind it wait already.
         """

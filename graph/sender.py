@@ -100,6 +100,7 @@ class Sender:
         slots_path: str | None,
         home: Home,
         on_drop: Callable[[str, int], None] = lambda edge, count: None,
+        on_queued: Callable[[str, int], None] = lambda edge, waiting: None,
         on_blocked: Callable[[bool], None] = lambda blocked: None,
     ) -> None:
         """Bind at `endpoint`. `ports` gives for each output the names of its message type and its bases."""
@@ -110,6 +111,7 @@ class Sender:
         self._slots_path = slots_path
         self._home = home
         self._on_drop = on_drop
+        self._on_queued = on_queued
         self._on_blocked = on_blocked
         self._links: dict[bytes, Link] = {}
         self._by_port: dict[str, list[Link]] = {port: [] for port in ports}
@@ -233,6 +235,7 @@ class Sender:
         parts, numbers = packet.parts(link.shm), packet.slots if link.shm else []
         if link.queue or link.credits <= 0:
             link.queue.append(Waiting(parts, numbers, packet.is_mark))
+            self._on_queued(self._edge(link), len(link.queue))
             self._flush(link)
         else:
             link.credits -= 1

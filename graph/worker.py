@@ -109,6 +109,7 @@ class Worker:
             path if shared else None,
             self.job.home,
             on_drop=self.meter.drop,
+            on_queued=self.meter.queued,
             on_blocked=self._blocked,
         )
         self.control.serve(self.sender, server, self._snapshot)

@@ -63,6 +63,7 @@ class Pair:
         self.pool = SlotPool(limit)
         self.serving = Serving(self.slots_path, self.pool) if slots.AVAILABLE else None
         self.drops: Counter[str] = Counter()
+        self.queued: list[tuple[str, int]] = []
         self.blocked: list[bool] = []
         self.receivers: list[Receiver] = []
         self.sender = Sender(
@@ -74,6 +75,7 @@ class Pair:
             str(self.slots_path) if self.serving else None,
             Home("run", readers=frozenset({"r.in"})),
             on_drop=self._drop,
+            on_queued=lambda edge, waiting: self.queued.append((edge, waiting)),
             on_blocked=self.blocked.append,
         )
 

@@ -131,8 +131,9 @@ def test_the_trace_is_bounded_and_says_what_it_lost():
 
 def test_drops_queues_and_unmatched():
     meter = Meter("camera", trace=False)
-    for queued in (1, 3, 2):
-        meter.depths({"camera.frame -> slow.frame": queued})
+    for waiting in (1, 3, 2):
+        meter.queued("camera.frame -> slow.frame", waiting)
+    meter.depths({"camera.frame -> slow.frame": 2})
     meter.drop("camera.frame -> slow.frame")
     meter.drop("camera.frame -> slow.frame", 4)
     meter.unmatched(2)

@@ -28,4 +28,5 @@ def test_the_whole_way_is_the_sum_of_what_the_nodes_on_it_waited_and_worked(tmp_
     summary = profiled(tmp_path, nodes)
     parts = [summary["nodes"][name][time]["mean"] for name in ("slow", "end") for time in ("wait_ms", "process_ms")]
     way = summary["capture_to_sink"]["end"]["mean"]
+    assert summary["edges"]["source.frame -> slow.frame"]["queue_peak"] >= 1
     assert sum(parts) + summary["nodes"]["end"]["publish_ms"]["mean"] == pytest.approx(way, abs=0.001)

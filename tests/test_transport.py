@@ -67,6 +67,15 @@ def test_block_waits_and_loses_nothing(pair: Pair) -> None:
     assert pair.blocked.count(True) == pair.blocked.count(False)
 
 
+def test_every_message_that_has_to_wait_is_told_of(pair: Pair) -> None:
+    receiver = pair.receiver("drop_oldest", 3)
+    pair.publish(*range(8))  # three are under way, the others wait in their turn
+    assert pair.queued == [(EDGE, waiting) for waiting in (1, 2, 3, 3, 3)]
+    assert pair.take(receiver, 6) == [0, 1, 2, 5, 6, 7]
+    pair.publish(8)
+    assert len(pair.queued) == 5
+
+
 @pytest.mark.parametrize("how", ["gone", "bye", "forget"])
 def test_block_goes_on_without_its_consumer(pair: Pair, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "PING_S", 0.05)
