@@ -25,7 +25,7 @@ EXPLAINED = (
     "wait: since the last input was made: in queues, on the way, and until the node is free.    "
     "process: the node's own work.\n"
     "publish: handing over, and being held up by a full queue.    "
-    "busy: share of the time in process.    CPU: 100 is one core.    dropped: frames that this node was too slow for."
+    "busy: share of the time at work.    CPU: 100 is one core.    dropped: frames that this node was too slow for."
 )
 
 

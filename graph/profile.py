@@ -119,8 +119,9 @@ class NodeProfile:
 
     @property
     def busy_percent(self) -> float:
-        """Share of the active time spent in process()."""
-        return self.times("process").total_ns / 1e7 / self.active_s if self.active_s else 0.0
+        """Share of the active time at work: in process() and handing over, neither waiting nor held up."""
+        at_work_s = self.counts("state_ns")["PROCESSING"] / 1e9  # that of close() too
+        return min(100 * at_work_s / self.active_s, 100.0) if self.active_s else 0.0
 
     @property
     def cpu_percent(self) -> float:
@@ -180,11 +181,12 @@ class Profile:
     def summary(self) -> dict[str, Any]:
         """Return latency.json as plain values. Times are milliseconds, rates per second.
 
-        - `nodes.NAME`: `frames`; `fps`; `busy_percent` (share of the time in process()); `wait_ms` (from the
-          moment that the last input was made to the start: in queues, on the way, and until the node was free),
-          `process_ms`, `publish_ms` (handing over, including being held up by a full queue) and
-          `age_ms` (from the capture of the frame to here), each with `p50`, `p95`, `p99`, `mean`, `max`;
-          `states_percent`; `unmatched`; `restarts`; `cpu_percent` (100 is one core); `memory_mb`
+        - `nodes.NAME`: `frames`; `fps`; `busy_percent` (share of the time at work: in process() and handing over,
+          neither waiting nor held up by a full queue); `wait_ms` (from the moment that the last input was made
+          to the start: in queues, on the way, and until the node was free), `process_ms`, `publish_ms` (handing
+          over, including being held up by a full queue) and `age_ms` (from the capture of the frame to here),
+          each with `p50`, `p95`, `p99`, `mean`, `max`; `states_percent`; `unmatched`; `restarts`; `cpu_percent`
+          (100 is one core); `memory_mb`
         - `edges.EDGE`: `dropped` messages and `queue_peak`, the most that ever waited in the sender
         - `capture_to_sink.NAME`: the whole way of a frame to this end of the graph, as `age_ms`. It is made of
           wait and process of the nodes on the way; while a node publishes, those behind it wait already.
@@ -236,6 +238,7 @@ def format_report(profile: Profile, width: int) -> RenderableType:
         Column("fps", lambda node: f"{node.fps:.1f}", 3),
         Column("process ms\np50 / p95", lambda node: _ms_row(node.times("process"), (50, 95)), 1),
         Column("waited ms\np50", lambda node: _ms_row(node.times("wait"), (50,)), 6),
+        Column("publish ms\np50", lambda node: _ms_row(node.times("publish"), (50,)), 7),
         Column("busy\n%", lambda node: f"{node.busy_percent:.0f}", 4),
         Column("CPU\n%", lambda node: f"{node.cpu_percent:.0f}", 5),
         Column("dropped", lambda node: _dropped(profile.dropped_before(node.name)), 2),

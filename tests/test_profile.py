@@ -32,12 +32,18 @@ def meters(trace=True):
     return {name: Meter(name, trace) for name in ("camera", "slow", "window", "logger")}
 
 
+def work(meter, seq, ready, start, end, published, captured):
+    meter.state("PROCESSING", start)
+    meter.frame(seq, ready, start, end, published, captured)
+    meter.state("WAITING", published)
+
+
 def play(meters, frames=50, first=0):
     """Every frame: captured, 1 ms to publish, slow takes 6 ms (3 ms after the capture), window 1 ms."""
     for seq in range(first, first + frames):
         t = T0 + seq * 10 * MS
         meters["camera"].frame(seq, t - 3 * MS, t - 3 * MS, t, t + MS, t)
-        meters["slow"].frame(seq, t, t + 3 * MS, t + 9 * MS, t + 9 * MS, t)
+        work(meters["slow"], seq, t, t + 3 * MS, t + 9 * MS, t + 9 * MS, t)
         meters["window"].frame(seq, t + 9 * MS, t + 9 * MS, t + 10 * MS, t + 10 * MS, t)
         meters["logger"].frame(seq, t + MS, t + MS, t + 2 * MS, t + 2 * MS, t)
 
@@ -114,12 +120,26 @@ def test_a_live_source_is_not_blamed_but_a_slow_file_is():
     all_meters = meters()
     for seq in range(20):
         t = T0 + seq * 30 * MS
-        all_meters["camera"].frame(seq, t - 29 * MS, t - 29 * MS, t, t, t)
-        all_meters["slow"].frame(seq, t, t, t + 6 * MS, t + 6 * MS, t)
+        work(all_meters["camera"], seq, t - 29 * MS, t - 29 * MS, t, t, t)
+        work(all_meters["slow"], seq, t, t, t + 6 * MS, t + 6 * MS, t)
     for policy, name in (("latest", "slow"), ("block", "camera")):
         profile = Profile(graph_spec((EdgeSpec("camera.frame", "slow.frame", policy),)))
         take(profile, all_meters)
         assert profile.busiest().name == name
+
+
+def test_handing_over_is_work_and_being_held_up_is_not():
+    meter = Meter("slow", trace=False)
+    for t in range(T0, T0 + 1000 * MS, 10 * MS):  # 1 ms in process(), 2 ms held up, 5 ms of copying
+        meter.state("PROCESSING", t)
+        meter.state("BLOCKED", t + MS)
+        meter.state("PROCESSING", t + 3 * MS)
+        meter.frame(0, t, t, t + MS, t + 8 * MS, t)
+        meter.state("WAITING", t + 8 * MS)
+    profile = Profile(graph_spec())
+    profile.take("slow", meter.snapshot())
+    assert profile.summary()["nodes"]["slow"]["busy_percent"] == pytest.approx(60, abs=0.2)
+    assert row(shown(profile), "slow")[2:9] == ["100.2", "1.00", "/", "1.00", "0.00", "7.00", "60"]
 
 
 def test_drops_are_counted_for_the_node_that_was_too_slow():
