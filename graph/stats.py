@@ -3,7 +3,8 @@
 `Profile` (graph/profile.py) holds the whole run; this here forgets.
 """
 
-from collections import deque
+import time
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -12,24 +13,49 @@ from graph.metrics import Histogram
 from graph.spec import EdgeSpec, GraphSpec
 
 WINDOW_S = 5.0
+SILENT_S = 2.5  # five heartbeats missed: the node has ended, hangs, or is being started again
 PERCENTILES = (50, 95, 99)
 Snapshot = dict[str, Any]
 
 
 class NodeStats:
-    """The last snapshots of one node's Meter; those of an earlier process are forgotten."""
+    """The last snapshots of one node's Meter; of an earlier process only what it counted."""
 
     def __init__(self) -> None:
         self._snapshots: deque[Snapshot] = deque()
+        self._before: Counter[str] = Counter()  # "frames", "unmatched" of earlier processes
+        self._dropped_before: Counter[str] = Counter()
 
     def take(self, snapshot: Snapshot) -> None:
-        """Take a snapshot; keep just enough older ones to look WINDOW_S back."""
+        """Take a snapshot; keep just enough older ones to look WINDOW_S back, not beyond the first frame."""
         kept = {key: value for key, value in snapshot.items() if key != "trace"}
-        if self._snapshots and self._snapshots[-1]["started_ns"] != kept["started_ns"]:
+        last = self.latest
+        if last is not None and last["started_ns"] != kept["started_ns"]:
+            self._before.update({name: last[name] for name in ("frames", "unmatched")})
+            self._dropped_before.update(last["dropped"])
             self._snapshots.clear()
+        elif last is not None and not last["frames"]:
+            self._keep_last()
         self._snapshots.append(kept)
         while len(self._snapshots) > 2 and kept["time_ns"] - self._snapshots[1]["time_ns"] >= WINDOW_S * 1e9:
             self._snapshots.popleft()
+
+    def look(self, now_ns: int) -> None:
+        """Forget how fast it was if it has said nothing for SILENT_S."""
+        if self._snapshots and now_ns - self._snapshots[-1]["time_ns"] > SILENT_S * 1e9:
+            self._keep_last()
+
+    def _keep_last(self) -> None:
+        while len(self._snapshots) > 1:
+            self._snapshots.popleft()
+
+    def count(self, name: str) -> int:
+        """Return a count since the start of the graph ("frames", "unmatched")."""
+        return self._before[name] + int((self.latest or {}).get(name, 0))
+
+    def dropped(self, edge: str) -> int:
+        """Return how many messages an outgoing edge has dropped since the start of the graph."""
+        return self._dropped_before[edge] + int((self.latest or {}).get("dropped", {}).get(edge, 0))
 
     @property
     def latest(self) -> Snapshot | None:
@@ -90,6 +116,9 @@ class Stats:
 
         `states` and `restarts` are what the supervisor knows of the nodes' processes.
         """
+        now_ns = time.monotonic_ns()
+        for node in self.nodes.values():
+            node.look(now_ns)
         edges = self._edges()
         return {
             "window_s": round(max((node.window_s for node in self.nodes.values()), default=0.0), 2),
@@ -107,13 +136,13 @@ class Stats:
         return {
             "state": latest.get("state") or state if state == "PLAYING" else state,
             "fps": round(node.rate("frames"), 2),
-            "frames": latest.get("frames", 0),
+            "frames": node.count("frames"),
             "queue": sum(edge["queued"] for edge in before),
             **{f"{what}_ms": node.times_ms(what) for what in ("wait", "process", "publish", "age")},
             "busy_percent": round(node.rates("state_ns").get("PROCESSING", 0.0) / 1e7, 1),
             "dropped": sum(edge["dropped"] for edge in before),
             "dropped_per_s": round(sum(edge["dropped_per_s"] for edge in before), 2),
-            "unmatched": latest.get("unmatched", 0),
+            "unmatched": node.count("unmatched"),
             "cpu_percent": round(100 * node.rate("cpu_s"), 1),
             "memory_mb": round(latest.get("rss_bytes", 0) / 1e6, 1),
         }
@@ -141,7 +170,7 @@ class Stats:
             "to": target,
             **_policy(edge),
             "rate": round(max(sender.rates("said").get(source.partition(".")[2], 0.0) - lost, 0.0), 2),
-            "dropped": latest.get("dropped", {}).get(name, 0),
+            "dropped": sender.dropped(name),
             "dropped_per_s": round(lost, 2),
             "queued": latest.get("queued", {}).get(name, 0),
         }
