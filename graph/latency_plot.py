@@ -130,8 +130,8 @@ def _columns(axes: Axes, profile: "Profile", nodes: "list[NodeProfile]") -> None
             f"{short_ms(_ms(node, 'age', 50))} / {short_ms(_ms(node, 'age', 95))}",
             f"{short_ms(_ms(node, 'process', 50))} / {short_ms(_ms(node, 'process', 95))}",
             short_ms(_ms(node, "wait", 50)),
-            f"{node.fps:,.1f}" if node.fps < 1000 else f"{node.fps:,.0f}",
-            f"{node.busy_percent:.0f}",
+            f"{fps:,.1f}" if (fps := profile.fps(node)) < 1000 else f"{fps:,.0f}",
+            f"{profile.busy_percent(node):.0f}",
             f"{node.cpu_percent:.0f}",
             f"{profile.dropped_before(node.name):,}",
         )

@@ -108,20 +108,10 @@ class NodeProfile:
         return sum(snapshot["unmatched"] for snapshot in self._snapshots)
 
     @property
-    def active_s(self) -> float:
-        """Time from the start of the first frame to the end of the last."""
-        return float(sum(snapshot["last_ns"] - snapshot["first_ns"] for snapshot in self._snapshots) / 1e9)
-
-    @property
-    def fps(self) -> float:
-        """Frames per second over the whole run."""
-        return self.frames / self.active_s if self.active_s else 0.0
-
-    @property
-    def busy_percent(self) -> float:
-        """Share of the active time at work: in process() and handing over, neither waiting nor held up."""
-        at_work_s = self.counts("state_ns")["PROCESSING"] / 1e9  # that of close() too
-        return min(100 * at_work_s / self.active_s, 100.0) if self.active_s else 0.0
+    def span_ns(self) -> tuple[int, int]:
+        """The start of its first frame and the end of its last (CLOCK_MONOTONIC ns); it must have had one."""
+        spans = [(snapshot["first_ns"], snapshot["last_ns"]) for snapshot in self._snapshots if snapshot["frames"]]
+        return min(first for first, _ in spans), max(last for _, last in spans)
 
     @property
     def cpu_percent(self) -> float:
@@ -169,10 +159,25 @@ class Profile:
         """Return how many messages for this node were dropped: it was too slow for them."""
         return sum(count for edge, count in self.dropped().items() if edge.split(" -> ")[-1].split(".")[0] == name)
 
+    @property
+    def duration_s(self) -> float:
+        """Time from the start of the first frame anywhere in the graph to the end of the last one."""
+        spans = [node.span_ns for node in self.nodes.values() if node.frames]
+        return (max(last for _, last in spans) - min(first for first, _ in spans)) / 1e9 if spans else 0.0
+
+    def fps(self, node: NodeProfile) -> float:
+        """Return a node's frames per second over the whole run."""
+        return node.frames / self.duration_s if self.duration_s else 0.0
+
+    def busy_percent(self, node: NodeProfile) -> float:
+        """Return the share of the run at work: in process() and handing over, neither waiting nor held up."""
+        at_work_s = node.counts("state_ns")["PROCESSING"] / 1e9  # that of close() too
+        return min(100 * at_work_s / self.duration_s, 100.0) if self.duration_s else 0.0
+
     def busiest(self) -> NodeProfile | None:
         """Return the node that sets the pace. A live source does not count: it waits for its camera."""
         busy = [node for node in self.nodes.values() if node.frames and not self._is_live_source(node.name)]
-        return max(busy, key=lambda node: node.busy_percent, default=None)
+        return max(busy, key=self.busy_percent, default=None)
 
     def _is_live_source(self, name: str) -> bool:
         lossless = any(edge.policy == "block" for edge in self.spec.edges_from(name))
@@ -181,6 +186,7 @@ class Profile:
     def summary(self) -> dict[str, Any]:
         """Return latency.json as plain values. Times are milliseconds, rates per second.
 
+        - `duration_s`: from the start of the first frame anywhere to the end of the last; rates and shares are of it
         - `nodes.NAME`: `frames`; `fps`; `busy_percent` (share of the time at work: in process() and handing over,
           neither waiting nor held up by a full queue); `wait_ms` (from the moment that the last input was made
           to the start: in queues, on the way, and until the node was free), `process_ms`, `publish_ms` (handing
@@ -195,11 +201,27 @@ class Profile:
             "format": FORMAT,
             "graph": self.spec.name,
             "started": self.started.isoformat(timespec="seconds"),
-            "duration_s": round(max((node.active_s for node in self.nodes.values()), default=0.0), 3),
+            "duration_s": round(self.duration_s, 3),
             "machine": machine(),
             "capture_to_sink": {node.name: _in_ms(node.times("age")) for node in self.sinks()},
-            "nodes": {name: _node_summary(node) for name, node in self.nodes.items()},
+            "nodes": {name: self._node_summary(node) for name, node in self.nodes.items()},
             "edges": self._edge_summary(),
+        }
+
+    def _node_summary(self, node: NodeProfile) -> dict[str, Any]:
+        states = node.counts("state_ns")
+        total = max(states.total(), 1)
+        return {
+            "type": node.type,
+            "frames": node.frames,
+            "fps": round(self.fps(node), 2),
+            "busy_percent": round(self.busy_percent(node), 1),
+            **{f"{name}_ms": _in_ms(node.times(name)) for name in TIMES},
+            "states_percent": {name: round(100 * ns / total, 1) for name, ns in sorted(states.items())},
+            "unmatched": node.unmatched,
+            "restarts": node.restarts,
+            "cpu_percent": round(node.cpu_percent, 1),
+            "memory_mb": round(node.rss_mb, 1),
         }
 
     def _edge_summary(self) -> dict[str, Any]:
@@ -235,11 +257,11 @@ def format_report(profile: Profile, width: int) -> RenderableType:
     columns = (
         Column("node", lambda node: node.name, 0, "left", "cyan"),
         Column("frames", lambda node: f"{node.frames:,}", 0),
-        Column("fps", lambda node: f"{node.fps:.1f}", 3),
+        Column("fps", lambda node: f"{profile.fps(node):.1f}", 3),
         Column("process ms\np50 / p95", lambda node: _ms_row(node.times("process"), (50, 95)), 1),
         Column("waited ms\np50", lambda node: _ms_row(node.times("wait"), (50,)), 6),
         Column("publish ms\np50", lambda node: _ms_row(node.times("publish"), (50,)), 7),
-        Column("busy\n%", lambda node: f"{node.busy_percent:.0f}", 4),
+        Column("busy\n%", lambda node: f"{profile.busy_percent(node):.0f}", 4),
         Column("CPU\n%", lambda node: f"{node.cpu_percent:.0f}", 5),
         Column("dropped", lambda node: _dropped(profile.dropped_before(node.name)), 2),
     )
@@ -253,7 +275,7 @@ def _sentences(profile: Profile) -> Iterable[Text]:
         yield Text(f"capture -> {sink.name}: p50 {age['p50']:.1f} ms, p95 {age['p95']:.1f} ms, p99 {age['p99']:.1f} ms")
     busiest = profile.busiest()
     if busiest is not None:
-        yield Text(f"busiest node: {busiest.name}, {busiest.busy_percent:.0f} % of the time")
+        yield Text(f"busiest node: {busiest.name}, {profile.busy_percent(busiest):.0f} % of the time")
     for edge, count in profile.dropped().most_common():
         yield Text(f"dropped {count:,} on {edge}", style="yellow")
     for node in profile.nodes.values():
@@ -289,23 +311,6 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _node_summary(node: NodeProfile) -> dict[str, Any]:
-    states = node.counts("state_ns")
-    total = max(states.total(), 1)
-    return {
-        "type": node.type,
-        "frames": node.frames,
-        "fps": round(node.fps, 2),
-        "busy_percent": round(node.busy_percent, 1),
-        **{f"{name}_ms": _in_ms(node.times(name)) for name in TIMES},
-        "states_percent": {name: round(100 * ns / total, 1) for name, ns in sorted(states.items())},
-        "unmatched": node.unmatched,
-        "restarts": node.restarts,
-        "cpu_percent": round(node.cpu_percent, 1),
-        "memory_mb": round(node.rss_mb, 1),
-    }
 
 
 def _in_ms(times: Histogram) -> dict[str, float]:

@@ -180,7 +180,7 @@ def test_a_restarted_node_keeps_what_its_first_process_measured():
     node = profile.nodes["slow"]
     assert (node.frames, node.restarts, node.times("process").count) == (15, 1, 15)
     assert profile.dropped()["slow.faces -> window.faces"] == 3
-    assert node.active_s == pytest.approx(0.096 + 0.046)
+    assert (profile.duration_s, profile.fps(node)) == (pytest.approx(0.352), pytest.approx(15 / 0.352))
     assert "restarts of slow: 1" in shown(profile)
 
 
@@ -197,6 +197,18 @@ def test_cpu_counts_from_when_the_node_was_ready():
     for values in ((2, 1.9, 0), (4, 2.0, 0), (6, 2.5, 20), (8, 3.0, 40)):
         profile.take("slow", snapshot(*values))
     assert profile.nodes["slow"].cpu_percent == pytest.approx(25)  # the 1.9 s of loading a model do not count
+
+
+def test_rates_and_shares_are_of_the_whole_run():
+    """A node that was quick with the only frame has no thousands of frames per second, and was not always busy."""
+    profile, all_meters = Profile(graph_spec()), meters()
+    play(all_meters, frames=1)
+    take(profile, all_meters)
+    found = profile.summary()
+    assert found["duration_s"] == pytest.approx(0.013)
+    assert {node["fps"] for node in found["nodes"].values()} == {76.92}
+    assert profile.busiest().name == "slow"
+    assert found["nodes"]["slow"]["busy_percent"] == pytest.approx(46.2)
 
 
 def test_summary():

@@ -47,7 +47,7 @@ def measure(faces: int, clip: Path | None, seconds: float, overrides: list[str])
     nodes = profile.nodes
     found = {f"age.p{p}": nodes["smooth"].times("age").percentile(p) / 1e6 for p in (50, 95, 99)}
     found |= {f"{name}.p50": nodes[name].times("process").percentile(50) / 1e6 for name in CHAIN[1:]}
-    return found | {"fps": nodes["smooth"].fps, "dropped": float(sum(profile.dropped().values()))}
+    return found | {"fps": profile.fps(nodes["smooth"]), "dropped": float(sum(profile.dropped().values()))}
 
 
 def judge(faces: int, found: Mapping[str, float]) -> str:
