@@ -95,6 +95,11 @@ class RunningGraph:
             raise
 
     @property
+    def far(self) -> bool:
+        """Say whether it may be on another host: its times are then of another clock."""
+        return isinstance(self._place, Remote)
+
+    @property
     def ports(self) -> dict[str, str]:
         """All outputs as "node.port", with the wire name of their message type."""
         nodes = self.description["nodes"]

@@ -43,14 +43,18 @@ class Receiver:
         shm: bool = True,
         marks: bool = True,
         secure: Callable[["zmq.Socket[bytes]"], None] | None = None,
+        far: bool = False,
     ) -> None:
         """Connect and say hello; `welcomed` turns true when the answer came (see receive).
 
         `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
         the sender's counts, and `run` the graph's run if the edge is its own. `secure` prepares the socket. `shm`
-        False asks for all bytes inline, `marks` False for no marks: whoever joins nothing by seq needs none.
+        False asks for all bytes inline, `marks` False for no marks: whoever joins nothing by seq needs none. `far`
+        is for a sender that may be on another host, whose clock is another one: its frames count as captured when
+        they arrive here, as those of a network camera do, and their hops begin anew.
         """
         self.name = name
+        self.far = far
         self.type = type_
         self.welcomed = False
         self.ended = False
@@ -101,6 +105,8 @@ class Receiver:
             except (WireError, OSError) as exc:
                 self._take_failed(exc)
                 continue
+            if message is not None and self.far:
+                message = message.with_header(message.header._replace(t_capture_ns=received_ns, hops=()))
             if message is not None:
                 return Arrived(message, received_ns)
         return None

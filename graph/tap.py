@@ -30,11 +30,13 @@ QUEUE = 64  # in the graph, so that a burst is seen whole
 def messages(g: RunningGraph, port: str, count: int | None = None) -> Iterator[Message]:
     """Give the messages of a port as views of the sender's memory, valid until the next one.
 
+    Those of a graph that may be on another host bear no time of capture: it is of another clock.
     Imports the module of a node's own message type. Raises ConfigError for a port that does not exist.
     """
     stream = g.subscribe(port, policy="drop_oldest", queue=QUEUE, type_=g.type_of(port), copy=False)
     try:
-        yield from islice(stream, count)
+        for message in islice(stream, count):
+            yield message.with_header(message.header._replace(t_capture_ns=0)) if g.far else message
     finally:
         stream.close()
 

@@ -10,6 +10,7 @@ from graph.inputs import Inputs
 from graph.job import Job
 from graph.lookout import Lookout
 from graph.messages import Message
+from graph.network import Remote
 from graph.receiver import Receiver
 from graph.spec import EdgeSpec
 
@@ -75,4 +76,5 @@ class Upstream:
             queue=edge.queue,
             marks=edge.join == "seq",  # a held value stays until there is a new one
             secure=place.secure,
+            far=isinstance(place, Remote),
         )

@@ -9,6 +9,7 @@ import pytest
 
 from graph import Detections, Frame, GraphError, Header, Mark, array, sender
 from graph.inputs import Inputs
+from graph.messages import Hop
 from graph.receiver import find_type
 from tests.conftest import eventually
 from tests.pair import Context, Pair, Publishing, frame
@@ -65,6 +66,19 @@ def test_block_waits_and_loses_nothing(pair: Pair) -> None:
     publishing.join()
     assert pair.drops == {}
     assert pair.blocked.count(True) == pair.blocked.count(False)
+
+
+def test_frames_from_another_host_are_as_old_as_they_are_here(pair: Pair) -> None:
+    """Its clock, the time since it was started, may be days before ours, or behind it."""
+    receiver = pair.receiver(far=True)
+    for seq, t in enumerate((1, 1 << 62)):
+        pair.sender.publish("out", frame(seq), Header("test", seq, t_capture_ns=t, hops=(Hop("n", t, t, t),)))
+        pair.arrived(receiver)
+        arrived = receiver.receive()
+        assert arrived is not None
+        assert arrived.message.header.t_capture_ns == arrived.made_ns == arrived.received_ns
+        receiver.consumed()
+        del arrived
 
 
 def test_every_message_that_has_to_wait_is_told_of(pair: Pair) -> None:
