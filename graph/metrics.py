@@ -42,12 +42,8 @@ class Histogram:
         self.min_ns = 0
         self.max_ns = 0
 
-    def add(self, ns: int) -> None:
-        """Count one duration; a negative one counts as zero."""
-        self.add_many(np.array([ns], np.int64))
-
     def add_many(self, ns: NDArray[np.int64]) -> None:
-        """Count durations, (N,) int64."""
+        """Count durations, (N,) int64; a negative one counts as zero."""
         if not len(ns):
             return
         ns = np.maximum(ns, 0)
@@ -133,8 +129,7 @@ class Meter:
     `frame` and `snapshot` may be called from different threads.
     """
 
-    def __init__(self, node: str, trace: bool) -> None:
-        self.node = node
+    def __init__(self, trace: bool) -> None:
         self.frames = 0
         self._trace_wanted = trace
         self._lock = Lock()
@@ -150,9 +145,8 @@ class Meter:
         self._queued: dict[str, int] = {}
         self._queue_peak: Counter[str] = Counter()
         self._state = ""
-        self._state_since = self._started = self._snapshot_at = time.monotonic_ns()
+        self._state_since = self._started = time.monotonic_ns()
         self._state_ns: Counter[str] = Counter()
-        self._snapshot_frames = 0
         self._last_seq = -1
         self._first_ns = self._last_ns = 0
         self._cpu_before = time.process_time()
@@ -212,18 +206,16 @@ class Meter:
     def snapshot(self) -> dict[str, Any]:
         """Return everything measured so far as plain values for msgpack.
 
-        Counts and histograms are cumulative, so a lost snapshot loses nothing; only `fps` and `trace` (see
-        `trace_rows`) tell of the time since the snapshot before.
+        Counts and histograms are cumulative, so a lost snapshot loses nothing; only `trace` (see `trace_rows`)
+        tells of the time since the snapshot before.
         """
         with self._lock:
             self._fold()
             now = time.monotonic_ns()
             snapshot = {
-                "node": self.node,
                 "started_ns": self._started,
                 "time_ns": now,
                 "frames": self.frames,
-                "fps": (self.frames - self._snapshot_frames) * 1e9 / max(now - self._snapshot_at, 1),
                 "last_seq": self._last_seq,
                 "first_ns": self._first_ns,
                 "last_ns": self._last_ns,
@@ -234,14 +226,12 @@ class Meter:
                 "queued": dict(self._queued),
                 "queue_peak": dict(self._queue_peak),
                 "state": self._state,
-                "state_since_ns": self._state_since,
                 "state_ns": self._times_in_states(now),
                 "cpu_s": time.process_time() - self._cpu_before,
                 "rss_bytes": resident_bytes(),
             }
             if self._trace_wanted:
                 snapshot |= self._take_trace()
-            self._snapshot_at, self._snapshot_frames = now, self.frames
         return snapshot
 
     def _times_in_states(self, now_ns: int) -> dict[str, int]:

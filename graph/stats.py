@@ -7,8 +7,6 @@ import time
 from collections import Counter, deque
 from typing import Any
 
-import numpy as np
-
 from graph.metrics import Histogram
 from graph.spec import EdgeSpec, GraphSpec
 
@@ -92,11 +90,9 @@ class NodeStats:
 
 
 def _since(before: Snapshot, now: Snapshot) -> Histogram:
-    """Return what a histogram counted between two of its snapshots."""
+    """Return what a histogram counted between two of its snapshots; its total and extremes are those of the whole."""
     recent, older = Histogram.from_wire(now), Histogram.from_wire(before)
     recent.counts -= older.counts
-    recent.total_ns -= older.total_ns
-    np.maximum(recent.counts, 0, out=recent.counts)
     return recent
 
 

@@ -51,7 +51,7 @@ class Worker:
         self.rundir = RunDir(Path(job.rundir))
         self.context: zmq.Context[Any] = zmq.Context()
         self.control = Control(self.context, self.name, self.rundir)
-        self.meter = Meter(self.name, job.trace)
+        self.meter = Meter(job.trace)
         self.pool = SlotPool()
         self.inputs = Inputs({}, {}, newest=False)
         self.finishing = False  # stop now

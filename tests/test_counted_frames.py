@@ -26,7 +26,7 @@ def test_the_pauses_of_a_source_are_no_frames(tmp_path: Path, comes: bool, frame
 def test_the_rate_of_an_edge_is_that_of_messages() -> None:
     edges = (EdgeSpec("a.often", "b.often"), EdgeSpec("a.seldom", "b.seldom"))
     nodes = {name: NodeSpec(name, f"tests.toys:{name}") for name in "ab"}
-    stats, meter = Stats(GraphSpec("g", None, nodes, edges, "g.yaml")), Meter("a", trace=False)
+    stats, meter = Stats(GraphSpec("g", None, nodes, edges, "g.yaml")), Meter(trace=False)
     stats.take("a", meter.snapshot())
     for seq in range(10):
         meter.frame(seq, 1, 2, 3, 4, 0)

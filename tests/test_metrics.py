@@ -47,13 +47,6 @@ def test_survives_the_wire(values):
     assert Histogram.from_wire(wire).to_wire() == histogram_of(values).to_wire()
 
 
-def test_one_by_one_is_as_all_at_once():
-    histogram = Histogram()
-    for ns in (5_000, 0, 7_000_000):
-        histogram.add(ns)
-    assert histogram.to_wire() == histogram_of([5_000, 0, 7_000_000]).to_wire()
-
-
 def test_empty_and_out_of_range():
     empty = Histogram()
     empty.merge(Histogram())
@@ -78,19 +71,19 @@ def give_frames(meter, count, first_seq=0):
 
 
 def test_a_frame_is_cut_into_wait_process_publish_and_age():
-    meter = Meter("smooth", trace=False)
+    meter = Meter(trace=False)
     give_frames(meter, 3)
     snapshot = meter.snapshot()
     totals = {name: times["total"] / 3e6 for name, times in snapshot["times"].items()}
     assert totals == {"wait": 1.0, "process": 3.0, "publish": 0.5, "age": 6.5}
-    assert (snapshot["node"], snapshot["frames"], snapshot["last_seq"]) == ("smooth", 3, 2)
+    assert (snapshot["frames"], snapshot["last_seq"]) == (3, 2)
     assert snapshot["last_ns"] - snapshot["first_ns"] == 20_000_000 + 3_500_000
     assert "trace" not in snapshot
     assert msgpack.unpackb(msgpack.packb(snapshot)) == snapshot
 
 
 def test_an_unknown_capture_gives_no_age():
-    meter = Meter("clock", trace=False)
+    meter = Meter(trace=False)
     meter.frame(0, 10, 20, 30, 40, 0)
     times = meter.snapshot()["times"]
     assert Histogram.from_wire(times["process"]).count == 1
@@ -98,7 +91,7 @@ def test_an_unknown_capture_gives_no_age():
 
 
 def test_a_source_that_says_nothing_uses_up_a_number_and_has_no_frame():
-    meter = Meter("camera", trace=True)
+    meter = Meter(trace=True)
     give_frames(meter, 2)
     meter.silent(2)
     snapshot = meter.snapshot()
@@ -107,7 +100,7 @@ def test_a_source_that_says_nothing_uses_up_a_number_and_has_no_frame():
 
 
 def test_counts_are_cumulative_and_the_trace_is_not():
-    meter = Meter("smooth", trace=True)
+    meter = Meter(trace=True)
     give_frames(meter, 2)
     assert trace_rows(meter.snapshot())[:, 0].tolist() == [0, 1]
     give_frames(meter, BATCH + 1, first_seq=2)
@@ -120,7 +113,7 @@ def test_counts_are_cumulative_and_the_trace_is_not():
 
 
 def test_the_trace_is_bounded_and_says_what_it_lost():
-    meter = Meter("fast", trace=True)
+    meter = Meter(trace=True)
     give_frames(meter, TRACE_LIMIT + 100)
     snapshot = meter.snapshot()
     assert (len(trace_rows(snapshot)), snapshot["trace_lost"]) == (TRACE_LIMIT, 100)
@@ -130,7 +123,7 @@ def test_the_trace_is_bounded_and_says_what_it_lost():
 
 
 def test_drops_queues_and_unmatched():
-    meter = Meter("camera", trace=False)
+    meter = Meter(trace=False)
     for waiting in (1, 3, 2):
         meter.queued("camera.frame -> slow.frame", waiting)
     meter.depths({"camera.frame -> slow.frame": 2})
@@ -145,7 +138,7 @@ def test_drops_queues_and_unmatched():
 
 
 def test_time_in_states_adds_up():
-    meter = Meter("smooth", trace=False)
+    meter = Meter(trace=False)
     start = meter.snapshot()["time_ns"]
     meter.state("WAITING", start)
     meter.state("PROCESSING", start + 300)
@@ -154,11 +147,11 @@ def test_time_in_states_adds_up():
     snapshot = meter.snapshot()
     blocked = max(snapshot["time_ns"] - start - 1500, 0)
     assert snapshot["state_ns"] == {"WAITING": 800, "PROCESSING": 700, "BLOCKED": blocked}
-    assert (snapshot["state"], snapshot["state_since_ns"]) == ("BLOCKED", start + 1500)
+    assert snapshot["state"] == "BLOCKED"
 
 
 def test_the_process_is_measured():
-    meter = Meter("smooth", trace=False)
+    meter = Meter(trace=False)
     before = meter.snapshot()["cpu_s"]
     sum(range(200_000))
     snapshot = meter.snapshot()
@@ -167,7 +160,7 @@ def test_the_process_is_measured():
 
 
 def test_snapshots_from_another_thread_lose_nothing():
-    meter = Meter("smooth", trace=True)
+    meter = Meter(trace=True)
     rows = []
     worker = Thread(target=give_frames, args=(meter, 20_000))
     worker.start()

@@ -29,7 +29,7 @@ def graph_spec(edges=EDGES):
 
 
 def meters(trace=True):
-    return {name: Meter(name, trace) for name in ("camera", "slow", "window", "logger")}
+    return {name: Meter(trace) for name in ("camera", "slow", "window", "logger")}
 
 
 def work(meter, seq, ready, start, end, published, captured):
@@ -186,7 +186,7 @@ def test_a_restarted_node_keeps_what_its_first_process_measured():
 
 def test_cpu_counts_from_when_the_node_was_ready():
     def snapshot(seconds, cpu_s, frames):
-        return Meter("slow", False).snapshot() | {
+        return Meter(trace=False).snapshot() | {
             "started_ns": T0,
             "time_ns": T0 + seconds * 10**9,
             "cpu_s": cpu_s,

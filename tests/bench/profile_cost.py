@@ -58,7 +58,7 @@ def cpu_us(profile: Profile, frames: float) -> float:
 
 def metering(node: NodeSpec, frames: int, profiled: bool) -> dict[str, float]:
     """Return the CPU time that measuring takes per frame and node, with a report every `frames` frames."""
-    meter, taken = Meter(node.name, profiled), NodeProfile(node)
+    meter, taken = Meter(profiled), NodeProfile(node)
     began = time.process_time()
     for _ in range(REPORTS):
         for seq in range(frames):
