@@ -60,7 +60,6 @@ class Receiver:
         self.ended = False
         self.dismissed = False  # the sender said to greet it again
         self.run, self.restarts = "", 0  # of the sender: the run of its graph, how often it was started again in it
-        self.malformed = 0
         self.expired = False  # ended, or about to, without the sender's word
         self._heard = time.monotonic()
         self._owed = 0
@@ -91,7 +90,7 @@ class Receiver:
         """Return the next message that is there, or None. Sees to the protocol: `welcomed`, `ended`.
 
         Every message returned must be followed by one `consumed` when it has been processed or let go.
-        A message that breaks the protocol is counted, reported, and ends the edge.
+        A message that breaks the protocol is reported, and ends the edge.
         """
         while not self.ended:
             try:
@@ -201,7 +200,6 @@ class Receiver:
         if isinstance(exc, OSError) and self._map is not None and not self._map.alive():
             return  # memory of a dead sender that was never mapped here; another may take its place
         self.ended = True
-        self.malformed += 1
         logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
 
 

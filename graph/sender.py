@@ -119,7 +119,6 @@ class Sender:
         self._dead: deque[str] = deque()
         self._ended = False
         self._finishing_since = math.inf  # CLOCK_MONOTONIC seconds
-        self.malformed = 0
         self._router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._router.set(zmq.ROUTER_MANDATORY, 1)
         self._router.set(zmq.SNDHWM, 0)  # bounded by the credits
@@ -366,7 +365,6 @@ class Sender:
             self._flush(link)
 
     def _ban(self, identity: bytes, exc: WireError) -> None:
-        self.malformed += 1
         logger.warning("%s: a consumer broke the protocol and is disconnected: %s", self._node, exc)
         self._banned.add(identity)
         link = self._links.get(identity) or Link(identity, "?", False, "", "latest", 1, False, False, 0, 0)
