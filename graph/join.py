@@ -51,7 +51,7 @@ class Join:
         if not self.is_new(name, arrived):
             return [name]
         self._waiting[name].append(arrived)
-        if self._restarted and arrived.message.header.seq > self._restarted.get(name, 1 << 62):
+        if arrived.message.header.seq > self._restarted.get(name, 1 << 62):
             del self._restarted[name]
         return []
 
@@ -82,13 +82,12 @@ class Join:
         if not all(queues):
             return None
         taken: dict[str, Arrived | None] = {name: queue.popleft() for name, queue in self._waiting.items()}
-        if len(taken) > 1:
-            assert len({arrived.message.header.seq for arrived in taken.values() if arrived}) == 1, "not settled"
+        assert len({arrived.message.header.seq for arrived in taken.values() if arrived}) == 1, "not settled"
         taken.update(self._held)
         return taken
 
     def _skip_to_newest(self) -> list[str]:
-        if not self._newest or not all(len(queue) > 1 for queue in self._waiting.values()):
+        if not self._newest:
             return []
         common = set.intersection(*({a.message.header.seq for a in queue} for queue in self._waiting.values()))
         return self._drop_below(max(common)) if common else []

@@ -47,7 +47,7 @@ def unpack(data: bytes | memoryview) -> dict[str, Any]:
         raise WireError(f"a header of {len(data)} bytes; at most {MAX_HEADER} are allowed")
     try:
         header = msgpack.unpackb(data, strict_map_key=True, max_ext_len=0)
-    except (ValueError, RecursionError) as exc:  # msgpack's own errors are ValueErrors
+    except ValueError as exc:  # msgpack's own errors are ValueErrors
         raise WireError(f"not a msgpack header: {exc}") from exc
     if not isinstance(header, dict) or not isinstance(header.get("k"), str):
         raise WireError("a header is a map with a kind 'k'")

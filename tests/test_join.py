@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graph.join import Arrived, Join
-from graph.messages import Header, Mark, Message
+from graph.join import Arrived, Join, first_header, merge
+from graph.messages import Header, Hop, Mark, Message
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 EDGES = ("a", "b", "c")
@@ -258,16 +258,29 @@ def test_what_a_node_far_before_lost_is_not_waited_for_until_later_frames_come()
     run.join.restarted("b", 3)
     run.take()
     assert run.join.let_go["a"] == 6
-    run.push("b", 1)
+    run.push("b", 3)
     run.push("a", 6)
     run.take()
-    assert run.join.let_go["a"] == 7  # 1 is not the word that b speaks again
+    assert run.join.let_go["a"] == 7  # 3 is not the word that b speaks again
     run.push("b", 7)
     run.push("a", 7)
     run.push("a", 8)
     run.take()
     assert run.out == [7] and run.join.let_go["a"] == 7
     assert run.finished["a"] == run.pushed["a"] - 1  # frame 8 is waited for
+
+
+def test_what_comes_of_a_join_was_on_all_the_ways_to_it() -> None:
+    source, left, right = (Hop(name, 1, 2, 3) for name in ("source", "left", "right"))
+    header = Header("s", 5, 1, 0.5, 99, (source, left))
+    assert merge([header, Header("s", 5, hops=(source, right))]) == header._replace(hops=(source, left, right))
+    assert merge([header]) == header
+
+
+def test_a_frame_is_that_of_the_first_output_that_says_something() -> None:
+    said = arrived(5).message
+    assert first_header({"picture": None, "depth": said}) == said.header
+    assert first_header({"picture": None}) == Header()
 
 
 def test_edges_that_rejoin() -> None:

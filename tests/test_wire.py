@@ -125,6 +125,12 @@ def test_unknown_fields_are_ignored() -> None:
     assert isinstance(message, Frame) and message.image.tobytes() == b"abc"
 
 
+def test_as_much_as_is_allowed_is_taken() -> None:
+    arrays = [["image", "|u1", [1, 1, 3], 3], *[[f"a{number}", "|u1", [0], 0] for number in range(63)]]
+    message = receive(packet(arrays=arrays, hops=[["source", 1, 2, 3]] * 256), b"abc", *[b""] * 63)
+    assert len(message.header.hops) == 256
+
+
 def test_a_mark_needs_no_body() -> None:
     assert isinstance(receive(packet(type="Mark", body=..., arrays=...)), Mark)
 
@@ -225,6 +231,7 @@ def test_missing_field(name: str) -> None:
         ({"hops": 5}, "TypeError"),
         ({"body": [1]}, "malformed"),
         ({"body": None}, "malformed"),
+        ({"body": [1], "arrays": []}, "malformed"),
         ({"arrays": [["image", "|u1", [0], 0]] * 65}, "65 arrays; at most 64"),
         ({"arrays": 5}, "malformed"),
         ({"arrays": [5]}, "malformed"),
