@@ -1,5 +1,6 @@
 """Slots of shared memory: leases, sizes, what happens when they run out, and what a consumer cannot do."""
 
+import contextlib
 import gc
 import mmap
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -137,13 +139,16 @@ def test_release_of_what_nobody_has(pool: SlotPool) -> None:
 
 
 def test_changing_sizes_share_slots_and_memory_stays_bounded() -> None:
+    """What a stream that changes its picture size again and again no longer needs goes back to the system."""
+    before = len(os.listdir("/proc/self/fd"))
     pool = SlotPool(limit=400_000)
-    for step in range(200):
+    for step in (*range(200), *range(200)):
         number = filled(pool, step % 251, (100 + step, 100, 3))
         pool.release(number)
-    assert pool._bytes <= 400_000
-    assert len(os.listdir("/proc/self/fd")) < 200
+    assert pool._bytes == sum(slot.size for slot in pool._slots.values()) <= 400_000
+    assert len(os.listdir("/proc/self/fd")) == before + 2 * len(pool._slots)  # each mapping has one of its own
     pool.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_exhausted_pool_gives_ordinary_arrays() -> None:
@@ -247,8 +252,35 @@ def test_memory_outlives_a_sender_that_is_gone(pool: SlotPool, serving: Serving,
     serving.stop()
     pool.close()
     assert not mapped.alive()
+    assert (mapped.array(0, 100, 100) == 8).all()  # nobody is asked for what is mapped already
     mapped.close()
     assert (array == 8).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [(None, ConnectionResetError), (0, WireError), (5000, WireError)],
+    ids=["dies", "has none", "has a smaller one"],
+)
+def test_a_sender_that_gives_no_slot(path: Path, size: int | None, error: type[Exception]) -> None:
+    """One that dies meanwhile has not broken the protocol: its next process may take its place."""
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection, open(os.memfd_create("small"), "wb", buffering=0) as small:
+            small.truncate(1)
+            connection.recv(8)
+            if size is not None:
+                socket.send_fds(connection, [struct.pack("<q", size)], [small.fileno()] if size else [])
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        sender = Thread(target=answer)
+        sender.start()
+        with contextlib.closing(SlotMap(str(path))) as mapped, pytest.raises(error):
+            mapped.array(0, 0, 1)
+        sender.join()
 
 
 def test_only_this_user_is_served(
