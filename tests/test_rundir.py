@@ -1,11 +1,12 @@
 """The run folder of a graph: it is made, found, and removed, and nothing that lies beside it is ever touched."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from graph import ConfigError, cli, rundir
+from graph import ConfigError, GraphError, cli, rundir
 from graph.rundir import MARK, RunDir
 
 
@@ -60,8 +61,22 @@ def test_a_relative_run_directory_is_the_same_for_a_node_that_changes_its_folder
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
-    monkeypatch.setenv("FACEGRAPH_RUN_DIR", "run")
-    assert RunDir.of("a").data("node") == f"ipc://{home}/run/a/node"
+    monkeypatch.setenv("FACEGRAPH_RUN_DIR", "new/run")
+    assert RunDir.of("a").data("node") == f"ipc://{home}/new/run/a/node"
+
+
+def test_a_run_directory_of_another_user_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In /tmp anybody may have made a folder of that name."""
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(GraphError, match=f"{home} must belong to you with mode 0700; set FACEGRAPH_RUN_DIR to"):
+        rundir.base()
+
+
+def test_only_its_user_reaches_the_sockets_of_a_graph() -> None:
+    claim = RunDir.of("main").claim([])
+    assert stat.S_IMODE(claim.rundir.path.stat().st_mode) == 0o700
+    claim.close()
 
 
 def test_a_folder_that_cannot_be_made(home: Path) -> None:
