@@ -1,6 +1,7 @@
 """Recordings without a graph: the bytes of messages, files whole, cut off and wrong, and the node that plays them."""
 
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import graph
 from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, recorded
 from graph.cli_recording import tell
 from graph.mcap_reader import Recording
-from graph.recorder import Recorder
+from graph.recorder import START, Recorder, library
 from graph.replay import Replay
 from graph.testing import run_node
 from tests.toys import Numbers, picture
@@ -60,6 +61,13 @@ def test_round_trip(header: Header, text: str, height: int, count: int) -> None:
     for end in (*range(min(20, len(data))), len(data) - 1):
         with pytest.raises(WireError):
             recorded.from_bytes(data[:end], Tagged)
+
+
+def test_other_msgpack_is_no_recorded_message() -> None:
+    data = recorded.to_bytes(Numbers())
+    for other in (b"\xdd" + data[1:], data[:3] + b"\xdb" + data[4:]):  # array 32, and str 32
+        with pytest.raises(WireError, match="a recorded message is a msgpack array of byte strings"):
+            recorded.from_bytes(other, Numbers)
 
 
 def told_of(type_: type[Message]) -> type[Message]:
@@ -225,6 +233,20 @@ def test_missing_frames_are_counted_but_not_across_a_restart(tmp_path: Path) -> 
         for seq, epoch in ((0, 0), (1, 0), (5, 0), (100_005, 1), (100_007, 1)):
             recorder.write("count.numbers", Numbers(header=header(seq, epoch), values=np.zeros(0)))
     assert recorder.counts["count.numbers"].missing == 3 + 1
+
+
+def test_other_programs_find_the_times_of_the_wall_clock(tmp_path: Path) -> None:
+    done_ns = time.monotonic_ns() - 10**9
+    said = Header("s", 7, hops=(Hop("count", done_ns - 2, done_ns - 1, done_ns),))
+    with Recorder(tmp_path / "a.mcap", {"count.numbers": Numbers}, "main", "none") as recorder:
+        recorder.write("count.numbers", Numbers(header=said, values=np.zeros(0)))
+    with (tmp_path / "a.mcap").open("rb") as file:
+        reader = library().reader.make_reader(file)
+        [(_, channel, message)] = reader.iter_messages()
+        start = next(found.metadata for found in reader.iter_metadata() if found.name == START)
+    assert (channel.topic, message.sequence) == ("count.numbers", 7)
+    assert message.publish_time == done_ns + int(start["wall_minus_monotonic_ns"])
+    assert message.publish_time + 10**9 <= message.log_time == pytest.approx(time.time_ns(), abs=60 * 10**9)
 
 
 def test_a_port_of_which_nothing_came_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
