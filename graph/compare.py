@@ -96,16 +96,10 @@ def _target(edge: str) -> str:
     return edge.rpartition(" -> ")[2].partition(".")[0]
 
 
-def _sinks(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Change]]:
-    both = before["capture_to_sink"].keys() & after["capture_to_sink"].keys()
-    return {
-        name: {
-            p: Change(before["capture_to_sink"][name][p], after["capture_to_sink"][name][p], NOISE_MS)
-            for p in ("p50", "p95", "p99")
-        }
-        for name in before["capture_to_sink"]
-        if name in both
-    }
+def _sinks(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Change]:
+    """Return the p50 of the whole way to each end that is in both runs."""
+    old, new = before["capture_to_sink"], after["capture_to_sink"]
+    return {name: Change(old[name]["p50"], new[name]["p50"], NOISE_MS) for name in old if name in new}
 
 
 def _table(before: dict[str, Any], after: dict[str, Any], width: int) -> Table:
@@ -139,8 +133,7 @@ def _warnings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
 def _sentences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
     """Say what got worse and better: the whole way first, then the nodes' own work, then what follows from it."""
     said = False
-    for name, changes in _sinks(before, after).items():
-        change = changes["p50"]
+    for name, change in _sinks(before, after).items():
         word = {"worse": "slower", "better": "faster", "": "as fast as before"}[change.verdict]
         yield _sentence(f"capture → {name} is {word}", "p50", change)
         said = True

@@ -9,7 +9,6 @@ Set = dict[str, Arrived | None]
 """The messages of one frame by input; None where a held input has nothing yet."""
 
 
-
 class Inputs:
     """Gives the messages of one frame after the other, and returns credits as they are done with."""
 

@@ -61,6 +61,12 @@ def test_top(width: int, shown: str) -> None:
         assert " ".join(row(found, name).split()) == shown
 
 
+def test_the_rate_stays_in_a_terminal_that_is_too_narrow_for_it() -> None:
+    found = lines(top.view(STATS, [], 20), 60)
+    for name in NAMES:
+        assert row(found, name) == "30.0"
+
+
 def test_columns_of_top_stay_while_numbers_change() -> None:
     idle = NODE | {"state": "IDLE", "fps": 0.0, "cpu_percent": 0.0, "memory_mb": 9.0, "wait_ms": None}
     found = lines(top.view(STATS | {"nodes": dict.fromkeys(NAMES, idle)}, [], 80), 80)
