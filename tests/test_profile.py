@@ -129,7 +129,7 @@ def test_a_live_source_is_not_blamed_but_a_slow_file_is():
 
 
 def test_handing_over_is_work_and_being_held_up_is_not():
-    meter = Meter("slow", trace=False)
+    meter = Meter(trace=False)
     for t in range(T0, T0 + 1000 * MS, 10 * MS):  # 1 ms in process(), 2 ms held up, 5 ms of copying
         meter.state("PROCESSING", t)
         meter.state("BLOCKED", t + MS)

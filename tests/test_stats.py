@@ -1,4 +1,4 @@
-"""What `top` shows of a node: over a few seconds, since the start, and of one that says nothing any more."""
+"""What a running graph says of its last seconds: rates and times of now, not of the whole run."""
 
 import time
 from typing import Any
@@ -9,50 +9,114 @@ from graph.metrics import Meter
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 from graph.stats import Stats
 
-EDGE = EdgeSpec("a.out", "b.in")
+EDGES = (EdgeSpec("a.x", "b.x"), EdgeSpec("other/c.x", "b.y", "latest", 1, "hold"))
+SPEC = GraphSpec("g", "other", {name: NodeSpec(name, f"tests.toys:{name}") for name in "ab"}, EDGES, "g.yaml")
+READER = "a.x -> attached"  # somebody who has attached
+EDGE = EDGES[0].name
 S = 10**9
+START_NS = time.monotonic_ns() + 3600 * S  # what is heard from then on is no silence
 
 
-def stats() -> Stats:
-    return Stats(GraphSpec("g", None, {name: NodeSpec(name, f"nodes.{name}:N") for name in "ab"}, (EDGE,), "g.yaml"))
+def heard(meter: Meter, at_s: float, **more: Any) -> dict[str, Any]:
+    """A heartbeat of a node's process that was begun at 0 s."""
+    return meter.snapshot() | {"started_ns": 0, "time_ns": START_NS + round(at_s * S)} | more
+
+
+def summary(stats: Stats, state: str = "PLAYING") -> dict[str, Any]:
+    return stats.summary(dict.fromkeys("ab", state), {"a": 0, "b": 2})
+
+
+def test_the_beginning_is_forgotten() -> None:
+    """It runs slowly for ten seconds, then three times as fast."""
+    stats, meter = Stats(SPEC), Meter(trace=False)
+    for second in range(21):
+        took_ms, frames = (50, 10) if second <= 10 else (10, 30)
+        for seq in range(frames if second else 0):
+            meter.frame(seq, 1, 1, 1 + took_ms * 10**6, 1 + took_ms * 10**6, 0)
+            meter.said("x")
+        stats.take("a", heard(meter, second, cpu_s=second / 4))
+    found = summary(stats)
+    node = found["nodes"]["a"]
+    assert (found["window_s"], node["fps"], node["frames"], node["cpu_percent"]) == (5.0, 30.0, 400, 25.0)
+    assert 9.8 < node["process_ms"]["p50"] <= node["process_ms"]["p99"] < 10.2
+    assert node["age_ms"] is None, "when its frames were captured nobody knows"
+    assert found["edges"]["a.x -> b.x"]["rate"] == 30.0
+
+
+def test_edges_with_what_waits_and_is_lost() -> None:
+    stats, meter = Stats(SPEC), Meter(trace=False)
+    meter.depths({"a.x -> b.x": 0, READER: 0})
+    stats.take("a", heard(meter, 0))
+    for _ in range(8):
+        meter.said("x")
+    meter.drop("a.x -> b.x", 6)
+    meter.drop(READER, 10)  # of two readers, who are counted as one
+    meter.depths({"a.x -> b.x": 3, READER: 1})
+    stats.take("a", heard(meter, 2))
+    found = summary(stats)
+    lost = {"rate": 1.0, "dropped": 6, "dropped_per_s": 3.0, "queued": 3}
+    assert found["edges"] == {
+        "a.x -> b.x": {"from": "a.x", "to": "b.x", "policy": "block", "queue": 4, "join": "seq"} | lost,
+        "other/c.x -> b.y": {"from": "other/c.x", "to": "b.y", "policy": "latest", "queue": 1, "join": "hold"}
+        | {"rate": None, "dropped": 0, "dropped_per_s": 0.0, "queued": 0},
+        READER: {"from": "a.x", "to": "attached", "policy": None, "queue": None, "join": None}
+        | {"rate": 0.0, "dropped": 10, "dropped_per_s": 5.0, "queued": 1},
+    }
+    node = found["nodes"]["b"]
+    assert (node["queue"], node["dropped"], node["dropped_per_s"]) == (3, 6, 3.0)
+
+
+def test_a_node_has_a_state_of_its_own_while_the_graph_plays() -> None:
+    stats, meter = Stats(SPEC), Meter(trace=False)
+    assert summary(stats)["nodes"]["a"]["state"] == "PLAYING", "it has not said anything yet"
+    meter.state("BLOCKED", 0)
+    stats.take("a", heard(meter, 0, state_ns={"PROCESSING": 0}))
+    stats.take("a", heard(meter, 2, state_ns={"PROCESSING": 10**9, "BLOCKED": 10**9}))
+    node = summary(stats)["nodes"]["a"]
+    assert (node["state"], node["busy_percent"]) == ("BLOCKED", 50.0)
+    assert summary(stats, "DONE")["nodes"]["a"]["state"] == "DONE"
+
+
+def test_the_whole_way_is_that_to_the_ends_of_the_graph() -> None:
+    stats, meter = Stats(SPEC), Meter(trace=False)
+    stats.take("b", heard(meter, 0))
+    meter.frame(0, 10**9, 10**9, 10**9, 10**9, 10**9 - 20 * 10**6)
+    stats.take("b", heard(meter, 1))
+    paths = summary(stats)["paths"]
+    assert [*paths] == ["b"] and 19.6 < paths["b"]["p50"] < 20.4
 
 
 def snapshot(
     now_ns: int, ago_s: float, frames: int, started_ns: int = 1, dropped: int = 0, unmatched: int = 0
 ) -> dict[str, Any]:
     """A report of so many seconds before `now_ns`."""
-    counts = {"frames": frames, "dropped": {EDGE.name: dropped}, "unmatched": unmatched}
+    counts = {"frames": frames, "dropped": {EDGE: dropped}, "unmatched": unmatched}
     at = {"started_ns": started_ns, "time_ns": now_ns - int(ago_s * S)}
-    return Meter("a", trace=False).snapshot() | counts | at
-
-
-def seen(stats: Stats) -> dict[str, Any]:
-    found: dict[str, Any] = stats.summary(dict.fromkeys("ab", "PLAYING"), dict.fromkeys("ab", 0))
-    return found
+    return Meter(trace=False).snapshot() | counts | at
 
 
 def test_counts_go_on_when_a_node_is_started_again() -> None:
-    now, now_ns = stats(), time.monotonic_ns()
+    now, now_ns = Stats(SPEC), time.monotonic_ns()
     now.take("a", snapshot(now_ns, 3, 40, dropped=7, unmatched=2))
     now.take("a", snapshot(now_ns, 2, 0, started_ns=2))
     now.take("a", snapshot(now_ns, 1, 5, started_ns=2, dropped=1, unmatched=1))
-    found = seen(now)
+    found = summary(now)
     assert (found["nodes"]["a"]["frames"], found["nodes"]["a"]["unmatched"]) == (45, 3)
-    assert found["edges"][EDGE.name]["dropped"] == found["nodes"]["b"]["dropped"] == 8
+    assert found["edges"][EDGE]["dropped"] == found["nodes"]["b"]["dropped"] == 8
     assert found["nodes"]["a"]["fps"] == pytest.approx(5, rel=0.01)
 
 
 def test_the_time_before_the_first_frame_makes_nothing_slower() -> None:
-    now, now_ns = stats(), time.monotonic_ns()
+    now, now_ns = Stats(SPEC), time.monotonic_ns()
     for ago_s in (5, 4, 3, 2):
         now.take("a", snapshot(now_ns, ago_s, 0))
     now.take("a", snapshot(now_ns, 1, 30))
-    assert seen(now)["nodes"]["a"]["fps"] == pytest.approx(30, rel=0.01)
+    assert summary(now)["nodes"]["a"]["fps"] == pytest.approx(30, rel=0.01)
 
 
 def test_of_a_node_that_says_nothing_any_more_only_the_counts_are_told() -> None:
-    now, now_ns = stats(), time.monotonic_ns()
+    now, now_ns = Stats(SPEC), time.monotonic_ns()
     for ago_s, frames in ((14, 0), (12, 60), (10, 120)):
         now.take("a", snapshot(now_ns, ago_s, frames))
-    found = seen(now)["nodes"]["a"]
+    found = summary(now)["nodes"]["a"]
     assert (found["fps"], found["cpu_percent"], found["process_ms"], found["frames"]) == (0, 0, None, 120)
