@@ -3,7 +3,7 @@
 GraphError
 ├── ConfigError   wrong configuration or arguments; nothing has started (exit code 2)
 ├── NodeError     a node failed; the original exception is its cause (exit code 1)
-└── WireError     a message from outside breaks the protocol; it is counted and dropped
+└── WireError     a message breaks the protocol; one from outside is reported, and its sender heard no more
 
 EndOfStream is not an error: a source raises it when it has nothing more to say, and any
 other node raises it to ask the whole graph to finish (a window that was closed).

@@ -207,7 +207,7 @@ def _rewound(file: IO[bytes]) -> IO[bytes]:
 
 
 def _number(text: str) -> int | float:
-    return float(text) if "." in text or "e" in text or "n" in text else int(text)
+    return int(text) if text.removeprefix("-").isdigit() else float(text)
 
 
 def _broken() -> tuple[type[Exception], ...]:

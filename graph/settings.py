@@ -6,7 +6,6 @@ import json
 import types
 import typing
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -14,6 +13,7 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from graph import wire
 from graph.errors import ConfigError
 from graph.node import Node, is_plain
+from graph.spec import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -149,5 +149,5 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _near(value: Any, annotation: Any) -> str:
     choices = [choice for choice in typing.get_args(annotation) if isinstance(choice, str)]
-    near = get_close_matches(value, choices, n=1, cutoff=0.6) if isinstance(value, str) else []
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"; {near}" if near else ""

@@ -147,7 +147,7 @@ def test_cut_anywhere(path: Path, tmp_path: Path) -> None:
     data, cut = path.read_bytes(), tmp_path / "cut.mcap"
     whole = [frame.seq for frame in graph.recording(path, "camera.frame")]
     lengths = []
-    for size in sorted({*range(0, len(data), len(data) // 60), *range(len(data) - 10, len(data))}):
+    for size in sorted({*range(0, 60, 4), *range(0, len(data), len(data) // 60), *range(len(data) - 10, len(data))}):
         cut.write_bytes(data[:size])
         try:
             found = Recording(cut)
