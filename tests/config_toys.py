@@ -2,7 +2,7 @@
 
 import datetime
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,8 +59,22 @@ class Odd(Node):
     numbers: set[int] = setting(None)
     day: datetime.date | None = None
     by_number: dict[int, str] = setting(None)
-    names: list[str] = setting(None)
+    names: list[str] = field(default_factory=list)
     area: tuple[tuple[int, int], ...] = ()
+
+    def process(self) -> Any:
+        yield None
+
+
+class Tool:
+    """Nothing that can be written down."""
+
+
+class Unfit(Node):
+    """A source with a setting of a type of its own."""
+
+    frame = Output(Frame)
+    tool: Tool = setting(None)
 
     def process(self) -> Any:
         yield None

@@ -60,14 +60,26 @@ def test_numbers_as_keys_are_texts_on_the_command_line_as_in_a_file() -> None:
 
 def test_defaults_of_any_type_are_told_as_yaml_would_have_them() -> None:
     settings = settings_of(Odd)
-    told = {name: settings[name].json_schema("")["default"] for name in ("path", "colour", "numbers", "area")}
-    assert told == {"path": "a", "colour": "red", "numbers": None, "area": []}
+    told = {name: settings[name].json_schema("")["default"] for name in ("path", "colour", "numbers", "names", "area")}
+    assert told == {"path": "a", "colour": "red", "numbers": None, "names": [], "area": []}
     assert settings["colour"].choices() == ["red", "blue"]
 
 
 def test_wrong_settings_of_any_type() -> None:
     found = errors(TYPES % "colour: green")
     assert found == ["g.yaml:5: nodes.odd.settings.colour: is 'green', expected 'red' or 'blue'"]
+
+
+def test_a_setting_that_no_file_can_hold() -> None:
+    found = errors(TYPES.replace("@Odd", "@Unfit") % "tool: hammer")
+    assert found == ["g.yaml:5: nodes.odd.settings.tool: has the type Tool, which a YAML file cannot hold"]
+
+
+def test_what_editors_are_told_of_a_setting() -> None:
+    settings = settings_of(Camera)
+    told = {"type": "number", "description": "pixels", "maximum": 64.0, "default": 0.0}
+    assert settings["noise"].json_schema("pixels") == told  # null would be no minimum, and no schema
+    assert (settings["mode"].choices(), settings["width"].choices()) == (["fast", "slow"], None)
 
 
 SETTINGS = """\
@@ -115,7 +127,9 @@ def test_settings(line: str, value: object) -> None:
         ("width: '640'", "width: is '640', expected int from 16 to 7680"),
         ("width: 640.5", "width: is 640.5, expected int from 16 to 7680"),
         ("width: true", "width: is true, expected int from 16 to 7680"),
+        ("width: false", "width: is false, expected int from 16 to 7680"),
         ("width:", "width: is empty, expected int from 16 to 7680"),
+        ("title: 5", "title: is 5, expected str or null"),
         ("width: 8", "width: is 8, expected int from 16 to 7680"),
         ("width: 7681", "width: is 7681, expected int from 16 to 7680"),
         ("fps: 0", "fps: is 0, expected float of at least 0.1"),
