@@ -10,7 +10,7 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graph import Frame, GraphError, slots, wire
+from graph import Frame, GraphError, sender, slots, wire
 from graph.receiver import Receiver, type_names
 from tests.pair import Context, Pair
 
@@ -169,6 +169,22 @@ def test_credit_from_nobody_is_ignored(pair: Pair) -> None:
     stranger.send(said("bye"))
     stranger.send(hello())
     assert pair.answer(stranger)["k"] == "welcome"
+    stranger.close()
+
+
+def test_who_hears_nothing_for_long_is_pinged_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sender, "PING_S", 600)
+    stranger = pair.stranger()
+    stranger.send(hello())
+    assert pair.answer(stranger)["k"] == "welcome"
+    pair.sender.ping()
+    assert not stranger.poll(100)
+    [link] = pair.sender._links.values()
+    link.heard_ns -= 601 * 10**9
+    for _ in range(3):
+        pair.sender.ping()
+    assert pair.answer(stranger) == {"v": 1, "k": "ping"}
+    assert not stranger.poll(100)
     stranger.close()
 
 
