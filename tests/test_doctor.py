@@ -189,6 +189,14 @@ def test_a_run_folder_that_others_may_read(tmp_path: Path, monkeypatch: pytest.M
     assert next(machine.graphs()).remedy == "set FACEGRAPH_RUN_DIR to a shorter one"
 
 
+@pytest.mark.parametrize(("load", "verdict"), [(5.9, "ok"), (6.1, "note")])
+def test_processors_that_others_keep_busy(load: float, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(machine.psutil, "getloadavg", lambda: (load, 0.0, 0.0))
+    found = machine.processors()
+    assert (found.verdict, found.found.partition(":")[0]) == (verdict, f"4 of them, load {load}")
+
+
 def test_too_few_open_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
