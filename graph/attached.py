@@ -20,6 +20,7 @@ import zmq
 from graph import rundir
 from graph.errors import ConfigError, GraphError
 from graph.inputs import Inputs, Set
+from graph.link import unfit
 from graph.lookout import Lookout, ask
 from graph.messages import Mark, Message
 from graph.network import Remote, is_remote
@@ -161,12 +162,12 @@ class RunningGraph:
         "block" the graph waits for you. Several ports get a queue of at least 16, so that fast ports can wait for
         slow ones. `shm=False` has all bytes sent. `type_` is needed for message types that this process has not
         imported. `copy=False` gives read-only views of the sender's memory: faster, but what you keep it cannot reuse.
-        When a node is started again its messages go on, after a gap. Raises ConfigError for a port that does not exist,
-        GraphError if the graph dies, or a node ends for good before the stream did.
+        When a node is started again its messages go on, after a gap. Raises ConfigError for a port, policy or queue that
+        does not exist, GraphError if the graph dies, or a node ends for good before the stream did.
         """
         if not ports:
             raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
-        self._check(ports)
+        self._check(ports, policy, queue)
         if len(ports) > 1:
             policy, queue = ("drop_oldest" if policy == "latest" else policy), max(queue, 16)
 
@@ -182,7 +183,7 @@ class RunningGraph:
 
         Raises ConfigError for a port that does not exist, or a module that cannot be imported here.
         """
-        self._check([port])
+        self._check_ports([port])
         name = self.ports[port]
         if name not in known_types():
             import_module(name.partition(":")[0])
@@ -197,6 +198,7 @@ class RunningGraph:
         while nothing comes, the first time when all senders have answered. The messages are views of the senders'
         memory, valid until the next one. Raises as `subscribe` does.
         """
+        self._check(ports, policy, queue)
         types = {port: self.type_of(port) for port in ports}
 
         def connect(port: str) -> Receiver:
@@ -262,7 +264,13 @@ class RunningGraph:
             nodes = dict.fromkeys(port.partition(".")[0] for port in ended)
             raise GraphError(f"{', '.join(nodes)} of the graph {self.name!r} has ended; nothing more comes of it")
 
-    def _check(self, ports: Iterable[str]) -> None:
+    def _check(self, ports: Iterable[str], policy: str, queue: int) -> None:
+        """Raise ConfigError unless this can be asked of a sender: said here, where it was asked."""
+        self._check_ports(ports)
+        if why := unfit(policy, queue):
+            raise ConfigError(why)
+
+    def _check_ports(self, ports: Iterable[str]) -> None:
         for port in ports:
             if port not in self.ports:
                 there = did_you_mean(port, self.ports) or f"outputs: {', '.join(self.ports) or 'none'}"

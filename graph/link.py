@@ -64,15 +64,22 @@ def admit(identity: bytes, said: dict[str, Any], node: str, ports: Collection[st
     queue, credits = said.get("queue", 1), said.get("credits", 1)
     if not isinstance(port, str) or port not in ports:
         raise WireError(f"{node} has no output {brief(port)}; outputs: {list(ports)}")
-    if policy not in POLICIES:
-        raise WireError(f"no policy {brief(policy)}; policies: {list(POLICIES)}")
-    for what, value in (("queue", queue), ("credits", credits)):
-        if not isinstance(value, int) or not 1 <= value <= MAX_CREDIT:
-            raise WireError(f"{what} of {brief(value)}; 1..{MAX_CREDIT} are allowed")
+    if why := unfit(policy, queue, credits):
+        raise WireError(why)
     name, own = _name(identity, said, home)
     shm, marks = bool(said.get("shm")), said.get("marks") is not False
     now = time.monotonic_ns()
     return Link(identity, name, own, port, policy, queue, shm, marks, credits, credits, heard_ns=now)
+
+
+def unfit(policy: Any, queue: Any, credits: Any = 1) -> str:
+    """Say what a consumer cannot ask for, and what it could; empty if all is well."""
+    if policy not in POLICIES:
+        return f"no policy {brief(policy)}; policies: {list(POLICIES)}"
+    for what, value in (("queue", queue), ("credits", credits)):
+        if not isinstance(value, int) or not 1 <= value <= MAX_CREDIT:
+            return f"{what} of {brief(value)}; 1..{MAX_CREDIT} are allowed"
+    return ""
 
 
 def _name(identity: bytes, said: dict[str, Any], home: Home) -> tuple[str, bool]:
