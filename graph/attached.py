@@ -168,15 +168,16 @@ class RunningGraph:
         if not ports:
             raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
         self._check(ports, policy, queue)
-        if len(ports) > 1:
+        several = len(set(ports)) > 1
+        if several:
             policy, queue = ("drop_oldest" if policy == "latest" else policy), max(queue, 16)
 
         def connect(port: str) -> Receiver:
-            return self._receiver(port, type_, policy=policy, queue=queue, shm=shm, marks=len(ports) > 1)
+            return self._receiver(port, type_, policy=policy, queue=queue, shm=shm, marks=several)
 
-        receivers = {port: connect(port) for port in ports}
-        newest = len(ports) > 1 and policy != "block"
-        return self._known(self._stream(receivers, connect, newest, copy), receivers)
+        receivers = {port: connect(port) for port in dict.fromkeys(ports)}
+        newest = several and policy != "block"
+        return self._known(self._stream(receivers, connect, newest, ports, copy), receivers)
 
     def type_of(self, port: str) -> type[Message]:
         """Return the message type of a port; imports the module that defines it.
@@ -285,7 +286,7 @@ class RunningGraph:
         return Receiver(self._context, endpoint, on_wire, type_, name=name, secure=secure, **options)
 
     def _stream(
-        self, receivers: dict[str, Receiver], connect: Connect, newest: bool, copy: bool
+        self, receivers: dict[str, Receiver], connect: Connect, newest: bool, ports: tuple[str, ...], copy: bool
     ) -> Generator[Any, None, None]:
         inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest)
         lookout = self._lookout(receivers)
@@ -296,7 +297,7 @@ class RunningGraph:
                     inputs.replace(port, receivers[port])
                 taken = inputs.take()
                 if taken is not None:
-                    yield from _messages(taken, copy)
+                    yield from _messages(taken, ports, copy)
                     del taken
                     inputs.done()
                 else:
@@ -359,9 +360,9 @@ def check_inputs(spec: GraphSpec, place: str) -> None:
                 raise ConfigError(f"{spec.path}: the graph {running.name!r} has no output {port!r}; {there}")
 
 
-def _messages(taken: Set, copy: bool) -> Iterator[Any]:
-    """Give what is in one set: a message, a tuple of messages, or nothing if one of them is a mark."""
-    messages = tuple(arrived.message for arrived in taken.values() if arrived is not None)
+def _messages(taken: Set, ports: tuple[str, ...], copy: bool) -> Iterator[Any]:
+    """Give what is in one set: a message, a tuple of messages by port, or nothing if one of them is a mark."""
+    messages = tuple(arrived.message for port in ports if (arrived := taken[port]) is not None)
     if not any(isinstance(message, Mark) for message in messages):
         given = tuple(message.copy() for message in messages) if copy else messages
         yield given[0] if len(given) == 1 else given

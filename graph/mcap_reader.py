@@ -40,7 +40,7 @@ def recording(path: str | Path, *ports: str) -> Iterator[Any]:
 
 def _copies(frames: Iterable[dict[str, Message]], ports: tuple[str, ...]) -> Iterator[Any]:
     for frame in frames:
-        if len(frame) == len(ports) and not any(isinstance(message, Mark) for message in frame.values()):
+        if len(frame) == len(set(ports)) and not any(isinstance(message, Mark) for message in frame.values()):
             given = tuple(frame[port].copy() for port in ports)
             yield given[0] if len(given) == 1 else given
 

@@ -125,6 +125,7 @@ def test_read(tmp_path: Path, compression: str) -> None:
     assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in frames)
     assert frames[3].header == header(103)
     frames[0].image[:] = 0  # ours
+    assert len(list(graph.recording(path, "camera.frame", "camera.frame"))) == len(frames)
     pairs = list(graph.recording(str(path), "camera.frame", "count.numbers"))
     assert [frame.seq for frame, _ in pairs] == [*range(100, 140, 2)]
     assert all(frame.header == numbers.header and numbers.values == frame.seq for frame, numbers in pairs)
