@@ -209,7 +209,12 @@ class RunningGraph:
         return self._known(self._each(receivers, connect), receivers)
 
     def _known(self, stream: Stream, receivers: dict[str, Receiver]) -> Stream:
-        self._streams[id(receivers)] = ref(stream), receivers
+        def dropped(_: ref[Stream]) -> None:
+            """Take leave for a stream that never began: it has no `finally` yet, and with "block" the graph waits."""
+            for receiver in receivers.values():
+                receiver.close()
+
+        self._streams[id(receivers)] = ref(stream, dropped), receivers
         return stream
 
     def _each(
