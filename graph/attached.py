@@ -8,6 +8,7 @@ Look inside and change: g.stats(), g.spec(), g.log(), g.set("detector.every", 3)
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
@@ -86,6 +87,7 @@ class RunningGraph:
         self._context: zmq.Context[Any] = zmq.Context()
         self._streams: dict[int, tuple[ref[Stream], dict[str, Receiver]]] = {}  # weak: leaving a loop ends its stream
         self._closed = False
+        self._pid = os.getpid()
         try:
             if isinstance(place, Remote):
                 place.greet(self._context)
@@ -161,9 +163,10 @@ class RunningGraph:
         the same frame. `policy` and `queue` say what happens while you are slow: with "latest" you miss frames, with
         "block" the graph waits for you. Several ports get a queue of at least 16, so that fast ports can wait for
         slow ones. `shm=False` has all bytes sent. `type_` is needed for message types that this process has not
-        imported. `copy=False` gives read-only views of the sender's memory: faster, but what you keep it cannot reuse.
-        When a node is started again its messages go on, after a gap. Raises ConfigError for a port, policy or queue that
-        does not exist, GraphError if the graph dies, or a node ends for good before the stream did.
+        imported. `copy=False` gives read-only views of the sender's memory: faster, but what you keep it cannot reuse,
+        and it writes over them once the stream is closed, also by leaving its loop.
+        When a node is started again its messages go on, after a gap. Raises ConfigError for a port, policy or queue
+        that does not exist, GraphError if the graph dies, or a node ends for good before the stream did.
         """
         if not ports:
             raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
@@ -319,6 +322,8 @@ class RunningGraph:
     def _check_open(self) -> None:
         if self._closed:
             raise GraphError(f"this handle on the graph {self.name!r} is closed")
+        if self._pid != os.getpid():  # sockets of ZeroMQ do not work behind a fork: they would wait for ever
+            raise GraphError(f"this handle on the graph {self.name!r} is another process's; attach() in this one")
 
     def close(self) -> None:
         """Take leave. Streams end; those that wait in other threads raise GraphError."""

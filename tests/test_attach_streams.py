@@ -1,11 +1,16 @@
 """Streams of a handle as they are used in a notebook: asked for twice, thrown away, taken into another process."""
 
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import graph
+from graph import GraphError
+from graph.attached import RunningGraph
 from tests.attached import running, take, untouched
+from tests.conftest import PATIENCE_S
 from tests.graphs import Graph, wait_for_rows
 
 pytestmark = pytest.mark.slow
@@ -33,3 +38,30 @@ def test_a_stream_that_is_thrown_away_does_not_hold_up_the_graph(tmp_path: Path)
         main.interrupt()
         assert main.wait() == 0, main.text()
     assert untouched(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # that is its point
+def test_a_forked_process_is_told_to_attach_anew(tmp_path: Path) -> None:
+    def child(g: RunningGraph, stream: Any, said: Any) -> None:
+        for use in (g.stats, lambda: g.subscribe("source.frame"), lambda: next(stream)):
+            with pytest.raises(GraphError) as told:
+                use()
+            said.put(str(told.value))
+        with graph.attach("main") as own:
+            said.put(type(next(own.subscribe("source.frame"))).__name__)
+
+    fork = multiprocessing.get_context("fork")
+    with Graph(tmp_path, running()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g:
+            stream, said = g.subscribe("source.frame"), fork.Queue()
+            next(stream)
+            process = fork.Process(target=child, args=(g, stream, said))
+            process.start()
+            why = "this handle on the graph 'main' is another process's; attach() in this one"
+            assert [said.get(timeout=PATIENCE_S) for _ in range(4)] == [why, why, why, "Frame"]
+            process.join()
+            assert process.exitcode == 0
+            assert next(stream).seq < next(stream).seq  # here it goes on
+        main.interrupt()
+        assert main.wait() == 0, main.text()
