@@ -8,17 +8,18 @@ process that maps it dies, so nothing can be left behind (measured: notes on mem
 A slot is free again when no consumer has a lease on it and no array of this process lies in it.
 """
 
-import contextlib
 import fcntl
 import itertools
 import logging
 import mmap
 import os
+import resource
 import select
 import socket
 import struct
 import sys
 import threading
+import time
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; Python has the name only from 3.12 
 REQUEST = struct.Struct("<q")  # slot number
 REPLY = struct.Struct("<q")  # size in bytes, with the descriptor as ancillary data; 0: no such slot
 BYTE = np.dtype(np.uint8)
+FULL_S = 0.01  # seconds to wait where no file descriptor is left for who connects
 TIMEOUT = 10.0  # seconds a consumer waits for a descriptor; the sender answers from a thread of its own
 
 
@@ -86,6 +88,7 @@ class SlotPool:
 
     def __init__(self, limit: int = POOL_BYTES) -> None:
         self._limit = limit
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4  # a slot has two, half are for all the rest
         self._bytes = 0
         self._slots: dict[int, Slot] = {}
         self._free: dict[int, list[Slot]] = defaultdict(list)
@@ -160,9 +163,9 @@ class SlotPool:
             return free.pop() if free else self._create(size)
 
     def _create(self, size: int) -> Slot | None:
-        if self._bytes + size > self._limit:
+        if self._full(size):
             self._discard_free()
-        if self._bytes + size > self._limit:
+        if self._full(size):
             return None
         try:
             slot = Slot(next(self._numbers), size)
@@ -173,6 +176,9 @@ class SlotPool:
         self._slots[slot.number] = slot
         self._bytes += size
         return slot
+
+    def _full(self, size: int) -> bool:
+        return self._bytes + size > self._limit or len(self._slots) >= self._most
 
     def _discard_free(self) -> None:
         """Close the free slots: those of a size that the stream no longer has."""
@@ -227,15 +233,20 @@ class SlotServer:
         connection.close()
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             connection, _ = self._listener.accept()
-            connection.setblocking(False)
-            _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if uid != os.getuid():
-                logger.warning("refused user %d on the shared memory socket", uid)
-                connection.close()
-                return
-            self.sockets[connection.fileno()] = connection
+        except BlockingIOError:
+            return
+        except OSError:  # no file descriptor is left: whoever comes has to wait, and the node goes on
+            time.sleep(FULL_S)
+            return
+        connection.setblocking(False)
+        _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != os.getuid():
+            logger.warning("refused user %d on the shared memory socket", uid)
+            connection.close()
+            return
+        self.sockets[connection.fileno()] = connection
 
     def close(self) -> None:
         """Close the listener and all connections."""
@@ -301,8 +312,9 @@ class SlotMap:
 
     def alive(self) -> bool:
         """Say whether the sender's process still has its end open."""
-        readable, _, _ = select.select([self._socket], [], [], 0)
-        return not readable  # the sender says nothing unasked: readable means closed
+        poller = select.poll()  # select itself knows no descriptor above 1023
+        poller.register(self._socket, select.POLLIN)
+        return not poller.poll(0)  # the sender says nothing unasked: readable means closed
 
     def close(self) -> None:
         """Close the connection; the memory goes with the last array in it."""

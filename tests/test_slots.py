@@ -4,11 +4,13 @@ import contextlib
 import gc
 import mmap
 import os
+import resource
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -163,6 +165,54 @@ def test_exhausted_pool_gives_ordinary_arrays() -> None:
     del array
     assert pool.copy_in(np.zeros((100, 100, 3), np.uint8)) is not None
     pool.close()
+
+
+@pytest.fixture
+def descriptors() -> Iterator[Callable[[int], None]]:
+    """Sets how many file descriptors may be open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_frames_that_are_kept_leave_half_of_the_file_descriptors(descriptors: Callable[[int], None]) -> None:
+    descriptors(400)
+    pool = SlotPool()
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [pool.empty(SHAPE, U8) for _ in range(400)]
+    assert sum(pool.find(array) is not None for array in kept) == 100
+    assert len(os.listdir("/proc/self/fd")) <= before + 200
+    kept.clear()
+    assert filled(pool, 3, (100, 100, 3)) == 100  # of another size, in the place of those that are free
+    pool.close()
+
+
+def test_who_connects_where_no_file_descriptor_is_left_waits(
+    pool: SlotPool, serving: Serving, path: Path, descriptors: Callable[[int], None]
+) -> None:
+    number = filled(pool, 3)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(30)
+        descriptors(client.fileno() + 1)
+        client.connect(str(path))
+        client.send(struct.pack("<q", number))
+        time.sleep(0.1)
+        descriptors(400)
+        data, fds, _, _ = socket.recv_fds(client, 8, 1)
+    assert int.from_bytes(data, "little") == 4096
+    os.close(fds[0])
+
+
+def test_a_sender_lives_for_a_consumer_with_many_open_files(
+    serving: Serving, path: Path, descriptors: Callable[[int], None]
+) -> None:
+    descriptors(2000)
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    mapped = SlotMap(str(path))
+    assert mapped._socket.fileno() > 1023 and mapped.alive()
+    mapped.close()
+    for file in files:
+        os.close(file)
 
 
 def test_full_memory_falls_back_to_ordinary_arrays(monkeypatch: pytest.MonkeyPatch, pool: SlotPool) -> None:
