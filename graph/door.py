@@ -22,6 +22,7 @@ from zmq.utils import z85
 
 from graph import wire
 from graph.errors import ConfigError, GraphError, WireError
+from graph.link import unfit
 from graph.network import HEARTBEAT_MS, SILENT_S, Keys, allowed, listening, parse
 from graph.rundir import RunDir
 
@@ -155,16 +156,19 @@ class Door(threading.Thread):
         node, _, port = wanted.partition(".") if isinstance(wanted, str) else ("", "", "")
         if node not in self._nodes or not port:
             raise WireError(f"port {brief(wanted)}; it is node.output, nodes: {', '.join(self._nodes)}")
-        for what in ("queue", "credits"):
-            value = said.get(what, 1)
-            if not isinstance(value, int) or not 1 <= value <= MAX_CREDITS:
-                raise WireError(f"{what} of {brief(value)}; 1..{MAX_CREDITS} are allowed over tcp")
+        queue, credits = said.get("queue", 1), said.get("credits", 1)
+        if why := unfit(said.get("policy", "latest"), queue, credits):
+            raise WireError(why)
+        if queue > MAX_CREDITS:
+            raise WireError(f"queue of {queue}; 1..{MAX_CREDITS} are allowed over tcp")
         self._leave(identity)
         socket = self._context.socket(zmq.DEALER)
         socket.set(zmq.LINGER, 500)
         socket.set(zmq.RCVHWM, 0)  # bounded by the credits
         socket.connect(self._rundir.data(node))
-        hello = {**said, "port": port, "shm": False, "name": self._reader(said.get("name")), "run": ""}
+        credits = min(credits, MAX_CREDITS)  # a block edge asks for twice its queue
+        name = self._reader(said.get("name"))
+        hello = {**said, "port": port, "shm": False, "credits": credits, "name": name, "run": ""}
         socket.send(wire.pack(hello), zmq.NOBLOCK)
         self._relays[identity] = Relay(socket, time.monotonic() + START_S)
         self._poller.register(socket, zmq.POLLIN)

@@ -40,8 +40,10 @@ def test_all_that_attaching_can_do_over_tcp(tmp_path: Path, run: Run) -> None:
                 assert [hop.node for hop in frame.header.hops] == ["source", "copy"]
             for a, b in take(g.subscribe("source.frame", "copy.copied"), 10):
                 assert a.seq == b.seq
-            blocked = take(g.subscribe("source.frame", policy="block", queue=4), 50)
-            assert all(after.seq == before.seq + 1 for before, after in pairwise(blocked))
+            for queue, count in ((4, 50), (64, 200)):  # the largest one, which asks for more credits than there are
+                blocked = take(g.subscribe("source.frame", policy="block", queue=queue), count)
+                assert len(blocked) == count
+                assert all(after.seq == before.seq + 1 for before, after in pairwise(blocked))
             assert isinstance(next(g.subscribe("pair.paired", type_=Numbers)), Numbers)
             with pytest.raises(ConfigError, match=r"main has no output 'copy\.copy'; did you mean 'copy\.copied'"):
                 g.subscribe("copy.copy")
