@@ -31,6 +31,7 @@ JUMP_S = 2.0  # stamps that leave the arrival by more than this are a clock that
 OLDEST_S = 10.0  # a camera's wall clock that differs more from ours is not set by NTP, and says nothing about delay
 SNAPSHOTS = 5.0  # per second, of an address that gives one picture per request, where no other rate is asked for
 NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of MJPEG and raw H.264: its stamps count 25 pictures a second
+KEYLESS_S = 30.0  # a camera that is joined between two key frames, some 20 s apart, shows nothing until the next
 STOP_S = 2.0  # an FFmpeg call that does not come back in this time is left to the end of the process
 
 Transport = Literal["tcp", "udp"]
@@ -200,20 +201,23 @@ class NetworkCamera:
             "allowed_media_types": "video",  # sound that goes on would hide that no picture comes
             "timeout": str(round(self.patience_s * 1e6)),  # of the socket; named stimeout before FFmpeg 5
             "max_delay": "500000",
-            "fflags": "nobuffer",  # what was read to find the streams is not played: it is old
             "flags": "low_delay",
             "analyzeduration": "100000",  # plays a second sooner than by default (measured), and is enough
         }
 
     def _pictures(self, container: InputContainer, packets: Iterable[Packet]) -> Iterator[Taken]:
-        """Decode the packets, a file in real time; raises ValueError when no picture comes of what is sent."""
+        """Decode the packets, a file in real time; raises ValueError when no picture comes of what is sent.
+
+        Before a key frame none can come: the first is waited for longer, and the count begins anew with one.
+        """
         stream = video_stream(container)
         untimed = container.format.flags & NO_TIMESTAMPS or _is_picture(container)
         began_s = heard_s = time.monotonic()
-        first, place = None, -1
+        first, place, is_keyed = None, -1, False
         for packet in packets:
             frames = decoded(packet)
-            heard_s = time.monotonic() if frames else heard_s
+            if frames or (packet.is_keyframe and not is_keyed):
+                heard_s, is_keyed = time.monotonic(), not frames
             for frame in frames:
                 came_ns = arrived_ns(frame)
                 time_s = came_ns / 1e9 if untimed or frame.time is None else frame.time
@@ -226,8 +230,10 @@ class NetworkCamera:
                     yield Taken(frame, time_s, came_ns, captured_ns, self._epoch, pixel_aspect(stream))
             if self._stopping.is_set():
                 return
-            if time.monotonic() - heard_s > self.patience_s:
-                raise ValueError(f"has sent no picture that can be decoded for {self.patience_s:g} s")
+            silence_s = time.monotonic() - heard_s
+            if silence_s > (self.patience_s if is_keyed or first is not None else max(KEYLESS_S, self.patience_s)):
+                missing = "picture that can be decoded" if is_keyed else "key frame"
+                raise ValueError(f"has sent no {missing} for {silence_s:.0f} s")
 
     def close(self) -> None:
         """Leave the camera."""

@@ -1,6 +1,6 @@
 """A camera with an RTSP server (GStreamer's), run by the system's Python, which has its bindings.
 
-/usr/bin/python3 tests/rtsp_camera.py PORT [--codec mjpeg|h265] [--size 320x240] [--user name:password]
+/usr/bin/python3 tests/rtsp_camera.py PORT [--codec mjpeg|h265] [--size 320x240] [--gop 300] [--user name:password]
 
 Serves rtsp://127.0.0.1:PORT/cam, a white ball on black; prints "ready". Stop it with SIGSTOP to have it hang.
 Takes what is pushed to rtsp://127.0.0.1:PORT/push, decodes it, and prints "frame WIDTH HEIGHT" for each picture.
@@ -15,9 +15,9 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 ENCODERS = {
-    "h264": "openh264enc bitrate=1000000 complexity=low gop-size=15 ! h264parse ! "
+    "h264": "openh264enc bitrate=1000000 complexity=low gop-size={gop} ! h264parse ! "
     "{harm} rtph264pay name=pay0 config-interval=1",
-    "h265": "x265enc bitrate=500 speed-preset=ultrafast tune=zerolatency key-int-max=15 ! h265parse ! "
+    "h265": "x265enc bitrate=500 speed-preset=ultrafast tune=zerolatency key-int-max={gop} ! h265parse ! "
     "{harm} rtph265pay name=pay0 config-interval=1",
     "mjpeg": "jpegenc quality=70 ! {harm} rtpjpegpay name=pay0",
 }
@@ -46,6 +46,7 @@ parser.add_argument("port")
 parser.add_argument("--codec", choices=ENCODERS, default="h264")
 parser.add_argument("--size", default="320x240")
 parser.add_argument("--fps", type=int, default=30)
+parser.add_argument("--gop", type=int, default=15, help="pictures from one key frame to the next")
 parser.add_argument("--user")
 parser.add_argument("--lose", type=float, default=0.0, help="share of pictures that get lost on the way")
 parser.add_argument("--garble", type=float, default=0.0, help="share of bytes that arrive as others")
@@ -62,7 +63,7 @@ server = GstRtspServer.RTSPServer()
 server.set_address("127.0.0.1")
 server.set_service(options.port)
 camera = GstRtspServer.RTSPMediaFactory()
-encoder = ENCODERS[options.codec].format(harm=harm)
+encoder = ENCODERS[options.codec].format(harm=harm, gop=options.gop)
 camera.set_launch(
     "( videotestsrc is-live=true pattern=ball ! "
     f"video/x-raw,format=I420,width={width},height={height},framerate={options.fps}/1 ! valve name=eye ! "

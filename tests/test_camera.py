@@ -6,9 +6,10 @@ import socketserver
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -40,6 +41,58 @@ def test_plays_and_tells_whose_clock(camera: Callable[..., Camera], codec: str, 
         assert by_camera.pts > first.pts
         age_s = (time.monotonic_ns() - by_camera.header.t_capture_ns) / 1e9
         assert 0 <= age_s < 5
+
+
+def test_the_first_key_frame_is_shown_and_not_used_up_to_find_out_what_comes(camera: Callable[..., Camera]) -> None:
+    """The next one comes after 10 minutes."""
+    with playing(camera("--codec", "h265", "--gop", "18000").uri()) as until:
+        assert until(any_frame).epoch == 0
+
+
+def test_between_two_key_frames_a_camera_is_waited_for(camera: Callable[..., Camera]) -> None:
+    """It is watched already, so that nobody else begins with a key frame; they are 4 s apart, the patience is 1 s."""
+    cam = camera("--gop", "120")
+    with playing(cam.uri()) as watching:
+        watching(any_frame)
+        time.sleep(0.5)
+        with playing(cam.uri()) as until:
+            assert until(any_frame).epoch == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        ("kpP KP P", None),
+        ("pp pK P", None),
+        ("KP kpP KP", None),
+        ("kp p", "has sent no picture that can be decoded for 1 s"),
+        ("KP p", "has sent no key frame for 1 s"),
+    ],
+)
+def test_what_gives_no_picture_is_no_silence_before_a_key_frame_has_come(
+    sent: str, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """k and p are key frames and others, written large where a picture comes out; a space is a second."""
+
+    def packets() -> Iterator[av.Packet]:
+        for letter in sent:
+            if letter == " ":
+                time.sleep(1.0)
+                continue
+            packet = av.Packet(1)
+            packet.is_keyframe = letter in "kK"
+            packet.opaque = [av.VideoFrame(16, 16, "yuv420p")] if letter.isupper() else []
+            yield packet
+
+    monkeypatch.setattr(_camera, "decoded", lambda packet: packet.opaque)
+    monkeypatch.setattr(_camera, "video_stream", lambda _: SimpleNamespace(sample_aspect_ratio=None))
+    container = SimpleNamespace(format=SimpleNamespace(name="", flags=0), duration=None, start_time_realtime=None)
+    pictures = NetworkCamera("rtsp://127.0.0.1:1/x", "tcp", 0.5, 0.0)._pictures(container, packets())  # type: ignore
+    if why is None:
+        assert len(list(pictures)) == sum(map(str.isupper, sent))
+    else:
+        with pytest.raises(ValueError, match=why):
+            list(pictures)
 
 
 def test_rate_is_thinned_and_size_converted(camera: Callable[..., Camera]) -> None:
