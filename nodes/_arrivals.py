@@ -1,6 +1,7 @@
 """Packets of a camera as they arrive, for a decoder that may be slower than they come."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -31,9 +32,20 @@ class Arrivals:
     which waits for the thread: a container may not be closed under another thread's read.
     """
 
-    def __init__(self, container: InputContainer, stream: VideoStream, name: str, stopping: threading.Event) -> None:
-        """`name` is the camera's in warnings; when `stopping` is set, the packets end with the next one."""
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        name: str,
+        stopping: threading.Event,
+        patience_s: float = math.inf,
+    ) -> None:
+        """`name` is the camera's in warnings; when `stopping` is set, the packets end with the next one.
+
+        After `patience_s` in which only sound or data come, they end with a ValueError.
+        """
         self.skipped = 0
+        self._patience_s = patience_s
         self._container = container
         self._stream = stream
         self._name = name
@@ -43,7 +55,7 @@ class Arrivals:
         self._waiting: deque[Packet] = deque()
         self._key_until_s = 0.0  # CLOCK_MONOTONIC: only a key frame is taken before
         self._over = False
-        self._error: av.FFmpegError | None = None
+        self._error: av.FFmpegError | ValueError | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, name="packets", daemon=True)
         stream.codec_context.copy_opaque = True
@@ -57,7 +69,7 @@ class Arrivals:
         self._thread.join()
 
     def __iter__(self) -> Iterator[Packet]:
-        """Yield packets in order until the stream ends; raises av.FFmpegError where it breaks off."""
+        """Yield packets in order until the stream ends; raises av.FFmpegError or ValueError where it breaks off."""
         while not self._stopping.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._over)
@@ -71,17 +83,29 @@ class Arrivals:
 
     def _read(self) -> None:
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self._packets():
                 packet.opaque = time.monotonic_ns()
                 self._put(packet)
                 if self._left or self._stopping.is_set():
                     return
-        except av.FFmpegError as exc:
+        except (av.FFmpegError, ValueError) as exc:
             self._error = exc
         finally:
             with self._changed:
                 self._over = True
                 self._changed.notify()
+
+    def _packets(self) -> Iterator[Packet]:
+        """Yield those of the pictures; the others are read too, for they would hide that no picture comes."""
+        came_s = time.monotonic()
+        for packet in self._container.demux():
+            if packet.stream is self._stream:
+                came_s = time.monotonic()
+                yield packet  # type: ignore[misc]  # its type is that of its stream
+            elif self._left or self._stopping.is_set():
+                return
+            elif time.monotonic() - came_s > self._patience_s:
+                raise ValueError(f"has sent only sound or data for {self._patience_s:g} s")
 
     def _put(self, packet: Packet) -> None:
         with self._changed:

@@ -171,7 +171,7 @@ class NetworkCamera:
             if container.duration:  # a file, which can wait
                 yield container, container.demux(stream)
                 return
-            with Arrivals(container, stream, self.name, self._stopping) as arrivals:
+            with Arrivals(container, stream, self.name, self._stopping, self.patience_s) as arrivals:
                 try:
                     yield container, arrivals
                 finally:

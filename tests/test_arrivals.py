@@ -1,5 +1,7 @@
 """Cameras that send more than is decoded in time, with real ones and with packets from a test."""
 
+import io
+import math
 import re
 import threading
 import time
@@ -18,33 +20,37 @@ from tests.conftest import eventually
 
 
 class Sender:
-    """Stands in for a container: packets come when the test says so, K for a key frame; the size is the number."""
+    """Stands in for a container: packets come when the test says so, K for a key frame; the size is the number.
+
+    S is sound, the end of a stream a dot.
+    """
 
     def __init__(self) -> None:
         self.more = threading.Semaphore(0)
         self.kinds = ""
+        self._made = av.open(io.BytesIO(), "w", format="nut")
+        self.pictures = self._made.add_stream("mjpeg")
+        self.sound = self._made.add_stream("mp2")
 
     def send(self, kinds: str) -> None:
         self.kinds += kinds
         for _ in kinds:
             self.more.release()
 
-    def demux(self, _: object) -> Iterator[av.Packet]:
+    def demux(self) -> Iterator[av.Packet]:
         for number in range(100):
             self.more.acquire()
             if self.kinds[number] == ".":
                 return
             packet = av.Packet(number + 1)
             packet.is_keyframe = self.kinds[number] == "K"
+            packet.stream = self.sound if self.kinds[number] == "S" else self.pictures
             yield packet
 
 
 @contextmanager
-def arrivals(sender: Sender) -> Iterator[tuple[Arrivals, Iterator[av.Packet]]]:
-    class Stream:
-        codec_context = av.CodecContext.create("mjpeg", "r")
-
-    with Arrivals(sender, Stream(), "cam", threading.Event()) as read:  # type: ignore[arg-type]
+def arrivals(sender: Sender, patience_s: float = math.inf) -> Iterator[tuple[Arrivals, Iterator[av.Packet]]]:
+    with Arrivals(sender, sender.pictures, "cam", threading.Event(), patience_s) as read:  # type: ignore[arg-type]
         try:
             yield read, iter(read)
         finally:
@@ -131,6 +137,18 @@ def test_a_key_frame_that_never_comes_is_not_waited_for_for_ever(monkeypatch: py
         assert take(packets) == 0
         send_after(read, 3, sender, "P")
         assert take(packets) == 4
+
+
+def test_sound_that_goes_on_does_not_hide_that_no_picture_comes() -> None:
+    """RTSP is asked for pictures only; HTTP, RTMP and transport streams send what they have."""
+    sender = Sender()
+    with arrivals(sender, patience_s=0.2) as (_, packets):
+        sender.send("KSP")
+        assert [take(packets), take(packets)] == [0, 2]
+        time.sleep(0.3)
+        sender.send("S")
+        with pytest.raises(ValueError, match=r"has sent only sound or data for 0\.2 s"):
+            next(packets)
 
 
 def slow(seconds: float) -> Callable[[av.Packet], list[av.VideoFrame]]:
