@@ -70,8 +70,7 @@ class Track:
 
     id: int
     confirmed: float  # pts of the last detection of it
-    seen: float = 0.0  # pts of the last frame that showed it, and where it was then:
-    landmarks: Floats = field(default_factory=lambda: np.zeros((68, 2), np.float32))
+    landmarks: Floats = field(default_factory=lambda: np.zeros((68, 2), np.float32))  # where it was last seen
     box: Floats = field(default_factory=lambda: np.zeros(4, np.float32))  # around the upright face
     roll: float = 0.0  # radians
     aim: tuple[Floats, float] = field(default_factory=lambda: (np.zeros(4, np.float32), 0.0))  # last Look: box, roll
@@ -196,13 +195,13 @@ class Tracks:
             if not present[row]:
                 continue
             track = look.track or self._begin(pts)
-            track.seen, track.presence, track.aim = pts, float(presence[row]), (look.box, look.roll)
+            track.presence, track.aim = float(presence[row]), (look.box, look.roll)
             track.landmarks, track.box, track.roll = landmarks[row], boxes[row], float(rolls[row])
             if track.places and pts <= track.places[-1][0]:
                 track.places.clear()  # time stands still or goes back: nothing is known of the pace
             track.places.append((pts, track.box))
             visible.append((track, row))
-        self.tracks = [t for t in self.tracks if t.visible or 0 <= pts - t.seen <= self.patience]
+        self.tracks = [t for t in self.tracks if t.visible or 0 <= pts - t.places[-1][0] <= self.patience]
         return sorted(visible, key=lambda pair: pair[0].id)
 
     def _trusted(self, track: Track, pts: float) -> bool:
