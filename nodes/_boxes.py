@@ -27,13 +27,13 @@ that score little lie badly."""
 CHANNELS = 1 + 4 + 2 * len(POINTS)
 
 
-def letterbox(image: Image, size: tuple[int, int], multiple: int = STRIDES[-1]) -> tuple[Image, Floats, Floats]:
+def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, Floats, Floats]:
     """Fit a picture (H, W, 3) into `size` (width, height) with its proportions kept.
 
     Returns the input picture, scale (2,) and offset (2,): a point p of the frame lies at p * scale + offset in the
     input; `to_frame` goes back. The scales of x and y differ only by the rounding of the picture's sides. The
-    picture fills the top left; its right and bottom are padded with `BORDER` to sides that are multiples of `multiple`,
-    so a picture of another shape than `size` costs no empty rows or columns.
+    picture fills the top left; its right and bottom are padded with `BORDER` to multiples of the largest stride, so a
+    picture of another shape than `size` costs no empty rows or columns.
     Raises ValueError for a picture without pixels.
     """
     height, width = image.shape[:2]
@@ -47,7 +47,8 @@ def letterbox(image: Image, size: tuple[int, int], multiple: int = STRIDES[-1]) 
     if step > 1:
         seen = image[: rows * step, : columns * step]
         image = np.asarray(cv2.resize(seen, (columns, rows), interpolation=cv2.INTER_NEAREST), np.uint8)
-    out = np.full((-(-h // multiple) * multiple, -(-w // multiple) * multiple, 3), BORDER, np.uint8)
+    coarsest = STRIDES[-1]
+    out = np.full((-(-h // coarsest) * coarsest, -(-w // coarsest) * coarsest, 3), BORDER, np.uint8)
     # Plain linear resizing reads 2 x 2 pixels whatever the scale, and drops small faces between them.
     shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     out[:h, :w] = cv2.resize(image, (w, h), interpolation=shrink)

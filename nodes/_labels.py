@@ -32,7 +32,7 @@ class Writer:
     def __init__(self) -> None:
         self._font = cv2.FontFace("sans")
 
-    def width(self, text: str, size: int, weight: int = 500) -> int:
+    def width(self, text: str, size: int, weight: int) -> int:
         """Return how many pixels wide a line is."""
         return int(cv2.getTextSize((0, 0), text, (0, 0), self._font, size, weight)[2])
 

@@ -53,9 +53,9 @@ def within(window: Window, picture: Window) -> Window:
     return window
 
 
-def around(boxes: Floats, region: Window, picture: Window, reach: float = 0.5) -> Window:
-    """Return the smallest window of the picture with a region and boxes (F, 4) grown by `reach` of their sides."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2) * np.array([-reach, -reach, reach, reach], np.float32)
+def around(boxes: Floats, region: Window, picture: Window) -> Window:
+    """Return the smallest window of the picture with a region and boxes (F, 4) grown by half a side each way."""
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2) * np.array([-0.5, -0.5, 0.5, 0.5], np.float32)
     every = np.concatenate((boxes + sides, np.array([region], np.float32)))
     low, high = np.floor(every[:, :2].min(0)), np.ceil(every[:, 2:].max(0))
     x0, y0 = np.maximum(low, picture[:2]).astype(int)
