@@ -33,7 +33,7 @@ def _cuts(start: int, end: int, count: int) -> list[tuple[int, int]]:
     count = max(1, min(count, (end - start) // 32))
     side = (end - start) / (count - (count - 1) * OVERLAP)
     starts = [start + i * side * (1 - OVERLAP) for i in range(count)]
-    return [(round(at), min(end, round(at + side))) for at in starts]
+    return [(round(at), round(at + side)) for at in starts]
 
 
 def whole(boxes: Floats, window: Window, picture: Window) -> NDArray[np.bool_]:
@@ -41,7 +41,7 @@ def whole(boxes: Floats, window: Window, picture: Window) -> NDArray[np.bool_]:
     x0, y0, x1, y1 = window
     slack = EDGE * max(x1 - x0, y1 - y0)
     inner = np.array([x0 > picture[0], y0 > picture[1], x1 < picture[2], y1 < picture[3]])
-    gap = (boxes - np.array(window, np.float32)) * np.array([1, 1, -1, -1], np.float32)
+    gap = (boxes - window) * (1, 1, -1, -1)
     return np.asarray(((gap > slack) | ~inner).all(1), np.bool_)
 
 
@@ -55,17 +55,17 @@ def within(window: Window, picture: Window) -> Window:
 
 def around(boxes: Floats, region: Window, picture: Window) -> Window:
     """Return the smallest window of the picture with a region and boxes (F, 4) grown by half a side each way."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2) * np.array([-0.5, -0.5, 0.5, 0.5], np.float32)
-    every = np.concatenate((boxes + sides, np.array([region], np.float32)))
+    halves = (boxes[:, 2:] - boxes[:, :2]) / 2
+    every = np.concatenate((np.concatenate((boxes[:, :2] - halves, boxes[:, 2:] + halves), 1), [region]))
     low, high = np.floor(every[:, :2].min(0)), np.ceil(every[:, 2:].max(0))
-    x0, y0 = np.maximum(low, picture[:2]).astype(int)
-    x1, y1 = np.minimum(high, picture[2:]).astype(int)
+    x0, y0 = np.maximum(low, picture[:2])
+    x1, y1 = np.minimum(high, picture[2:])
     return int(x0), int(y0), int(x1), int(y1)
 
 
 def region_of(shares: Sequence[float], width: int, height: int) -> Window:
     """Return the window of a picture that x0, y0, x1, y1 name in shares of its sides; at least one pixel of it."""
-    x0, y0 = min(int(shares[0] * width), width - 1), min(int(shares[1] * height), height - 1)
+    x0, y0 = int(shares[0] * width), int(shares[1] * height)
     return x0, y0, max(x0 + 1, round(shares[2] * width)), max(y0 + 1, round(shares[3] * height))
 
 

@@ -139,6 +139,7 @@ def test_overlaps_agree_with_the_plain_ones_and_boxes_without_area_have_none(rng
     ((1280, 720), (256, 160)),
     ((10, 10), (256, 256)),
     ((1, 2000), (32, 320)),
+    ((2000, 1), (256, 32)),
 ])
 def test_letterbox_keeps_proportions_and_pads_to_multiples_of_32(shape, fitted):
     image = np.full((*shape, 3), 200, np.uint8)

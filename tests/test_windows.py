@@ -56,6 +56,7 @@ def test_regions_are_shares_of_the_frame_and_never_empty():
     assert region_of((0, 0, 1, 1), 400, 300) == PICTURE
     assert region_of((0.25, 0.5, 0.5, 1), 400, 300) == (100, 150, 200, 300)
     assert region_of((0.999, 0.999, 0.9999, 0.9999), 4, 3) == (3, 2, 4, 3)
+    assert region_of((0.25, 0.5, 0.2501, 0.5001), 400, 300) == (100, 150, 101, 151)
 
 
 def test_the_window_around_known_faces_holds_them_with_room():
