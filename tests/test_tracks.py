@@ -173,16 +173,31 @@ def test_what_the_network_is_sure_of_outlasts_a_detector_that_misses_it() -> Non
     assert not any(seen[160:]), "but not for ever"
 
 
-def test_two_tracks_on_one_face_become_one_and_the_visitor_gets_its_own_face_back() -> None:
+@pytest.mark.parametrize("ids", [(0, 1), (1, 0)], ids=["in front first", "behind first"])
+def test_two_tracks_on_one_face_become_one_and_the_visitor_gets_its_own_face_back(ids: tuple[int, int]) -> None:
     stream = Stream(patience=1.0)
     front = [face(200 + 4 * i, 200) for i in range(40)]
     behind = face(300, 200)
-    stream.frame(front[0], behind, found=[front[0], behind])
+    both = [front[0], behind]
+    stream.frame(*both, found=[both[ids.index(0)], both[ids.index(1)]])
     for at in front[1:]:
         hidden = np.abs(at - behind).max() < 60
         seen = stream.frame(*([at] if hidden else [at, behind]))
-        np.testing.assert_array_equal(seen[0], at)
-        assert list(seen) == [0] if hidden else [0, 1]
+        np.testing.assert_array_equal(seen[ids[0]], at)
+        assert list(seen) == [ids[0]] if hidden else [0, 1]
+
+
+def test_who_comes_beside_a_face_that_the_detector_misses_is_somebody_else() -> None:
+    stream, old, new = Stream(), face(200, 200), face(300, 200)
+    stream.frame(old, found=[old])
+    seen = stream.frame(old, new, found=[new])
+    assert list(seen) == [0, 1]
+    np.testing.assert_array_equal(seen[0], old)
+
+
+def test_of_two_faces_that_touch_and_a_third_elsewhere_none_is_taken_for_another() -> None:
+    faces = [face(200, 200), face(280, 200), face(500, 400)]
+    assert list(Stream().frame(*faces, found=faces)) == [0, 1, 2]
 
 
 def test_a_face_that_leaves_the_picture_is_gone() -> None:
