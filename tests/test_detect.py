@@ -98,6 +98,14 @@ def test_the_node_searches_every_nth_frame_and_where_the_scene_changes() -> None
     assert [message.seq for message in blind] == [0, 4, 8, 12]
 
 
+def test_the_node_searches_at_once_when_a_camera_is_back_or_its_picture_has_another_size() -> None:
+    small, large = (np.full(shape, 90, np.uint8) for shape in ((120, 160, 3), (240, 320, 3)))
+    shown = [(0, small), (0, small), (1, small), (1, small), (1, large), (1, large)]
+    frames = [Frame(header=Header(seq=i, epoch=epoch), image=image) for i, (epoch, image) in enumerate(shown)]
+    said = run_node(FaceDetector(every=100), frame=frames)["faces"]
+    assert [message.seq for message in said] == [0, 2, 4]
+
+
 def test_a_window_limits_the_search_and_sizes_the_faces(model: FaceModel) -> None:
     shot = source(frames=1, width=1280, height=720, copies=6)
     image = shot["frame"][0].image
