@@ -282,7 +282,7 @@ class Landmarks(Node):
         return seen, np.where(certain(seen), seen.scores, np.float32(0))
 
     def _search(self, frame: Frame, looks: list[Look], seen: Faces, presence: Floats) -> None:
-        """Look around the places of faces that were there in the last frame and now are not; put what is found in."""
+        """Look around the places of faces that were there in the last frame and now are not; put the best in."""
         lost = [
             row for row, look in enumerate(looks)
             if look.track and look.track.visible and presence[row] < self.presence
@@ -294,7 +294,6 @@ class Landmarks(Node):
         found, chances = self._predict(frame, around)
         best = chances.reshape(-1, len(AROUND)).argmax(1) + np.arange(len(lost)) * len(AROUND)
         for row, other in zip(lost, best, strict=True):
-            if chances[other] >= self.presence:
-                presence[row] = chances[other]
-                for name in PARTS:
-                    getattr(seen, name)[row] = getattr(found, name)[other]
+            presence[row] = chances[other]
+            for name in PARTS:
+                getattr(seen, name)[row] = getattr(found, name)[other]
