@@ -141,9 +141,9 @@ def draw_spread(image: Image, landmarks: Points, spread: NDArray[Any], color: Co
         cv2.circle(image, (x, y), radius, color, 1, cv2.LINE_AA, SHIFT)
 
 
-def draw_brackets(image: Image, box: NDArray[Any], color: Color, thickness: int, outline: int) -> None:
+def draw_brackets(image: Image, box: Sequence[float], color: Color, thickness: int, outline: int) -> None:
     """Draw the four corners of a box x0, y0, x1, y1."""
-    x0, y0, x1, y1 = (float(value) for value in box)
+    x0, y0, x1, y1 = box
     arm = 0.16 * min(x1 - x0, y1 - y0)
     corners = [
         fixed(np.array([(x, y + sy * arm), (x, y), (x + sx * arm, y)]))

@@ -1,5 +1,6 @@
 """Draw the faces into the picture: contours or points, box, id, score, head pose, eyes and mouth."""
 
+import math
 import time
 from typing import Any, Literal
 
@@ -99,7 +100,7 @@ class Render(Node):
         thickness = max(1, round(stroke(size) * self.scale))
         outline = 1 if size >= 80 else 0  # on a small face dark rims would cover what they frame
         if self.box:
-            draw_brackets(image, widened(faces.boxes[row]), color, thickness, outline)
+            draw_brackets(image, frame_of(faces, row), color, thickness, outline)
         if self.style in ("contours", "both"):
             draw_contours(image, landmarks, color, thickness, outline)
         if self.style == "points" or (self.style == "both" and size >= SMALL):
@@ -151,17 +152,11 @@ def is_known(faces: Faces, row: int) -> bool:
     return bool(np.isfinite(faces.landmarks[row]).all() and np.isfinite(faces.boxes[row]).all())
 
 
-def widened(box: NDArray[Any]) -> NDArray[Any]:
-    """Return a box (x0, y0, x1, y1) enlarged by ROOM on all sides."""
-    x0, y0, x1, y1 = box
-    room = ROOM * np.sqrt(max(0.0, (x1 - x0) * (y1 - y0)))
-    return np.array([x0 - room, y0 - room, x1 + room, y1 + room])
-
-
 def frame_of(faces: Faces, row: int) -> Box:
-    """Return where the box of a face is drawn, x0, y0, x1, y1."""
-    x0, y0, x1, y1 = (float(value) for value in widened(faces.boxes[row]))
-    return x0, y0, x1, y1
+    """Return where the box of a face is drawn: x0, y0, x1, y1, with ROOM on all sides."""
+    x0, y0, x1, y1 = faces.boxes[row].tolist()
+    room = ROOM * math.sqrt(max(0.0, (x1 - x0) * (y1 - y0)))
+    return x0 - room, y0 - room, x1 + room, y1 + room
 
 
 def radius(face: float) -> float:
