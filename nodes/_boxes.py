@@ -102,8 +102,8 @@ def overlaps(a: Floats, b: Floats) -> Floats:
 
 
 def areas(boxes: Floats) -> Floats:
-    """Return (F,) areas of boxes (F, 4); 0 where a box is inside out."""
-    area: Floats = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(-1)
+    """Return (F,) areas of boxes (F, 4)."""
+    area: Floats = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     return area
 
 
