@@ -4,6 +4,7 @@ import difflib
 import json
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -153,6 +154,17 @@ def card(path: str | Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as exc:
         raise ValueError(f"{file}: not the card of a network: {exc!r}; expected JSON with input.shape") from exc
     return dict(content)
+
+
+def check_gives(path: str | Path, output: str) -> None:
+    """Raise ValueError where the card of a network says that it gives no `output`: faces and landmarks mixed up.
+
+    Of a network without a card nothing is known.
+    """
+    with suppress(FileNotFoundError):
+        outputs = card(path).get("outputs", [output])
+        if output not in outputs:
+            raise ValueError(f"{path}: a network that gives {', '.join(outputs)}; expected one that gives {output}")
 
 
 def named(path: str | Path) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Finding, Frame, Input, Node, Output, setting
-from nodes._backend import MODELS, check_picture, load, locate
+from nodes._backend import MODELS, check_gives, check_picture, load, locate
 from nodes._boxes import STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
 from nodes._geometry import to_input
 from nodes._scene import thumbnail
@@ -56,6 +56,7 @@ class FaceModel:
         self, path: str | Path | None = None, backend: str = "onnxruntime", threads: int = 1, device: str = "cpu"
     ) -> None:
         """Load the network at `path`, or the released one. Raises as `nodes._backend.load` does."""
+        check_gives(path or RELEASED, "stride8")
         self._network = load(path or RELEASED, backend, threads, device)
 
     def detect(
@@ -160,8 +161,9 @@ class FaceDetector(Node):
     threads: int = setting(1, minimum=1)  # CPU threads
 
     def __post_init__(self) -> None:
-        """Refuse an empty region, and settings for which there is no network file, before the graph starts."""
+        """Refuse an empty region, and settings for which there is no such network, before the graph starts."""
         locate(self.model or RELEASED, self.backend)
+        check_gives(self.model or RELEASED, "stride8")
         x0, y0, x1, y1 = self.region
         if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
             raise ValueError(f"region: expected 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, found {list(self.region)}")

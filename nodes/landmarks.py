@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Faces, Finding, Frame, Input, Node, Output, setting
-from nodes._backend import MODELS, card, check_picture, known, load, locate
+from nodes._backend import MODELS, card, check_gives, check_picture, known, load, locate
 from nodes._expression import eyes_in, openness
 from nodes._geometry import (
     MARGIN,
@@ -83,6 +83,7 @@ class LandmarkModel:
     ) -> None:
         """Load the network at `path`, or the released one. Raises as `nodes._backend.load` does."""
         path = Path(path or RELEASED)
+        check_gives(path, "landmarks")
         self._network = load(path, backend, threads, device)
         self._size = int(card(path)["input"]["shape"][-1])
 
@@ -219,9 +220,10 @@ class Landmarks(Node):
     threads: int = setting(1, minimum=1)  # CPU threads
 
     def __post_init__(self) -> None:
-        """Refuse settings for which there is no network file, or no card beside it, before the graph starts."""
+        """Refuse settings for which there is no such network, or no card beside it, before the graph starts."""
         locate(self.model or RELEASED, self.backend)
         card(self.model or RELEASED)
+        check_gives(self.model or RELEASED, "landmarks")
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:

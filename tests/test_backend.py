@@ -11,6 +11,8 @@ import pytest
 from graph import ConfigError
 from nodes import _backend
 from nodes._backend import MODELS, card, load
+from nodes.detect import FaceDetector, FaceModel
+from nodes.landmarks import LandmarkModel, Landmarks
 
 BACKENDS = ["onnxruntime", "mnn", pytest.param("torch", marks=pytest.mark.slow)]
 
@@ -111,6 +113,27 @@ def test_a_missing_or_foreign_card_is_named(tmp_path: Path) -> None:
     (tmp_path / "face.json").write_text(json.dumps({"input": 160}))
     with pytest.raises(ValueError, match=r"face\.json: not the card of a network"):
         card(tmp_path / "face.onnx")
+
+
+@pytest.mark.parametrize(
+    ("use", "of", "text"),
+    [
+        (LandmarkModel, "faces", "gives stride8, stride16, stride32; expected one that gives landmarks"),
+        (FaceModel, "landmarks", "gives landmarks, spread, states, presence; expected one that gives stride8"),
+    ],
+)
+def test_a_network_for_something_else_is_told(use: type, of: str, text: str) -> None:
+    with pytest.raises(ValueError, match=rf"{of}: a network that {text}"):
+        use(of)
+    node = Landmarks if use is LandmarkModel else FaceDetector
+    with pytest.raises(ValueError, match=text):
+        node(model=of)
+
+
+def test_a_detector_needs_no_card(tmp_path: Path) -> None:
+    shutil.copy(MODELS / "faces.onnx", tmp_path)
+    FaceModel(tmp_path / "faces")
+    FaceDetector(model=str(tmp_path / "faces"))
 
 
 def test_every_backend_has_its_released_files() -> None:
