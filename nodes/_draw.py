@@ -135,7 +135,7 @@ def _discs(image: Image, centres: Points, color: Color, radius: float) -> None:
 
 
 def draw_spread(image: Image, landmarks: Points, spread: NDArray[Any], color: Color) -> None:
-    """Draw a thin circle of two standard deviations around each point of one face."""
+    """Draw a thin circle of twice its spread around each point of one face."""
     radii = np.rint(np.clip(2 * spread, 0.5, 500) * (1 << SHIFT)).astype(int).tolist()
     for (x, y), radius in zip(fixed(landmarks).tolist(), radii, strict=True):
         cv2.circle(image, (x, y), radius, color, 1, cv2.LINE_AA, SHIFT)

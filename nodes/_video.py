@@ -41,6 +41,7 @@ class Shot(NamedTuple):
     epoch: int = 0  # of the reader: a camera that was lost comes back with the next
     clock: Literal["arrival", "camera"] = "arrival"  # what `arrived_ns` goes by
     pixel_aspect: float = 1.0  # width of a pixel over its height
+    place: int = -1  # among the pictures of a folder, those that cannot be read counted; -1: the next one
 
 
 def fitted(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
@@ -260,7 +261,7 @@ class PictureFiles:
                 continue
             readable += 1
             picture = VideoFrame.from_numpy_buffer(image, format="bgr24")
-            yield Shot(index * self.period, time.monotonic_ns(), picture)
+            yield Shot(index * self.period, time.monotonic_ns(), picture, place=index)
         if not readable:
             raise NodeError(f"{self.paths[0]} cannot be read as a picture" + _others(len(self.paths) - 1))
 

@@ -107,7 +107,7 @@ class Capture(Node):
                 continue
             image = self._converter.convert(shot.picture, self.empty, shot.pixel_aspect)
             arrived_ns = pacer.wait(shot.pts) if pacer else shot.arrived_ns
-            header = Header(pts=shot.pts, t_capture_ns=arrived_ns, epoch=epoch + shot.epoch)
+            header = Header(seq=shot.place, pts=shot.pts, t_capture_ns=arrived_ns, epoch=epoch + shot.epoch)
             yield Frame(image=image, clock=shot.clock, header=header)
 
     def _is_device(self) -> bool:
@@ -164,7 +164,7 @@ def is_camera(uri: str | int) -> bool:
 
 
 def find(uri: str) -> Path | list[Path]:
-    """Return the video file, or the pictures in natural order, that `uri` means.
+    """Return the video file, or the pictures in natural order, that `uri` means: frame `seq` is picture `seq`.
 
     Raises ConfigError if there is nothing, with the names that come near.
     """

@@ -29,7 +29,7 @@ COLUMNS = (
     *(f"{axis}{point}" for point in range(68) for axis in "xy"),
     *(f"spread{point}" for point in range(68)),
 )
-"""Of the CSV file. Digits kept: pts 6, score and states 4, pixels and degrees 2."""
+"""Of the CSV file. Digits kept: pts 6, score, states and openness 4, pixels and degrees 2."""
 
 LONGEST_LINE = 1 << 20  # bytes; a face takes 2,000
 

@@ -12,7 +12,7 @@ import pytest
 
 from graph import ConfigError, Frame, Header, NodeError
 from graph.testing import run_node
-from nodes.capture import LONG_GAP_S, Capture, Pacer
+from nodes.capture import LONG_GAP_S, Capture, Pacer, find
 from tests import clips
 from tests.clips import captured
 
@@ -315,6 +315,7 @@ def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warning
     frames = captured(uri=str(tmp_path))
     assert numbers(frames) == [0, 4]
     assert times(frames) == [0.0, 0.133]
+    assert [find(str(tmp_path))[frame.seq].name for frame in frames] == ["0.png", "4.png"]  # type: ignore[index]
     assert warnings_of() == [f"{tmp_path}/{n}.png cannot be read as a picture: left out" for n in (1, 2, 3)]
 
 

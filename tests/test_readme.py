@@ -13,6 +13,7 @@ from graph import Faces, Frame, Message, Node, wire
 from graph.cli import app
 from graph.spec import load_class
 from graph.testing import run_node
+from nodes.record import COLUMNS
 from tests.graphs import ROOT
 
 MANUALS = [ROOT / "README.md", ROOT / "graph/README.md", ROOT / "training/README.md"]
@@ -64,6 +65,14 @@ def test_every_message_in_the_table_of_troubles_is_seen_in_a_test() -> None:
         parts = [part.strip() for part in re.split(r"…|'[^']*'|\bX\b|\bhttp://|[\d.]*\d", message)]
         for part in parts:
             assert len(part) < 5 or part in tests, f"no test expects {part!r} of {message!r}"
+
+
+def test_columns_of_the_csv_file_are_told() -> None:
+    table = text(MANUALS[0]).partition("| column in CSV |")[2].partition("\n\n")[0]
+    told = re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in table.splitlines()[2:]))
+    numbered = [name for name in COLUMNS if re.fullmatch(r"(x|y|spread)\d+", name)]
+    assert {*told} == {*COLUMNS} - {*numbered} | {"x0", "y0", "x67", "y67", "spread0", "spread67"}
+    assert len(numbered) == 3 * 68
 
 
 def test_blink_node(caplog: pytest.LogCaptureFixture) -> None:
