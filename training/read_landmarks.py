@@ -86,13 +86,13 @@ def read_300vw(clip: Path, person: str) -> Read:
         return [], [f"{video}: cannot be read as a video"]
     faces, faults = [], []
     for path in sorted((clip / "annot").glob("*.pts")):
-        if not path.stem.isdigit() or not 1 <= int(path.stem) <= frames:
+        if not path.stem.isdecimal() or not 1 <= int(path.stem) <= frames:
             faults.append(f"{path}: expected a name from 1 to the {frames} frames of {video.name}")
             continue
         points = _or_fault(read_points, path, faults)
         if points is not None:
             faces.append(Labelled(video, points, person, int(path.stem) - 1))
-    return faces, faults
+    return sorted(faces, key=lambda face: face.frame or 0), faults  # names may lack the zeros: 10.pts before 9.pts
 
 
 def read_300wlp(root: Path, person: Callable[[str], str]) -> Read:

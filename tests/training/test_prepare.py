@@ -45,19 +45,20 @@ def test_the_tree_of_the_original_is_read_by_sets_and_people(tmp_path: Path) -> 
     assert len({face.person for face in found["AFW/afw"].faces}) == 4
 
 
-def test_300vw_frames_have_the_points_of_their_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["{:06d}.pts", "{}.pts"])
+def test_300vw_frames_have_the_points_of_their_numbers(name: str, tmp_path: Path) -> None:
     clip = tmp_path / "300VW" / "007"
     (clip / "annot").mkdir(parents=True)
     video = cv2.VideoWriter(str(clip / "vid.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (120, 120))
-    frames = [draw(np.random.default_rng(i)) for i in range(3)]
+    frames = [draw(np.random.default_rng(i)) for i in range(11)]
     for number, (image, points) in enumerate(frames, 1):
         video.write(image)
-        write_points(clip / "annot" / f"{number:06d}.pts", points)
+        write_points(clip / "annot" / name.format(number), points)
     video.release()
-    write_points(clip / "annot" / "000009.pts", frames[0][1])
+    write_points(clip / "annot" / name.format(12), frames[0][1])
     found = found_in(tmp_path)["300VW"]
-    assert [face.frame for face in found.faces] == [0, 1, 2]
-    assert "000009.pts: expected a name from 1 to the 3 frames of vid.avi" in found.faults[0]
+    assert [face.frame for face in found.faces] == [*range(11)]
+    assert "12.pts: expected a name from 1 to the 11 frames of vid.avi" in found.faults[0]
     for (face, image), (drawn, points) in zip(prepare.read_all(found.faces), frames, strict=True):
         assert face.points == pytest.approx(points, abs=1e-3)
         assert image is not None
