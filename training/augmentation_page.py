@@ -16,12 +16,10 @@ import numpy as np
 from nodes._geometry import MARGIN, Floats, Image
 from nodes.landmarks import LandmarkModel
 from training import augment, contact_sheet, cover
+from training.command import exit_code
 from training.export import portrait
 from training.landmark_data import cut_face
 from training.landmark_task import PORTRAIT_BOX
-from training.settings import SettingsError
-
-logger = logging.getLogger("training")
 
 SIZE = 160
 COLUMNS = 10
@@ -89,12 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="picture to write")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    try:
-        contact_sheet.save_picture(options.out, page())
-    except (SettingsError, OSError) as exc:
-        logger.error("%s", exc)
-        return 2
-    return 0
+    return exit_code(lambda: contact_sheet.save_picture(options.out, page()))
 
 
 if __name__ == "__main__":

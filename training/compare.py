@@ -22,6 +22,7 @@ import yaml
 from nodes import _backend
 from nodes._geometry import to_input
 from training import checkpoint, export
+from training.command import exit_code
 from training.going_on import FREE, check_same, is_complete
 from training.quantise import by_turns
 from training.settings import RunSettings, SettingsError, checked, load_settings
@@ -55,8 +56,8 @@ def plan(config: Path, vary: str, overrides: list[str]) -> dict[str, RunSettings
     return runs
 
 
-def finish(settings: RunSettings, runs: Path) -> bool:
-    """Train a run to its end, or from where it stopped; say whether it is there now.
+def finish(settings: RunSettings, runs: Path) -> None:
+    """Train a run to its end, or from where it stopped.
 
     Raises SettingsError when the folder holds a run of other settings.
     """
@@ -65,9 +66,8 @@ def finish(settings: RunSettings, runs: Path) -> bool:
         state = checkpoint.load(last)
         check_same(settings, state["settings"], last, FREE)
         if is_complete(settings, state):
-            return True
+            return
     train(settings, runs)
-    return is_complete(settings, checkpoint.load(last))
 
 
 def measure(settings: RunSettings, folder: Path) -> tuple[Row, Callable[[], object]]:
@@ -101,13 +101,11 @@ def table(name: str, rows: dict[str, Row]) -> str:
 
 
 def compare(config: Path, vary: str, overrides: list[str], runs: Path) -> str:
-    """Train and measure everything; return the table, or '' when a signal stopped it."""
+    """Train and measure everything; return the table. Raises KeyboardInterrupt when a signal has stopped it."""
     trained = {}
     for value, settings in plan(config, vary, overrides).items():
         try:
-            if not finish(settings, runs):
-                logger.info("stopped; the same command goes on from here")
-                return ""
+            finish(settings, runs)
             trained[value] = settings
         except FloatingPointError as exc:
             logger.error("%s; left out", exc)
@@ -128,7 +126,7 @@ def compare(config: Path, vary: str, overrides: list[str], runs: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and compare; 2 means a setting or file is wrong."""
+    """Parse the command line and compare; 2 means a setting or file is wrong, 130 that it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m training.compare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
@@ -141,14 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     steps = [] if options.steps is None else [f"steps={options.steps}"]
-    try:
-        print(compare(options.config, options.vary, [*options.overrides, *steps], options.runs))
-    except (SettingsError, OSError) as exc:
-        logger.error("%s", exc)
-        return 2
-    except KeyboardInterrupt:
-        logger.info("stopped; the same command goes on from the last checkpoint")
-    return 0
+    return exit_code(lambda: print(compare(options.config, options.vary, [*options.overrides, *steps], options.runs)),
+                     "stopped; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

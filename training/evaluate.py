@@ -8,18 +8,19 @@ python -m training.evaluate nodes/models/faces ../data --out runs/evaluation
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nodes import _backend
 from training import faces_evaluate, landmark_evaluate
+from training.command import exit_code
 from training.predictor import read_card
-from training.settings import SettingsError, share
-
-logger = logging.getLogger("training")
+from training.settings import share
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and measure; 2 means a file or folder is wrong."""
+    """Parse the command line and measure; 2 means a file or folder is wrong, 130 that it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="exported network with its card beside it, or a landmark checkpoint")
@@ -35,17 +36,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sets", default=".*", help="pattern of the sets of a prepared folder")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        (faces_evaluate.measure if finds_faces(options.model) else landmark_evaluate.evaluate)(options)
-    except (SettingsError, OSError) as exc:
-        logger.error("%s", exc)
-        return 2
-    return 0
+    return exit_code(lambda: measure_of(options.model)(options), "stopped")
 
 
-def finds_faces(model: Path) -> bool:
-    """Say whether the card beside a network is that of a face detector."""
-    return model.suffix != ".pt" and "stride8" in read_card(model)["outputs"]
+def measure_of(model: Path) -> Callable[[Any], object]:
+    """Return what measures a network: one whose card is that of a face detector, or one of landmarks."""
+    finds_faces = model.suffix != ".pt" and "stride8" in read_card(model)["outputs"]
+    return faces_evaluate.measure if finds_faces else landmark_evaluate.evaluate
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from nodes import _backend
 from nodes._geometry import MEAN, SCALE, to_input
 from training import checkpoint, mnn_converter, quantise
+from training.command import exit_code
 from training.contact_sheet import save_picture
 from training.files import ending
 from training.heads import take_heads
 from training.landmark_net import macs
-from training.settings import RunSettings, SettingsError, checked
+from training.settings import RunSettings, checked
 from training.task import Deployment, load_task
 from training.tutor import taught, tutor_of
 
@@ -227,7 +228,7 @@ def sha256(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and export; 2 means a file or setting is wrong."""
+    """Parse the command line and export; 2 means a file or setting is wrong, 130 that it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("target", type=Path, help="path of the files without suffix")
@@ -238,16 +239,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
-    try:
+
+    def work() -> None:
         moved = {"data": options.data} if options.data else None
         card = export(options.checkpoint, options.target, moved, options.int8, options.tutor, options.heads)
-    except (SettingsError, OSError) as exc:
-        logger.error("%s", exc)
-        return 2
-    logger.info("%s", json.dumps({key: card[key] for key in ("cost", "accuracy", "parity")}, indent=1))
-    if options.int8:
-        quantise.show(card["int8"], Console())
-    return 0
+        logger.info("%s", json.dumps({key: card[key] for key in ("cost", "accuracy", "parity")}, indent=1))
+        if options.int8:
+            quantise.show(card["int8"], Console())
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from nodes._geometry import Floats, Image
+from training.command import exit_code
 from training.files import below, read_image, whole
 from training.find_sets import Found, find_sets
 from training.landmark_data import CACHE_SIDE, PICTURES, cut_face
@@ -144,7 +145,7 @@ def write(out: Path, pictures: Iterator[Member], quality: int, about: int, conso
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and pack; 2 means a folder is wrong or nothing fits."""
+    """Parse the command line and pack; 2 means a folder is wrong or nothing fits, 130 that it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m training.pack", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of data sets")
@@ -156,14 +157,14 @@ def main(arguments: list[str] | None = None) -> int:
                         help="longer side of all other pictures; 400 to train a detector")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
+
+    def work() -> None:
         quality, count = pack(options.data, options.out, options.megabytes, options.backgrounds,
                               (options.face_side, options.picture_side), Console())
-    except (SettingsError, OSError) as exc:
-        logger.error("%s", exc)
-        return 2
-    logger.info("%s: %d pictures at quality %d, %.1f MB", options.out, count, quality, options.out.stat().st_size / 1e6)
-    return 0
+        size = options.out.stat().st_size / 1e6
+        logger.info("%s: %d pictures at quality %d, %.1f MB", options.out, count, quality, size)
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from rich.table import Column, Table
 
 from nodes._geometry import Image, landmark_box, landmark_roll
 from training import contact_sheet, landmark_data
+from training.command import exit_code
 from training.files import read_image, whole
 from training.find_sets import Found, find_sets
 from training.landmark_data import STATES, cut_face
@@ -272,7 +273,7 @@ def read_people(texts: list[str]) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and prepare; 2 means a folder or pattern is wrong."""
+    """Parse the command line and prepare; 2 means a folder or pattern is wrong, 130 that it was stopped."""
     parser = argparse.ArgumentParser(prog="python -m training.prepare", description=__doc__)
     parser.add_argument("data", type=Path, help="folder of data sets, at any depth")
     parser.add_argument("--out", type=Path, default=Path("prepared"), help="folder for index, crops and sheets")
@@ -285,14 +286,13 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names may be in any encoding
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
-    try:
+
+    def work() -> None:
         people = read_people(options.person)
         sets = prepare(options.data, options.out, options.held_out, options.hold_out_sets, people, console)
-    except (SettingsError, OSError) as exc:
-        logger.error("%s", exc)
-        return 2
-    show(sets, options.out, console)
-    return 0
+        show(sets, options.out, console)
+
+    return exit_code(work, f"stopped; {options.out} may not be whole")
 
 
 if __name__ == "__main__":

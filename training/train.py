@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from training import checkpoint
+from training.command import exit_code
 from training.distributed import Group, joined
 from training.files import whole
 from training.going_on import alone, going_on, is_complete
@@ -36,21 +37,25 @@ logger = logging.getLogger("training")
 
 
 def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
-    """Run the loop to `settings.steps` or to the first signal; return the best value of the first metric."""
+    """Run the loop to `settings.steps`; return the best value of the first metric.
+
+    Raises KeyboardInterrupt, with what to tell the user, when a signal has stopped it and it is saved.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
     torch.backends.cudnn.benchmark = True  # inputs keep their shape
-    begun = going_on(settings, runs / settings.name)
-    if begun and is_complete(settings, begun):
-        logger.info("%s: complete at step %d, best %.4f; more `steps` or `minutes` go on, another `name` starts afresh",
-                    settings.name, begun["step"], begun["best"])
-        return float(begun["best"])
     with joined(settings.device) as group, contextlib.ExitStack() as kept:
-        with group.leader_first():  # it makes the caches that the others find
+        with group.leader_first():
             if group.leads:
                 kept.enter_context(alone(runs / settings.name))
+            begun = going_on(settings, runs / settings.name)  # not before: another process may have been training
+        if begun and is_complete(settings, begun):
+            logger.info("%s: complete at step %d, best %.4f; more `steps` or `minutes` go on, another `name` starts "
+                        "afresh", settings.name, begun["step"], begun["best"])
+            return float(begun["best"])
+        with group.leader_first():  # it makes the caches that the others find
             task = load_task(settings.task, settings.settings)
         run = Run(task, settings, runs / settings.name, group, begun)
         model = group.share(run.network)
@@ -64,7 +69,7 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
                 done = progress >= 1
                 validating = run.step % settings.validate_every == 0 or done
                 stopping = group.any(signals.received)
-                if validating or run.step % settings.log_every == 0:
+                if validating or stopping or run.step % settings.log_every == 0:
                     log.train(progress)
                 if validating and group.leads:
                     improved = log.validation(task.validate(run.ema))
@@ -73,10 +78,11 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
                 if validating or stopping:
                     run.save("last.pt")
                     log.restart_clock()
-                if stopping:
-                    logger.info("%s: stopped at step %d; the same command goes on from here", settings.name, run.step)
-                if stopping or done:
+                if done:
                     break
+                if stopping:
+                    raise KeyboardInterrupt(f"{settings.name}: stopped at step {run.step}; the same command goes on "
+                                            "from here")
         return run.best
 
 
@@ -348,7 +354,10 @@ def clock(seconds: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and train; 2 means that settings or files are wrong, or the loss is no number."""
+    """Parse the command line and train; 2 means that settings or files are wrong, or the loss is no number.
+
+    130 means that it was stopped before its end.
+    """
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="PLACE=VALUE", dest="overrides",
@@ -356,14 +365,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run's folder")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    try:
-        train(load_settings(options.config, options.overrides), options.runs)
-    except (SettingsError, FloatingPointError, OSError) as exc:
-        logger.error("%s", exc)
-        return 2
-    except KeyboardInterrupt:
-        logger.info("stopped; the same command goes on from the last checkpoint, or begins where there is none")
-    return 0
+    return exit_code(lambda: train(load_settings(options.config, options.overrides), options.runs),
+                     "stopped; the same command goes on from the last checkpoint, or begins where there is none")
 
 
 if __name__ == "__main__":

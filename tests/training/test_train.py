@@ -61,7 +61,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "average", stop_after_two)
-        train.train(settings, tmp_path / "parts")
+        with pytest.raises(KeyboardInterrupt, match="tiny: stopped at step 2; the same command goes on from here"):
+            train.train(settings, tmp_path / "parts")
     assert checkpoint.load(tmp_path / "parts" / "tiny" / "last.pt")["step"] == 2
     train.train(settings, tmp_path / "parts")
 
@@ -347,7 +348,7 @@ def test_ctrl_c_while_data_are_read_ends_quietly(tmp_path: Path, caplog: pytest.
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "load_task", interrupted)
-    assert train.main([str(CONFIG), "--runs", str(tmp_path)]) == 0
+    assert train.main([str(CONFIG), "--runs", str(tmp_path)]) == 130
     assert "stopped; the same command goes on from the last checkpoint, or begins where there is none" in caplog.text
 
 

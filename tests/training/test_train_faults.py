@@ -1,5 +1,7 @@
 """Runs that something happened to: a second one, a full disk, a kill while a cache was written, wrong patterns."""
 
+import itertools
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,10 @@ def test_a_run_that_is_running_is_not_started_again(settings: RunSettings, tmp_p
         with pytest.raises(SettingsError, match=rf"tiny: process {other.pid} is training there; end it, or give"):
             train.train(settings, tmp_path / "runs")
         assert [file.name for file in (tmp_path / "runs" / "tiny").iterdir()] == ["lock"]
+        (tmp_path / "runs" / "tiny" / "last.pt").write_bytes(b"")  # what the other one writes is not looked at
+        with pytest.raises(SettingsError, match="is training there"):
+            train.train(settings, tmp_path / "runs")
+        (tmp_path / "runs" / "tiny" / "last.pt").unlink()
         other.kill()
     train.train(settings, tmp_path / "runs")
     assert checkpoint.load(tmp_path / "runs" / "tiny" / "last.pt")["step"] == 2
@@ -94,6 +100,26 @@ def test_a_loss_that_is_no_number_ends_with_one_line(settings: RunSettings, tmp_
     (tmp_path / "c.yaml").write_text(wild.model_dump_json())
     assert train.main([str(tmp_path / "c.yaml"), "--runs", str(tmp_path / "runs")]) == 2
     assert "tiny: the loss is not finite at step" in caplog.text
+
+
+@pytest.mark.parametrize(("rate", "code", "saved"), [(1e-3, 130, ["last.pt"]), (1e30, 2, [])])
+def test_a_stop_saves_the_time_it_took_but_no_loss_that_is_no_number(
+        settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, code: int,
+        saved: list[str]) -> None:
+    update = {"learning_rate": rate, "steps": 20, "warm_up": 0.0, "clip": 1e30, "log_every": 20}
+    (tmp_path / "c.yaml").write_text(settings.model_copy(update=update).model_dump_json())
+    steps, average = itertools.count(1), train.average
+
+    def stop_after_five(*arguments: object) -> None:
+        average(*arguments)
+        if next(steps) == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train, "average", stop_after_five)
+    assert train.main([str(tmp_path / "c.yaml"), "--runs", str(tmp_path / "runs")]) == code
+    found = list((tmp_path / "runs" / "tiny").glob("*.pt"))
+    assert [file.name for file in found] == saved
+    assert all(checkpoint.load(file)["seconds"] > 0 for file in found)
 
 
 def test_a_pattern_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,36 @@
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from training import augmentation_page, evaluate, export, pack, prepare
+from training.command import exit_code
+from training.settings import SettingsError
+
+
+def raising(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
+
+
+@pytest.mark.parametrize(("error", "code", "text"), [
+    (None, 0, ""), (SettingsError("a: wrong"), 2, "a: wrong"), (OSError(28, "No space left"), 2, "No space left"),
+    (FloatingPointError("nan"), 2, "nan"), (KeyboardInterrupt(), 130, "stopped here"),
+    (KeyboardInterrupt("at step 3"), 130, "at step 3"),
+])
+def test_a_command_ends_with_a_line_and_a_code(error: BaseException | None, code: int, text: str,
+                                               caplog: pytest.LogCaptureFixture) -> None:
+    assert exit_code(lambda: raising(error), "stopped here") == code
+    assert text in caplog.text and len(caplog.records) == (code > 0)
+
+
+@pytest.mark.parametrize(("command", "work", "arguments"), [
+    (prepare, "prepare", ["data"]), (pack, "pack", ["data", "x.zip"]), (export, "export", ["x.pt", "x"]),
+    (evaluate, "measure_of", ["x", "data"]), (augmentation_page, "page", ["x.png"]),
+])
+def test_ctrl_c_ends_a_command_with_130(command: ModuleType, work: str, arguments: list[str], tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, work, lambda *_: raising(KeyboardInterrupt()))
+    assert command.main(arguments) == 130
+    assert caplog.text.count("stopped") == 1
