@@ -1,6 +1,7 @@
 """Pictures with face boxes: readers that list faults, the held-out split, and faces with points to put into scenes."""
 
 import logging
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,35 @@ FACE_TOP = 0.25
 lies above the points' top; its width is the same (measured behind RFB-320 on 76 faces, standard deviations 4-5 %)."""
 
 
+ROOM = 1_500_000_000
+"""Bytes of decoded pictures that a process keeps: 3,048 of WIDER at 400 px take 1.1 GB, 12,880 as published 30 GB."""
+
+
+class Decoded:
+    """Decoded pictures by their files: those looked at last, as many as there is room for."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.used = room, 0
+        self.images: OrderedDict[Path, Image] = OrderedDict()
+
+    def __call__(self, path: Path) -> Image:
+        """Return a picture (H, W, 3). Raises SettingsError when it cannot be read."""
+        if path in self.images:
+            self.images.move_to_end(path)
+            return self.images[path]
+        image = read_image(path)
+        if image is None:
+            raise SettingsError(f"{path}: picture cannot be read")
+        self.images[path] = image
+        self.used += image.nbytes
+        while self.used > self.room and len(self.images) > 1:
+            self.used -= self.images.popitem(last=False)[1].nbytes
+        return image
+
+
+decoded = Decoded(ROOM)
+
+
 @dataclass(frozen=True)
 class Picture:
     """One picture with its faces: boxes (F, 4) x0, y0, x1, y1, which of them count neither way (F,), five points each.
@@ -37,17 +67,13 @@ class Picture:
     name: str
     boxes: Floats
     ignored: NDArray[np.bool_]
-    _pixels: list[Image] = field(default_factory=list, repr=False, compare=False)
+    pixels: Image | None = field(default=None, repr=False, compare=False)
+    """The picture itself, where it has no file."""
     points: Floats | None = None
 
     def image(self) -> Image:
-        """Return the decoded picture and keep it: small ones only. Raises SettingsError when it cannot be read."""
-        if not self._pixels:
-            image = read_image(self.path)
-            if image is None:
-                raise SettingsError(f"{self.path}: picture cannot be read")
-            self._pixels.append(image)
-        return self._pixels[0]
+        """Return the decoded picture (H, W, 3). Raises SettingsError when it cannot be read."""
+        return decoded(self.path) if self.pixels is None else self.pixels
 
 
 def read_wider(labels: Path, pictures: Path) -> tuple[list[Picture], list[str]]:
@@ -202,7 +228,7 @@ class Cutouts:
             matrix = np.column_stack((linear, oval.centres[0] - linear @ oval.centres[0]))
             image = cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
             points = (points @ linear.T + matrix[:, 2]).astype(np.float32)
-        return Picture(Path(), "", oval.boxes(turn), np.zeros(1, bool), [image], points[None])
+        return Picture(Path(), "", oval.boxes(turn), np.zeros(1, bool), image, points[None])
 
     @cached_property
     def chances(self) -> NDArray[np.float64]:

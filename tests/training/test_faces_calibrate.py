@@ -51,7 +51,7 @@ def one_cell(logit, log_side):
 
 def picture(boxes, ignored=False):
     image = np.zeros((64, 64, 3), np.uint8)
-    return Picture(Path("p"), "p", np.array(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), ignored), [image])
+    return Picture(Path("p"), "p", np.array(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), ignored), image)
 
 
 def test_examples_are_right_where_they_overlap_a_face_and_absent_about_ignored_ones():

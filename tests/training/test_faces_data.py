@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from training.faces_data import face_ovals, five_points, read_backgrounds, read_wider, split
+from training.faces_data import Decoded, face_ovals, five_points, read_backgrounds, read_wider, split
 from training.landmark_data import MIRROR
 from training.settings import SettingsError
 
@@ -135,3 +135,18 @@ def test_five_points_are_named_as_seen_in_the_image():
     np.testing.assert_allclose(five_points(face)[0], expected, atol=0.01)
     mirrored = face[:, MIRROR] * [-1, 1]
     np.testing.assert_allclose(five_points(mirrored)[0] * [-1, 1], five_points(face)[0][[1, 0, 2, 4, 3]], atol=0.01)
+
+
+def test_decoded_pictures_take_no_more_room_than_there_is(tmp_path):
+    images = {tmp_path / f"{i}.png": np.full((10, 10, 3), i, np.uint8) for i in range(4)}
+    for path, image in images.items():
+        cv2.imwrite(str(path), image)
+    decoded = Decoded(room=2 * 300)
+    for path in [*images, *images]:
+        assert np.array_equal(decoded(path), images[path])
+        assert decoded(path) is decoded(path)
+        assert decoded.used == sum(image.nbytes for image in decoded.images.values()) <= 600
+    assert [path.name for path in decoded.images] == ["2.png", "3.png"]
+    assert np.array_equal(Decoded(room=1)(path), images[path])  # larger than the room
+    with pytest.raises(SettingsError, match=r"none.png: picture cannot be read"):
+        decoded(tmp_path / "none.png")

@@ -22,7 +22,7 @@ def coloured(boxes, shape=(200, 300)):
 def picture(boxes, ignored=None, shape=(200, 300)):
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     ignored = np.zeros(len(boxes), bool) if ignored is None else np.array(ignored)
-    return Picture(Path("p.jpg"), "p.jpg", boxes, ignored, [coloured(boxes, shape)])
+    return Picture(Path("p.jpg"), "p.jpg", boxes, ignored, coloured(boxes, shape))
 
 
 def white_box(image, around):

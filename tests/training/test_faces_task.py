@@ -239,7 +239,7 @@ def test_points_and_box_edges_are_measured_where_a_face_is_found(tmp_path):
 def test_false_alarms_are_landmarked_where_the_landmark_network_believes_them():
     image = np.full((600, 1024, 3), 90, np.uint8)
     image[:, :512] = export.portrait()
-    found = Picture(Path("p"), "p", np.zeros((0, 4), np.float32), np.zeros(0, bool), [image])
+    found = Picture(Path("p"), "p", np.zeros((0, 4), np.float32), np.zeros(0, bool), image)
     face, wall = (178 / 2, 110 / 2, 358 / 2, 336 / 2), (380, 100, 470, 210)
     for boxes, believed in (((face, wall), 1), ((wall,), 0), ((), 0)):
         assert landmarked(LandmarkModel(), found, np.array(boxes, np.float32).reshape(-1, 4), (512, 300)) == believed
