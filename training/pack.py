@@ -2,8 +2,8 @@
 
 python -m training.pack ../data visit.zip --megabytes 60
 
-Faces with 68 points are cut out and shrunk as far as training can see, all sets get the layout of pictures and .pts,
-and file names stay, so that the same config trains on the unpacked folder and holds out the same people:
+Faces with 68 points are cut out and shrunk as far as training can see, all sets of them get the layout of pictures and
+.pts, and file names stay, so that the same config trains on the unpacked folder and holds out the same people:
 
 python -m zipfile -e visit.zip data
 python -m training.train configs/train/landmarks.yaml --set settings.data=data --set workers=8
@@ -19,15 +19,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
 from nodes._geometry import Floats, Image
 from training.command import exit_code
+from training.faces_data import Picture
 from training.files import below, read_image, whole
 from training.find_sets import Found, find_sets
 from training.landmark_data import CACHE_SIDE, PICTURES, cut_face
 from training.prepare import judge, read_all
+from training.read_boxes import VOC_EDGES
 from training.settings import SettingsError
 
 logger = logging.getLogger("training")
@@ -40,11 +43,12 @@ SAMPLE = 25
 
 @dataclass(frozen=True)
 class Member:
-    """One picture of the pack, and the text of its .pts file or of its part of WIDER's list."""
+    """One picture of the pack, and the file of its labels, '' for none, with its part of the text there."""
 
     name: str
     image: Image
-    text: str
+    labels: str = ""
+    text: str = ""
 
 
 def members(data: Path, sets: list[Found], backgrounds: str, face_side: int, picture_side: int,
@@ -60,18 +64,20 @@ def members(data: Path, sets: list[Found], backgrounds: str, face_side: int, pic
             taken[stem] = taken.get(stem, 0) + 1
             stem += f"_{taken[stem]}" if taken[stem] > 1 else ""
             rows = "".join(f"{x:.2f} {y:.2f}\n" for x, y in points + 1)
-            yield Member(f"{found.name}/{stem}.webp", cut, f"version: 1\nn_points: 68\n{{\n{rows}}}\n")
-        for picture in found.pictures[::every] if found.layout == "WIDER FACE" else []:
+            name = f"{found.name}/{stem}"
+            yield Member(f"{name}.webp", cut, f"{name}.pts", f"version: 1\nn_points: 68\n{{\n{rows}}}\n")
+        for picture in found.pictures[::every]:
             image = read_image(picture.path)
             if image is not None:
+                path = picture.path.relative_to(data)
                 small, scale = shrink(image, picture_side)
-                text = wider_rows(picture.name, picture.boxes, picture.ignored, scale)
-                yield Member(picture.path.relative_to(data).as_posix(), small, text)
+                text = label_text(found.layout, picture, image.shape[1::-1], scale)
+                yield Member(path.as_posix(), small, label_file(found.layout, path, picture.name), text)
     folder = data / backgrounds
     for path in below(folder, PICTURES)[::every] if backgrounds else []:
         image = read_image(path)
         if image is not None:
-            yield Member(path.relative_to(data).as_posix(), shrink(image, picture_side)[0], "")
+            yield Member(path.relative_to(data).as_posix(), shrink(image, picture_side)[0])
 
 
 def shrink(image: Image, side: int) -> tuple[Image, Floats]:
@@ -82,12 +88,49 @@ def shrink(image: Image, side: int) -> tuple[Image, Floats]:
     return small, np.array(size, np.float32) / image.shape[1::-1]  # type: ignore[return-value]
 
 
-def wider_rows(name: str, boxes: Floats, ignored: np.ndarray, scale: Floats) -> str:
-    """Return a picture's rows in WIDER's text format, its boxes (F, 4) scaled."""
+def label_file(layout: str, path: Path, name: str) -> str:
+    """Return the file of the boxes of a picture, which its set calls `name`; RetinaFace's list becomes YOLO's files."""
+    images = Path(path.as_posix().removesuffix(f"/{name}"))
+    if layout == "WIDER FACE":
+        part = images.parent.name.removeprefix("WIDER_")
+        return (images.parents[1] / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt").as_posix()
+    folder, suffix = ("Annotations", ".xml") if layout == "VOC" else ("labels", ".txt")
+    return (images.parent / folder / name).with_suffix(suffix).as_posix()
+
+
+def label_text(layout: str, picture: Picture, sides: tuple[int, ...], scale: Floats) -> str:
+    """Return the boxes of a picture of these sides (width, height), which is scaled, as `label_file` holds them."""
+    if layout == "WIDER FACE":
+        return wider_rows(picture, scale)
+    return voc_xml(picture, scale) if layout == "VOC" else yolo_rows(picture, np.array(sides))
+
+
+def wider_rows(picture: Picture, scale: Floats) -> str:
+    """Return a picture's rows in WIDER's list."""
+    boxes, ignored = picture.boxes, picture.ignored
     corners, sides = (boxes[:, :2] + 0.5) * scale, (boxes[:, 2:] - boxes[:, :2]) * scale
     rows = [f"{x:.2f} {y:.2f} {w:.2f} {h:.2f} 0 0 0 {int(i)} 0 0\n"
             for (x, y), (w, h), i in zip(corners, sides, ignored, strict=True)]
-    return f"{name}\n{len(rows)}\n" + "".join(rows or ["0 0 0 0 0 0 0 0 0 0\n"])
+    return f"{picture.name}\n{len(rows)}\n" + "".join(rows or ["0 0 0 0 0 0 0 0 0 0\n"])
+
+
+def voc_xml(picture: Picture, scale: Floats) -> str:
+    """Return a picture's file of VOC, which counts from pixel 1."""
+    edges = (picture.boxes + 0.5) * np.tile(scale, 2) + [1, 1, 0, 0]
+    things = [
+        f"<object><name>face</name><difficult>{int(ignored)}</difficult><bndbox>"
+        + "".join(f"<{edge}>{value:.2f}</{edge}>" for edge, value in zip(VOC_EDGES, box, strict=True))
+        + "</bndbox></object>\n" for box, ignored in zip(edges, picture.ignored, strict=True)]
+    return f"<annotation>\n{''.join(things)}</annotation>\n"
+
+
+def yolo_rows(picture: Picture, sides: NDArray[np.int_]) -> str:
+    """Return a picture's file of YOLO: boxes, and five points where any are known, -1 for the others."""
+    boxes = picture.boxes
+    columns = [((boxes[:, :2] + boxes[:, 2:]) / 2 + 0.5) / sides, (boxes[:, 2:] - boxes[:, :2]) / sides]
+    if picture.points is not None:
+        columns.append(np.nan_to_num((picture.points + 0.5) / sides, nan=-1).reshape(-1, 10))
+    return "".join(f"0 {' '.join(f'{value:.6f}' for value in row)}\n" for row in np.concatenate(columns, 1))
 
 
 def encoded(image: Image, name: str, quality: int) -> bytes:
@@ -107,10 +150,6 @@ def pack(data: Path, out: Path, megabytes: float, backgrounds: str, sides: tuple
     if not data.is_dir():
         raise SettingsError(f"{data}: no such folder")
     sets = list(find_sets(data, {}))
-    for found in sets:
-        if found.pictures and found.layout != "WIDER FACE":
-            logger.warning("%s: boxes of the layout %s are not packed, only those of WIDER FACE are; take this set "
-                           "along as it is", found.name, found.layout)
     sample = list(members(data, sets, backgrounds, *sides, every=SAMPLE))
     if not sample:
         raise SettingsError(f"{data}: nothing to pack; expected the layouts that training.prepare reads")
@@ -126,22 +165,22 @@ def pack(data: Path, out: Path, megabytes: float, backgrounds: str, sides: tuple
 
 def write(out: Path, pictures: Iterator[Member], quality: int, about: int, console: Console) -> int:
     """Write the members into a zip that appears when it is whole; return how many there are."""
-    lists, count = dict[str, str](), 0
+    lists, count = dict[str, list[str]](), 0
     with whole(out) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
         for member in track(pictures, f"quality {quality}", about, console=console):
             count += 1
-            name = member.name.encode("utf-8", "backslashreplace").decode()  # zip has no other encoding
             content = encoded(member.image, member.name, quality)
-            file.writestr(name, content, zipfile.ZIP_STORED)
-            if member.name.endswith(".webp"):
-                file.writestr(Path(name).with_suffix(".pts").as_posix(), member.text)
-            elif member.text:
-                root, _, rest = member.name.partition("/WIDER_")
-                labels = f"{root}/wider_face_split/wider_face_{rest.partition('/')[0]}_bbx_gt.txt"
-                lists[labels] = lists.get(labels, "") + member.text
-        for name, text in lists.items():
-            file.writestr(name, text)
+            file.writestr(printable(member.name), content, zipfile.ZIP_STORED)
+            lists.setdefault(member.labels, []).append(member.text)
+        lists.pop("", None)
+        for name, texts in lists.items():
+            file.writestr(printable(name), printable("".join(texts)))
     return count
+
+
+def printable(text: str) -> str:
+    """Return names of files as they can be written: a zip knows no other encoding than UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import pytest
 from tests.training.faces68 import draw, write_set
 from training import landmark_data, pack
 from training.faces_data import read_wider
+from training.find_sets import find_sets
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
 
@@ -77,15 +78,48 @@ def test_what_does_not_fit_leaves_nothing(data: Path, caplog: pytest.LogCaptureF
     assert not list(data.parent.glob("visit*"))
 
 
-def test_what_is_not_packed_is_said_and_names_in_any_encoding_are(data: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (data / "mine" / "labels").mkdir(parents=True)
-    (data / "mine" / "images").mkdir()
-    (data / "backgrounds" / "b.png").rename(data / "mine" / "images" / "a.png")
-    (data / "mine" / "labels" / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+def test_own_boxes_shrink_with_their_pictures(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for name in ("voc/JPEGImages/A/a.jpg", "yolo/images/b.png", "retina/images/c.jpg"):
+        (data / name).parent.mkdir(parents=True)
+        cv2.imwrite(str(data / name), np.zeros((480, 640, 3), np.uint8))
+    for name in ("voc/Annotations/A", "yolo/labels"):
+        (data / name).mkdir(parents=True)
+    edges = "<bndbox><xmin>65</xmin><ymin>49</ymin><xmax>384</xmax><ymax>288</ymax></bndbox>"
+    things = [f"<object><name>face</name><difficult>{hard}</difficult>{edges}</object>" for hard in (0, 1)]
+    (data / "voc/Annotations/A/a.xml").write_text(f"<annotation>{''.join(things)}</annotation>")
+    (data / "yolo/labels/b.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    known, unknown = " ".join(f"{100 + i} {200 + i} 0" for i in range(5)), "-1 -1 -1 " * 5
+    (data / "retina/label.txt").write_text(f"# c.jpg\n64 48 320 240 {known} 0.9\n10 20 40 40 {unknown} 0.9\n")
+    assert pack.main([str(data), str(tmp_path / "visit.zip"), "--picture-side", "160"]) == 0
+    with zipfile.ZipFile(tmp_path / "visit.zip") as file:
+        file.extractall(tmp_path / "unpacked")
+    before, after = ({found.name: found for found in find_sets(root, {})} for root in (data, tmp_path / "unpacked"))
+    assert {name: found.layout for name, found in after.items()} == {"voc": "VOC", "yolo": "YOLO", "retina": "YOLO"}
+    for name, found in after.items():
+        (old,), (new,) = before[name].pictures, found.pictures
+        assert not found.faults and new.name == old.name and new.image().shape == (120, 160, 3)
+        assert new.boxes == pytest.approx((old.boxes + 0.5) / 4 - 0.5, abs=0.01)
+        assert new.ignored.tolist() == old.ignored.tolist()
+        assert (new.points is None) == (old.points is None)
+        if new.points is not None and old.points is not None:
+            assert new.points == pytest.approx((old.points + 0.5) / 4 - 0.5, abs=0.01, nan_ok=True)
+
+
+def test_a_set_by_itself_is_packed(data: Path) -> None:
+    assert pack.main([str(data / "WIDER"), str(data.parent / "visit.zip")]) == 0
+    with zipfile.ZipFile(data.parent / "visit.zip") as file:
+        assert file.namelist() == ["WIDER_train/images/0--Parade/a.jpg", "wider_face_split/wider_face_train_bbx_gt.txt"]
+
+
+def test_backgrounds_have_no_labels_and_names_in_any_encoding_are_packed(data: Path) -> None:
+    (data / "backgrounds" / "b.png").unlink()
+    cv2.imwrite(str(data / "backgrounds" / "b.webp"), draw(np.random.default_rng(0))[0])
     for suffix in (".png", ".pts"):
         odd = os.fsdecode(b"caf\xe9" + suffix.encode())
         (data / "landmarks" / "mine" / f"p0_0{suffix}").rename(data / "landmarks" / "mine" / odd)
     assert pack.main([str(data), str(data.parent / "visit.zip")]) == 0
-    assert "mine: boxes of the layout YOLO are not packed" in caplog.text
     with zipfile.ZipFile(data.parent / "visit.zip") as file:
-        assert {"landmarks/mine/caf\\udce9.webp", "landmarks/mine/caf\\udce9.pts"} <= set(file.namelist())
+        names = set(file.namelist())
+    assert {"landmarks/mine/caf\\udce9.webp", "landmarks/mine/caf\\udce9.pts", "backgrounds/b.webp"} <= names
+    assert "backgrounds/b.pts" not in names
