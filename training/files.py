@@ -1,6 +1,7 @@
 """Files of data sets as people have them, and files of ours that are there whole or not at all."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+logger = logging.getLogger("training")
+
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield each folder from `root` down with the names of its folders, which may be cleared, and of its files.
 
-    Links to folders are followed, but no folder is seen twice: links may lead round in a circle.
+    Links to folders are followed, but no folder is seen twice: links may lead round in a circle. A folder that cannot
+    be read is left out with a warning.
     """
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, onerror=_warn, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
@@ -25,6 +29,10 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         seen.add(real)
         folders.sort()
         yield Path(folder), folders, files
+
+
+def _warn(exc: OSError) -> None:
+    logger.warning("%s: left out: %s", exc.filename, exc.strerror)
 
 
 def below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:

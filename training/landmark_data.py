@@ -81,7 +81,7 @@ def read_folder(root: Path, source: str, person: Callable[[str], str] = str) -> 
     for stem in sorted(pictures.keys() & labels.keys()):
         try:
             points = read_points(labels[stem])
-        except ValueError as exc:
+        except (ValueError, OSError) as exc:
             faults.append(f"{labels[stem]}: {exc}")
             continue
         samples.append(Sample(pictures[stem], points, source, f"{source}/{person(stem.name)}"))
@@ -260,7 +260,7 @@ def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: 
     """Return (count, 256, 256, 3) crops without faces from pictures with known face boxes (F, 4); made on first use."""
     key = hashlib.sha256(repr((CACHE_VERSION, count)).encode())
     for path, boxes in pictures:
-        key.update(os.fsencode(path) + boxes.tobytes())
+        key.update(os.fsencode(f"{path} {path.stat().st_mtime_ns}") + boxes.tobytes())
     file = folder / f"backgrounds-{key.hexdigest()[:16]}.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)

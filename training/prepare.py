@@ -40,6 +40,8 @@ SMALL_EYE_DISTANCE = 0.5
 BELONGS = 0.25
 """A point farther outside the picture than this share of the face's side is listed; many a face reaches beyond its
 picture a little, and is labelled there."""
+SHEET = 100
+"""Sets on the contact sheet: where every person has a folder, some of them stand for all."""
 FLAGS = (*(name.replace(" ", "_") for name in STATES), "small_eye_distance")
 SHOWN = 10
 """Pictures of each set on the contact sheet, and kinds of faults on the console."""
@@ -68,7 +70,7 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
     held = Split(share, tests, data.resolve().name)
     rows = write_faces(sets, data, out, held, console)
     rows += write_pictures(sets, data, out, held, console)
-    contact_sheet.save_picture(out / "sheet.png", contact_sheet.sheet(rows))
+    contact_sheet.save_picture(out / "sheet.png", contact_sheet.sheet(rows[:: -(-len(rows) // SHEET)]))
     faults = [fault for found in sets for fault in found.faults]
     (out / "faults.txt").write_text("".join(fault + "\n" for fault in faults), "utf-8", "backslashreplace")
     return sets

@@ -98,7 +98,7 @@ def read_voc(root: Path) -> Read:
         path = texts[name]
         try:
             tree = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as exc:
+        except (ElementTree.ParseError, OSError) as exc:
             faults.append(f"{path}: not XML ({exc})")
             continue
         faces = _Faces()
@@ -136,7 +136,11 @@ def read_yolo(root: Path) -> Read:
             continue
         sides = np.array([image.shape[1], image.shape[0]], np.float32)
         faces, text = _Faces(), texts.get(stem)
-        rows = read_text(text).splitlines() if text else []
+        try:
+            rows = read_text(text).splitlines() if text else []
+        except OSError as exc:
+            faults.append(f"{text}: {exc}")
+            continue
         for number, row in enumerate(rows, 1):
             try:
                 numbers = np.array(row.split(), np.float32)

@@ -103,9 +103,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
-    if not isinstance(base, str) or path.parent / base in (path, *above):
+    above = (*above, path.resolve())
+    if not isinstance(base, str) or (path.parent / base).resolve() in above:
         raise SettingsError(f"{path}: base: expected the name of another config, found {base!r}")
-    return _merged(_read(path.parent / base, (path, *above)), content)
+    return _merged(_read(path.parent / base, above), content)
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

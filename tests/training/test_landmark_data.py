@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -90,3 +91,11 @@ def test_backgrounds_avoid_faces(tmp_path: Path) -> None:
     found = landmark_data.cache_backgrounds([(tmp_path / "a.png", box)], tmp_path / "cache", 20)
     assert found.shape == (20, 256, 256, 3)
     assert found.max() < 200
+
+
+def test_backgrounds_that_have_changed_are_cut_anew(tmp_path: Path) -> None:
+    path, nobody = tmp_path / "a.png", np.zeros((0, 4), np.float32)
+    for grey in (10, 200):
+        cv2.imwrite(str(path), np.full((100, 100, 3), grey, np.uint8))
+        os.utime(path, (grey, grey))
+        assert (landmark_data.cache_backgrounds([(path, nobody)], tmp_path / "cache", 2) == grey).all()

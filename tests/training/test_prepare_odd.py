@@ -151,3 +151,46 @@ def test_a_wrong_count_in_widers_list_is_one_fault(tmp_path: Path) -> None:
     assert found.boxes.tolist() == [[0.5, 1.5, 3.5, 5.5]]
     for fault, part in zip(faults, (":2: expected the number of faces of a.jpg", "without area: 'nan"), strict=True):
         assert part in fault
+
+
+@pytest.fixture
+def unreadable() -> Path:
+    """A file that is there and cannot be read by anybody, at least at its beginning."""
+    path = Path("/proc/self/mem")
+    if not path.exists():
+        pytest.skip("no such file here")
+    return path
+
+
+def test_a_label_that_cannot_be_read_is_a_fault(unreadable: Path, tmp_path: Path) -> None:
+    plain, voc, yolo = write_set(tmp_path / "plain", 2), tmp_path / "voc", tmp_path / "yolo"
+    (plain / "p0_0.pts").unlink()
+    for name in ("voc/JPEGImages/a.png", "voc/JPEGImages/b.png", "yolo/images/a.png", "yolo/images/b.png"):
+        picture(tmp_path / name)
+    text(voc / "Annotations" / "b.xml", "<annotation/>")
+    text(yolo / "labels" / "b.txt", "0 0.5 0.5 0.1 0.1")
+    links = plain / "p0_0.pts", voc / "Annotations" / "a.xml", yolo / "labels" / "a.txt"
+    for link in links:
+        link.symlink_to(unreadable)
+    found = found_in(tmp_path)
+    for name, link in zip(("plain", "voc", "yolo"), links, strict=True):
+        assert len(found[name].faces or found[name].pictures) == 1
+        assert [fault.startswith(f"{link}: ") for fault in found[name].faults] == [True]
+    samples, faults = read_folder(plain, "own")
+    assert len(samples) == 1 and faults[0].startswith(f"{links[0]}: ")
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert below(tmp_path / "gone", (".jpg",)) == []
+    assert f"{tmp_path / 'gone'}: left out: No such file or directory" in caplog.text
+
+
+def test_a_folder_for_each_person_and_a_sheet_that_viewers_show(tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(5):
+        write_set(tmp_path / "data" / "mine" / f"id{i}", 2)
+    monkeypatch.setattr(prepare, "SHEET", 2)
+    arguments = [str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--person", "mine/.*="]
+    assert prepare.main(arguments) == 0
+    assert len({face.person for face in prepared.read_by_set(tmp_path / "out")}) == 5
+    assert cv2.imread(str(tmp_path / "out" / "sheet.png")).shape[0] == 2 * 162

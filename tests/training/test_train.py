@@ -274,9 +274,11 @@ def test_a_config_with_a_base_holds_what_differs(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / "c.yaml", ["settings.network=null"])
     assert settings.settings == {"sources": {"two": {"mild": None}}, "network": None}
     assert load_settings(tmp_path / "c.yaml", ["settings.sources=null"]).settings == {}
-    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
-    with pytest.raises(SettingsError, match=r"a.yaml: base: expected the name of another config, found 'b.yaml'"):
-        load_settings(tmp_path / "b.yaml")
+    there = f"../{tmp_path.name}/b.yaml"  # round in a circle, also by another way to the same file
+    for base in ("b.yaml", there):
+        (tmp_path / "a.yaml").write_text(f"base: {base}\n")
+        with pytest.raises(SettingsError, match=f"a.yaml: base: expected the name of another config, found '{base}'"):
+            load_settings(tmp_path / "b.yaml")
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs/train").glob("*.yaml")), ids=lambda path: path.stem)
