@@ -1,5 +1,6 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped."""
 
+import io
 import os
 import subprocess
 from pathlib import Path
@@ -14,8 +15,10 @@ from training.settings import SettingsError
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` so that `path` always holds a whole checkpoint, the old one or the new one."""
+    content = io.BytesIO()
+    torch.save(state, content)  # into a file it would hide that the disk is full, behind an error of its own
     with whole(path) as file:
-        torch.save(state, file)
+        file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
 

@@ -84,5 +84,9 @@ def whole(path: Path) -> Iterator[BinaryIO]:
         with part.open("wb") as file:
             yield file
         part.replace(path)
+    except OSError as exc:
+        if exc.errno and not exc.filename:  # a full disk does not name the file
+            exc.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Runs that something happened to: a second one, a full disk, a kill while a cache was written, wrong patterns."""
 
 import itertools
+import resource
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training.faces68 import write_set, write_two_sets
 from training import augmentation_page, checkpoint, evaluate, landmark_data, prepare, train
@@ -52,6 +54,18 @@ def test_a_log_that_a_full_disk_cut_off_goes_on(tmp_path: Path) -> None:
     with train.open_log(tmp_path, 2) as log:
         log.write("next\n")
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\nnext\n'
+
+
+def test_a_save_to_a_full_disk_says_so_and_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    path, (soft, hard) = tmp_path / "last.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoint.save(path, {"ema": {}, "step": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*last.pt"):
+            checkpoint.save(path, {"ema": {"a": torch.zeros(100_000)}, "step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_broken_save_leaves_no_part(tmp_path: Path) -> None:
