@@ -42,6 +42,12 @@ NESTED = 0.8
 OVERVIEW = 320
 """Longer side, pixels, of the search for large faces: a network trained on scenes of 256 px knows none above 250 px
 (a face of 380 px was missed at 640 px and found at 320)."""
+CLOSE, FILLS = 160, 0.6
+"""Longer side, pixels, of one more search where a face may fill the picture, and the share of the longer side that such
+a face has at least. At 320 px it would be beyond what the network knows: of 180 faces as high as an upright picture
+(3:4) 49 % were found there, of those eight tenths as high 88 %; with this search 100 and 99 %."""
+LARGE = 0.45
+"""Share of the longer side. A face that fills the picture gives either no box, or one this large on a part of it."""
 SAME_FACE = 0.3
 """A box that overlaps the place where a known face was followed to by more is that face."""
 STAYS = 0.2
@@ -69,10 +75,11 @@ class FaceModel:
         Returns boxes (F, 4) as x0, y0, x1, y1, scores (F,) of at least `threshold`, and points (F, 5, 2): eyes, nose
         tip, mouth corners, image left first in an upright head; all float32, in pixels of `image`. Boxes may reach
         beyond the picture. `size` is the longer side, in pixels, at which the picture is searched, its proportions
-        kept; where that is much more than OVERVIEW, it is searched at OVERVIEW as well. `min_face` and `max_face` limit
-        the longer side of a box in pixels of `image`. `window` (x0, y0, x1, y1 in pixels) is the part that is searched.
-        `tiles` cuts it into so many overlapping parts per side, each searched at `size`: for small faces in large
-        pictures. `sideways` searches it turned by a quarter both ways too: for people who lie, at three times the cost.
+        kept; where that is much more than OVERVIEW, it is searched at OVERVIEW as well, and where a face may fill it,
+        at CLOSE. `min_face` and `max_face` limit the longer side of a box in pixels of `image`. `window` (x0, y0, x1,
+        y1 in pixels) is the part that is searched. `tiles` cuts it into so many overlapping parts per side, each
+        searched at `size`: for small faces in large pictures. `sideways` searches it turned by a quarter both ways too:
+        for people who lie, at three times the cost.
         Raises ValueError unless the picture is uint8 (H, W, 3), the window lies in it and `size` is positive.
         """
         check_picture(image)
@@ -85,19 +92,23 @@ class FaceModel:
             parts.append((window, OVERVIEW))
         found = [self._search_all(image, parts, threshold, turn) for turn in ((0, 1, -1) if sideways else (0,))]
         boxes, scores, points = most_upright(found) if sideways else found[0]
-        if len(parts) > 1:  # what looks like a small face in a large one is part of it
-            alone = ~nested(boxes, NESTED)
-            boxes, scores, points = boxes[alone], scores[alone], points[alone]
-        side = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0)
+        side = _sides(boxes)
+        if len(parts) > 1 or side.max(initial=0) > FILLS * _longer(window):
+            alone = ~nested(boxes, NESTED)  # what looks like a small face in a large one is part of it
+            boxes, scores, points, side = boxes[alone], scores[alone], points[alone], side[alone]
         kept = np.flatnonzero((side >= min_face) & (side <= max_face))[:max_faces]
         return boxes[kept], scores[kept], points[kept]
 
     def _search_all(self, image: Image, parts: list[tuple[Window, int]], threshold: float, quarter: int) -> Found:
         """Return the faces in all parts, each with the size at which it is searched; the last part is the whole."""
-        window = parts[-1][0]
-        searched = [self._search(image, part, window, size, threshold, quarter) for part, size in parts]
-        boxes, scores, points = (np.concatenate(values) for values in zip(*searched, strict=True))
-        return merge(boxes, scores, points)
+        window, coarsest = parts[-1]
+        found = _joined([self._search(image, part, window, size, threshold, quarter) for part, size in parts])
+        largest = _sides(found[0]).max(initial=0)
+        if coarsest <= CLOSE or (len(parts) == 1 and 0 < largest < LARGE * _longer(window)):
+            return found
+        close = self._search(image, window, window, CLOSE, threshold, quarter)
+        filling = _sides(close[0]) > FILLS * _longer(window)
+        return _joined([found, (close[0][filling], close[1][filling], close[2][filling])])
 
     def _search(
         self, image: Image, part: Window, window: Window, size: int, threshold: float, quarter: int
@@ -117,6 +128,21 @@ class FaceModel:
         points = to_frame(points, scale, offset) + corner
         kept = whole(boxes, part, window)
         return boxes[kept], scores[kept], points[kept]
+
+
+def _joined(found: list[Found]) -> Found:
+    """Return all that was found, one of each face, best first."""
+    boxes, scores, points = (np.concatenate(values) for values in zip(*found, strict=True))
+    return merge(boxes, scores, points)
+
+
+def _longer(window: Window) -> int:
+    return max(window[2] - window[0], window[3] - window[1])
+
+
+def _sides(boxes: Floats) -> Floats:
+    """Return (F,) the longer sides of boxes (F, 4)."""
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).max(1, initial=0), np.float32)
 
 
 def most_upright(found: list[Found]) -> Found:

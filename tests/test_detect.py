@@ -74,6 +74,15 @@ def test_a_face_that_fills_the_frame_is_found_at_any_size(model: FaceModel, size
     assert overlaps(boxes[:1], truth)[0, 0] > 0.5 and scores[0] > 0.9
 
 
+@pytest.mark.parametrize("size", [320, 640])
+def test_a_face_that_fills_a_picture_on_end_is_found_once(model: FaceModel, size: int) -> None:
+    shot = source(frames=1, width=480, height=640, size=2.2)
+    truth = face_boxes(true_points(shot["truth"][0]))
+    assert truth[0, 3] - truth[0, 1] > 480  # three quarters of it, and as wide
+    boxes, scores, _ = model.detect(shot["frame"][0].image, size=size)
+    assert len(boxes) == 1 and overlaps(boxes, truth)[0, 0] > 0.5 and scores[0] > 0.9
+
+
 def test_no_face_is_no_row(model: FaceModel) -> None:
     for height, width in ((480, 640), (40, 30), (1, 1)):
         boxes, scores, points = model.detect(np.full((height, width, 3), 90, np.uint8))
