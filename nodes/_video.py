@@ -27,6 +27,7 @@ PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 SET_BACK_S = 0.5  # stamps that go back by more are a clock that began anew; by less, B-frames without order
 DECODE_THREADS = min(4, os.cpu_count() or 1)  # 4 decode 4K H.264 in real time; more only hold more pictures
 DEFAULT_PERIOD = 1 / 30  # seconds between frames where the file does not say
+ENDS_AT_ITS_DURATION = frozenset({"matroska,webm", "nut"})  # formats whose duration counts from 0, not from the start
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 
 Allocate = Callable[[tuple[int, ...]], NDArray[Any]]
@@ -236,7 +237,8 @@ def _promised_end(stream: VideoStream) -> float | None:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     container = stream.container
     if isinstance(container, InputContainer) and container.duration and len(container.streams) == 1:
-        return (container.duration + (container.start_time or 0)) / av.time_base
+        start = 0 if container.format.name in ENDS_AT_ITS_DURATION else container.start_time or 0
+        return (container.duration + start) / av.time_base
     return None
 
 

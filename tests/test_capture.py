@@ -192,6 +192,16 @@ def test_a_whole_file_gives_no_warning(tmp_path: Path, warnings_of: Callable[[],
     assert warnings_of() == []
 
 
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.webm", "clip.nut", "clip.mp4", "clip.ts", "clip.flv", "clip.avi"])
+def test_a_whole_file_that_begins_late_gives_no_warning(
+    tmp_path: Path, name: str, warnings_of: Callable[[], list[str]]
+) -> None:
+    codec = "libvpx" if name == "clip.webm" else "libx264"
+    path = clips.write(tmp_path / name, [5 + at for at in clips.steady(36)], codec=codec)
+    assert len(captured(uri=str(path))) == 36
+    assert warnings_of() == []
+
+
 def test_damage_in_the_middle_is_passed_over(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
     path = clips.write(tmp_path / "clip.avi", clips.steady(30), codec="mjpeg", size=(160, 120))
     data = bytearray(path.read_bytes())
