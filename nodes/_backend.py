@@ -201,12 +201,34 @@ def known(value: str, name: str, valid: tuple[str, ...]) -> str:
     raise ValueError(f"{name} {value!r} is not one of {', '.join(map(repr, valid))}{hint}")
 
 
+def whole_number(value: int, name: str, least: int) -> int:
+    """Return `value`; raise ValueError unless it is a whole number of at least `least`."""
+    if isinstance(value, int | np.integer) and value >= least:
+        return int(value)
+    raise ValueError(f"{name}: expected a whole number, {least} or more, found {value!r}")
+
+
 def check_picture(image: Image) -> None:
-    """Raise ValueError unless `image` is (H, W, 3) uint8 with pixels in it."""
-    if not isinstance(image, np.ndarray):  # cv2.imread gives None for a file that is not there
-        raise ValueError(f"expected a BGR picture uint8 (H, W, 3), found {type(image).__name__}")
+    """Raise ValueError, that says how to make one, unless `image` is (H, W, 3) uint8 with pixels in it."""
+    if not isinstance(image, np.ndarray):
+        found = "None: cv2.imread gives that for a file that is missing, or no picture"
+        raise ValueError(f"{_PICTURE}, found {found if image is None else type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"expected a BGR picture uint8 (H, W, 3), found {image.dtype}{image.shape}")
+        raise ValueError(f"{_PICTURE}, found {image.dtype} {image.shape}{_conversion(image)}")
+
+
+_PICTURE = "expected a BGR picture, a numpy array uint8 (H, W, 3)"
+
+
+def _conversion(image: NDArray[Any]) -> str:
+    """Return what makes a picture of the usual other ones, for an error message."""
+    if image.dtype.kind == "f":
+        return "; (image * 255).astype(np.uint8) where it goes from 0 to 1"
+    if image.dtype != np.uint8 or not image.size:
+        return ""
+    if image.ndim == 2 or image.shape[2:] == (1,):
+        return "; cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) makes one"
+    return "; cv2.cvtColor(image, cv2.COLOR_BGRA2BGR) makes one" if image.shape[2:] == (4,) else ""
 
 
 def _faults() -> tuple[type[BaseException], ...]:

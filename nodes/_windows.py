@@ -46,11 +46,14 @@ def whole(boxes: Floats, window: Window, picture: Window) -> NDArray[np.bool_]:
 
 
 def within(window: Window, picture: Window) -> Window:
-    """Return the window. Raises ValueError unless it lies in the picture and has pixels."""
-    x0, y0, x1, y1 = window
+    """Return the window. Raises ValueError unless it is of whole pixels, lies in the picture and has pixels."""
+    sides = np.asarray(window)
+    if sides.shape != (4,) or sides.dtype.kind not in "iu":
+        raise ValueError(f"window: expected x0, y0, x1, y1 in whole pixels, found {window}")
+    x0, y0, x1, y1 = sides.tolist()
     if not (picture[0] <= x0 < x1 <= picture[2] and picture[1] <= y0 < y1 <= picture[3]):
-        raise ValueError(f"window: expected x0 < x1, y0 < y1 within {picture}, found {tuple(window)}")
-    return window
+        raise ValueError(f"window: expected x0 < x1, y0 < y1 within {picture}, found {(x0, y0, x1, y1)}")
+    return x0, y0, x1, y1
 
 
 def around(boxes: Floats, region: Window, picture: Window) -> Window:

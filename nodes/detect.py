@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Finding, Frame, Input, Node, Output, setting
-from nodes._backend import MODELS, check_gives, check_picture, load, locate
+from nodes._backend import MODELS, check_gives, check_picture, load, locate, whole_number
 from nodes._boxes import STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
 from nodes._geometry import to_input
 from nodes._scene import thumbnail
@@ -80,11 +80,12 @@ class FaceModel:
         y1 in pixels) is the part that is searched. `tiles` cuts it into so many overlapping parts per side, each
         searched at `size`: for small faces in large pictures. `sideways` searches it turned by a quarter both ways too:
         for people who lie, at three times the cost.
-        Raises ValueError unless the picture is uint8 (H, W, 3), the window lies in it and `size` is positive.
+        Raises ValueError unless the picture is uint8 (H, W, 3), the window lies in it, and `size`, `tiles` and
+        `max_faces` are whole numbers that make sense.
         """
         check_picture(image)
-        if size < 1:
-            raise ValueError(f"size: expected pixels of the longer side, 1 or more, found {size}")
+        size, tiles = whole_number(size, "size", 1), whole_number(tiles, "tiles", 1)
+        max_faces = None if max_faces is None else whole_number(max_faces, "max_faces", 0)
         everything = (0, 0, image.shape[1], image.shape[0])
         window = everything if window is None else within(window, everything)
         parts = [(part, size) for part in tile(window, tiles)] if tiles > 1 else [(window, size)]

@@ -93,17 +93,17 @@ class LandmarkModel:
         """Find the landmarks of the faces at boxes (F, 4) in a BGR picture (H, W, 3), all in one batch.
 
         `kind` says what the boxes are: "detector" ones hold the face as a face detector sees it, "landmarks" ones are
-        tight around the 68 points. `roll` (F,), radians, clockwise, is how far each face leans; it may be wrong by 30
-        degrees (`roll_of_points` knows it from a detector's points). Row i of the result belongs to box i; ids are the
-        row numbers, scores the probability that there is a face. Coordinates are pixels of `image`; `fov` is the
-        camera's angle of view across the longer side in degrees, which the pose needs.
+        tight around the 68 points. `roll` (F,), or one for all, in radians, clockwise, is how far each face leans; it
+        may be wrong by 30 degrees (`roll_of_points` knows it from a detector's points). Row i of the result belongs to
+        box i; ids are the row numbers, scores the probability that there is a face. Coordinates are pixels of `image`;
+        `fov` is the camera's angle of view across the longer side in degrees, which the pose needs.
         Raises ValueError for wrong shapes, an unknown kind, and a `fov` that no flat picture has.
         """
         check_picture(image)
         if not 0 < fov < 180:
             raise ValueError(f"fov: expected degrees between 0 and 180, found {fov}")
         boxes = as_boxes(boxes)
-        rolls = np.broadcast_to(np.asarray(roll, np.float32), (len(boxes),))
+        rolls = as_rolls(roll, len(boxes))
         rough = known(kind, "kind", ("detector", "landmarks")) == "detector"
         if rough:
             boxes = landmark_boxes(boxes, rolls)
@@ -166,6 +166,14 @@ def as_boxes(boxes: Floats) -> Floats:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
         raise ValueError(f"expected finite boxes (F, 4) as x0, y0, x1, y1, found shape {boxes.shape}")
     return boxes
+
+
+def as_rolls(roll: Floats | float, count: int) -> Floats:
+    """Return rolls as float32 (count,); one stands for all. Raises ValueError for any other number of them, and NaN."""
+    rolls = np.asarray(roll, np.float32)
+    if rolls.shape not in ((), (1,), (count,)) or not np.isfinite(rolls).all():
+        raise ValueError(f"roll: expected finite radians, one or as many as boxes ({count}), found {roll}")
+    return np.broadcast_to(rolls, (count,))
 
 
 def landmark_boxes(boxes: Floats, rolls: Floats) -> Floats:

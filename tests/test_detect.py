@@ -89,11 +89,22 @@ def test_no_face_is_no_row(model: FaceModel) -> None:
         assert boxes.shape == (0, 4) and scores.shape == (0,) and points.shape == (0, 5, 2)
 
 
-@pytest.mark.parametrize(
-    "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), None]
-)
-def test_what_is_no_picture_is_refused(model: FaceModel, wrong: Any) -> None:  # None: cv2.imread without a file
-    with pytest.raises(ValueError, match="expected a BGR picture uint8"):
+NO_PICTURES = [
+    (np.zeros((4, 4), np.uint8), r"found uint8 \(4, 4\); cv2.cvtColor\(image, cv2.COLOR_GRAY2BGR\) makes one$"),
+    (np.zeros((4, 5, 1), np.uint8), r"found uint8 \(4, 5, 1\); cv2.cvtColor\(image, cv2.COLOR_GRAY2BGR\) makes one$"),
+    (np.zeros((4, 4, 4), np.uint8), r"found uint8 \(4, 4, 4\); cv2.cvtColor\(image, cv2.COLOR_BGRA2BGR\) makes one$"),
+    (np.zeros((4, 4, 3)), r"found float64 \(4, 4, 3\); \(image \* 255\).astype\(np.uint8\) where it goes from 0 to 1$"),
+    (np.zeros((4, 4, 3), np.uint16), r"found uint16 \(4, 4, 3\)$"),
+    (np.zeros((0, 4), np.uint8), r"found uint8 \(0, 4\)$"),
+    (np.zeros((), np.uint8), r"found uint8 \(\)$"),
+    ("group.jpg", "found str$"),
+    (None, "found None: cv2.imread gives that for a file that is missing, or no picture$"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "found"), NO_PICTURES)
+def test_what_is_no_picture_is_refused_with_what_makes_one(model: FaceModel, wrong: Any, found: str) -> None:
+    with pytest.raises(ValueError, match=r"^expected a BGR picture, a numpy array uint8 \(H, W, 3\), " + found):
         model.detect(wrong)
 
 
@@ -128,10 +139,15 @@ def test_a_window_limits_the_search_and_sizes_the_faces(model: FaceModel) -> Non
         model.detect(image, window=(0, 0, 1281, 720))
 
 
-@pytest.mark.parametrize("size", [0, -320])
-def test_a_size_at_which_nothing_can_be_searched_is_refused(model: FaceModel, size: int) -> None:
-    with pytest.raises(ValueError, match="size: expected pixels of the longer side, 1 or more, found"):
-        model.detect(np.zeros((48, 64, 3), np.uint8), size=size)
+@pytest.mark.parametrize(
+    ("name", "least", "wrong"),
+    [("size", 1, 0), ("size", 1, -9), ("tiles", 1, 0), ("tiles", 1, 1.5), ("max_faces", 0, -1), ("max_faces", 0, 2.5)],
+)
+def test_numbers_with_which_nothing_can_be_searched_are_refused(
+    model: FaceModel, name: str, least: int, wrong: Any
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected a whole number, {least} or more, found {wrong}$"):
+        model.detect(np.zeros((48, 64, 3), np.uint8), **{name: wrong})
 
 
 def test_tiles_find_small_faces_in_large_pictures(model: FaceModel) -> None:

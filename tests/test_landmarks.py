@@ -137,6 +137,17 @@ def test_no_box_is_no_face_and_odd_input_is_refused(model: LandmarkModel) -> Non
         model.predict(image[..., 0], np.zeros((1, 4), np.float32))
 
 
+def test_a_lean_is_one_for_each_face_or_one_for_all(model: LandmarkModel) -> None:
+    frames, [truth] = source()
+    boxes = np.repeat(tight(truth), 2, 0)
+    one = model.predict(frames[0].image, boxes, kind="landmarks", roll=0.1)
+    both = model.predict(frames[0].image, boxes, kind="landmarks", roll=np.float32([0.1, 0.1]))
+    np.testing.assert_array_equal(one.landmarks, both.landmarks)
+    for wrong in (np.zeros(3, np.float32), np.zeros((2, 1), np.float32), float("nan")):
+        with pytest.raises(ValueError, match=r"roll: expected finite radians, one or as many as boxes \(2\), found"):
+            model.predict(frames[0].image, boxes, roll=wrong)
+
+
 @pytest.mark.parametrize("fov", [0, -60, 180, float("nan")])
 def test_an_angle_of_view_that_no_camera_has_is_refused(model: LandmarkModel, fov: float) -> None:
     image = np.zeros((48, 64, 3), np.uint8)

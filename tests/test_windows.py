@@ -50,6 +50,9 @@ def test_a_window_must_lie_in_the_picture():
     for wrong in [(-1, 0, 10, 10), (10, 10, 10, 20), (0, 0, 401, 10)]:
         with pytest.raises(ValueError, match="window: expected x0 < x1"):
             within(wrong, PICTURE)
+    for odd in [(0.0, 0.0, 9.5, 9.0), (0, 0, 9), None]:
+        with pytest.raises(ValueError, match="window: expected x0, y0, x1, y1 in whole pixels, found"):
+            within(odd, PICTURE)
 
 
 def test_regions_are_shares_of_the_frame_and_never_empty():
