@@ -9,7 +9,7 @@ from graph import Detections, Frame, Header
 from graph.testing import run_node
 from nodes._boxes import overlaps
 from nodes._windows import turned, turned_back
-from nodes.detect import FaceDetector, FaceModel
+from nodes.detect import FaceDetector, FaceModel, most_upright
 from nodes.source import TestSource
 from tests.portrait import tight, true_points
 
@@ -248,3 +248,34 @@ def test_the_node_says_what_the_model_finds(model: FaceModel) -> None:
     np.testing.assert_array_equal(said.points, points)
 
 
+def test_the_node_searches_with_all_its_settings() -> None:
+    asked: dict[str, Any] = {}
+
+    class Model:
+        def detect(self, *given: object, **named: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            asked.update(named, given=given[1:])
+            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
+
+    detector = FaceDetector(threshold=0.7, size=480, min_face=9, max_face=99, tiles=3, sideways=True)
+    detector.open()
+    detector._model = Model()
+    detector.process(Frame(image=np.zeros((48, 64, 3), np.uint8)))
+    window = (0, 0, 64, 48)
+    assert asked == {"given": (0.7, 480, 9), "max_face": 99, "window": window, "tiles": 3, "sideways": True}
+
+
+@pytest.mark.parametrize("lean", [-38, 0, 38])  # degrees, clockwise: by 45 it would be as upright in another search
+@pytest.mark.parametrize("upright", [0, 1, 2])
+def test_of_a_face_found_three_times_the_one_that_is_seen_most_upright_is_kept(upright: int, lean: float) -> None:
+    """By the way from the middle of both eyes to the middle of the mouth: no corner of either would tell."""
+    angle = np.radians(lean + (0, -90, 90)[upright])  # of the face, where searches 0, 1 and 2 see it upright
+    down = 20 * np.float32((-np.sin(angle), np.cos(angle)))
+    along = np.float32((down[1], -down[0]))
+    middle = np.float32((60, 60))
+    eyes, mouth = [middle - down - along, middle - down + along], [middle + down - along, middle + down + along]
+    face = np.stack([*eyes, middle, *mouth])
+    box = np.array([[20, 20, 100, 100]], np.float32)
+    found = [(box, np.float32([0.8 + 0.01 * (i != upright)]), face[None] + np.float32(i)) for i in range(3)]
+    boxes, scores, points = most_upright(found)
+    assert len(boxes) == 1 and scores[0] == np.float32(0.8)
+    np.testing.assert_array_equal(points[0], face + upright)
