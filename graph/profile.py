@@ -175,7 +175,7 @@ class Profile:
         return min(100 * at_work_s / self.duration_s, 100.0) if self.duration_s else 0.0
 
     def busiest(self) -> NodeProfile | None:
-        """Return the node that sets the pace. A live source does not count: it waits for its camera."""
+        """Return the node that is most at work. A live source does not count: it waits for its camera."""
         busy = [node for node in self.nodes.values() if node.frames and not self._is_live_source(node.name)]
         return max(busy, key=self.busy_percent, default=None)
 

@@ -73,6 +73,23 @@ def test_columns_of_top_stay_while_numbers_change() -> None:
     assert row(found, "camera").split() == ["idle", "0.0", "12.3", "/", "45.6", "/", "112", "95", "12.3", "0", "9"]
 
 
+@pytest.mark.parametrize(("policy", "alarming"), [("latest", {"landmarks"}), ("block", {"camera", "landmarks"})])
+def test_a_live_source_which_waits_for_its_camera_is_no_alarm(policy: str, alarming: set[str]) -> None:
+    """Whoever has attached to it, by whatever policy of its own, changes nothing."""
+    edges = {
+        "camera.frame -> landmarks.frame": {"from": "camera.frame", "to": "landmarks.frame", "policy": policy},
+        "camera.frame -> attached": {"from": "camera.frame", "to": "attached", "policy": None},
+    }
+    told = {"dropped": 0, "dropped_per_s": 0.0}
+    nodes = dict.fromkeys(("camera", "landmarks"), NODE)
+    stats = STATS | {"nodes": nodes, "edges": {name: edge | told for name, edge in edges.items()}}
+    console = Console(width=160, force_terminal=True, color_system="standard")
+    with console.capture() as shown:
+        console.print(top.view(stats, [], 160))
+    red = [line for line in shown.get().splitlines() if "\x1b[1;31m" in line]
+    assert {name for name in nodes if any(name in line for line in red)} == alarming
+
+
 def test_top_tells_what_a_join_let_go() -> None:
     nodes = {"smooth": NODE | {"unmatched": 1234}, "camera": NODE}
     found = [line for line in lines(top.view(STATS | {"nodes": nodes}, [], 160), 160) if "let go" in line]
