@@ -60,8 +60,11 @@ def load(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"no {path}; make one: run_graph.py CONFIG --profile {folder}") from exc
     except (OSError, ValueError) as exc:
         raise ConfigError(f"{path}: cannot be read as the latency.json of a run: {exc}") from exc
-    if not isinstance(summary, dict) or summary.get("format") != FORMAT or "nodes" not in summary:
-        raise ConfigError(f"{path}: is no latency.json of format {FORMAT}")
+    if not isinstance(summary, dict) or "format" not in summary or "nodes" not in summary:
+        raise ConfigError(f"{path}: is no latency.json of a run")
+    if summary["format"] != FORMAT:
+        why = "its numbers mean something else; make it again: run_graph.py CONFIG --profile DIR"
+        raise ConfigError(f"{path}: has format {summary['format']}, and this version compares format {FORMAT}: {why}")
     return summary
 
 

@@ -25,7 +25,7 @@ from graph.columns import Column, fitting
 from graph.metrics import UNMATCHED, Histogram, short_ms, trace_rows
 from graph.spec import GraphSpec, NodeSpec
 
-FORMAT = 1  # version of latency.json
+FORMAT = 2  # version of latency.json; in 1, rates, waits and shares meant something else
 TRACE_FRAMES = 5_000  # newest frames kept per node for trace.json: 3 MB per node
 TIMES = ("wait", "process", "publish", "age")
 

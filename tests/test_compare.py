@@ -22,7 +22,7 @@ NODE = {
     "memory_mb": 100.0,
 }
 RUN: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "graph": "g",
     "machine": {"cpu": "x", "cores": 2, "system": "Linux", "python": "3.11"},
     "capture_to_sink": {"window": TIMES},
@@ -97,8 +97,10 @@ def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.
     [
         (None, "error: no {}/latency.json; make one: run_graph.py CONFIG --profile {}"),
         ("{", "error: {}/latency.json: cannot be read as the latency.json of a run: Expecting property name"),
-        ({"format": 7}, "error: {}/latency.json: is no latency.json of format 1"),
-        ([], "error: {}/latency.json: is no latency.json of format 1"),
+        (RUN | {"format": 1}, "error: {}/latency.json: has format 1, and this version compares format 2: its numbers mean"),
+        ({"format": 2}, "error: {}/latency.json: is no latency.json of a run"),
+        ({"nodes": {}}, "error: {}/latency.json: is no latency.json of a run"),
+        ([], "error: {}/latency.json: is no latency.json of a run"),
     ],
 )
 def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, why: str) -> None:

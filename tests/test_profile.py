@@ -213,7 +213,7 @@ def test_rates_and_shares_are_of_the_whole_run():
 
 def test_summary():
     summary = json.loads(json.dumps(played().summary()))
-    assert (summary["format"], summary["graph"]) == (1, "webcam")
+    assert (summary["format"], summary["graph"]) == (2, "webcam")
     assert summary["duration_s"] == pytest.approx(0.5, abs=0.01)
     assert summary["capture_to_sink"]["window"]["p95"] == pytest.approx(10, rel=0.02)
     slow = summary["nodes"]["slow"]
