@@ -97,7 +97,7 @@ def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.
     [
         (None, "error: no {}/latency.json; make one: run_graph.py CONFIG --profile {}"),
         ("{", "error: {}/latency.json: cannot be read as the latency.json of a run: Expecting property name"),
-        (RUN | {"format": 1}, "error: {}/latency.json: has format 1, and this version compares format 2: its numbers mean"),
+        (RUN | {"format": 1}, "error: {}/latency.json: has format 1, and this version compares format 2: its"),
         ({"format": 2}, "error: {}/latency.json: is no latency.json of a run"),
         ({"nodes": {}}, "error: {}/latency.json: is no latency.json of a run"),
         ([], "error: {}/latency.json: is no latency.json of a run"),
