@@ -205,7 +205,7 @@ class Profile:
             "machine": machine(),
             "capture_to_sink": {node.name: _in_ms(node.times("age")) for node in self.sinks()},
             "nodes": {name: self._node_summary(node) for name, node in self.nodes.items()},
-            "edges": self._edge_summary(),
+            "edges": self.edges(),
         }
 
     def _node_summary(self, node: NodeProfile) -> dict[str, Any]:
@@ -225,7 +225,8 @@ class Profile:
             "memory_mb": round(node.rss_mb, 1),
         }
 
-    def _edge_summary(self) -> dict[str, Any]:
+    def edges(self) -> dict[str, dict[str, int]]:
+        """Return `dropped` messages and `queue_peak` of every edge, those to attached readers included."""
         dropped = self.dropped()
         peaks = sum((node.counts("queue_peak") for node in self.nodes.values()), Counter())
         names = dict.fromkeys([*(edge.name for edge in self.spec.edges), *dropped, *peaks])

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from graph.errors import ConfigError
 from graph.metrics import UNMATCHED, Histogram, bucket_of
 from graph.profile import NodeProfile, Profile
+from graph.stats import WITHOUT_PROCESS
 
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 HOST = "127.0.0.1"
@@ -89,7 +90,7 @@ class _Measured(Collector):
             yield family
 
     def _edges(self) -> Iterator[Metric]:
-        edges = self._profile.summary()["edges"]
+        edges = self._profile.edges()
         dropped = CounterMetricFamily("facegraph_dropped", "Messages that an edge let go", labels=("graph", "edge"))
         peak = GaugeMetricFamily(
             "facegraph_queue_peak", "Most messages that waited on an edge", labels=("graph", "edge")
@@ -108,7 +109,8 @@ class _Measured(Collector):
         )
         states = self._states()
         for node in self._profile.nodes.values():
-            memory.add_metric((self._graph, node.name), node.rss_mb * 1e6)
+            if states[node.name] not in WITHOUT_PROCESS:
+                memory.add_metric((self._graph, node.name), node.rss_mb * 1e6)
             up.add_metric((self._graph, node.name, states[node.name]), 1)
         yield from (memory, up)
 

@@ -13,6 +13,7 @@ from graph.spec import EdgeSpec, GraphSpec
 WINDOW_S = 5.0
 SILENT_S = 2.5  # five heartbeats missed: the node has ended, hangs, or is being started again
 PERCENTILES = (50, 95, 99)
+WITHOUT_PROCESS = ("NULL", "DONE", "FAILED")  # states of a node; NULL: it is being started, and has said nothing yet
 Snapshot = dict[str, Any]
 
 
@@ -140,7 +141,7 @@ class Stats:
             "dropped_per_s": round(sum(edge["dropped_per_s"] for edge in before), 2),
             "unmatched": node.count("unmatched"),
             "cpu_percent": round(100 * node.rate("cpu_s"), 1),
-            "memory_mb": round(latest.get("rss_bytes", 0) / 1e6, 1),
+            "memory_mb": 0.0 if state in WITHOUT_PROCESS else round(latest.get("rss_bytes", 0) / 1e6, 1),
         }
 
     def _edges(self) -> dict[str, dict[str, Any]]:

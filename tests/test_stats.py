@@ -120,3 +120,11 @@ def test_of_a_node_that_says_nothing_any_more_only_the_counts_are_told() -> None
         now.take("a", snapshot(now_ns, ago_s, frames))
     found = summary(now)["nodes"]["a"]
     assert (found["fps"], found["cpu_percent"], found["process_ms"], found["frames"]) == (0, 0, None, 120)
+
+
+@pytest.mark.parametrize("state", ["NULL", "DONE", "FAILED"])
+def test_a_node_without_a_process_takes_no_memory(state: str) -> None:
+    now = Stats(SPEC)
+    now.take("a", snapshot(time.monotonic_ns(), 0, 1))
+    assert summary(now)["nodes"]["a"]["memory_mb"] > 0
+    assert summary(now, state)["nodes"]["a"]["memory_mb"] == 0
