@@ -1,6 +1,7 @@
 """Draw latency.png: when each node is at work on a frame, counted from its capture."""
 
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ INK = "#2d3748"
 WIDTH, TOP, BOTTOM, ROW = 14.0, 1.55, 1.5, 0.5  # inches
 RIGHT = 0.605  # of the width: where the bars end and the numbers begin
 LABEL_LETTERS = 28  # of longer names the middle is left out
+LINE_LETTERS = 150  # of a line of small letters across the picture
 EXPLAINED = (
     "Each bar is one node at work on one frame, and ends at the median age of the frame when the node is done with it. "
     "The whisker: 95 % of the frames are done by there.\n"
@@ -31,6 +33,11 @@ EXPLAINED = (
 
 def draw(profile: "Profile", path: Path) -> None:
     """Write the picture as PNG."""
+    figure_of(profile).savefig(path, format="png", facecolor="white")
+
+
+def figure_of(profile: "Profile") -> Figure:
+    """Return the picture."""
     nodes = [node for node in profile.nodes.values() if node.frames]
     sinks = profile.sinks()
     labels = [_short(node.name) for node in nodes] + [f"capture \u2192 {_short(sink.name)}" for sink in sinks]
@@ -43,7 +50,7 @@ def draw(profile: "Profile", path: Path) -> None:
     _bars(axes, nodes)
     _sinks(axes, sinks, len(nodes))
     _columns(axes, profile, nodes)
-    figure.savefig(path, format="png", facecolor="white")
+    return figure
 
 
 def _short(name: str) -> str:
@@ -61,15 +68,15 @@ def _headings(figure: Figure, profile: "Profile", height: float) -> None:
         f"{frames:,} frames in {summary['duration_s']:.1f} s",
         f"{profile.started:%Y-%m-%d %H:%M} UTC",
         f"{where['cpu']}, {where['cores']} cores, {where['system']}, Python {where['python']}",
-        *_without_frames(profile),
     )
     figure.text(0.02, 1 - 0.75 / height, "    ".join(facts), fontsize=9.5, color="#718096")
+    figure.text(0.02, 1 - 0.98 / height, _without_frames(profile), fontsize=9.5, color=INK)
     figure.text(0.02, 0.2 / height, EXPLAINED, fontsize=9, color="#4a5568", linespacing=1.5)
 
 
-def _without_frames(profile: "Profile") -> list[str]:
-    names = [node.name for node in profile.nodes.values() if not node.frames]
-    return [f"no frames: {', '.join(names)}"] if names else []
+def _without_frames(profile: "Profile") -> str:
+    names = ", ".join(node.name for node in profile.nodes.values() if not node.frames)
+    return shorten(f"no frames: {names}", LINE_LETTERS, placeholder=" \u2026") if names else ""
 
 
 def _frame(axes: Axes, labels: list[str], nodes: int) -> None:
@@ -122,7 +129,7 @@ def _whisker(axes: Axes, row: int, start: float, end: float, colour: str, linewi
 def _columns(axes: Axes, profile: "Profile", nodes: "list[NodeProfile]") -> None:
     """Write the numbers to the right of the bars, as a table with one row per node."""
     columns = ("age ms\np50 / p95", "process ms\np50 / p95", "wait ms\np50", "fps", "busy\n%", "CPU\n%", "dropped")
-    right_edges = (0.69, 0.775, 0.825, 0.872, 0.905, 0.938, 0.985)
+    right_edges = (0.69, 0.77, 0.815, 0.86, 0.888, 0.92, 0.985)
     for heading, x in zip(columns, right_edges, strict=True):
         _write(axes, x, -0.8, heading, size=9.5, vertical="bottom")
     for row, node in enumerate(nodes):

@@ -1,11 +1,12 @@
 import json
 from collections import defaultdict
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import msgpack
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from matplotlib.text import Text
 from rich.console import Console
 
 from graph import chrome_trace, latency_plot
@@ -265,6 +266,26 @@ def test_the_picture_shows_the_parts_to_scale(tmp_path):
     way = columns_of(picture, latency_plot.SINK)
     assert wait == pytest.approx(3 * publish, abs=4)
     assert max(way) - min(columns_of(picture, latency_plot.COLOURS["publish"])) == pytest.approx(10 * publish, rel=0.1)
+
+
+@pytest.mark.parametrize("frames", [0, 200_000])
+def test_no_two_texts_of_the_picture_overlap_and_none_is_cut(frames):
+    """Many nodes with long names, and a day's frames dropped before each of them."""
+    names = [f"the_longest_name_of_a_node_anywhere_{number:02}" for number in range(15)]
+    edges = tuple(EdgeSpec(f"{a}.x", f"{b}.x") for a, b in pairwise(names))
+    profile = Profile(GraphSpec("g" * 40, None, {name: NodeSpec(name, "x:X") for name in names}, edges, "x.yaml"))
+    for name in names:
+        meter = Meter(trace=False)
+        if frames:
+            meter.frame(0, T0, T0 + 1234 * MS, T0 + 2468 * MS, T0 + 4000 * MS, T0)
+            meter.drop(next((edge.name for edge in edges if edge.source_node == name), ""), 30 * frames)
+        profile.take(name, meter.snapshot() | {"frames": frames})
+    figure = latency_plot.figure_of(profile)
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    boxes = {text.get_text() + str(text.get_position()): text.get_window_extent() for text in texts}
+    assert [name for name, box in boxes.items() if box.x0 < 0 or box.x1 > figure.bbox.x1 or box.y0 < 0] == []
+    assert [pair for pair in combinations(boxes, 2) if boxes[pair[0]].overlaps(boxes[pair[1]])] == []
 
 
 @pytest.mark.parametrize("frames", [0, 1])
