@@ -235,7 +235,7 @@ class Profile:
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write latency.json, latency.png and, if frames were traced, trace.json; return their paths.
 
-        Each file appears whole or not at all.
+        Each file appears whole or not at all; none of an earlier run stays beside them.
         """
         from graph import chrome_trace, latency_plot  # matplotlib is slow to import
 
@@ -248,6 +248,8 @@ class Profile:
         ]
         if any(len(node.trace()) for node in self.nodes.values()):
             written.append(_replace(folder / "trace.json", lambda path: chrome_trace.write(self, path)))
+        else:
+            (folder / "trace.json").unlink(missing_ok=True)
         return written
 
 

@@ -233,7 +233,9 @@ def test_write(tmp_path):
 
 
 def test_without_trace_there_is_no_trace_file(tmp_path):
+    played().write(tmp_path)
     assert [path.name for path in played(trace=False).write(tmp_path)] == ["latency.json", "latency.png"]
+    assert not (tmp_path / "trace.json").exists(), "that of the run before is of no use beside these"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
