@@ -26,6 +26,9 @@ SHOWN = (  # and how soon a narrow table leaves it out
 )
 
 
+_STYLES = {"worse": "red", "better": "green", "": ""}
+
+
 class Change(NamedTuple):
     """One number in both runs."""
 
@@ -117,7 +120,7 @@ def _table(before: dict[str, Any], after: dict[str, Any], width: int) -> Table:
 
 
 def _cell(change: Change, text: Callable[[float], str]) -> Text:
-    style = {"worse": "red", "better": "green", "": "dim"}[change.verdict]
+    style = _STYLES[change.verdict] or "dim"
     return Text(f"{text(change.before)} → {text(change.after)}", style=style)
 
 
@@ -131,35 +134,37 @@ def _warnings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
         alone = [name for name in summary["nodes"] if name not in other["nodes"]]
         if alone:
             yield Text(f"only in the {which} run: {', '.join(alone)}", style="yellow")
+        still = [name for name, node in summary["nodes"].items() if not node["frames"]]
+        if still:
+            yield Text(f"no frames in the {which} run: {', '.join(still)}", style="yellow")
 
 
 def _sentences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
     """Say what got worse and better: the whole way first, then the nodes' own work, then what follows from it."""
-    said = False
+    nodes = _changes(before, after)
+    if not nodes:
+        yield Text("no node has frames in both runs")
     for name, change in _sinks(before, after).items():
         word = {"worse": "slower", "better": "faster", "": "as fast as before"}[change.verdict]
         yield _sentence(f"capture → {name} is {word}", "p50", change)
-        said = True
-    nodes = _changes(before, after)
+        if (fps := nodes[name]["fps"]).verdict:
+            text = f"{name} gets {fps.after:.1f} frames per second, before {fps.before:.1f}"
+            yield Text(text, style=_STYLES[fps.verdict])
     for verdict, word in (("worse", "slower"), ("better", "faster")):
         own = [(name, changes["process p50"]) for name, changes in nodes.items()]
         own = [(name, change) for name, change in own if change.verdict == verdict]
         for name, change in sorted(own, key=lambda item: -abs(item[1].after - item[1].before)):
             yield _sentence(f"{name} itself is {word}", "process p50", change)
-            said = True
     for name, changes in nodes.items():
         if changes["dropped"].verdict:
             old, new = changes["dropped"].before, changes["dropped"].after
-            style = "red" if changes["dropped"].verdict == "worse" else "green"
+            style = _STYLES[changes["dropped"].verdict]
             yield Text(f"{name} misses {100 * new:.1f} % of its frames, before {100 * old:.1f} %", style=style)
         if changes["memory"].verdict == "worse":
             old, new = changes["memory"].before, changes["memory"].after
             yield Text(f"{name} takes more memory: {old:.0f} → {new:.0f} MB", style="red")
-    if not said:
-        yield Text("no end of the graph and no node in both runs")
 
 
 def _sentence(what: str, which: str, change: Change) -> Text:
-    style = {"worse": "red", "better": "green", "": ""}[change.verdict]
     numbers = f"{which} {short_ms(change.before)} → {short_ms(change.after)} ms ({change.percent})"
-    return Text(f"{what}: {numbers}", style=style)
+    return Text(f"{what}: {numbers}", style=_STYLES[change.verdict])

@@ -109,6 +109,7 @@ def test_top_tells_what_a_join_let_go() -> None:
 def test_compare(width: int, shown: list[str]) -> None:
     run = copy.deepcopy(RUN)
     run["nodes"] = dict.fromkeys(NAMES, RUN["nodes"]["camera"])
+    run["capture_to_sink"] = {}
     found = lines(compare.report(run, run, width), width)
     for name in NAMES:
         assert row(found, name).replace(" → ", " ").split()[::2] == shown

@@ -92,6 +92,32 @@ def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.
         assert line in lines
 
 
+def test_fewer_frames_in_the_same_time_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a file that a node holds up, each frame may take as long as before from its capture to the end."""
+    after = json.loads(json.dumps(RUN))
+    for node in after["nodes"].values():
+        node["fps"] = 12.0
+    lines = said(capsys, write(tmp_path / "a", RUN), write(tmp_path / "b", after))
+    assert lines[lines.index("") + 1 :] == [
+        "capture → window is as fast as before: p50 2.00 → 2.00 ms (+0 %)",
+        "window gets 12.0 frames per second, before 30.0",
+    ]
+
+
+def test_nodes_without_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none = json.loads(json.dumps(RUN)) | {"capture_to_sink": {}}
+    for node in none["nodes"].values():
+        node["frames"] = 0
+    one = json.loads(json.dumps(none))
+    one["nodes"]["camera"]["frames"] = 1
+    folder = write(tmp_path / "a", RUN)
+    lines = said(capsys, folder, write(tmp_path / "b", one))
+    assert "no frames in the second run: landmarks, window" in lines and lines[-1] == ""
+    lines = said(capsys, write(tmp_path / "c", none), folder)
+    assert "no frames in the first run: camera, landmarks, window" in lines
+    assert lines[-1] == "no node has frames in both runs"
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
