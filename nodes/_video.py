@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
@@ -67,17 +68,31 @@ class Converter:
     def convert(self, picture: VideoFrame, allocate: Allocate, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
         """Return (H, W, 3) uint8 BGR in an array from `allocate`; its pixels are square."""
         turns = round(picture.rotation / 90) % 4  # counterclockwise quarters, from the display matrix (phones)
-        stored = (max(1, round(picture.width * pixel_aspect)), picture.height)
-        width, height = fitted(stored[::-1] if turns % 2 else stored, self.width, self.height)
+        size = (max(1, round(picture.width * pixel_aspect)), picture.height)
+        width, height = fitted(size[::-1] if turns % 2 else size, self.width, self.height)
         scaled = (height, width) if turns % 2 else (width, height)
         method = "BILINEAR" if scaled == (picture.width, picture.height) else "BICUBIC"
         bgr = self._scaler.reformat(picture, *scaled, format="bgr24", interpolation=method, threads=1)
+        stored = pixels(bgr)[::-1] if is_flipped(picture) else pixels(bgr)
         image = allocate((height, width, 3))
         if turns:
-            cv2.rotate(pixels(bgr), TURNS[turns], dst=image)
+            cv2.rotate(stored, TURNS[turns], dst=image)
         else:
-            np.copyto(image, pixels(bgr))
+            np.copyto(image, stored)
         return image
+
+
+def is_flipped(picture: VideoFrame) -> bool:
+    """Return whether the display matrix turns the picture upside down, as in a mirror, before it rotates it.
+
+    So a selfie that is mirrored left to right is flipped, and rotated by half a turn.
+    """
+    try:
+        matrix: Any = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # beside something that PyAV has no name for, as the EXIF of a JPEG
+        return False
+    a, b, _, c, d = struct.unpack_from("=5i", matrix) if matrix else (1, 0, 0, 0, 1)
+    return bool(a * d < b * c)
 
 
 def pixels(bgr: VideoFrame) -> NDArray[np.uint8]:

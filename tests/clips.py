@@ -40,10 +40,14 @@ def write(
     size: tuple[int, int] = (64, 48),
     codec: str = "libx264",
     turned: int = 0,
+    mirrored: bool = False,
     movflags: str = "",
     pixel_aspect: Fraction | None = None,
 ) -> Path:
-    """Write a clip with one frame at each of `times` (seconds); `turned` is its display rotation, counterclockwise."""
+    """Write a clip with one frame at each of `times` (seconds).
+
+    To be shown, it is `turned` by degrees, counterclockwise, and then `mirrored`, left to right.
+    """
     with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
         options = {"crf": "4", "tune": "zerolatency"} if codec == "libx264" else {}
         stream = container.add_stream(codec, rate=30, options=options)
@@ -53,8 +57,8 @@ def write(
         stream.codec_context.time_base = Fraction(1, ticks)
         if pixel_aspect:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
-        if turned:
-            stream.set_display_rotation(turned)
+        if turned or mirrored:
+            stream.set_display_rotation(turned, hflip=mirrored)
         for index, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="bgr24")
             frame.pts = round(time * ticks)

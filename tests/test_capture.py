@@ -61,12 +61,15 @@ def test_capture_time_is_now(tmp_path: Path) -> None:
     assert before < stamps[0] < stamps[1] < stamps[2] < time.monotonic_ns()
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize(("turned", "place"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
-def test_rotation_of_phones_is_honoured(tmp_path: Path, turned: int, place: tuple[int, int]) -> None:
-    path = clips.write(tmp_path / "clip.mp4", [0.0], turned=turned)
+def test_rotation_and_mirroring_of_phones_are_honoured(
+    tmp_path: Path, turned: int, place: tuple[int, int], mirrored: bool
+) -> None:
+    path = clips.write(tmp_path / "clip.mp4", [0.0], turned=turned, mirrored=mirrored)
     frame = captured(uri=str(path))[0]
     assert frame.image.shape == ((64, 48, 3) if turned % 180 else (48, 64, 3))
-    assert block(frame) == place
+    assert block(frame) == (place[0], 1 - place[1] if mirrored else place[1])
 
 
 def test_scaling_counts_in_the_upright_picture(tmp_path: Path) -> None:
