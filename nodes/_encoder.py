@@ -1,6 +1,7 @@
 """Frames into a video file or stream through PyAV, at their own times; a file is readable while it grows."""
 
 import os
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -148,8 +149,11 @@ def file_container(path: Path) -> OutputContainer:
 def stream_container(uri: str, transport: str, patience_s: float) -> OutputContainer:
     """Open an address for sending: RTSP, RTMP (as FLV), and UDP, TCP or SRT (as an MPEG transport stream)."""
     scheme = uri.partition("://")[0]
-    options = {"rtsp_transport": transport, "timeout": str(round(patience_s * 1e6))} if scheme == "rtsp" else {}
-    return av.open(uri, mode="w", format=STREAM_FORMATS[scheme], options=options, timeout=patience_s)
+    patience_us = str(round(patience_s * 1e6))
+    options = {"rtsp_transport": transport, "timeout": patience_us} if scheme == "rtsp" else {}
+    if scheme in ("rtmp", "rtmps", "tcp"):  # PyAV opens these without options: a server that hangs would be for ever
+        uri = f"tee:[rw_timeout={patience_us}]" + re.sub(r"([\\'|])", r"\\\1", uri)
+    return av.open(uri, mode="w", format=STREAM_FORMATS[scheme], options=options)
 
 
 def _muxer_options(path: Path) -> dict[str, str]:

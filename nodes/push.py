@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # before a new attempt, doubling
 GOOD_FRAMES = 30  # after so many, a connection counts as sound, and the next wait is the first again
-PATIENCE_S = 5.0  # for an answer of the other side
+PATIENCE_S = 4.0  # for an answer of the other side; a node that stands still for 5 s is told of
 STOP_S = 2.0  # a call that does not come back in this time is left to the end of the process
 
 

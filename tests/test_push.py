@@ -48,11 +48,13 @@ def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], ca
 @pytest.mark.parametrize(
     ("place", "why"),
     [
-        ("127.0.0.1:{mute}", "does not answer in time"),
-        ("127.0.0.1:{closed}", "Connection refused"),
-        ("nowhere.invalid", "Name or service not known|Temporary failure in name resolution"),
-        ("192.0..2.7", "192.0..2.7 cannot be the name of a host"),
-        ("bob:sec/ret@127.0.0.1:1", "no such port"),
+        ("rtsp://127.0.0.1:{mute}", "does not answer in time"),
+        ("rtsp://127.0.0.1:{closed}", "Connection refused"),
+        ("rtsp://nowhere.invalid", "Name or service not known|Temporary failure in name resolution"),
+        ("rtsp://192.0..2.7", "192.0..2.7 cannot be the name of a host"),
+        ("rtsp://bob:sec/ret@127.0.0.1:1", "no such port"),
+        ("rtmp://127.0.0.1:{mute}", "Connection timed out"),
+        ("rtmp://bob:sec'|ret@127.0.0.1:{closed}", "Connection refused"),
     ],
 )
 def test_a_server_that_cannot_be_had_is_told(
@@ -60,7 +62,7 @@ def test_a_server_that_cannot_be_had_is_told(
 ) -> None:
     monkeypatch.setattr(push, "PATIENCE_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        node = Push(uri=f"rtsp://{place.format(mute=mute.getsockname()[1], closed=free_port())}/push")
+        node = Push(uri=f"{place.format(mute=mute.getsockname()[1], closed=free_port())}/push")
         node.open()
         node.process(Frame(image=np.zeros((48, 64, 3), np.uint8)))
         assert eventually(lambda: re.search(f": ({why}).*; trying again", said(caplog)) is not None), said(caplog)
