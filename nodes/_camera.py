@@ -273,6 +273,12 @@ def _why(exc: Exception) -> str:
         return f"cannot be read: this FFmpeg (PyAV {av.__version__}) does not know its protocol"
     if isinstance(exc, av.HTTPNotFoundError):
         return "has no such stream: the camera's manual names its paths"
+    if isinstance(exc, av.HTTPOtherClientError):
+        return "refuses to send (its answer is a 4xx): too many may watch already, or its manual names other paths"
+    if isinstance(exc, av.HTTPServerError):
+        return "has a fault of its own (its answer is a 5xx): too many may watch, or it is still starting"
+    if isinstance(exc, OSError) and exc.errno == errno.EPROTONOSUPPORT:
+        return "does not send this way: try the other transport, udp or tcp"
     if isinstance(exc, av.ExitError | TimeoutError):
         return "does not answer in time"
     if isinstance(exc, ConnectionRefusedError):

@@ -1,6 +1,7 @@
 """Cameras on the network, with a real RTSP server that is stopped, killed, locked, and started again changed."""
 
 import logging
+import re
 import signal
 import socketserver
 import subprocess
@@ -191,6 +192,24 @@ def test_killed_camera_comes_back_with_another_size(
         assert after.image.shape == (120, 160, 3)
         assert after.pts > before.pts
     assert "is lost: its stream has ended; trying again in" in said(caplog)
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ("453 Not Enough Bandwidth", "refuses to send (its answer is a 4xx): too many may watch already"),
+        ("503 Service Unavailable", "has a fault of its own (its answer is a 5xx)"),
+    ],
+)
+def test_other_refusals_are_explained(status: str, why: str) -> None:
+    class Refuses(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            for line in self.rfile:
+                if line.lower().startswith(b"cseq"):
+                    self.wfile.write(f"RTSP/1.0 {status}\r\n".encode() + line + b"\r\n")
+
+    with served(Refuses) as port, pytest.raises(NodeError, match=re.escape(why)):
+        NetworkCamera(f"rtsp://127.0.0.1:{port}/x", "tcp", 1.0, 0.0).probe()
 
 
 def test_hung_camera_is_left_and_found_again(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
