@@ -37,6 +37,7 @@ STREAM_FORMATS = {"rtsp": "rtsp", "rtmp": "flv", "rtmps": "flv", "udp": "mpegts"
 
 Codec = Literal["libx264", "mpeg4"]
 ENCODERS: tuple[Codec, ...] = ("libx264", "mpeg4")  # the better one first
+LARGEST = {"libx264": 16384, "mpeg4": 8191}  # pixels on a side; beyond, FFmpeg says only that it fails
 
 
 def encoder(name: str) -> Codec:

@@ -76,10 +76,15 @@ class Record(Node):
 
     def process(self, frame: Frame) -> None:
         """Append one frame; raises NodeError if it cannot be written."""
-        from nodes._encoder import VideoWriter, even, file_container, fit
+        from nodes._encoder import LARGEST, VideoWriter, even, file_container, fit
 
         size = even((frame.image.shape[1], frame.image.shape[0]))
         if self._writer is None:
+            if max(size) > (most := LARGEST[self._encoder]):
+                raise NodeError(
+                    f"{self._file}: pictures are {size[0]} x {size[1]}, but {self._encoder} takes {most} at most on "
+                    "a side; capture's width and height make them smaller"
+                )
             container = file_container(self._file)
             self._writer = VideoWriter(container, str(self._file), size, self._encoder, self.crf, self.preset)
         if size != self._writer.size and not self._told_size:

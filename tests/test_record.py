@@ -249,6 +249,16 @@ def test_a_path_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert text.format(cwd=tmp_path) in str(error.value)
 
 
+@pytest.mark.parametrize(("codec", "most"), [("libx264", 16384), ("mpeg4", 8191)])
+def test_pictures_that_are_too_large_are_told_with_what_fits(tmp_path: Path, codec: Any, most: int) -> None:
+    node = Record(path=str(tmp_path / "clip.mp4"), codec=codec)
+    node.open()
+    size = f"{most + 1 + (most + 1) % 2} x 16"
+    with pytest.raises(NodeError, match=rf"clip\.mp4: pictures are {size}, but {codec} takes {most} at most"):
+        node.process(Frame(image=np.zeros((16, most + 1, 3), np.uint8)))
+    node.close()
+
+
 def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     noise = [Frame(image=random.integers(0, 256, (240, 320, 3)).astype(np.uint8)) for _ in range(30)]
