@@ -55,14 +55,13 @@ def members(data: Path, sets: list[Found], backgrounds: str, face_side: int, pic
             every: int = 1) -> Iterator[Member]:
     """Yield the pictures to pack, or one in `every`: faces, pictures with boxes, pictures without faces."""
     for found in sets:
-        taken: dict[str, int] = {}
+        taken = set[str]()
         for face, image in read_all(found.faces[::every]):
             if image is None or not judge(face.points, image)[1]:
                 continue
             cut, points = cut_face(image, face.points, face_side)
             stem = face.picture.stem if face.frame is None else f"{face.picture.parent.name}_{face.frame + 1:06d}"
-            taken[stem] = taken.get(stem, 0) + 1
-            stem += f"_{taken[stem]}" if taken[stem] > 1 else ""
+            stem = unused(stem, taken)
             rows = "".join(f"{x:.2f} {y:.2f}\n" for x, y in points + 1)
             name = f"{found.name}/{stem}"
             yield Member(f"{name}.webp", cut, f"{name}.pts", f"version: 1\nn_points: 68\n{{\n{rows}}}\n")
@@ -78,6 +77,16 @@ def members(data: Path, sets: list[Found], backgrounds: str, face_side: int, pic
         image = read_image(path)
         if image is not None:
             yield Member(path.relative_to(data).as_posix(), shrink(image, picture_side)[0])
+
+
+def unused(stem: str, taken: set[str]) -> str:
+    """Return the name and note it as taken; numbered where a face of the same picture, or another picture, has it."""
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}_{number}"
+    taken.add(name)
+    return name
 
 
 def shrink(image: Image, side: int) -> tuple[Image, Floats]:

@@ -12,6 +12,7 @@ from training.faces_data import read_wider
 from training.find_sets import find_sets
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
+from training.read_landmarks import WFLW_68
 
 
 @pytest.fixture
@@ -123,3 +124,19 @@ def test_backgrounds_have_no_labels_and_names_in_any_encoding_are_packed(data: P
         names = set(file.namelist())
     assert {"landmarks/mine/caf\\udce9.webp", "landmarks/mine/caf\\udce9.pts", "backgrounds/b.webp"} <= names
     assert "backgrounds/b.pts" not in names
+
+
+def test_a_second_face_takes_no_other_pictures_name(tmp_path: Path) -> None:
+    data, rows = tmp_path / "data" / "WFLW", []
+    (data / "WFLW_images").mkdir(parents=True)
+    for seed, name in enumerate(("a.png", "a_2.png", "a.png", "a_2.png")):
+        image, points = draw(np.random.default_rng(seed))
+        cv2.imwrite(str(data / "WFLW_images" / name), image)
+        of_98 = np.zeros((98, 2))
+        of_98[WFLW_68] = points
+        rows.append(" ".join(map(str, of_98.ravel())) + f" {name}\n")
+    (data / "list_98pt_train.txt").write_text("".join(rows))
+    assert pack.main([str(data.parent), str(tmp_path / "visit.zip")]) == 0
+    with zipfile.ZipFile(tmp_path / "visit.zip") as file:
+        names = [name for name in file.namelist() if name.endswith(".pts")]
+    assert names == [f"WFLW/train/{stem}.pts" for stem in ("a", "a_2", "a_3", "a_2_2")]
