@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.settings import SettingsError
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for each other: the first one makes the caches and validates while the others wait, which
+takes longer on large data than torch allows by itself (10 minutes on GPUs, 30 on CPUs). A process that dies does not
+hold the others for so long: torchrun ends them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def joined(device: str) -> Iterator[Group]:
                                 "start fewer, or set device=cpu")
         chosen = torch.device("cuda", local)
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Group(dist.get_rank(), size, chosen)
     finally:
