@@ -1,5 +1,6 @@
 """What the landmark task measures of its network on held-out faces, in every validation and of an exported file."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -49,7 +50,8 @@ class Validation:
         """Return the metrics; the first is the mean error of the first data set named in the settings' order.
 
         Errors of the head pose are in degrees, against the pose of the true points: of the pose of the found points,
-        and with `head_` of the one that the network gives itself.
+        and with `head_` of the one that the network gives itself. F1 of a state that no face has, nor is said to have,
+        is left out.
         """
         out = run(network, self.images)
         errors = metrics.normalised_errors(out["landmarks"], self.points).mean(1)
@@ -69,7 +71,8 @@ class Validation:
         true, said = landmark_data.states(self.points) > 0, out["states"] > 0
         columns_of = {"eyes_f1": slice(0, 2), "mouth_closed_f1": slice(2, 3), "mouth_open_f1": slice(3, 4)}
         for label, columns in columns_of.items():
-            found[label] = metrics.f1(said[self.known, columns], true[self.known, columns])
+            f1 = metrics.f1(said[self.known, columns], true[self.known, columns])
+            found |= {label: f1} if math.isfinite(f1) else {}
         found["present"] = float((out["presence"] > 0).mean())
         if len(self.backgrounds):
             found["false_present"] = float((run(network, self.backgrounds)["presence"] > 0).mean())

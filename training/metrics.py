@@ -1,5 +1,7 @@
 """Measures of landmark error and of yes/no answers. F faces, N = 68 points."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,6 +50,6 @@ def area_under_curve(errors: Floats, limit: float) -> float:
 
 
 def f1(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
-    """Return the harmonic mean of precision and recall; 0 when nothing was found rightly."""
-    right = float((found & true).sum())
-    return 2 * right / max(1.0, float(found.sum() + true.sum()))
+    """Return the harmonic mean of precision and recall; NaN where there is nothing to find and nothing was found."""
+    both = float(found.sum() + true.sum())
+    return 2 * float((found & true).sum()) / both if both else math.nan

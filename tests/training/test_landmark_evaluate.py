@@ -11,7 +11,7 @@ from nodes._backend import MODELS
 from nodes.detect import FaceModel
 from tests.portrait import LANDMARKS
 from tests.training.faces68 import write_points
-from training import evaluate, landmark_evaluate, metrics
+from training import evaluate, landmark_data, landmark_evaluate, metrics
 from training.landmark_data import Sample
 from training.landmark_evaluate import Looks, look, measure
 from training.predictor import Predictor
@@ -60,6 +60,13 @@ def test_a_face_that_the_detector_misses_has_failed() -> None:
     assert table["found by the detector"] == 50
     assert table["nme, behind the detector"] == 0
     assert table["failures over 8 % with the missed"] == 50
+
+
+def test_a_state_that_nobody_has_is_not_measured() -> None:
+    assert landmark_data.states(LANDMARKS).tolist() == [0, 0, 1, 0]
+    assert [name for name in measure(rows())[0] if name.startswith("f1")] == ["f1 mouth closed"]
+    table, _ = measure(rows(states=np.ones((2, 4))))
+    assert table["f1 eyes closed"] == table["f1 mouth wide open"] == 0 and table["f1 mouth closed"] == 100
 
 
 def test_every_measured_folder_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,9 +131,14 @@ def test_one_small_batch_can_be_learnt(task: LandmarkTask, network: str) -> None
 
 def test_validation_measures_every_set(task: LandmarkTask) -> None:
     task.settings = task.settings.model_copy(update={"network": "vote"})
-    metrics = task.validate(task.network().eval())
+    network, f1s = task.network().eval(), {"eyes_f1", "mouth_closed_f1", "mouth_open_f1"}
+    for linear in network.states:
+        torch.nn.init.constant_(linear.bias, 100)  # every state is said to hold
+    metrics = task.validate(network)
     assert next(iter(metrics)) == "nme_held"
-    assert set(metrics) >= {"failures_8", "eyes_f1", "mouth_closed_f1", "mouth_open_f1", "present"}
+    assert metrics.keys() >= {"failures_8", "present"} | f1s
+    task.validation.known[:] = False  # no face is left whose states are known
+    assert not task.validate(network).keys() & f1s
 
 
 def test_run_in_batches_is_run_at_once(task: LandmarkTask) -> None:
@@ -155,3 +160,5 @@ def test_measures_by_hand() -> None:
     curve = [(errors <= limit).mean() for limit in np.arange(0, 8, 0.001)]
     assert area_under_curve(errors, 8) == pytest.approx(np.mean(curve), abs=1e-3)
     assert f1(np.array([True, True, False]), np.array([True, False, True])) == 0.5
+    assert f1(np.array([True, False]), np.array([False, False])) == 0
+    assert np.isnan(f1(np.array([False]), np.array([False])))
