@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Column, Table
 
 from nodes._geometry import Image, landmark_box, landmark_roll
@@ -43,6 +42,8 @@ picture a little, and is labelled there."""
 SHEET = 100
 """Sets on the contact sheet: where every person has a folder, some of them stand for all."""
 FLAGS = (*(name.replace(" ", "_") for name in STATES), "small_eye_distance")
+ROWS = 40
+"""Rows of a table on the console; sets of a folder share one where there would be more."""
 SHOWN = 10
 """Pictures of each set on the contact sheet, and kinds of faults on the console."""
 
@@ -118,11 +119,12 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
     if not total:
         return []
     points, rows = [], []
-    with whole(out / FACES) as index, whole(out / CROPS) as crops:
+    with whole(out / FACES) as index, whole(out / CROPS) as crops, Progress(console=console) as progress:
+        bar = progress.add_task("cutting out faces", total=total)
         for found in (found for found in sets if found.faces):
             every, tiles, before = max(1, len(found.faces) // SHOWN), list[Image](), len(points)
-            faces = track(read_all(found.faces), escape(found.name), len(found.faces), console=console)
-            for i, (face, image) in enumerate(faces):
+            for i, (face, image) in enumerate(read_all(found.faces)):
+                progress.advance(bar)
                 fault, usable = judge(face.points, image)
                 found.faults.extend([f"{place(face)}: {fault}"] if fault else [])
                 if image is None or not usable:
@@ -195,10 +197,12 @@ def write_pictures(sets: list[Found], data: Path, out: Path, held: Split,
     if not sets:
         return []
     rows = []
-    with whole(out / PICTURES) as index:
+    with whole(out / PICTURES) as index, Progress(console=console) as progress:
+        bar = progress.add_task("reading pictures", total=sum(len(found.pictures) for found in sets))
         for found in sets:
             every, tiles, kept = max(1, len(found.pictures) // SHOWN), list[Image](), 0
-            for i, picture in enumerate(track(found.pictures, escape(found.name), console=console)):
+            for i, picture in enumerate(found.pictures):
+                progress.advance(bar)
                 image = read_image(picture.path)
                 if image is None:
                     found.faults.append(f"{picture.path}: picture cannot be read")
@@ -238,20 +242,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def show(sets: list[Found], out: Path, console: Console) -> None:
-    """Print what was found: one line per set, and the first faults of each kind."""
+    """Print what was found: one line per set, or for several, and the first faults of each kind."""
     lines, pictures = read_lines(out / FACES), read_lines(out / PICTURES)
     table = Table(Column("set", overflow="fold"), "layout", "people", "faces", "held out", "faults")
     states = Table(Column("set", overflow="fold"), *(flag.replace("_", " ") for flag in FLAGS))
     total = len(lines) + sum(len(line["boxes"]) for line in pictures)
-    for found in sets:
-        own = [line for line in lines if line["set"] == found.name]
+    row_of = rows_of(sets)
+    for row, layout in dict.fromkeys(row_of.values()):
+        shown = [found for found in sets if row_of[found.name] == (row, layout)]
+        own, boxed = ([line for line in some if row_of[line["set"]] == (row, layout)] for some in (lines, pictures))
         people = len({line["person"] for line in own})
-        aside = [line["held_out"] for line in own]
-        aside += [line["held_out"] for line in pictures if line["set"] == found.name for _ in line["boxes"]]
-        counts = (str(people or ""), str(len(aside)), str(sum(aside)), str(len(found.faults)))
-        table.add_row(found.name, found.layout, *counts)
+        aside = [line["held_out"] for line in own] + [line["held_out"] for line in boxed for _ in line["boxes"]]
+        faulty = sum(len(found.faults) for found in shown)
+        table.add_row(row, layout, *map(str, (people or "", len(aside), sum(aside), faulty)))
         if own:
-            states.add_row(found.name, *(str(sum(line[flag] for line in own)) for flag in FLAGS))
+            states.add_row(row, *(str(sum(line[flag] for line in own)) for flag in FLAGS))
     console.print(table, *([states] if states.row_count else []))
     faults = [fault for found in sets for fault in found.faults]
     kinds = Counter(re.sub(r"[\d.,]+", "N", fault.partition(": ")[2])[:40] for fault in faults)
@@ -260,6 +265,22 @@ def show(sets: list[Found], out: Path, console: Console) -> None:
         console.print(f"{count} x {first}", highlight=False, soft_wrap=True)
     summary = f"{out}: {total} faces, {len(faults)} faults (faults.txt), sheet.png"
     console.print(summary, highlight=False, soft_wrap=True)
+
+
+def rows_of(sets: list[Found]) -> dict[str, tuple[str, str]]:
+    """Return the row of the tables, and its layout, by the name of each set.
+
+    Each set has its own; where these are more than `ROWS`, as with a folder for each person, those of a folder share
+    one.
+    """
+    names = [found.name.split("/") for found in sets]
+    rows: dict[str, tuple[str, str]] = {}
+    for depth in range(max(map(len, names)), -1, -1):
+        short = ["/".join([*name[:depth], "*"] if len(name) > depth else name) for name in names]
+        rows = {found.name: (row, found.layout) for found, row in zip(sets, short, strict=True)}
+        if len(set(rows.values())) <= ROWS:
+            break
+    return rows
 
 
 def read_people(texts: list[str]) -> dict[str, str]:

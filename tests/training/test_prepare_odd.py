@@ -74,7 +74,7 @@ def test_names_in_brackets_are_shown(tmp_path: Path, capsys: pytest.CaptureFixtu
     text(tmp_path / "data" / "mine [v2]" / "[x].pts", "")
     prepare.main([str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     shown = capsys.readouterr().out
-    assert shown.count("mine [v2]") == 4  # progress, both tables, the fault
+    assert shown.count("mine [v2]") == 3  # both tables, the fault
     assert "mine [v2]/[x].pts: no picture beside it" in shown
 
 
@@ -186,11 +186,19 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_folder_for_each_person_and_a_sheet_that_viewers_show(tmp_path: Path,
+                                                               capsys: pytest.CaptureFixture[str],
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(5):
         write_set(tmp_path / "data" / "mine" / f"id{i}", 2)
-    monkeypatch.setattr(prepare, "SHEET", 2)
+    text(tmp_path / "data" / "mine" / "id3" / "alone.pts", "")
+    write_set(tmp_path / "data" / "other", 2)
+    monkeypatch.setattr(prepare, "SHEET", 3)
+    monkeypatch.setattr(prepare, "ROWS", 5)
     arguments = [str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--person", "mine/.*="]
     assert prepare.main(arguments) == 0
-    assert len({face.person for face in prepared.read_by_set(tmp_path / "out")}) == 5
-    assert cv2.imread(str(tmp_path / "out" / "sheet.png")).shape[0] == 2 * 162
+    assert len({face.person for face in prepared.read_by_set(tmp_path / "out", "mine.*")}) == 5
+    assert cv2.imread(str(tmp_path / "out" / "sheet.png")).shape[0] == 3 * 162
+    cells = [[cell.strip() for cell in line.split("\u2502")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row[:1] + row[3:] for row in cells if "pictures and .pts" in row] == [
+        ["mine/*", "10", "0", "1"], ["other", "2", "0", "0"]]
+    assert [row[0] for row in cells if row] == ["mine/*", "other"] * 2  # in both tables
