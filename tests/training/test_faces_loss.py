@@ -15,9 +15,10 @@ from training.faces_net import boxes_of, cells  # noqa: E402
 SIDE = 64
 
 
-def perfect_maps(faces, points=None):
-    """Maps on which every cell that learns a face says exactly that face."""
-    owner, centres, strides = owners(faces)
+def perfect_maps(faces, points=None, owner=None):
+    """Maps on which every cell that learns a face, or owns it if given, says exactly that face."""
+    learns, centres, strides = owners(faces)
+    owner = learns if owner is None else owner
     rows = torch.zeros(len(owner), 15)
     rows[:, 0], rows[:, 3:5] = -12, -4  # elsewhere: no face, and a box too small to overlap any
     for i, (x0, y0, x1, y1) in enumerate(faces):
@@ -60,6 +61,22 @@ def test_right_maps_cost_next_to_nothing_and_wrong_ones_do():
     assert extra["score"] > 0.1
 
 
+def test_low_faces_weigh_less_and_high_ones_do_not_weigh_more():
+    (x0, y0, x1, y1), high = FACES  # 12 px high, of 16 that weigh fully, and 48 px
+    moved = (x0 + 3, y0, x1 + 3, y1)
+    owner = owners(FACES)[0]
+    low, others = 0.75 * (owner == 0).sum(), (owner == 1).sum()
+    wrong = 1 - overlaps(torch.tensor([moved]), torch.tensor([FACES[0]]))[1]
+    box = losses(perfect_maps([moved, high], owner=owner), batch_of(FACES))["box"]
+    assert box == pytest.approx(float(wrong * low / (low + others)), abs=1e-4)
+
+
+def test_the_score_moves_no_box():
+    maps = [level.requires_grad_() for level in perfect_maps([(x0 + 3, y0, x1 + 3, y1) for x0, y0, x1, y1 in FACES])]
+    losses(maps, batch_of(FACES))["score"].backward()
+    assert all(level.grad[:, 1:].abs().max() == 0 for level in maps)
+
+
 def test_ignored_faces_cost_nothing_found_or_not():
     for found in (FACES, FACES[:1]):
         assert losses(perfect_maps(found), batch_of(FACES, [FACE, IGNORED]))["score"] < 1e-3
@@ -98,6 +115,12 @@ def test_every_face_is_learnt_by_cells_about_its_centre_at_the_stride_of_its_siz
         assert ((centres[mine] - middle).abs().amax(1) < 0.9 * strides[mine]).all()
 
 
+def test_a_nearer_face_of_another_size_takes_no_cell():
+    owner, centres, strides = owners([[25.0, 25, 35, 35], [10.5, 10.5, 60.5, 60.5]])
+    cell = (strides == 8) & (centres == 35.5).all(1)  # the middle of the second, which is too high for its stride
+    assert owner[cell].tolist() == [0]
+
+
 def test_pictures_of_a_batch_are_assigned_apart():
     one, other = [[2.0, 2, 9, 10], [30, 30, 38, 40]], [[4.0, 4, 60, 62], [8, 6, 16, 15]]
     alone = [owners(faces)[0] for faces in (one, other)]
@@ -125,3 +148,14 @@ def test_points_are_measured_in_box_sides():
     true = torch.tensor([[[5.0, 10], [15, 10], [10, 20], [6, 32], [14, 32]]])
     assert points_loss(right, box, true) < 1e-6
     assert points_loss(right + 0.1, box, true) == pytest.approx(0.075)  # 0.1 less half of beta
+
+
+def test_only_labelled_faces_teach_points_and_points_move_no_box():
+    boxes = torch.tensor([[0.0, 0, 20, 40], [5, 5, 15, 15]], requires_grad=True)
+    offsets = torch.zeros(2, 10, requires_grad=True)
+    true = torch.full((2, 5, 2), torch.nan)
+    true[0] = torch.tensor([10.0, 24])  # a tenth of the box's height below its centre
+    loss = points_loss(offsets, boxes, true)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0375)  # half the numbers are off by 0.1: less half of beta
+    assert boxes.grad is None and offsets.grad[0].any() and not offsets.grad[1].any()
