@@ -1,6 +1,7 @@
 """How the commands of the training end: in one line that says why, and an exit code."""
 
 import logging
+import signal
 from collections.abc import Callable
 
 from training.settings import SettingsError
@@ -12,10 +13,12 @@ STOPPED = 130
 
 
 def exit_code(work: Callable[[], object], stopped: str = "stopped; nothing is written") -> int:
-    """Do what a command asks for; return 0, 2 where settings or files are wrong, `STOPPED` after Ctrl-C.
+    """Do what a command asks for; return 0, 2 where settings or files are wrong, `STOPPED` after Ctrl-C or SIGTERM.
 
-    The reason is logged in one line: `stopped`, where a KeyboardInterrupt does not say it itself.
+    The reason is logged in one line: `stopped`, where a KeyboardInterrupt does not say it itself. SIGTERM raises one
+    too, for by itself it would end the process and leave what is half written.
     """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         work()
     except (SettingsError, FloatingPointError, OSError) as exc:
@@ -24,4 +27,6 @@ def exit_code(work: Callable[[], object], stopped: str = "stopped; nothing is wr
     except KeyboardInterrupt as exc:
         logger.warning("%s", exc.args[0] if exc.args else stopped)
         return STOPPED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0

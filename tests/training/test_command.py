@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -34,3 +36,25 @@ def test_ctrl_c_ends_a_command_with_130(command: ModuleType, work: str, argument
     monkeypatch.setattr(command, work, lambda *_: raising(KeyboardInterrupt()))
     assert command.main(arguments) == 130
     assert caplog.text.count("stopped") == 1
+
+
+WRITING = """
+import signal, sys
+from pathlib import Path
+from training.command import exit_code
+from training.files import whole
+
+def work():
+    with whole(Path(sys.argv[1])) as file:
+        file.write(b"half")
+        file.flush()
+        signal.raise_signal(signal.SIGTERM)
+
+sys.exit(exit_code(work))
+"""
+
+
+def test_a_command_that_is_terminated_clears_away_what_is_not_whole(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", WRITING, str(tmp_path / "cache")], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (130, "stopped; nothing is written")
+    assert list(tmp_path.iterdir()) == []
