@@ -59,3 +59,20 @@ def test_the_settings_choose_the_loss_of_points() -> None:
     winged, more = loss(point_loss="wing")
     assert more["wing"].item() == pytest.approx(10 * math.log(2.5) * 12 / 68, rel=1e-4)
     assert winged - plain == pytest.approx(0.3 * (more["wing"] - parts["pixels"]).item(), rel=1e-3)
+
+
+def test_every_output_is_learnt_with_its_weight() -> None:
+    settings = LandmarkSettings(sources=SOURCES, size=64)
+    points = torch.full((2, 68, 2), 31.5)
+    out = {"landmarks": points + torch.tensor([[[0.0, 0.0]], [[3.0, 0.0]]]), "scores": torch.zeros(2, 68, 16),
+           "spread": torch.full((2, 68), 2.0), "pose": torch.zeros(2, 3), "states": torch.zeros(2, 4),
+           "presence": torch.zeros(2)}
+    batch = {"points": points, "weights": torch.ones(2, 68), "pose": torch.full((2, 3), 0.5),
+             "pose_weight": torch.ones(2), "states": torch.zeros(2, 4), "states_weight": torch.ones(2),
+             "presence": torch.ones(2), "pair_map": torch.eye(3)[None, :2], "pair_mirrored": torch.tensor([False])}
+    total, parts = landmark_loss(out, batch, settings)
+    expected = {"pixels": 1.5, "apart": 3.0, "scores": math.log(16), "spread": math.log(2) + 0.75, "pose": 0.5,
+                "states": math.log(2), "presence": math.log(2)}
+    assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, abs=0.01)
+    weights = {"pixels": 0.3, "apart": 0.12, "scores": 1, "spread": 0.05, "pose": 1, "states": 0.4, "presence": 0.3}
+    assert total.item() == pytest.approx(sum(weights[name] * value.item() for name, value in parts.items()), rel=1e-5)
