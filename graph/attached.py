@@ -22,7 +22,7 @@ from graph import rundir
 from graph.errors import ConfigError, GraphError
 from graph.inputs import Inputs, Set
 from graph.link import unfit
-from graph.lookout import Lookout, ask
+from graph.lookout import Fate, Lookout, ask
 from graph.messages import Mark, Message
 from graph.network import Remote, is_remote
 from graph.receiver import Receiver, find_type, known_types, wait_for_any
@@ -223,7 +223,7 @@ class RunningGraph:
     def _each(
         self, receivers: dict[str, Receiver], connect: Connect
     ) -> Generator[tuple[str, Message] | None, None, None]:
-        lookout, answered = self._lookout(receivers), False
+        lookout, answered = self._lookout(receivers, joined=False), False
         try:
             while not all(receiver.ended for receiver in receivers.values()):
                 self._check_open()
@@ -247,11 +247,12 @@ class RunningGraph:
                 receiver.close()
             self._streams.pop(id(receivers), None)
 
-    def _lookout(self, receivers: Iterable[str]) -> Lookout:
-        return Lookout(self._context, self._place, self.name, {port: port.partition(".")[0] for port in receivers})
+    def _lookout(self, receivers: Iterable[str], joined: bool) -> Lookout:
+        nodes = {port: port.partition(".")[0] for port in receivers}
+        return Lookout(self._context, self._place, self.name, nodes, joined)
 
-    def _greet_again(self, lookout: Lookout, receivers: dict[str, Receiver], connect: Connect) -> list[str]:
-        """Put new receivers in the place of those whose nodes were started again; return their ports.
+    def _greet_again(self, lookout: Lookout, receivers: dict[str, Receiver], connect: Connect) -> dict[str, Fate]:
+        """Put new receivers in the place of those whose nodes were started again; return the fates of all by port.
 
         Those whose nodes have ended expire. Raises GraphError if the graph is gone.
         """
@@ -261,10 +262,10 @@ class RunningGraph:
         for port, fate in fates.items():
             if fate == "ended":
                 receivers[port].expire()
-            else:
+            elif fate == "again":
                 receivers[port].close()
                 receivers[port] = connect(port)
-        return [port for port, fate in fates.items() if fate == "again"]
+        return fates
 
     def _tell_of_ended(self, receivers: dict[str, Receiver]) -> None:
         """Raise GraphError if nodes have ended without our having all that they said."""
@@ -297,12 +298,15 @@ class RunningGraph:
         self, receivers: dict[str, Receiver], connect: Connect, newest: bool, ports: tuple[str, ...], copy: bool
     ) -> Generator[Any, None, None]:
         inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest)
-        lookout = self._lookout(receivers)
+        lookout = self._lookout(receivers, joined=len(receivers) > 1 and not newest)
         try:
             while not inputs.finished:
                 self._check_open()
-                for port in self._greet_again(lookout, receivers, connect):
-                    inputs.replace(port, receivers[port])
+                for port, fate in self._greet_again(lookout, receivers, connect).items():
+                    if fate == "again":
+                        inputs.replace(port, receivers[port])
+                    elif fate == "gap":
+                        inputs.restarted(port)
                 taken = inputs.take()
                 if taken is not None:
                     yield from _messages(taken, ports, copy)

@@ -90,9 +90,12 @@ class Inputs:
         self.receivers[name] = receiver
         self._join.restarted(name)
 
-    def restarted(self, name: str, seq: int) -> None:
-        """Note that a node before the sender of this input was started again after frame `seq`."""
-        self._join.restarted(name, seq)
+    def restarted(self, name: str, seq: int | None = None) -> None:
+        """Note that a node before the sender of this input was started again after frame `seq`.
+
+        None: nobody knows, but it had none that is newer than all that came here.
+        """
+        self._join.restarted(name, self._join.newest if seq is None else seq)
 
     def close(self) -> None:
         """Take leave of all senders."""

@@ -108,6 +108,11 @@ class Join:
             self._restarted[name] = seq
 
     @property
+    def newest(self) -> int:
+        """The number of the newest frame of which anything has come, -1 before the first."""
+        return max((seq for name, seq in self._last_seq.items() if name not in self._ended), default=-1)
+
+    @property
     def finished(self) -> bool:
         """True once no further set can come."""
         return any(name in self._ended and not queue for name, queue in self._waiting.items())

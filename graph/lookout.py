@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import zmq
@@ -10,7 +10,7 @@ import zmq
 from graph import wire
 from graph.errors import ConfigError, GraphError, WireError
 from graph.network import Remote
-from graph.receiver import Receiver
+from graph.receiver import QUIET_S, Receiver
 from graph.rundir import RunDir
 
 logger = logging.getLogger(__name__)
@@ -19,22 +19,29 @@ CHECK_S = 1.0
 ANSWER_S = 2.0  # the reader waits meanwhile; a supervisor that is busy is asked again at the next check
 GREET_S = 5.0  # a node that runs, and has said nothing for so long, has never got our hello, or the network has lost us
 
-Fate = Literal["again", "ended", "died"]
-"""Of a sender: greet it again, it was started again; it has ended and will not come back; its graph is gone."""
+Fate = Literal["again", "ended", "died", "gap"]
+"""Of a sender: greet it again, it was started again; it has ended and will not come back; its graph is gone; a node
+before it was started again, and frames that died with that will never come of it."""
 
 
 class Lookout:
-    """Finds out once a second what became of senders that have fallen silent."""
+    """Finds out once a second what became of senders that have fallen silent, and of nodes before those that idle."""
 
     def __init__(
-        self, context: "zmq.Context[Any]", place: RunDir | Remote, graph: str, nodes: Mapping[str, str]
+        self, context: "zmq.Context[Any]", place: RunDir | Remote, graph: str, nodes: Mapping[str, str], joined: bool
     ) -> None:
-        """Look after the graph `graph` at `place`; `nodes` gives for each receiver by name the node that sends."""
+        """Look after the graph `graph` at `place`; `nodes` gives for each receiver by name the node that sends.
+
+        `joined` tells that what they give is matched by frame: then a frame that is lost before one of them can hold
+        up all, for whoever waits for it takes no more of the others.
+        """
         self._context = context
         self._place = place
         self._graph = graph
         self._nodes = nodes
-        self._next = time.monotonic() + CHECK_S
+        self._joined = joined
+        self._restarts: dict[str, int] | None = None  # of all nodes, when the graph was asked last
+        self._next = time.monotonic() if joined else time.monotonic() + CHECK_S
 
     def due(self) -> bool:
         """Say whether it is time to `look`."""
@@ -44,15 +51,15 @@ class Lookout:
         """Return what is to be done about receivers, by name; nothing of those whose senders live, or may come back."""
         fates: dict[str, Fate] = {}
         silent = {name: receiver for name, receiver in receivers.items() if receiver.lost()}
-        if silent:
+        if silent or (self._joined and self._curious(receivers.values())):
             try:
                 told = ask(self._context, self._place, self._graph, "describe", ANSWER_S)
             except GraphError:
-                if not self._place.runs(min(receiver.silence_s for receiver in silent.values())):
+                if silent and not self._place.runs(min(receiver.silence_s for receiver in silent.values())):
                     fates = dict.fromkeys(silent, "died")
             else:
                 found = {name: self._fate(receiver, told, self._nodes[name]) for name, receiver in silent.items()}
-                fates = {name: fate for name, fate in found.items() if fate is not None}
+                fates = self._gaps(told) | {name: fate for name, fate in found.items() if fate is not None}
         self._next = time.monotonic() + CHECK_S
         return fates
 
@@ -67,6 +74,30 @@ class Lookout:
             return "again"
         unheard = receiver.silence_s > GREET_S and about["state"] != "NULL"
         return "again" if unheard or receiver.dismissed else None
+
+
+    def _curious(self, receivers: Iterable[Receiver]) -> bool:
+        return self._restarts is None or any(receiver.idle_s > QUIET_S for receiver in receivers)
+
+    def _gaps(self, told: dict[str, Any]) -> dict[str, Fate]:
+        """Return the receivers with a node before their senders that was started again since the graph was asked."""
+        now = {node: about.get("restarts", 0) for node, about in told["nodes"].items()}
+        before, self._restarts = (now if self._restarts is None else self._restarts), now
+        again = {node for node, restarts in now.items() if restarts > before.get(node, restarts)}
+        gaps = [name for name, node in self._nodes.items() if again & _before(node, told["edges"])]
+        if not (self._joined and gaps):
+            return {}
+        logger.warning("%s of the graph %r was started again; reading on", ", ".join(sorted(again)), self._graph)
+        return dict.fromkeys(gaps, "gap")
+
+
+def _before(node: str, edges: Iterable[list[Any]]) -> set[str]:
+    """Return the nodes out of which something flows to `node`, over however many edges, as `describe` gives them."""
+    inner = [(source.partition(".")[0], target.partition(".")[0]) for source, target, *_ in edges]
+    found: set[str] = set()
+    while more := {source for source, target in inner if target in found | {node}} - found:
+        found |= more
+    return found
 
 
 def ask(

@@ -61,7 +61,7 @@ class Receiver:
         self.dismissed = False  # the sender said to greet it again
         self.run, self.restarts = "", 0  # of the sender: the run of its graph, how often it was started again in it
         self.expired = False  # ended, or about to, without the sender's word
-        self._heard = time.monotonic()
+        self._heard = self._fed = time.monotonic()
         self._owed = 0
         self._window = min(2 * queue, MAX_CREDIT) if policy == "block" else queue  # half is on its way back meanwhile
         self._source = f"{endpoint} {port}"
@@ -142,6 +142,11 @@ class Receiver:
         """For how many seconds the sender has said nothing."""
         return 0.0 if self.socket.poll(0) else time.monotonic() - self._heard
 
+    @property
+    def idle_s(self) -> float:
+        """For how many seconds the sender has given no message, whatever else it said."""
+        return 0.0 if self.socket.poll(0) else time.monotonic() - self._fed
+
     def close(self) -> None:
         """Take leave and close."""
         if not self.socket.closed:
@@ -160,6 +165,7 @@ class Receiver:
         if kind == "data":
             if self.type is None:
                 raise WireError("data before welcome")
+            self._fed = self._heard
             return wire.decode(packet, self.type, self._buffers(), self._map)
         if kind == "welcome":
             self._welcome(packet)

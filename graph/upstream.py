@@ -37,7 +37,8 @@ class Upstream:
         foreign = next(iter(self._foreign.values()), None)  # all are of one graph
         if foreign is not None:
             nodes = {name: edge.source_node for name, edge in self._foreign.items()}
-            self._lookout = Lookout(self._context, self._job.place_of(foreign), str(foreign.source_graph), nodes)
+            place, graph = self._job.place_of(foreign), str(foreign.source_graph)
+            self._lookout = Lookout(self._context, place, graph, nodes, joined=True)  # if not here, then further on
         kinds = {edge.target_port: edge.join for edge in edges}
         return Inputs(receivers, kinds, newest=len(matched) > 1 and may_drop)
 
@@ -50,7 +51,7 @@ class Upstream:
     def look(self, inputs: Inputs) -> bool:
         """Greet nodes of another graph again that were started again; end the inputs whose senders are gone.
 
-        Say whether one was greeted: what it sent before that never came here.
+        Say whether one, or a node before it, was started again: what it had before that never came here.
         """
         if self._lookout is None or not self._lookout.due():
             return False
@@ -58,10 +59,12 @@ class Upstream:
         for name, fate in fates.items():
             if fate == "again":
                 inputs.replace(name, self._receiver(self._foreign[name]))
+            elif fate == "gap":
+                inputs.restarted(name)
             else:
                 logger.warning("%s has %s; its stream ends here", self._foreign[name].source, fate)
                 inputs.expire([name])
-        return "again" in fates.values()
+        return not {"again", "gap"}.isdisjoint(fates.values())
 
     def _receiver(self, edge: EdgeSpec) -> Receiver:
         place = self._job.place_of(edge)
