@@ -191,8 +191,8 @@ class Profile:
           neither waiting nor held up by a full queue); `wait_ms` (from the moment that the last input was made
           to the start: in queues, on the way, and until the node was free), `process_ms`, `publish_ms` (handing
           over, including being held up by a full queue) and `age_ms` (from the capture of the frame to here),
-          each with `p50`, `p95`, `p99`, `mean`, `max`; `states_percent` (of the time until it was done);
-          `unmatched`; `restarts`; `cpu_percent` (100 is one core); `memory_mb`
+          each with `p50`, `p95`, `p99`, `mean`, `max`; `states_percent`; `unmatched`; `restarts`; `cpu_percent`
+          (100 is one core); `memory_mb`
         - `edges.EDGE`: `dropped` messages and `queue_peak`, the most that ever waited in the sender
         - `capture_to_sink.NAME`: the whole way of a frame to this end of the graph, as `age_ms`. It is made of
           wait and process of the nodes on the way; while a node publishes, those behind it wait already.
@@ -210,7 +210,6 @@ class Profile:
 
     def _node_summary(self, node: NodeProfile) -> dict[str, Any]:
         states = node.counts("state_ns")
-        del states["DONE"]
         total = max(states.total(), 1)
         return {
             "type": node.type,
