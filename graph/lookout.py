@@ -75,7 +75,6 @@ class Lookout:
         unheard = receiver.silence_s > GREET_S and about["state"] != "NULL"
         return "again" if unheard or receiver.dismissed else None
 
-
     def _curious(self, receivers: Iterable[Receiver]) -> bool:
         return self._restarts is None or any(receiver.idle_s > QUIET_S for receiver in receivers)
 

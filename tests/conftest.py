@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -154,3 +155,11 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return said.err if code else said.out
 
     return run
+
+
+@pytest.fixture
+def descriptors() -> Iterator[Callable[[int], None]]:
+    """Sets how many file descriptors may be open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -19,6 +19,7 @@ from graph.slots import SlotPool, SlotServer
 from tests.conftest import eventually
 
 Context = zmq.Context[zmq.Socket[bytes]]
+SHAPE = (40, 30, 3)
 
 
 class Serving:
@@ -171,3 +172,10 @@ class Publishing(threading.Thread):
         for seq in range(self.count):
             self.pair.publish(seq)
             self.published += 1
+
+
+def filled(pool: SlotPool, value: int, shape: tuple[int, ...] = SHAPE) -> int:
+    """Copy an array of one value into a slot, and return its number."""
+    slot = pool.copy_in(np.full(shape, value, np.uint8))
+    assert slot is not None
+    return slot.number
