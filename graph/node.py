@@ -70,7 +70,7 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-@dataclass_transform(kw_only_default=True, field_specifiers=(setting,))
+@dataclass_transform(kw_only_default=True)
 class Node:
     """Base of all nodes: one file, one plain class, an ordinary Python object.
 
