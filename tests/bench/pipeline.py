@@ -33,7 +33,7 @@ def ours(clip: Path, every: int, overrides: list[str]) -> dict[str, float]:
         profile = run_quietly(config.load(CONFIG, [*files, *overrides]))
         seen = with_face(Path(folder) / "lines.jsonl")
     last = profile.nodes["lines"]
-    found = {"fps": last.fps, "frames": float(last.frames), "with_face": seen}
+    found = {"fps": profile.fps(last), "frames": float(last.frames), "with_face": seen}
     for name, node in profile.nodes.items():
         found[f"{name}.cpu"] = node.cpu_percent
         for time, percentiles in SHOWN.items():

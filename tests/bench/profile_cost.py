@@ -48,7 +48,7 @@ def clip(path: Path, overrides: list[str], profiled: bool) -> dict[str, float]:
         spec = config.load(CONFIG, [*files, *overrides])
         profile = run_quietly(spec, Path(folder) / "profile" if profiled else None)
         lines = profile.nodes["lines"]
-        return {"fps": lines.fps, "cpu_us": cpu_us(profile, lines.frames), "nodes": len(profile.nodes)}
+        return {"fps": profile.fps(lines), "cpu_us": cpu_us(profile, lines.frames), "nodes": len(profile.nodes)}
 
 
 def cpu_us(profile: Profile, frames: float) -> float:
