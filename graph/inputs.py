@@ -97,10 +97,10 @@ class Inputs:
         """
         self._join.restarted(name, self._join.newest if seq is None else seq)
 
-    def close(self) -> None:
-        """Take leave of all senders."""
+    def close(self, again: bool = False) -> None:
+        """Take leave of all senders; `again` if another process of this node will greet them."""
         for receiver in self.receivers.values():
-            receiver.close()
+            receiver.close(again)
 
     def _return_credits(self, names: Iterable[str]) -> None:
         for name in names:

@@ -51,11 +51,24 @@ class Link:
     queue: deque[Waiting] = field(default_factory=deque)
     leases: Counter[int] = field(default_factory=Counter)
     heard_ns: int = 0
+    away: bool = False  # its process has died or left, and another one is to take over what waits
 
     @property
     def shown(self) -> str:
         """The name under which it is counted: all readers by graph.attach, and all over tcp, are one."""
         return "attached" if self.name.startswith("attached/") else self.name
+
+    def part(self) -> Counter[int]:
+        """Note that its process is gone and another one will come; return the leases of what was under way to it."""
+        waiting = Counter(number for packet in self.queue for number in packet.slots)
+        lost = self.leases - waiting
+        self.leases, self.credits, self.away = waiting, 0, True
+        return lost
+
+    def take_over(self, other: "Link") -> None:
+        """Go on with a new process of the node, which has just said hello as `other`."""
+        self.identity, self.shm, self.away = other.identity, other.shm, False
+        self.credits, self.window, self.heard_ns = other.credits, other.window, other.heard_ns
 
 
 def admit(identity: bytes, said: dict[str, Any], node: str, ports: Collection[str], home: Home) -> Link:

@@ -147,10 +147,10 @@ class Receiver:
         """For how many seconds the sender has given no message, whatever else it said."""
         return 0.0 if self.socket.poll(0) else time.monotonic() - self._fed
 
-    def close(self) -> None:
-        """Take leave and close."""
+    def close(self, again: bool = False) -> None:
+        """Take leave and close; `again` if another process of this node will greet the sender."""
         if not self.socket.closed:
-            self._say(k="bye")
+            self._say(k="bye", again=again)
             self.socket.close(linger=500 if self.welcomed else 0)  # a late hello would take the place of the next one
         if self._map:
             self._map.close()

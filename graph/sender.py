@@ -20,71 +20,18 @@ import zmq
 from graph import wire
 from graph.errors import WireError
 from graph.link import MAX_CREDIT, Home, Link, Waiting, admit
-from graph.messages import Header, Mark, Message
+from graph.messages import Header, Message
+from graph.packet import Packet
 from graph.slots import SlotPool
 
 logger = logging.getLogger(__name__)
 
-INLINE_BELOW = 8192
-"""Bytes up to which an array travels inside the packet: a copy that small costs less than a lease (landmarks of
-a dozen faces; the same rule of thumb as other systems' 4 KiB)."""
 MAX_REQUEST = 65536  # bytes of anything that a consumer may say
 FAREWELL_S = 2.0  # when the graph ends, consumers of other graphs and tools get so long to take what is left
 PING_S = 1.0  # a consumer that hears nothing for so long is pinged, to notice that it is gone
 _POLLIN, _NOBLOCK, _MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 """As plain numbers: the arithmetic of enum flags costs a microsecond each time."""
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
-
-
-class Packet:
-    """One message on its way to several consumers, encoded once for each way of travelling."""
-
-    __slots__ = ("_arrays", "_header", "_message", "_parts", "_pool", "is_mark", "slots")
-
-    def __init__(self, message: Message, header: Header, pool: SlotPool) -> None:
-        self._message = message
-        self._header = header
-        self._pool = pool
-        self._arrays = wire.arrays_of(message)
-        self._parts: dict[bool, list[bytes]] = {}
-        self.slots: list[int] = []
-        self.is_mark = isinstance(message, Mark)
-
-    def parts(self, shm: bool) -> list[bytes]:
-        """Return header and inline buffers."""
-        if shm not in self._parts:
-            self._parts[shm] = self._encode(shm)
-        return self._parts[shm]
-
-    def _encode(self, shm: bool) -> list[bytes]:
-        places: list[wire.Place] = []
-        buffers: list[bytes] = []
-        for array in self._arrays.values():
-            place = self._place(array) if shm and array.nbytes > INLINE_BELOW else None
-            if place is None:
-                buffers.append(array.tobytes())
-            places.append(place or array.nbytes)
-        return [wire.encode(self._message, self._header, self._arrays, places), *buffers]
-
-    def _place(self, array: Any) -> tuple[int, int, int] | None:
-        """Find the array in a slot or copy it into one; this packet has a lease on the slot until `drop`."""
-        found = self._pool.find(array)
-        if found is not None:
-            slot, offset = found
-            self._pool.lease(slot.number)
-            array.flags.writeable = False
-        else:
-            copied = self._pool.copy_in(array)
-            if copied is None:
-                return None
-            slot, offset = copied, 0
-        self.slots.append(slot.number)
-        return slot.number, offset, array.nbytes
-
-    def drop(self) -> None:
-        """Give up this packet's own leases, once every consumer that wants it has its own."""
-        for number in self.slots:
-            self._pool.release(number)
 
 
 class Sender:
@@ -116,7 +63,7 @@ class Sender:
         self._links: dict[bytes, Link] = {}
         self._by_port: dict[str, list[Link]] = {port: [] for port in ports}
         self._banned: set[bytes] = set()
-        self._dead: deque[str] = deque()
+        self._dead: deque[tuple[str, bool]] = deque()  # nodes, and whether they will not come back
         self._ended = False
         self._finishing_since = math.inf  # CLOCK_MONOTONIC seconds
         self._router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
@@ -165,7 +112,7 @@ class Sender:
 
     def greeted(self, names: Iterable[str]) -> bool:
         """Say whether all these edges of the graph itself have said hello."""
-        return set(names) <= {link.name for link in list(self._links.values()) if link.own}
+        return set(names) <= {link.name for link in list(self._links.values()) if link.own and not link.away}
 
     def wait(self, timeout_ms: int) -> None:
         """Wait for something from the consumers, and see to it."""
@@ -177,7 +124,7 @@ class Sender:
     def service(self) -> None:
         """See to all that the consumers have said. Call it whenever `fd` is readable, and after sending."""
         while self._dead:
-            self._forget(self._dead.popleft())
+            self._forget(*self._dead.popleft())
         while zmq.zmq_poll(self._polled, 0):
             identity, parts = self._router.recv(_NOBLOCK), []
             while self._router.getsockopt(zmq.RCVMORE):
@@ -193,13 +140,17 @@ class Sender:
         """Say something to quiet consumers: only sending tells whether the other side is still there."""
         now = time.monotonic_ns()
         for link in list(self._links.values()):
-            if now - link.heard_ns > PING_S * 1e9:
+            if now - link.heard_ns > PING_S * 1e9 and not link.away:
                 link.heard_ns = now
                 self._send(link, [wire.pack({"v": wire.VERSION, "k": "ping"})])
 
-    def forget(self, node: str) -> None:
-        """Drop the consumers of a node that is known to be dead. Safe while another thread is blocked in publish."""
-        self._dead.append(node)
+    def forget(self, node: str, for_good: bool) -> None:
+        """Note that the process of a node of this graph has ended; safe while another thread is blocked in publish.
+
+        Unless it is `for_good`, what waits for the node is kept for its next process, and its edges go on as if it
+        were slow: they block, or drop, by their policies.
+        """
+        self._dead.append((node, for_good))
         if self.lock.acquire(blocking=False):
             try:
                 self.service()
@@ -221,9 +172,17 @@ class Sender:
     def _edge(self, link: Link) -> str:
         return f"{self._node}.{link.port} -> {link.shown}"
 
-    def _forget(self, node: str) -> None:
+    def _forget(self, node: str, for_good: bool) -> None:
         for link in [link for link in self._links.values() if link.own and link.name.split(".")[0] == node]:
+            self._leave(link, for_good)
+
+    def _leave(self, link: Link, for_good: bool) -> None:
+        """Part with the process of a consumer; an edge of the graph itself waits for the next one."""
+        if for_good or not link.own:
             self._drop_link(link)
+        elif not link.away:
+            for number in link.part().elements():
+                self._pool.release(number)
 
     def _offer(self, link: Link, packet: Packet) -> None:
         if link.credits <= 0 and len(link.queue) >= link.capacity and not self._make_room(link):
@@ -232,19 +191,20 @@ class Sender:
         if link.identity not in self._links:
             return  # it left while we waited
         parts, numbers = packet.parts(link.shm), packet.slots if link.shm else []
-        if link.queue or link.credits <= 0:
-            link.queue.append(Waiting(parts, numbers, packet.is_mark))
-            self._on_queued(self._edge(link), len(link.queue))
-            self._flush(link)
-        else:
+        sent = not link.queue and link.credits > 0 and self._send(link, parts)
+        if link.identity not in self._links:
+            return
+        for number in numbers:  # its answer is not read before
+            link.leases[number] += 1
+            self._pool.lease(number)
+        if sent:
             link.credits -= 1
-            self._send(link, parts)
             if link.credits == link.window - 1:
                 _give_way()  # the consumer waits: ZeroMQ's thread must not wait for what this one does next
-        if link.identity in self._links:
-            for number in numbers:  # its answer is not read before
-                link.leases[number] += 1
-                self._pool.lease(number)
+            return
+        link.queue.append(Waiting(parts, numbers, packet.is_mark))
+        self._on_queued(self._edge(link), len(link.queue))
+        self._flush(link)
 
     def _make_room(self, link: Link) -> bool:
         """Apply the policy of a full queue; False: the new message is the one to drop."""
@@ -278,15 +238,15 @@ class Sender:
                 self._drop_link(link)
 
     def _flush(self, link: Link) -> None:
-        while link.queue and (link.credits > 0 or link.queue[0].parts is None):
-            waiting = link.queue.popleft()
-            if waiting.parts is None:
-                self._send(link, [wire.pack({"v": wire.VERSION, "k": "end"})])
-            else:
-                link.credits -= 1
-                self._send(link, waiting.parts)
+        while link.queue and not link.away and (link.credits > 0 or link.queue[0].parts is None):
+            parts = link.queue[0].parts
+            if not self._send(link, parts or [wire.pack({"v": wire.VERSION, "k": "end"})]):
+                return
+            link.queue.popleft()
+            link.credits -= parts is not None
 
-    def _send(self, link: Link, parts: list[bytes]) -> None:
+    def _send(self, link: Link, parts: list[bytes]) -> bool:
+        """Send something to a consumer; say whether it is still there."""
         try:
             self._router.send(link.identity, _MORE)
             for part in parts[:-1]:
@@ -296,7 +256,9 @@ class Sender:
             if exc.errno != zmq.EHOSTUNREACH:
                 raise
             logger.info("%s: consumer %s is gone", self._node, link.name)
-            self._drop_link(link)
+            self._leave(link, for_good=False)  # of a node of this graph the supervisor tells if it is
+            return False
+        return True
 
     def _discard(self, link: Link, waiting: Waiting) -> None:
         for number in waiting.slots:
@@ -318,12 +280,12 @@ class Sender:
         link = self._links.get(identity)
         if kind == "hello":
             self._hello(identity, said)
-        elif link is None:
+        elif link is None or (link.away and kind == "credit"):
             return  # a consumer that was dropped still returns its credits
         elif kind == "credit":
             self._credit(link, said)
         elif kind == "bye":
-            self._drop_link(link)
+            self._leave(link, for_good=said.get("again") is not True)
         else:
             raise WireError(f"a consumer said {brief(kind)}; it may say hello, credit, bye")
 
@@ -355,14 +317,24 @@ class Sender:
         for other in list(self._links.values()):
             if other.identity == identity:
                 self._drop_link(other)
-            elif other.name == link.name:  # as a rule the same edge of a process that has died
+            elif other.name == link.name and not other.away:  # as a rule the same edge of a process that has died
                 self._refuse(other, f"another consumer has said hello as {brief(link.name)}")
-        self._links[identity] = link
-        self._by_port[link.port].append(link)
+        link = self._enter(link)
         self._send(link, [wire.pack(welcome)])
-        if self._ended:
+        if self._ended and not (link.queue and link.queue[-1].parts is None):
             link.queue.append(Waiting(None, []))
-            self._flush(link)
+        self._flush(link)
+
+    def _enter(self, link: Link) -> Link:
+        """Take a new consumer in, or let it go on in the place of the process before it."""
+        for other in [other for other in self._links.values() if other.away and other.name == link.name]:
+            del self._links[other.identity]
+            other.take_over(link)
+            self._links[other.identity] = other
+            return other
+        self._links[link.identity] = link
+        self._by_port[link.port].append(link)
+        return link
 
     def _ban(self, identity: bytes, exc: WireError) -> None:
         logger.warning("%s: a consumer broke the protocol and is disconnected: %s", self._node, exc)

@@ -259,6 +259,7 @@ class Supervisor:
         """See to a node that ended in order."""
         name = child.spec.name
         child.state = "DONE"
+        self._tell_all("left", node=name)
         if child.spec.restart == "always" and not self.spec.edges_into(name):
             if self._may_start_again(child):
                 return

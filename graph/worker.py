@@ -328,7 +328,7 @@ class Worker:
             if hasattr(self, "node"):
                 self.node.close()
         finally:
-            self.inputs.close()
+            self.inputs.close(again=goes_on)
             if hasattr(self, "sender") and not goes_on:
                 self.sender.end()
                 self._drain()

@@ -161,15 +161,15 @@ class Pair:
 class Publishing(threading.Thread):
     """Publishes from a thread of its own, as a node whose edge may block."""
 
-    def __init__(self, pair: Pair, count: int) -> None:
+    def __init__(self, pair: Pair, count: int, first: int = 0) -> None:
         super().__init__()
         self.pair = pair
-        self.count = count
+        self.seqs = range(first, first + count)
         self.published = 0
         self.start()
 
     def run(self) -> None:
-        for seq in range(self.count):
+        for seq in self.seqs:
             self.pair.publish(seq)
             self.published += 1
 

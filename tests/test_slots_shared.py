@@ -120,6 +120,8 @@ def test_leases_of_one_that_leaves_come_back(pair: Pair, how: str, monkeypatch: 
         receiver.close()
     else:
         receiver.socket.close(linger=0)
+        pair.until(lambda: pair.leases() == 4)  # what waits is for its next process
+        pair.sender.forget("r", for_good=True)
     pair.until(lambda: pair.leases() == 0)
     assert pair.sender.idle()
 

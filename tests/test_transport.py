@@ -93,7 +93,8 @@ def test_every_message_that_has_to_wait_is_told_of(pair: Pair) -> None:
 @pytest.mark.parametrize("how", ["gone", "bye", "forget"])
 def test_block_goes_on_without_its_consumer(pair: Pair, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "PING_S", 0.05)
-    receiver = pair.receiver("block", 2)
+    stranger = {"name": "attached/1", "run": ""} if how == "gone" else {}  # of its own nodes the graph is told
+    receiver = pair.receiver("block", 2, **stranger)
     publishing = Publishing(pair, 10)
     assert eventually(lambda: pair.blocked == [True])
     if how == "gone":
@@ -101,7 +102,7 @@ def test_block_goes_on_without_its_consumer(pair: Pair, how: str, monkeypatch: p
     elif how == "bye":
         receiver.close()
     else:
-        pair.sender.forget("r")  # from another thread than the one that is blocked
+        pair.sender.forget("r", for_good=True)  # from another thread than the one that is blocked
     publishing.join(20)
     assert not publishing.is_alive()
     assert pair.sender.idle()

@@ -1,0 +1,109 @@
+"""A node that is started again: to those that send to it, it is slow meanwhile, and its edges do as they say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from graph import Frame, attach
+from graph.receiver import Receiver
+from tests.conftest import PATIENCE_S, eventually
+from tests.graphs import Graph, node, rows, wait_for_rows
+from tests.pair import Pair, Publishing
+
+EDGE = "n.out -> r.in"
+
+
+def next_process(pair: Pair, policy: str, queue: int) -> Receiver:
+    """The reader of the same edge in another process, which has taken nothing yet."""
+    options = {"name": "r.in", "run": "run", "policy": policy, "queue": queue}
+    pair.receivers.append(Receiver(pair.context, pair.endpoint, "out", Frame, **options))  # type: ignore[arg-type]
+    return pair.receivers[-1]
+
+
+def test_who_blocks_waits_for_the_next_process_of_its_reader(pair: Pair) -> None:
+    first = pair.receiver("block", 2)
+    assert pair.take(first, 0) == []
+    pair.publish(0, 1, 2, 3, 4)  # four under way, one waits
+    first.close(again=True)
+    pair.until(lambda: pair.sender.depths() == {EDGE: 1} and not pair.sender.greeted(["r.in"]))
+    publishing = Publishing(pair, 4, first=5)
+    publishing.join(0.5)
+    assert publishing.is_alive() and pair.blocked == [True]
+    second = next_process(pair, "block", 2)
+    assert pair.take(second, 5) == [4, 5, 6, 7, 8]
+    publishing.join()
+    second.close()
+    pair.until(pair.sender.idle)
+    assert not pair.drops and pair.leases() == 0
+
+
+def test_who_drops_counts_what_its_reader_misses_meanwhile(pair: Pair) -> None:
+    first = pair.receiver("latest", 1)
+    first.close(again=True)
+    pair.until(lambda: not pair.sender.greeted(["r.in"]))
+    pair.publish(*range(10))
+    assert pair.drops == {EDGE: 9}
+    assert pair.take(next_process(pair, "latest", 1), 1) == [9]
+
+
+def test_what_is_sent_to_a_process_that_has_just_died_waits_for_the_next_one(pair: Pair) -> None:
+    first = pair.receiver("block", 4)
+    (identity,) = pair.sender._links
+    first.socket.close(linger=0)
+
+    def noticed() -> bool:
+        try:
+            pair.sender._router.send_multipart([identity, b""])
+        except zmq.ZMQError:
+            return True
+        return False
+
+    assert eventually(noticed)
+    pair.publish(0)
+    assert pair.sender.depths() == {EDGE: 1} and pair.leases() == 1
+    second = next_process(pair, "block", 4)
+    assert pair.take(second, 1) == [0]
+    pair.until(lambda: pair.leases() == 0)
+
+
+def test_nobody_waits_for_a_node_that_will_not_come_back(pair: Pair) -> None:
+    pair.receiver("block", 2).close(again=True)
+    pair.until(lambda: not pair.sender.greeted(["r.in"]))
+    publishing = Publishing(pair, 10)
+    publishing.join(0.5)
+    assert publishing.is_alive()
+    pair.sender.forget("r", for_good=True)
+    publishing.join(20)
+    assert not publishing.is_alive() and pair.sender.idle() and pair.leases() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_graph_that_blocks_misses_only_what_the_process_had(tmp_path: Path, killed: bool) -> None:
+    """Of 400 frames that the source would give in a second, the restart takes at most those that were with the node."""
+    copy: dict[str, Any] = node("Copy", {"frame": "source.frame"}) | {"restart": "on_failure"}
+    config = {
+        "name": "line",
+        "nodes": {
+            "source": node("Source", frames=1500, pause=0.0025),
+            "copy": copy,
+            "write": node("Write", {"frame": "copy.copied"}),
+        },
+    }
+    out = tmp_path / "out.jsonl"
+    with Graph(tmp_path, config, "run", "--profile", str(tmp_path / "profile")) as graph:
+        with attach("line", wait=PATIENCE_S) as g:
+            wait_for_rows(out, 100)
+            if killed:
+                graph.node("copy").kill()
+            else:
+                g.restart("copy")
+        assert graph.wait() == 0, graph.text()
+    seqs = [row[0] for row in rows(out)]
+    assert seqs == sorted(set(seqs)) and seqs[-1] == 1499
+    assert 1500 - len(seqs) <= 8 + 4 + 8  # under way to it, in its own queue, under way from it
+    profile = json.loads((tmp_path / "profile" / "latency.json").read_text())
+    assert profile["nodes"]["copy"]["restarts"] == 1
