@@ -175,13 +175,16 @@ class Profile:
         return min(100 * at_work_s / self.duration_s, 100.0) if self.duration_s else 0.0
 
     def busiest(self) -> NodeProfile | None:
-        """Return the node that is most at work. A live source does not count: it waits for its camera."""
-        busy = [node for node in self.nodes.values() if node.frames and not self._is_live_source(node.name)]
+        """Return the node that is most at work, of those that others may have to wait for.
+
+        A live source waits for its camera itself, and nobody waits for one that gives more than is taken.
+        """
+        busy = [node for node in self.nodes.values() if node.frames and not self._is_ahead(node.name)]
         return max(busy, key=self.busy_percent, default=None)
 
-    def _is_live_source(self, name: str) -> bool:
-        lossless = any(edge.policy == "block" for edge in self.spec.edges_from(name))
-        return name in self.spec.sources() and not lossless
+    def _is_ahead(self, name: str) -> bool:
+        given = self.spec.edges_from(name) if name in self.spec.sources() else ()
+        return name in self.spec.live or any(self.dropped()[edge.name] for edge in given)
 
     def summary(self) -> dict[str, Any]:
         """Return latency.json as plain values. Times are milliseconds, rates per second.

@@ -1,5 +1,6 @@
 import json
 from collections import defaultdict
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import msgpack
@@ -123,10 +124,18 @@ def test_a_live_source_is_not_blamed_but_a_slow_file_is():
         t = T0 + seq * 30 * MS
         work(all_meters["camera"], seq, t - 29 * MS, t - 29 * MS, t, t, t)
         work(all_meters["slow"], seq, t, t, t + 6 * MS, t + 6 * MS, t)
-    for policy, name in (("latest", "slow"), ("block", "camera")):
-        profile = Profile(graph_spec((EdgeSpec("camera.frame", "slow.frame", policy),)))
+    camera = replace(graph_spec((EdgeSpec("camera.frame", "slow.frame"),)), live=frozenset({"camera"}))
+    file = graph_spec((EdgeSpec("camera.frame", "slow.frame", "latest", 1),))
+    for spec, name in ((camera, "slow"), (file, "camera")):
+        profile = Profile(spec)
         take(profile, all_meters)
         assert profile.busiest().name == name
+    all_meters["camera"].drop("camera.frame -> viewer.frame")  # somebody who attached from outside
+    take(profile, all_meters)
+    assert profile.busiest().name == "camera"
+    all_meters["camera"].drop("camera.frame -> slow.frame")
+    take(profile, all_meters)
+    assert profile.busiest().name == "slow", "the file gives more than slow takes"
 
 
 def test_handing_over_is_work_and_being_held_up_is_not():
