@@ -197,7 +197,11 @@ class Meter:
                 del counts[edge]  # consumers that came and went, each with a name of its own
 
     def state(self, name: str, now_ns: int) -> None:
-        """Note a change of state: WAITING for input, PROCESSING or handing over, BLOCKED by a consumer, PAUSED."""
+        """Note a change of state.
+
+        WAITING for input, PROCESSING or handing over, BLOCKED by a consumer, PAUSED, or DRAINING: its stream is
+        over, and what it has said is being taken.
+        """
         if self._state:
             self._state_ns[self._state] += now_ns - self._state_since
         self._state = name

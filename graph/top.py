@@ -20,6 +20,7 @@ _STATES = {
     "PROCESSING": "green",
     "WAITING": "dim",
     "IDLE": "dim",
+    "DRAINING": "dim",
     "DONE": "dim",
     "BLOCKED": "magenta",
     "PAUSED": "yellow",

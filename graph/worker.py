@@ -334,7 +334,7 @@ class Worker:
                 self._drain()
 
     def _drain(self) -> None:
-        self.meter.state("BLOCKED", time.monotonic_ns())
+        self.meter.state("DRAINING", time.monotonic_ns())
         farewell = time.monotonic() + FAREWELL_S
         while not self.sender.idle():
             self.sender.wait(100)
