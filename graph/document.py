@@ -19,9 +19,6 @@ Keys = tuple[str | int, ...]
 """Where a value is: ("nodes", "smooth", "settings", "slack")."""
 
 
-_MERGE = "tag:yaml.org,2002:merge"
-
-
 class _CoreLoader(yaml.SafeLoader):
     """A loader with the scalars of YAML 1.2."""
 
@@ -34,7 +31,7 @@ class _CoreLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping of the command line: as in a file, its keys are texts, also `1`, and none stands twice."""
         names: set[str] = set()
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]:
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
             if key.value in names:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
             key.tag = "tag:yaml.org,2002:str"
@@ -97,7 +94,7 @@ class Document:
 
     def add(self, keys: Keys, text: str) -> None:
         """Note an error of the value at `keys`."""
-        while keys not in self._lines and keys:
+        while keys not in self._lines:  # the whole file always is
             keys = keys[:-1]
         self._note(keys, text)
 
@@ -130,18 +127,12 @@ class Document:
         self._problems.append((self._lines.get(keys, 1), f"{self.place(keys)}: {where}{text}"))
 
     def _parse(self, text: str) -> Any:
-        loader = _CoreLoader(text)
         try:
+            loader = _CoreLoader(text)
             node = loader.get_single_node()
             return None if node is None else self._value(loader, node, (), ())
-        except yaml.MarkedYAMLError as exc:
-            mark = exc.problem_mark or exc.context_mark
-            line = mark.line + 1 if mark else 1
-            raise ConfigError(f"{self.path}:{line}: not YAML: {_reason(exc)}") from exc
         except yaml.YAMLError as exc:
-            raise ConfigError(f"{self.path}: not YAML: {exc}") from exc
-        finally:
-            loader.dispose()
+            raise ConfigError(f"{self.path}:{_line(exc, text)}: not YAML: {_reason(exc)}") from exc
 
     def _value(self, loader: _CoreLoader, node: yaml.Node, keys: Keys, around: tuple[int, ...]) -> Any:
         self._lines.setdefault(keys, node.start_mark.line + 1)
@@ -158,7 +149,7 @@ class Document:
     def _mapping(self, loader: _CoreLoader, node: yaml.MappingNode, keys: Keys, around: tuple[int, ...]) -> Any:
         if id(node) not in self._seen:
             self._seen.add(id(node))
-            self._check_keys([key for key, _ in node.value if key.tag != _MERGE], keys)
+            self._check_keys([key for key, _ in node.value], keys)
         loader.flatten_mapping(node)  # puts what `<<` brings in front, so that own keys win
         found: dict[str, Any] = {}
         for key, value in node.value:
@@ -198,16 +189,14 @@ def parse_value(text: str) -> Any:
     `a: b` are the texts they look like. Raises ConfigError if it is not YAML.
     """
     text = text.strip()
-    loader = _CoreLoader(text)
     try:
+        loader = _CoreLoader(text)
         if text.startswith(("[", "{", '"', "'")):
             return loader.get_single_data()
         tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
         return loader.construct_object(yaml.ScalarNode(tag, text))
     except yaml.YAMLError as exc:
         raise ConfigError(f"{text!r} is not YAML: {_reason(exc)}") from exc
-    finally:
-        loader.dispose()
 
 
 def _replaced(data: Any, keys: Keys, value: Any) -> Any:
@@ -232,9 +221,17 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
+def _line(exc: yaml.YAMLError, text: str) -> int:
+    if isinstance(exc, yaml.reader.ReaderError):
+        return text.count("\n", 0, exc.position) + 1
+    mark = exc.problem_mark if isinstance(exc, yaml.MarkedYAMLError) else None
+    return mark.line + 1 if mark else 1
+
+
 def _reason(exc: yaml.YAMLError) -> str:
-    if not isinstance(exc, yaml.MarkedYAMLError):
-        return str(exc)
+    if isinstance(exc, yaml.reader.ReaderError):
+        return f"it holds {chr(exc.character)!r}, which is no character of a text"
+    assert isinstance(exc, yaml.MarkedYAMLError), exc
     parts = [part for part in (exc.problem, exc.context) if part]
     hint = "; indent with spaces, not tabs" if "\\t" in (exc.problem or "") else ""
     return ", ".join(parts) + hint

@@ -158,6 +158,8 @@ def test_wrong_setting(line: str, error: str) -> None:
         ("camera.width", "is not of the form node.setting=value"),
         ("camera.crop=[!!int x, 1]", "'[!!int x, 1]' is not YAML: 'x' is no int"),
         ("camera.crop={a: 1, a: 2}", "'{a: 1, a: 2}' is not YAML: 'a' stands twice"),
+        ("camera.crop={[a]: 1}", "'{[a]: 1}' is not YAML: found unhashable key, while constructing a mapping"),
+        ("camera.uri=\udce4.mp4", r"'\udce4.mp4' is not YAML: it holds '\udce4', which is no character of a text"),
         (
             "camera.crop=[1",
             "'[1' is not YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence",
@@ -181,11 +183,29 @@ def test_wrong_override(override: str, error: str) -> None:
         ("'7'", "7"),
         ("7", 7),
         ("-1", -1),
+        ("0o17", 15),
         ("''", ""),
     ],
 )
 def test_overrides_that_look_like_yaml_but_are_texts(text: str, value: object) -> None:
     assert good(SHOW, f"camera.uri={text}").nodes["camera"].settings == {"uri": value}
+
+
+def test_a_value_with_a_merge_in_it_may_be_used_again() -> None:
+    text = """\
+nodes:
+  left: &left {type: "@Camera", settings: &same {width: 320, mirror: true}}
+  right: &right {<<: *left, settings: {<<: *same, width: 160}}
+  again: *right
+  show: {type: "@Show", inputs: {frame: again.frame}}
+"""
+    assert good(text).nodes["again"].settings == {"width": 160, "mirror": True}
+
+
+def test_what_the_file_does_not_hold_is_told_at_what_is_around() -> None:
+    text = SHOW + '  more:\n    type: "@Writer"\n    inputs: {frame: camera.frame}'
+    expected = ["g.yaml:5: nodes.more: Writer: a .txt holds no pictures; write .mp4"]
+    assert errors(text, "more.path=a.txt") == expected
 
 
 def test_override_of_one_node_leaves_the_other_that_shares_its_settings() -> None:
