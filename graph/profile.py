@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -237,22 +237,23 @@ class Profile:
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write latency.json, latency.png and, if frames were traced, trace.json; return their paths.
 
-        Each file appears whole or not at all; none of an earlier run stays beside them.
+        They appear whole and together, or not at all; none of an earlier run stays beside them.
         """
         from graph import chrome_trace, latency_plot  # matplotlib is slow to import
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         summary = json.dumps(self.summary(), indent=2).encode()
-        written = [
-            _replace(folder / "latency.json", lambda path: path.write_bytes(summary)),
-            _replace(folder / "latency.png", lambda path: latency_plot.draw(self, path)),
-        ]
+        files: dict[Path, Callable[[Path], object]] = {
+            folder / "latency.json": lambda path: path.write_bytes(summary),
+            folder / "latency.png": lambda path: latency_plot.draw(self, path),
+        }
         if any(len(node.trace()) for node in self.nodes.values()):
-            written.append(_replace(folder / "trace.json", lambda path: chrome_trace.write(self, path)))
-        else:
+            files[folder / "trace.json"] = lambda path: chrome_trace.write(self, path)
+        _replace(files)
+        if folder / "trace.json" not in files:
             (folder / "trace.json").unlink(missing_ok=True)
-        return written
+        return list(files)
 
 
 def format_report(profile: Profile, width: int) -> RenderableType:
@@ -334,12 +335,14 @@ def _dropped(count: int) -> Text:
     return Text(f"{count:,}", style="yellow" if count else "dim")
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write a file beside `path` and rename it, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _replace(files: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write all files beside their paths, then rename them: a full disk leaves those of the run before, all of them."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
     try:
-        write(temporary)
-        temporary.replace(path)
+        for path, write in files.items():
+            write(temporary[path])
+        for path in files:
+            temporary[path].replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        for path in temporary.values():
+            path.unlink(missing_ok=True)

@@ -247,19 +247,18 @@ def test_without_trace_there_is_no_trace_file(tmp_path):
     assert not (tmp_path / "trace.json").exists(), "that of the run before is of no use beside these"
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_all_files_of_the_run_before(tmp_path, monkeypatch):
     played().write(tmp_path)
-    before = (tmp_path / "latency.png").read_bytes()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def fail(profile, path):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(latency_plot, "draw", fail)
+    monkeypatch.setattr(chrome_trace, "write", fail)
     with pytest.raises(OSError, match="disk full"):
-        played().write(tmp_path)
-    assert (tmp_path / "latency.png").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"latency.json", "latency.png", "trace.json"}
+        played(frames=5).write(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def columns_of(picture, colour):
