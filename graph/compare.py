@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -71,7 +71,7 @@ def load(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def report(before: dict[str, Any], after: dict[str, Any], width: int) -> RenderableType:
+def report(before: dict[str, Any], after: dict[str, Any], width: int) -> Group:
     """Return a table of both runs, `width` characters wide at most, and what changed in words, the largest first."""
     return Group(_table(before, after, width), *_warnings(before, after), "", *_sentences(before, after))
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 from graph import cli
+from graph.compare import report
 
 TIMES = {"p50": 2.0, "p95": 3.0, "p99": 4.0, "mean": 2.0, "max": 5.0}
 NODE = {
@@ -102,14 +104,16 @@ def test_fewer_frames_in_the_same_time_are_told(tmp_path: Path, capsys: pytest.C
         "capture → window is as fast as before: p50 2.00 → 2.00 ms (+0 %)",
         "window gets 12.0 frames per second, before 30.0",
     ]
+    *_, last = report(RUN, after, 120).renderables
+    assert isinstance(last, Text) and last.style == "red"
 
 
 def test_nodes_without_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = json.loads(json.dumps(RUN)) | {"capture_to_sink": {}}
     for node in none["nodes"].values():
-        node["frames"] = 0
+        node |= {"frames": 0, "process_ms": dict.fromkeys(TIMES, 0.0)}
     one = json.loads(json.dumps(none))
-    one["nodes"]["camera"]["frames"] = 1
+    one["nodes"]["camera"] |= {"frames": 1, "process_ms": TIMES}
     folder = write(tmp_path / "a", RUN)
     lines = said(capsys, folder, write(tmp_path / "b", one))
     assert "no frames in the second run: landmarks, window" in lines and lines[-1] == ""
@@ -126,7 +130,7 @@ def test_nodes_without_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFix
         (RUN | {"format": 1}, "error: {}/latency.json: has format 1, and this version compares format 2: its"),
         ({"format": 2}, "error: {}/latency.json: is no latency.json of a run"),
         ({"nodes": {}}, "error: {}/latency.json: is no latency.json of a run"),
-        ([], "error: {}/latency.json: is no latency.json of a run"),
+        ("5", "error: {}/latency.json: is no latency.json of a run"),
     ],
 )
 def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, why: str) -> None:

@@ -138,8 +138,12 @@ def test_empty_sections_are_none() -> None:
     good(SHOW.replace('{type: "@Camera"}', '{type: "@Camera", settings: , inputs: }') + "edges:\nlive:\n")
 
 
-def test_a_graph_without_name_has_the_name_of_its_file() -> None:
-    assert load(write(SHOW.replace("name: g\n", ""), "2 cams.yaml")).name == "_2_cams"
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("cams", "cams"), ("2 cams", "_2_cams"), (50 * "c", 40 * "c"), (50 * "2", "_" + 39 * "2")],
+)
+def test_a_graph_without_name_has_the_name_of_its_file(file: str, name: str) -> None:
+    assert load(write(SHOW.replace("name: g\n", ""), f"{file}.yaml")).name == name
 
 
 def policies(spec: GraphSpec) -> dict[str, tuple[str, int]]:
