@@ -176,6 +176,11 @@ def test_hold_needs_no_depth() -> None:
     assert (found["landmarks.frame"], found["landmarks.found"]) == (("latest", 1), ("latest", 1))
 
 
+def test_latest_keeps_one() -> None:
+    text = SHOW + "edges: {camera.frame -> show.frame: {policy: latest}}"
+    assert policies(good(text)) == {"show.frame": ("latest", 1)}
+
+
 def test_queue_alone_keeps_the_default_policy() -> None:
     text = SHOW + "edges: {camera.frame->show.frame: {queue: 9}}"
     assert policies(good(text)) == {"show.frame": ("block", 9)}

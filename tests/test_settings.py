@@ -170,6 +170,11 @@ def test_wrong_override(override: str, error: str) -> None:
     assert errors(SHOW, override) == [f"--set {override}: {error}"]
 
 
+@pytest.mark.parametrize("text", ["- a", "nodes: [a]", "nodes:", "# nothing"])
+def test_an_override_of_what_is_no_graph_adds_nothing_to_the_error(text: str) -> None:
+    assert errors(text, "camera.width=640") == errors(text)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
