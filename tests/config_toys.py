@@ -128,6 +128,14 @@ class Render(Node):
     def process(self, frame: Frame, faces: Faces | None) -> None: ...
 
 
+class Three(Node):
+    frame = Input(Frame)
+    faces = Input(Faces)
+    found = Input(Detections)
+
+    def process(self, frame: Frame, faces: Faces, found: Detections) -> None: ...
+
+
 class Either(Node):
     left = Input(Frame, optional=True)
     right = Input(Frame, optional=True)

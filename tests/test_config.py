@@ -174,6 +174,10 @@ def test_live_overrides_for_the_graph() -> None:
 def test_hold_needs_no_depth() -> None:
     found = policies(good(FACES + "edges: {detect.faces -> landmarks.found: {join: hold}}", "camera.uri=0"))
     assert (found["landmarks.frame"], found["landmarks.found"]) == (("latest", 1), ("latest", 1))
+    inputs = "{frame: camera.frame, faces: landmarks.faces, found: detect.faces}"
+    text = FACES + f'  three: {{type: "@Three", inputs: {inputs}}}\n'
+    found = policies(good(text + "edges: {detect.faces -> three.found: {join: hold}}", "camera.uri=0"))
+    assert (found["three.faces"], found["three.found"]) == (("drop_oldest", JOIN_DEPTH), ("latest", 1))
 
 
 def test_latest_keeps_one() -> None:
