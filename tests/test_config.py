@@ -189,6 +189,8 @@ def test_queue_alone_keeps_the_default_policy() -> None:
     text = SHOW + "edges: {camera.frame->show.frame: {queue: 9}}"
     assert policies(good(text)) == {"show.frame": ("block", 9)}
     assert policies(good(text, "camera.uri=0")) == {"show.frame": ("drop_oldest", 9)}
+    joined = good(FACES + "edges: {camera.frame -> landmarks.frame: {queue: 9}}", "camera.uri=0")
+    assert policies(joined)["landmarks.frame"] == ("drop_oldest", 9)
 
 
 def test_attached_nodes_never_hold_up_the_graph() -> None:
