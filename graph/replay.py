@@ -12,8 +12,6 @@ from graph.node import Node, Output, setting
 from graph.recorder import Span, sent_ns
 from graph.spec import did_you_mean
 
-SLICE_S = 0.5  # of a long wait
-
 
 class Replay(Node):
     """Play ports of a recording as they were: the same messages, numbers and times, at any speed, in a loop.
@@ -78,9 +76,8 @@ class _Timeline:
         """Sleep until the message was sent in pass `number`; return when it was captured; CLOCK_MONOTONIC ns."""
         if not self._speed:
             return 0  # now, which the runtime fills in
-        due_ns = self._now(sent_ns(header), number)
-        while (left_s := (due_ns - time.monotonic_ns()) / 1e9) > 0:
-            time.sleep(min(left_s, SLICE_S))
+        left_ns = self._now(sent_ns(header), number) - time.monotonic_ns()
+        time.sleep(max(left_ns / 1e9, 0.0))
         return min(self._now(header.t_capture_ns, number), time.monotonic_ns())
 
     def _now(self, recorded_ns: int, number: int) -> int:
