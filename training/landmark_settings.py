@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from training.landmark_data import CACHE_SIDE
 from training.networks import NETWORKS, has_pose
 from training.settings import Strict
 
@@ -80,7 +81,8 @@ class LandmarkSettings(Strict):
     """Of the distance in pixels between the points of both."""
     teacher: Path | None = None
     """Exported network, or checkpoint, whose points replace the labels of sources with `labels: teacher` or `mean`."""
-    size: int = Field(160, ge=32, multiple_of=32)
+    size: int = Field(160, ge=32, le=CACHE_SIDE, multiple_of=32)
+    """Side of the input in pixels, at most that of the cached crops."""
     point_loss: Literal["distance", "wing"] = "distance"
     """Distance in pixels, or the wing loss of it (see training.landmark_loss)."""
     wing_width: float = Field(10.0, gt=0)

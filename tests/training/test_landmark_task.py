@@ -13,7 +13,7 @@ from training.landmark_sources import read_backgrounds
 from training.landmark_task import LandmarkTask
 from training.landmark_validation import crop_pose, run
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
-from training.settings import SettingsError
+from training.settings import SettingsError, checked
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,14 @@ def test_batches_depend_on_their_generator_alone(task: LandmarkTask) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["image"], other["image"])
     assert first["image"].shape == (5, 3, 64, 64)
+
+
+def test_inputs_are_no_larger_than_the_cached_crops(task: LandmarkTask) -> None:
+    own = task.settings.model_dump(mode="json") | {"negatives": 0.9}
+    largest = LandmarkTask(checked(LandmarkSettings, own | {"size": landmark_data.CACHE_SIDE}, "settings"))
+    assert largest.batch(np.random.default_rng(0), 8)["image"].shape == (8, 3, 256, 256)
+    with pytest.raises(SettingsError, match=r"settings: size: .* less than or equal to 256, found 288"):
+        checked(LandmarkSettings, own | {"size": 288}, "settings")
 
 
 @pytest.mark.parametrize(("own", "text"), [
