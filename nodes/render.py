@@ -140,6 +140,8 @@ class Render(Node):
         age = (time.monotonic_ns() - t_capture_ns) / 1e6
         size = round(max(12, min(image.shape[:2]) / 36) * self.scale)
         lines = [f"{age:.1f} ms after capture"]
+        needed = self._writer.extent(lines, size)[0] + size  # with half a line's room on both sides
+        size = max(1, min(size, size * image.shape[1] // needed))
         wide, high = self._writer.extent(lines, size)
         corner = round(size / 2)
         panel = (corner, corner, corner + wide, corner + high)

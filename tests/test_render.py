@@ -158,6 +158,14 @@ def test_the_age_has_room_in_a_narrow_picture() -> None:
     assert columns.max() < 480
 
 
+@pytest.mark.parametrize("size", [(240, 320), (333, 101), (120, 160)])
+def test_the_age_is_made_small_enough_to_be_read_whole(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+    panels: list[Box] = []
+    monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: panels.append(at))
+    drawn(None, np.zeros((*size, 3), np.uint8), latency=True, scale=2.0)
+    assert 0.75 * size[1] < panels[0][2] <= size[1]
+
+
 @pytest.mark.parametrize("shift", [(-300, 0), (0, -250), (5000, 5000), (-1e7, 1e7)])
 @pytest.mark.parametrize("style", ["contours", "points"])
 def test_faces_partly_or_fully_outside_do_no_harm(shift: Any, style: str) -> None:
