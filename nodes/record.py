@@ -243,6 +243,9 @@ def writable(path: str, suffixes: tuple[str, ...]) -> Path:
         file.open("ab").close()
         if not existed:
             file.unlink()
+    except (FileExistsError, NotADirectoryError) as exc:
+        in_the_way = next(path for path in file.parents if os.path.lexists(path))
+        raise ConfigError(f"cannot write {file}: {in_the_way} is not a folder") from exc
     except OSError as exc:
         raise ConfigError(f"cannot write {file}: {exc.strerror}") from exc
     return file

@@ -236,13 +236,16 @@ def test_auto_takes_the_best_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
         ("clip.mp5", "'clip.mp5' ends in '.mp5', expected .mp4 or .mov or .mkv; did you mean .mp4?"),
         ("clip", "'clip' ends in '', expected .mp4 or .mov or .mkv"),
         ("faces.csv", "expected .mp4 or .mov or .mkv; nodes.record:RecordFaces writes .csv"),
-        ("file/clip.mp4", "cannot write {cwd}/file/clip.mp4: File exists"),
+        ("file/clip.mp4", "cannot write {cwd}/file/clip.mp4: {cwd}/file is not a folder"),
+        ("file/a/b/clip.mp4", "cannot write {cwd}/file/a/b/clip.mp4: {cwd}/file is not a folder"),
+        ("nowhere/clip.mp4", "cannot write {cwd}/nowhere/clip.mp4: {cwd}/nowhere is not a folder"),
         ("folder.mp4", "cannot write {cwd}/folder.mp4: Is a directory"),
     ],
 )
 def test_a_path_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, text: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to("what/is/not/there")
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(ConfigError) as error:
         run_node(Record(path=path), frame=frames([0.0]))
