@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from graph import Faces
-from nodes._expression import LEAST_EYE, Blinks, eye_widths, openness
+from nodes._expression import LEAST_EYE, Blinks, eye_widths, eyes_in, openness
 from tests import portrait
 from tests.bench.smoothing import blink_clip, ours_faces
 
@@ -40,9 +40,30 @@ def test_closed_eyes_noise_and_a_slow_look_down_are_no_blinks() -> None:
     assert seen(list(np.linspace(0.3, 0.17, 60)) + [0.17] * 60)[-1] == 0
 
 
+def test_a_look_down_is_no_new_usual() -> None:
+    down = [0.3] * 30 + [0.2] * 30
+    assert seen(down + [0.13] * 4 + [0.3] * 5)[-1] == 1
+
+
+def test_eyes_that_are_half_open_for_a_moment_blink_once() -> None:
+    assert seen([0.3] * 30 + [0.14, 0.16] * 4 + [0.3] * 5)[-1] == 1
+
+
+def test_eyes_that_are_shut_for_long_are_no_new_usual() -> None:
+    asleep = [0.3] * 30 + [0.1] * 900
+    assert seen(asleep + [0.05] * 4 + [0.1] * 30 + [0.3] * 5)[-1] == 0
+
+
 def test_eyes_that_begin_closed_and_the_word_of_the_network() -> None:
     assert seen([0.08] * 3 + [0.3] * 30 + [0.1] * 4 + [0.3] * 5)[-1] == 1
     assert seen([0.3] * 30 + [0.25] * 4 + [0.3] * 5, [0.0] * 30 + [0.9] * 4 + [0.0] * 5)[-1] == 1
+
+
+@pytest.mark.parametrize("at", [(10, 39.5), (89, 39.5), (49.5, 10), (49.5, 69)])
+def test_an_eye_near_any_rim_of_the_picture_may_be_cut_off(at: tuple[float, float]) -> None:
+    eye = portrait.LANDMARKS - portrait.LANDMARKS[36:42].mean(axis=0)  # 34 pixels wide
+    both = np.stack([eye + np.array((49.5, 39.5)), eye + np.array(at)])
+    assert eyes_in(both, (100, 80))[:, 0].tolist() == [True, False]
 
 
 def test_every_blink_of_a_noisy_clip_is_counted() -> None:
