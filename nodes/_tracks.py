@@ -167,7 +167,7 @@ class Tracks:
             track.misses = 0 if track.id in found else track.misses + 1
         for row, column in pairs:
             track = self.tracks[column]
-            track.confirmed = max(track.confirmed, pts)
+            track.confirmed = pts
             outrun = apart(boxes[row], track.box) > ASTRAY
             if pts == now and (outrun or not track.visible):
                 own[track.id] = Look(boxes[row], float(rolls[row]), track)

@@ -152,6 +152,35 @@ def test_a_late_detection_makes_no_second_track() -> None:
         assert len(stream.looks) == 1, "the face has gone more than its own side: only its history tells it is the same"
 
 
+def test_a_detection_from_before_a_face_was_hidden_is_still_of_it() -> None:
+    stream = Stream()
+    stream.frame(face(100, 200), found=[face(100, 200)])
+    for _ in range(12):
+        stream.frame(face(100, 200))
+    stream.frame()
+    stream.frame(found=[face(130, 200)], late=14)
+    assert len(stream.looks) == 1
+
+
+def test_detections_from_before_a_face_was_known_are_no_word_against_it() -> None:
+    stream = Stream(patience=0.05)
+    for _ in range(10):
+        stream.frame()
+    stream.frame(face(100, 200), found=[face(100, 200)], late=10)
+    for _ in range(3):
+        stream.frame(face(100, 200), found=[], late=10)
+    assert stream.frame(face(100, 200), found=[])
+
+
+def test_who_stopped_where_he_was_hidden_is_looked_for_where_the_detector_sees_him() -> None:
+    stream = Stream()
+    for n in range(20):
+        (first,) = stream.frame(face(100 + 10 * n, 200), found=[face(100 + 10 * n, 200)])
+    for _ in range(8):
+        stream.frame()
+    assert [*stream.frame(face(290, 200), found=[face(290, 200)])] == [first]
+
+
 def test_what_detections_miss_ends_after_its_patience_and_not_before_three_of_them() -> None:
     stream = Stream(patience=0.5)
     poster = face(150, 200)
@@ -292,6 +321,27 @@ def test_a_clock_that_stands_still_or_goes_back_does_no_harm() -> None:
         looks = tracks.look(box, np.zeros(1, np.float32), pts, pts)
         pairs = tracks.see(looks, face(200, 200)[None], np.array([0.9], np.float32), SIZE, pts)
         assert [track.id for track, _ in pairs] == [0]
+
+
+def test_two_frames_of_one_time_do_not_lead_a_hidden_face_astray() -> None:
+    stream = Stream()
+    stream.frame(face(100, 200), found=[face(100, 200)])
+    for n in range(20):
+        stream.seq -= n == 10
+        stream.frame(face(100 + n, 200))
+    stream.frame()
+    stream.frame()
+    assert all(np.isfinite(look.box).all() for look in stream.looks)
+
+
+def test_a_hidden_face_is_forgotten_where_the_clock_goes_back() -> None:
+    stream = Stream()
+    for _ in range(30):
+        stream.frame(face(100, 200), found=[face(100, 200)])
+    stream.frame()
+    stream.seq = 0
+    stream.frame()
+    assert not stream.tracks.tracks
 
 
 def test_frames_that_come_in_bursts_do_not_lead_a_face_astray() -> None:
