@@ -13,7 +13,9 @@ import stat
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from socket import create_connection, gaierror
 from typing import Any
 
 import zmq
@@ -166,14 +168,14 @@ class Remote:
         self.folder = Path(folder) if folder else None
         self._keys = client_keys(self.folder) if self.folder else None
 
-    @property
+    @cached_property
     def control(self) -> str:
-        """Where to ask."""
-        return self.address
+        """Where to ask. Raises GraphError for the name of a host that is not known."""
+        return _answering(self.address)
 
     def data(self, node: str) -> str:
         """Return the address of a node's outputs."""
-        return self.address
+        return self.control
 
     def port(self, node: str, output: str) -> str:
         """Return an output's name on the wire."""
@@ -199,7 +201,7 @@ class Remote:
         try:
             socket.set(zmq.LINGER, 0)
             self.secure(socket)
-            socket.connect(self.address)
+            socket.connect(self.control)
             reason = self._shaken(monitor)
         except zmq.ZMQError as exc:
             reason = f"cannot be connected to: {exc.strerror}"
@@ -235,3 +237,19 @@ class Remote:
         if self._keys:
             return f"breaks off: server.key in {self.folder} is not its key, or it listens without keys"
         return f"breaks off: it may ask for keys; give their folder as {KEYS_VARIABLE}=DIR or attach(..., keys=DIR)"
+
+
+def _answering(address: str) -> str:
+    """Return an address with the name of its host replaced by the first of its numbers that takes a connection.
+
+    ZeroMQ tries one number only: of localhost often ::1, while the graph listens on 127.0.0.1.
+    """
+    host, port = parse(address)
+    try:
+        with create_connection((host, port), timeout=CONNECT_S) as connection:
+            found = connection.getpeername()[0]
+    except gaierror as exc:
+        raise GraphError(f"{address} cannot be reached: {host} is no host that is known here") from exc
+    except OSError:
+        return address  # ZeroMQ goes on trying
+    return f"{SCHEME}[{found}]:{port}" if ":" in found else f"{SCHEME}{found}:{port}"

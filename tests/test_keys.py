@@ -2,11 +2,13 @@
 
 import json
 import re
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from graph import ConfigError, network
+from graph import ConfigError, GraphError, attach, network
 from graph.config import load
 from tests.conftest import Run
 from tests.listening import config
@@ -44,6 +46,28 @@ def test_keys_that_are_missing_or_open_to_others(tmp_path: Path) -> None:
 def test_addresses_that_are_none(address: str) -> None:
     with pytest.raises(ConfigError, match=r"is no address, expected like tcp://192\.0\.2\.7:5555"):
         network.parse(address)
+
+
+def test_a_host_of_several_addresses_is_reached_at_the_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As localhost, which is ::1 and 127.0.0.1 on most machines."""
+    look_up = socket.getaddrinfo
+
+    def both(host: str, *rest: Any, **more: Any) -> list[Any]:
+        numbers = ["::1", "127.0.0.1"] if host == "both.test" else [host]
+        return [found for number in numbers for found in look_up(number, *rest, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        remote = network.Remote(f"tcp://both.test:{port}")
+        assert remote.control == remote.data("camera") == f"tcp://127.0.0.1:{port}"
+    silent = network.Remote(f"tcp://both.test:{port}")
+    assert silent.control == silent.address  # nobody is there yet
+
+
+def test_a_host_that_is_not_known() -> None:
+    with pytest.raises(GraphError, match=r"^tcp://no\.invalid:5555 cannot be reached: no\.invalid is no host"):
+        attach("tcp://no.invalid:5555")
 
 
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://192.0.2.7:5555", "tcp://[::]:5555", "tcp://host:1"])
