@@ -48,6 +48,8 @@ def attach(name: str | None = None, wait: float = 0.0, keys: str | Path | None =
     lets us in, $FACEGRAPH_KEYS if left out. `wait` is how many seconds to wait for the graph to start. Raises
     ConfigError if there is none, naming those that run, and GraphError if an address does not let us in, saying why.
     """
+    if not isinstance(name, str | None):
+        raise ConfigError(f"a graph named {name!r}: expected its name as a str, an address tcp://HOST:PORT, or None")
     if name is not None and is_remote(name):
         return _attach(lambda: RunningGraph(name, Remote(name, keys)), wait)
     return _attach(lambda: RunningGraph(*_find(name)), wait)
@@ -339,6 +341,10 @@ class RunningGraph:
             for receiver in receivers.values():
                 receiver.close()  # of a stream that never began
         self._context.term()
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled or copied: sockets, and streams that are read, are this handle's and this process's."""
+        raise TypeError(f"a handle on the graph {self.name!r} cannot be pickled or copied; attach() again instead")
 
     def __enter__(self) -> Self:
         return self

@@ -1,13 +1,15 @@
 """Streams of a handle as they are used in a notebook: asked for twice, thrown away, taken into another process."""
 
+import copy
 import multiprocessing
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import graph
-from graph import GraphError
+from graph import ConfigError, GraphError
 from graph.attached import RunningGraph
 from tests.attached import running, take, untouched
 from tests.conftest import PATIENCE_S
@@ -38,6 +40,24 @@ def test_a_stream_that_is_thrown_away_does_not_hold_up_the_graph(tmp_path: Path)
         main.interrupt()
         assert main.wait() == 0, main.text()
     assert untouched(tmp_path)
+
+
+def test_a_handle_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
+    """A copy would share the sockets, and its close() would wait for ever for those of the other."""
+    with Graph(tmp_path, running()) as main:
+        wait_for_rows(tmp_path / "out.jsonl", 5)
+        with graph.attach("main") as g:
+            for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match=r"'main' cannot be pickled or copied; attach\(\) again"):
+                    duplicate(g)
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+
+
+@pytest.mark.parametrize("name", [5, b"main", Path("main")])
+def test_what_is_no_name_of_a_graph(name: Any) -> None:
+    with pytest.raises(ConfigError, match="expected its name as a str, an address tcp://HOST:PORT, or None"):
+        graph.attach(name)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # that is its point
