@@ -5,6 +5,7 @@ run_graph.py keys keys laptop     makes keys/server.key_secret, which stays with
                                   and the folder keys/laptop, which the client needs
 """
 
+import contextlib
 import ipaddress
 import logging
 import os
@@ -33,6 +34,7 @@ CONNECT_S = 5.0  # for the connection and its handshake
 SILENT_S = 6.0  # nodes say something every two seconds; after so long a silence they are not there
 HEARTBEAT_MS = 2000  # of ZeroMQ: a connection is given up after three of them without an answer
 
+_KEY = re.compile(rb"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
 _ADDRESS = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5})")
 
 
@@ -132,12 +134,19 @@ def allowed(folder: Path) -> dict[bytes, str]:
 
 
 def _load(path: Path) -> tuple[bytes, bytes]:
+    """Return the public key in a file, and the secret one if it is a .key_secret."""
+    secret_too = path.suffix == ".key_secret"
     try:
-        if path.suffix == ".key_secret" and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        if secret_too and stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise ConfigError(f"{path} can be read by others: chmod 600 {path}, or make new ones")
         public, secret = zmq.auth.load_certificate(path)
-    except (OSError, ValueError) as exc:
+        if not all(_KEY.fullmatch(key or b"") for key in ([public, secret] if secret_too else [public])):
+            raise ValueError("not 40 characters of Z85")
+    except OSError as exc:
         raise ConfigError(f"there is no key {path}; `run_graph.py keys DIR NAME` makes such a folder") from exc
+    except ValueError as exc:
+        what = "a secret key" if secret_too else "a key"
+        raise ConfigError(f"{path} is damaged, or not {what}; `run_graph.py keys DIR NAME` makes new ones") from exc
     return public, secret or b""
 
 
@@ -245,6 +254,9 @@ def _answering(address: str) -> str:
     ZeroMQ tries one number only: of localhost often ::1, while the graph listens on 127.0.0.1.
     """
     host, port = parse(address)
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return address
     try:
         with create_connection((host, port), timeout=CONNECT_S) as connection:
             found = connection.getpeername()[0]

@@ -41,6 +41,24 @@ def test_keys_that_are_missing_or_open_to_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("client.key_secret", ""),
+        ("client.key_secret", 'curve\n    public-key = "{key}"\n'),  # client.key in its place
+        ("client.key_secret", 'curve\n    public-key = "{key}"\n    secret-key = "short"\n'),
+        ("server.key", 'curve\n    public-key = "~{key}"\n'),
+        ("server.key", "\0"),
+    ],
+)
+def test_keys_that_are_damaged_or_of_another_kind(tmp_path: Path, file: str, content: str) -> None:
+    network.make_keys(tmp_path / "keys", ["laptop"])
+    folder = tmp_path / "keys/laptop"
+    (folder / file).write_text(content.format(key="k" * 40))
+    with pytest.raises(ConfigError, match=rf"laptop/{re.escape(file)} is damaged, or not .*; `run_graph\.py keys DIR"):
+        network.client_keys(folder)
+
+
+@pytest.mark.parametrize(
     "address", ["tcp://x", "tcp://:1", "udp://127.0.0.1:1", "tcp://127.0.0.1:99999", "tcp://a/b:1"]
 )
 def test_addresses_that_are_none(address: str) -> None:
@@ -63,6 +81,12 @@ def test_a_host_of_several_addresses_is_reached_at_the_one_that_answers(monkeypa
         assert remote.control == remote.data("camera") == f"tcp://127.0.0.1:{port}"
     silent = network.Remote(f"tcp://both.test:{port}")
     assert silent.control == silent.address  # nobody is there yet
+
+
+def test_numbers_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "create_connection", None)  # nobody is asked, nor waited for
+    for address in ("tcp://192.0.2.7:5555", "tcp://[2001:db8::7]:5555"):
+        assert network.Remote(address).control == address
 
 
 def test_a_host_that_is_not_known() -> None:
