@@ -31,6 +31,8 @@ JUMP_S = 2.0  # stamps that leave the arrival by more than this are a clock that
 OLDEST_S = 10.0  # a camera's wall clock that differs more from ours is not set by NTP, and says nothing about delay
 SNAPSHOTS = 5.0  # per second, of an address that gives one picture per request, where no other rate is asked for
 NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of MJPEG and raw H.264: its stamps count 25 pictures a second
+LONG_GAP_S = 10.0  # a longer wait for the next picture of a file or of segments is taken for broken timestamps
+SEGMENTED = frozenset({"hls", "dash"})  # formats whose pictures come some seconds at once, and then none for as long
 KEYLESS_S = 30.0  # a camera that is joined between two key frames, some 20 s apart, shows nothing until the next
 STOP_S = 2.0  # an FFmpeg call that does not come back in this time is left to the end of the process
 
@@ -168,7 +170,7 @@ class NetworkCamera:
     def _connected(self) -> Iterator[tuple[InputContainer, Iterable[Packet]]]:
         with self._connect() as container:
             stream = video_stream(container)
-            if container.duration:  # a file, which can wait
+            if _can_wait(container):
                 yield container, container.demux(stream)
                 return
             with Arrivals(container, stream, self.name, self._stopping, self.patience_s) as arrivals:
@@ -206,7 +208,7 @@ class NetworkCamera:
         }
 
     def _pictures(self, container: InputContainer, packets: Iterable[Packet]) -> Iterator[Taken]:
-        """Decode the packets, a file in real time; raises ValueError when no picture comes of what is sent.
+        """Decode the packets, what can wait in real time; raises ValueError when no picture comes of what is sent.
 
         Before a key frame none can come: the first is waited for longer, and the count begins anew with one.
         """
@@ -222,8 +224,8 @@ class NetworkCamera:
                 came_ns = arrived_ns(frame)
                 time_s = came_ns / 1e9 if untimed or frame.time is None else frame.time
                 first = time_s if first is None else first
-                if container.duration:
-                    self._stopping.wait(max(0.0, began_s + time_s - first - heard_s))
+                if _can_wait(container):
+                    began_s = self._wait(began_s, time_s - first)
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
                 if place != last:
                     captured_ns = _captured_ns(container, frame, came_ns)
@@ -234,6 +236,14 @@ class NetworkCamera:
             if silence_s > (self.patience_s if is_keyed or first is not None else max(KEYLESS_S, self.patience_s)):
                 missing = "picture that can be decoded" if is_keyed else "key frame"
                 raise ValueError(f"has sent no {missing} for {silence_s:.0f} s")
+
+    def _wait(self, began_s: float, place_s: float) -> float:
+        """Wait until `place_s` after `began_s` (CLOCK_MONOTONIC); where stamps jump, return another beginning."""
+        wait_s = began_s + place_s - time.monotonic()
+        if abs(wait_s) > LONG_GAP_S:
+            return began_s - wait_s
+        self._stopping.wait(max(0.0, wait_s))
+        return began_s
 
     def close(self) -> None:
         """Leave the camera."""
@@ -246,6 +256,11 @@ class NetworkCamera:
         elif self.dropped or self.skipped:
             counts = (self.dropped, self.skipped)
             logger.info("%s: %d pictures were replaced by newer ones, %d skipped undecoded", self.name, *counts)
+
+
+def _can_wait(container: InputContainer) -> bool:
+    """Return whether pictures lie ready to be fetched, faster than real time: a file, or a live stream in segments."""
+    return bool(container.duration) or container.format.name in SEGMENTED
 
 
 def _is_picture(container: InputContainer) -> bool:

@@ -84,7 +84,7 @@ def shows_ball(frame: Frame) -> bool:
 
 
 @contextmanager
-def served(handler: type[socketserver.BaseRequestHandler]) -> Iterator[int]:
+def served(handler: Callable[..., socketserver.BaseRequestHandler]) -> Iterator[int]:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

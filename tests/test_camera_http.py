@@ -2,6 +2,7 @@
 
 import http.server
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -122,3 +123,21 @@ def test_a_file_over_http_is_looped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         first = until(lambda frame: frame.epoch > 0)
     assert clips.number(first.image) < 10, "from the beginning; only the newest picture is kept"
     assert 0 < first.pts - last.pts < 0.5
+
+
+def test_live_segments_play_in_real_time_and_not_as_fast_as_they_are_fetched(tmp_path: Path) -> None:
+    """A list that grows on (HLS) gives seconds at once, and then nothing for as long."""
+    clips.write(tmp_path / "live.m3u8", clips.steady(20))
+    whole = (tmp_path / "live.m3u8").read_text()
+    (tmp_path / "live.m3u8").write_text(whole.replace("#EXT-X-ENDLIST", ""))
+    with served(partial(Files, directory=tmp_path)) as port, playing(f"http://127.0.0.1:{port}/live.m3u8") as until:
+        first = until(lambda frame: clips.number(frame.image) < 5)
+        last = until(lambda frame: clips.number(frame.image) > 12)
+    assert last.epoch == first.epoch
+    assert last.header.t_capture_ns - first.header.t_capture_ns > 0.2e9
+
+
+def test_a_gap_in_the_stamps_of_a_file_over_http_is_not_waited_out(tmp_path: Path) -> None:
+    clips.write(tmp_path / "clip.mp4", [*clips.steady(10), *(1000 + time_s for time_s in clips.steady(20))])
+    with served(partial(Files, directory=tmp_path)) as port, playing(f"http://127.0.0.1:{port}/clip.mp4") as until:
+        assert until(lambda frame: clips.number(frame.image) > 20)
