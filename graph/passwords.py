@@ -12,7 +12,8 @@ ARGUMENTS = "FACEGRAPH_ARGUMENTS"
 
 _LOGIN = re.compile(r"(://[^/\s:@]*:)\S*@")
 """From the colon to the last @, as people write passwords with / and @ in them too."""
-_PARAMETER = re.compile(r"([?&](?:token|password|passwd|pass|pwd|secret|key|auth)=)[^&\s]+", re.IGNORECASE)
+_PARAMETER = re.compile(r"([?&][^=&\s]*(?:token|pas|pwd|secret|key|auth)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+"""Also passphrase (SRT), access_token, api_key, loginpas: rather a harmless value hidden than a password shown."""
 
 
 def redact(value: Any) -> Any:

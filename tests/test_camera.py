@@ -258,6 +258,13 @@ def test_garbage_and_unknown_hosts_are_waited_out(caplog: pytest.LogCaptureFixtu
         assert eventually(lambda: "nowhere.invalid/x cannot be reached: no such host, or no way to it" in said(caplog))
 
 
+@pytest.mark.parametrize(
+    "address", ["srt://host:1?mode=caller&passphrase=", "http://host/cam.cgi?access_token=", "http://host/?loginpas="]
+)
+def test_passwords_among_the_parameters_of_an_address_are_not_shown(address: str) -> None:
+    assert NetworkCamera(address + "secret99&fps=5", "tcp", 1.0, 0.0).name == address + "***&fps=5"
+
+
 def test_an_address_without_a_host_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match=r"rtsp://: no host in the address, expected like rtsp://user"):
         NetworkCamera("rtsp://", "tcp", 1.0, 0.0)
