@@ -298,6 +298,8 @@ def _why(exc: Exception) -> str:
         return "does not answer in time"
     if isinstance(exc, ConnectionRefusedError):
         return "refuses the connection: nothing listens on this port"
+    if isinstance(exc, av.ArgumentError):
+        return "has a port above 65535, or / ? # % in its user or password, which are written %2F %3F %23 %25 there"
     if isinstance(exc, av.InvalidDataError):
         return "sends nothing that is a video"
     if isinstance(exc, OSError) and exc.errno == errno.EIO:

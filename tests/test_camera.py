@@ -246,6 +246,13 @@ def test_wrong_password_and_path_are_told_without_it(
     assert "wrong" not in said(caplog) and "right" not in said(caplog)
 
 
+@pytest.mark.parametrize("place", ["bob:sec/ret@127.0.0.1/cam", "bob:sec#ret@127.0.0.1/cam", "127.0.0.1:99999/cam"])
+def test_an_address_that_cannot_be_taken_apart_says_what_to_write(place: str) -> None:
+    with pytest.raises(NodeError, match=r"/cam has a port above 65535, or / .* written %2F %3F %23 %25") as error:
+        NetworkCamera(f"rtsp://{place}", "tcp", 1.0, 0.0).probe()
+    assert "sec" not in str(error.value)
+
+
 class Garbage(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         self.request.recv(1000)
