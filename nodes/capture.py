@@ -173,6 +173,8 @@ def find(uri: str) -> Path | list[Path]:
     if "://" in uri:
         scheme = uri.split("://")[0]  # the rest may hold a password
         raise ConfigError(f"{scheme}:// addresses cannot be read; cameras are read from {', '.join(SCHEMES)}")
+    if re.match(r"/dev/(stdin$|fd/)|/proc/(self|thread-self)/fd/", uri):  # a node's own come from the supervisor
+        raise ConfigError(f"{uri} is not handed on to the nodes of a graph: name a pipe, as from 'mkfifo cam'")
     path = Path(uri).expanduser().absolute()
     if path.is_dir():
         return _video.picture_paths(path)

@@ -291,6 +291,13 @@ def test_a_missing_file_names_the_near_ones(tmp_path: Path, monkeypatch: pytest.
         captured(uri="*.png")
 
 
+@pytest.mark.parametrize("uri", ["/dev/stdin", "/dev/fd/63", "/proc/self/fd/0"])
+def test_what_only_the_starting_process_has_open_is_refused(uri: str) -> None:
+    """A node would read what its supervisor tells it, and wait for ever."""
+    with pytest.raises(ConfigError, match=f"{uri} is not handed on to the nodes of a graph: name a pipe, as "):
+        find(uri)
+
+
 def test_network_addresses_are_refused_without_their_password() -> None:
     with pytest.raises(ConfigError, match="ftp:// addresses cannot be read; cameras are read from rtsp, ") as error:
         captured(uri="ftp://user:secret@host/stream")
