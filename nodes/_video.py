@@ -215,11 +215,14 @@ def open_video(path: Path) -> InputContainer:
 
 
 def _why_unreadable(path: Path, exc: av.FFmpegError) -> str:
-    with path.open("rb") as file:
-        start = file.read(12)
-    if start[4:8] == b"ftyp":
+    if path.is_file() and _start(path)[4:8] == b"ftyp":  # a pipe would wait for another writer
         return "is cut off: its index (the moov box) is missing, as in a recording that was never finished"
     return f"is neither a video nor a picture that can be read ({exc.strerror})"
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(12)
 
 
 def video_stream(container: InputContainer) -> VideoStream:

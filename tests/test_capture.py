@@ -1,3 +1,5 @@
+import os
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -255,6 +257,23 @@ def test_what_is_not_a_video(tmp_path: Path, name: str) -> None:
         captured(uri=str(tmp_path / name))
     assert str(error.value).startswith(str(tmp_path / text.split()[0]))
     assert text in str(error.value)
+
+
+def test_a_pipe_without_a_video_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"words " * 99,), daemon=True)
+    writer.start()
+    told: list[ConfigError] = []
+
+    def read() -> None:
+        with pytest.raises(ConfigError) as error:
+            captured(uri=str(tmp_path / "pipe"))
+        told.append(error.value)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert told and "pipe is " in str(told[0])
 
 
 def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
