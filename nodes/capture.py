@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from glob import glob, has_magic
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -66,7 +67,7 @@ class Capture(Node):
         """Return the file, or the folder of the pictures."""
         if self._is_device():
             return []
-        path = Path(str(self.uri)).expanduser()
+        path = Path(expanduser(str(self.uri)))
         return [path.parent if has_magic(path.name) and not path.exists() else path]
 
     def open(self) -> None:
@@ -175,7 +176,7 @@ def find(uri: str) -> Path | list[Path]:
         raise ConfigError(f"{scheme}:// addresses cannot be read; cameras are read from {', '.join(SCHEMES)}")
     if re.match(r"/dev/(stdin$|fd/)|/proc/(self|thread-self)/fd/", uri):  # a node's own come from the supervisor
         raise ConfigError(f"{uri} is not handed on to the nodes of a graph: name a pipe, as from 'mkfifo cam'")
-    path = Path(uri).expanduser().absolute()
+    path = Path(expanduser(uri)).absolute()  # ~nobody stays as it is, where Path raises RuntimeError
     if path.is_dir():
         return _video.picture_paths(path)
     if path.exists():

@@ -317,6 +317,12 @@ def test_what_only_the_starting_process_has_open_is_refused(uri: str) -> None:
         find(uri)
 
 
+def test_the_home_of_a_user_who_is_not_there_is_no_folder() -> None:
+    Capture(uri="~nobody-here/clip.mp4").reads()
+    with pytest.raises(ConfigError, match=r"/~nobody-here/clip\.mp4: there is no folder"):
+        find("~nobody-here/clip.mp4")
+
+
 def test_network_addresses_are_refused_without_their_password() -> None:
     with pytest.raises(ConfigError, match="ftp:// addresses cannot be read; cameras are read from rtsp, ") as error:
         captured(uri="ftp://user:secret@host/stream")
