@@ -150,7 +150,7 @@ class Control(threading.Thread):
                 self._stuck_at = time.monotonic() + STUCK_S
                 if self._sender:
                     self._sender.finish()
-            if command["k"] in ("forget", "gone", "left") and self._sender:
+            if command["k"] in ("forget", "gone") and self._sender:
                 self._sender.forget(command["node"], for_good=command["k"] != "forget")
             self.commands.append(command)
             # In this order: the node empties the pipe when it sees `arrived`, and a byte that came after that would

@@ -186,6 +186,9 @@ class Supervisor:
         if self.played is not None:  # a node that was started again joins a playing graph
             self.tell(child, {"READY": "link", "LINKED": "play"}.get(state))
             if state == "READY":
+                for edge in self.spec.edges_into(child.spec.name):
+                    if edge.source_graph is None and self.children[edge.source_node].state == "DONE":
+                        self.tell(child, "gone", node=edge.source_node)  # nobody is there to greet
                 for edge in self.spec.edges_from(child.spec.name):
                     self.tell(self.children[edge.target_node], "relink", node=child.spec.name)
                 self._tell_of_gap(self.spec.rejoining(child.spec.name), child.last_seq)
@@ -259,11 +262,9 @@ class Supervisor:
         """See to a node that ended in order."""
         name = child.spec.name
         child.state = "DONE"
-        self._tell_all("left", node=name)
-        if child.spec.restart == "always" and not self.spec.edges_into(name):
-            if self._may_start_again(child):
-                return
-            self._tell_all("gone", node=name)  # it thought that it would go on
+        if child.spec.restart == "always" and not self.spec.edges_into(name) and self._may_start_again(child):
+            return
+        self._tell_all("gone", node=name)
         if all(self.children[sink].state == "DONE" for sink in self.spec.sinks()):
             self._finish()  # nobody is left to deliver to, like a camera joined with a file that has ended
 

@@ -107,3 +107,18 @@ def test_a_graph_that_blocks_misses_only_what_the_process_had(tmp_path: Path, ki
     assert 1500 - len(seqs) <= 8 + 4 + 8  # under way to it, in its own queue, under way from it
     profile = json.loads((tmp_path / "profile" / "latency.json").read_text())
     assert profile["nodes"]["copy"]["restarts"] == 1
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_when_all_before_it_have_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """Its next process finds nobody to greet, and ends the stream for those behind it."""
+    copy: dict[str, Any] = node("Copy", {"frame": "source.frame"}) | {"restart": "on_failure"}
+    write = node("Write", {"frame": "copy.copied"}, pause=0.3)
+    config = {"name": "tail", "nodes": {"source": node("Source", frames=20), "copy": copy, "write": write}}
+    with Graph(tmp_path, config) as graph:
+        with attach("tail", wait=PATIENCE_S) as g:
+            assert eventually(lambda: g.stats()["nodes"]["source"]["state"] == "DONE")
+            graph.node("copy").kill()
+        assert graph.wait() == 0, graph.text()
+    assert "copy: starting again" in graph.text()
+    assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
