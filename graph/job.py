@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgpack
 
@@ -24,8 +26,7 @@ class Job:
     node: NodeSpec
     edges: tuple[EdgeSpec, ...]  # into this node
     attach: str | None  # the other graph that edges may come from: its name, or its address
-    readers: tuple[str, ...]  # the targets of the graph's own edges from this node: "render.frame"
-    consumers: tuple[str, ...]  # those of them who must have found this process before it plays
+    readers: tuple[EdgeSpec, ...]  # the graph's own edges from this node
     log_level: int
     trace: bool
     first_seq: int = 0
@@ -35,7 +36,7 @@ class Job:
     @property
     def home(self) -> Home:
         """What the node's sender is to know of the graph."""
-        return Home(self.run, self.epoch, frozenset(self.readers))
+        return Home(self.run, self.epoch, frozenset(edge.target for edge in self.readers))
 
     def edges_from(self, node: str) -> list[EdgeSpec]:
         """Return the edges into this node that come from another one of the same graph."""
@@ -51,20 +52,23 @@ class Job:
 
     def to_wire(self) -> bytes:
         """Return the job as bytes, its length first."""
-        edges = [[e.source, e.target, e.policy, e.queue, e.join] for e in self.edges]
+        edges, readers = _plain(self.edges), _plain(self.readers)
         node = [self.node.name, self.node.type, dict(self.node.settings), self.node.restart]
         rest = [self.log_level, self.trace, self.first_seq, self.epoch, self.resumes]
-        start = [self.graph, self.run, self.rundir, node, edges, self.attach]
-        data = wire.pack([*start, self.readers, self.consumers, *rest])
+        data = wire.pack([self.graph, self.run, self.rundir, node, edges, self.attach, readers, *rest])
         return len(data).to_bytes(4, "little") + data
 
     @classmethod
     def from_stdin(cls) -> "Job":
         """Read the job; the pipe stays open, and its end means that the supervisor died."""
         size = int.from_bytes(_read_exactly(4), "little")
-        graph, run, rundir, node, edges, attach, readers, consumers, *rest = msgpack.unpackb(_read_exactly(size))
-        edges = tuple(EdgeSpec(*edge) for edge in edges)
-        return cls(graph, run, rundir, NodeSpec(*node), edges, attach, tuple(readers), tuple(consumers), *rest)
+        graph, run, rundir, node, edges, attach, readers, *rest = msgpack.unpackb(_read_exactly(size))
+        edges, readers = (tuple(EdgeSpec(*edge) for edge in some) for some in (edges, readers))
+        return cls(graph, run, rundir, NodeSpec(*node), edges, attach, readers, *rest)
+
+
+def _plain(edges: Iterable[EdgeSpec]) -> list[list[Any]]:
+    return [[e.source, e.target, e.policy, e.queue, e.join] for e in edges]
 
 
 def _read_exactly(size: int) -> bytes:

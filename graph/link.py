@@ -8,6 +8,7 @@ from reprlib import repr as brief  # what a stranger sent may be long and deep
 from typing import Any
 
 from graph.errors import WireError
+from graph.spec import EdgeSpec
 
 MAX_CREDIT = 1024
 MAX_NAME = 200  # characters
@@ -83,6 +84,13 @@ def admit(identity: bytes, said: dict[str, Any], node: str, ports: Collection[st
     shm, marks = bool(said.get("shm")), said.get("marks") is not False
     now = time.monotonic_ns()
     return Link(identity, name, own, port, policy, queue, shm, marks, credits, credits, heard_ns=now)
+
+
+def expected(edge: EdgeSpec, shm: bool) -> Link:
+    """Return the link of an edge of the graph itself whose consumer has yet to say hello."""
+    identity = f"\0 {edge.target}".encode()  # no consumer can have it: with 0 begin those that ZeroMQ gives, of 5 bytes
+    marks = edge.join == "seq"
+    return Link(identity, edge.target, True, edge.source_port, edge.policy, edge.queue, shm, marks, 0, 0, away=True)
 
 
 def unfit(policy: Any, queue: Any, credits: Any = 1) -> str:

@@ -19,10 +19,11 @@ import zmq
 
 from graph import wire
 from graph.errors import WireError
-from graph.link import MAX_CREDIT, Home, Link, Waiting, admit
+from graph.link import MAX_CREDIT, Home, Link, Waiting, admit, expected
 from graph.messages import Header, Message
 from graph.packet import Packet
 from graph.slots import SlotPool
+from graph.spec import EdgeSpec
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +111,13 @@ class Sender:
         """Say whether an edge of the graph itself is still open."""
         return any(link.own for link in list(self._links.values()))
 
-    def greeted(self, names: Iterable[str]) -> bool:
-        """Say whether all these edges of the graph itself have said hello."""
-        return set(names) <= {link.name for link in list(self._links.values()) if link.own and not link.away}
+    def expect(self, edges: Iterable[EdgeSpec]) -> None:
+        """Take nodes of this graph, which read from the process before this one, for slow until they have said hello.
+
+        They may be busy with a frame, or be started again themselves.
+        """
+        for edge in edges:
+            self._enter(expected(edge, shm=self._slots_path is not None))
 
     def wait(self, timeout_ms: int) -> None:
         """Wait for something from the consumers, and see to it."""

@@ -132,7 +132,6 @@ class Supervisor:
         self.reports.draw(self.state, self.stats)
 
     def _spawn(self, child: Child, first_seq: int = 0) -> None:
-        readers = self.spec.edges_from(child.spec.name)
         job = Job(
             graph=self.spec.name,
             run=self.run_id,
@@ -145,8 +144,7 @@ class Supervisor:
             first_seq=first_seq,
             epoch=child.epoch,
             resumes=child.last_seq >= 0,
-            readers=tuple(edge.target for edge in readers),
-            consumers=tuple(edge.target for edge in readers if self.children[edge.target_node].running),
+            readers=self.spec.edges_from(child.spec.name),
         )
         child.start(job)
 
@@ -186,9 +184,8 @@ class Supervisor:
         if self.played is not None:  # a node that was started again joins a playing graph
             self.tell(child, {"READY": "link", "LINKED": "play"}.get(state))
             if state == "READY":
-                for edge in self.spec.edges_into(child.spec.name):
-                    if edge.source_graph is None and self.children[edge.source_node].state == "DONE":
-                        self.tell(child, "gone", node=edge.source_node)  # nobody is there to greet
+                for name in [name for name, state in self.states().items() if state == "DONE"]:
+                    self.tell(child, "gone", node=name)  # there is nobody to greet, or to wait for
                 for edge in self.spec.edges_from(child.spec.name):
                     self.tell(self.children[edge.target_node], "relink", node=child.spec.name)
                 self._tell_of_gap(self.spec.rejoining(child.spec.name), child.last_seq)

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 MARK = Mark()
 IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast as fingers are
-GREETING_S = 5.0  # how long a node that was started again waits for consumers that are busy
 
 
 class Worker:
@@ -112,6 +111,8 @@ class Worker:
             on_queued=self.meter.queued,
             on_blocked=self._blocked,
         )
+        if self.job.epoch:
+            self.sender.expect(self.job.readers)
         self.control.serve(self.sender, server, self._snapshot)
 
     def _link(self) -> None:
@@ -125,14 +126,6 @@ class Worker:
             self.upstream.look(self.inputs)
         self.control.say("linked")
         self._await("play")
-        self._await_consumers()
-
-    def _await_consumers(self) -> None:
-        """Wait until those who read from the process before this one have found this one: nobody misses a frame."""
-        until = time.monotonic() + GREETING_S
-        while not self.sender.greeted(self.job.consumers) and not self.finishing and time.monotonic() < until:
-            self.control.arrived.wait(0.02)
-            self._obey_all()
 
     def _await(self, command: str) -> None:
         """Wait for one command, and obey the others meanwhile."""

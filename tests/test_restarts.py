@@ -9,6 +9,7 @@ import zmq
 
 from graph import Frame, attach
 from graph.receiver import Receiver
+from graph.spec import EdgeSpec
 from tests.conftest import PATIENCE_S, eventually
 from tests.graphs import Graph, node, rows, wait_for_rows
 from tests.pair import Pair, Publishing
@@ -23,12 +24,17 @@ def next_process(pair: Pair, policy: str, queue: int) -> Receiver:
     return pair.receivers[-1]
 
 
+def away(pair: Pair) -> bool:
+    """Whether the sender waits for the next process of its reader."""
+    return any(link.away for link in pair.sender._links.values())
+
+
 def test_who_blocks_waits_for_the_next_process_of_its_reader(pair: Pair) -> None:
     first = pair.receiver("block", 2)
     assert pair.take(first, 0) == []
     pair.publish(0, 1, 2, 3, 4)  # four under way, one waits
     first.close(again=True)
-    pair.until(lambda: pair.sender.depths() == {EDGE: 1} and not pair.sender.greeted(["r.in"]))
+    pair.until(lambda: pair.sender.depths() == {EDGE: 1} and away(pair))
     publishing = Publishing(pair, 4, first=5)
     publishing.join(0.5)
     assert publishing.is_alive() and pair.blocked == [True]
@@ -43,7 +49,7 @@ def test_who_blocks_waits_for_the_next_process_of_its_reader(pair: Pair) -> None
 def test_who_drops_counts_what_its_reader_misses_meanwhile(pair: Pair) -> None:
     first = pair.receiver("latest", 1)
     first.close(again=True)
-    pair.until(lambda: not pair.sender.greeted(["r.in"]))
+    pair.until(lambda: away(pair))
     pair.publish(*range(10))
     assert pair.drops == {EDGE: 9}
     assert pair.take(next_process(pair, "latest", 1), 1) == [9]
@@ -71,13 +77,31 @@ def test_what_is_sent_to_a_process_that_has_just_died_waits_for_the_next_one(pai
 
 def test_nobody_waits_for_a_node_that_will_not_come_back(pair: Pair) -> None:
     pair.receiver("block", 2).close(again=True)
-    pair.until(lambda: not pair.sender.greeted(["r.in"]))
+    pair.until(lambda: away(pair))
     publishing = Publishing(pair, 10)
     publishing.join(0.5)
     assert publishing.is_alive()
     pair.sender.forget("r", for_good=True)
     publishing.join(20)
     assert not publishing.is_alive() and pair.sender.idle() and pair.leases() == 0
+
+
+def test_a_process_that_is_new_itself_waits_for_those_who_have_yet_to_find_it(pair: Pair) -> None:
+    pair.sender.expect([EdgeSpec("n.out", "r.in", "block", 2, "seq")])
+    publishing = Publishing(pair, 5)
+    publishing.join(0.5)
+    assert publishing.is_alive() and pair.blocked == [True] and pair.sender.depths() == {EDGE: 2}
+    assert pair.take(next_process(pair, "block", 2), 5) == [0, 1, 2, 3, 4]
+    publishing.join()
+    pair.until(lambda: pair.leases() == 0)
+
+
+def test_a_process_that_is_new_itself_counts_what_those_miss_who_have_yet_to_find_it(pair: Pair) -> None:
+    pair.sender.expect([EdgeSpec("n.out", "r.in", "latest", 1, "seq")])
+    pair.publish(*range(10))
+    assert pair.drops == {EDGE: 9}
+    pair.sender.forget("r", for_good=True)
+    assert pair.sender.idle() and pair.leases() == 0
 
 
 @pytest.mark.slow
@@ -122,3 +146,28 @@ def test_a_node_that_dies_when_all_before_it_have_ended_is_not_waited_for(tmp_pa
         assert graph.wait() == 0, graph.text()
     assert "copy: starting again" in graph.text()
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
+
+
+@pytest.mark.slow
+def test_two_neighbours_that_die_together_miss_only_what_they_had(tmp_path: Path) -> None:
+    """The first one is back long before the second, and has nobody yet to give frames to."""
+    copy: dict[str, Any] = node("Copy", {"frame": "source.frame"}) | {"restart": "on_failure"}
+    slow: dict[str, Any] = node("Copy", {"frame": "copy.copied"}, load=3.0) | {"restart": "on_failure"}
+    config = {
+        "name": "two",
+        "nodes": {
+            "source": node("Source", frames=1000, pause=0.0025),
+            "copy": copy,
+            "slow": slow,
+            "write": node("Write", {"frame": "slow.copied"}),
+        },
+    }
+    out = tmp_path / "out.jsonl"
+    with Graph(tmp_path, config) as graph:
+        wait_for_rows(out, 100)
+        for name in ("slow", "copy"):
+            graph.node(name).kill()
+        assert graph.wait() == 0, graph.text()
+    seqs = [row[0] for row in rows(out)]
+    assert seqs == sorted(set(seqs)) and seqs[-1] == 999
+    assert 1000 - len(seqs) <= 2 * (8 + 4) + 8  # under way to each of them and waiting behind it

@@ -84,6 +84,10 @@ class Copy(Node):
 
     pause: float = setting(0.0, minimum=0.0, changeable=True)
     every: int = 1  # says something about each n-th frame only
+    load: float = 0.0  # seconds that it takes to open
+
+    def open(self) -> None:
+        time.sleep(self.load)
 
     def process(self, frame: Frame) -> Frame | None:
         time.sleep(self.pause)
