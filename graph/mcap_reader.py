@@ -60,7 +60,7 @@ class Recording:
     """A file that `run_graph.py record` has written. Raises ConfigError for any other."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(os.path.expanduser(path)).absolute()  # ~nobody stays as it is, where Path raises RuntimeError
         survey = _survey_of(self.path)
         self.graph = survey.graph
         self.ports = survey.types

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +143,7 @@ def read_picture(path: str) -> Image:
         from matplotlib.cbook import get_sample_data
 
         path = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
-    file = Path(path).expanduser().absolute()
+    file = Path(expanduser(path)).absolute()
     if not file.is_file():
         raise ConfigError(f"TestSource.picture: no file {file}; leave it empty for the built-in one")
     picture = cv2.imread(str(file), cv2.IMREAD_COLOR)

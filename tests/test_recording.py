@@ -215,6 +215,11 @@ def test_wrong_files(tmp_path: Path, make: Any, why: str) -> None:
         graph.recording(tmp_path / "x.mcap", "camera.frame")
 
 
+def test_the_home_of_a_user_who_is_not_there_is_no_folder() -> None:
+    with pytest.raises(ConfigError, match=r"no recording .*/~nobody-here/x\.mcap: No such"):
+        graph.recording("~nobody-here/x.mcap", "camera.frame")
+
+
 def test_without_the_package(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "mcap"]:
         monkeypatch.delitem(sys.modules, name)

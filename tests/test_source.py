@@ -121,6 +121,8 @@ def test_the_picture_may_leave_the_frame() -> None:
 def test_a_missing_or_broken_picture_is_named(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match=r"TestSource.picture: no file .*/nothing\.png; leave it empty"):
         shown(picture=str(tmp_path / "nothing.png"))
+    with pytest.raises(ConfigError, match=r"no file .*/~nobody-here/a\.png"):
+        shown(picture="~nobody-here/a.png")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not a picture")
     with pytest.raises(ConfigError, match=r"broken\.png is not a picture"):
