@@ -260,8 +260,9 @@ class Sender:
         except zmq.ZMQError as exc:
             if exc.errno != zmq.EHOSTUNREACH:
                 raise
-            logger.info("%s: consumer %s is gone", self._node, link.name)
-            self._leave(link, for_good=False)  # of a node of this graph the supervisor tells if it is
+            if not link.own:  # of a node of this graph the supervisor tells, also whether it is for good
+                logger.info("consumer %s is gone", link.name)
+            self._leave(link, for_good=False)
             return False
         return True
 
@@ -342,7 +343,7 @@ class Sender:
         return link
 
     def _ban(self, identity: bytes, exc: WireError) -> None:
-        logger.warning("%s: a consumer broke the protocol and is disconnected: %s", self._node, exc)
+        logger.warning("a consumer broke the protocol and is disconnected: %s", exc)
         self._banned.add(identity)
         link = self._links.get(identity) or Link(identity, "?", False, "", "latest", 1, False, False, 0, 0)
         self._refuse(link, str(exc))

@@ -43,7 +43,7 @@ class FaceSettings(Strict):
     hold_out_by: str = "name"
     """'name' holds out single pictures, 'event' whole events."""
     size: int = 256
-    """Side of the training pictures, a multiple of 32."""
+    """Side of the training pictures in pixels."""
     validation_size: tuple[int, int] = (320, 240)
     """Width and height that held-out pictures are fitted to."""
     cache: Path = Path(".cache")
