@@ -19,6 +19,8 @@ import psutil
 import pytest
 import zmq
 
+from graph.slots import SlotPool
+
 if TYPE_CHECKING:
     from tests.cameras import Camera
     from tests.pair import Pair
@@ -163,3 +165,11 @@ def descriptors() -> Iterator[Callable[[int], None]]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield lambda most: resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def pool() -> Iterator[SlotPool]:
+    """The shared memory of a sender."""
+    pool = SlotPool()
+    yield pool
+    pool.close()

@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,13 +16,6 @@ from tests.pair import SHAPE, filled
 pytestmark = pytest.mark.skipif(not slots.AVAILABLE, reason="needs memfd")
 
 U8 = np.dtype(np.uint8)
-
-
-@pytest.fixture
-def pool() -> Iterator[SlotPool]:
-    pool = SlotPool()
-    yield pool
-    pool.close()
 
 
 @given(st.integers(1, 1 << 28))

@@ -28,13 +28,6 @@ U8 = np.dtype(np.uint8)
 
 
 @pytest.fixture
-def pool() -> Iterator[SlotPool]:
-    pool = SlotPool()
-    yield pool
-    pool.close()
-
-
-@pytest.fixture
 def path(tmp_path_factory: pytest.TempPathFactory, run_dir: Path) -> Iterator[Path]:
     path = run_dir / "s"
     yield path
