@@ -20,6 +20,7 @@ from av.video.frame import VideoFrame
 
 from graph import ConfigError, NodeError, redact
 from nodes._arrivals import Arrivals, Packet, arrived_ns, decoded
+from nodes._pacer import Pacer
 from nodes._video import Shot, pixel_aspect, video_stream
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ JUMP_S = 2.0  # stamps that leave the arrival by more than this are a clock that
 OLDEST_S = 10.0  # a camera's wall clock that differs more from ours is not set by NTP, and says nothing about delay
 SNAPSHOTS = 5.0  # per second, of an address that gives one picture per request, where no other rate is asked for
 NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of MJPEG and raw H.264: its stamps count 25 pictures a second
-LONG_GAP_S = 10.0  # a longer wait for the next picture of a file or of segments is taken for broken timestamps
 SEGMENTED = frozenset({"hls", "dash"})  # formats whose pictures come some seconds at once, and then none for as long
 KEYLESS_S = 30.0  # a camera that is joined between two key frames, some 20 s apart, shows nothing until the next
 STOP_S = 2.0  # an FFmpeg call that does not come back in this time is left to the end of the process
@@ -214,7 +214,7 @@ class NetworkCamera:
         """
         stream = video_stream(container)
         untimed = container.format.flags & NO_TIMESTAMPS or _is_picture(container)
-        began_s = heard_s = time.monotonic()
+        heard_s, pacer = time.monotonic(), Pacer(self._stopping.wait)
         first, place, is_keyed = None, -1, False
         for packet in packets:
             frames = decoded(packet)
@@ -225,7 +225,7 @@ class NetworkCamera:
                 time_s = came_ns / 1e9 if untimed or frame.time is None else frame.time
                 first = time_s if first is None else first
                 if _can_wait(container):
-                    began_s = self._wait(began_s, time_s - first)
+                    pacer.wait(time_s)
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
                 if place != last:
                     captured_ns = _captured_ns(container, frame, came_ns)
@@ -236,14 +236,6 @@ class NetworkCamera:
             if silence_s > (self.patience_s if is_keyed or first is not None else max(KEYLESS_S, self.patience_s)):
                 missing = "picture that can be decoded" if is_keyed else "key frame"
                 raise ValueError(f"has sent no {missing} for {silence_s:.0f} s")
-
-    def _wait(self, began_s: float, place_s: float) -> float:
-        """Wait until `place_s` after `began_s` (CLOCK_MONOTONIC); where stamps jump, return another beginning."""
-        wait_s = began_s + place_s - time.monotonic()
-        if abs(wait_s) > LONG_GAP_S:
-            return began_s - wait_s
-        self._stopping.wait(max(0.0, wait_s))
-        return began_s
 
     def close(self) -> None:
         """Leave the camera."""

@@ -1,7 +1,6 @@
 """Pictures into a graph: a video file, pictures, a webcam, or a camera on the network."""
 
 import re
-import time
 from collections.abc import Iterator
 from glob import glob, has_magic
 from os.path import expanduser
@@ -9,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from graph import ConfigError, Finding, Frame, Header, Node, Output, setting
+from nodes._pacer import Pacer
 
 if TYPE_CHECKING:
     from nodes._video import Shot
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp", "srt")
 """Beginnings of addresses that are taken for cameras."""
-LONG_GAP_S = 10.0  # a longer wait for the next frame of a paced file is taken for broken timestamps
 
 
 class Reader(Protocol):
@@ -135,21 +134,6 @@ class Capture(Node):
         """Close the file or give the webcam back."""
         if "_reader" in self.__dict__:
             self._reader.close()
-
-
-class Pacer:
-    """Waits until the moment of a frame has come."""
-
-    def __init__(self) -> None:
-        self._origin = float("-inf")  # CLOCK_MONOTONIC seconds of pts 0
-
-    def wait(self, pts: float) -> int:
-        """Sleep until `pts` is due and return CLOCK_MONOTONIC ns; where the timestamps jump, the count starts anew."""
-        now = time.monotonic()
-        if abs(self._origin + pts - now) > LONG_GAP_S:
-            self._origin = now - pts
-        time.sleep(max(0.0, self._origin + pts - now))
-        return time.monotonic_ns()
 
 
 def is_webcam(uri: str | int) -> bool:

@@ -14,7 +14,8 @@ import pytest
 
 from graph import ConfigError, Frame, Header, NodeError
 from graph.testing import run_node
-from nodes.capture import LONG_GAP_S, Capture, Pacer, find
+from nodes._pacer import LONG_GAP_S, Pacer
+from nodes.capture import Capture, find
 from tests import clips
 from tests.clips import captured
 

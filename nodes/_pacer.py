@@ -1,0 +1,22 @@
+"""Pictures that lie ready, given in real time."""
+
+import time
+from collections.abc import Callable
+
+LONG_GAP_S = 10.0  # a longer wait for the next picture is taken for broken timestamps
+
+
+class Pacer:
+    """Waits until the moment of a picture has come; `sleep` may end early, as where a camera is being left."""
+
+    def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._sleep = sleep
+        self._origin = float("-inf")  # CLOCK_MONOTONIC seconds of pts 0
+
+    def wait(self, pts: float) -> int:
+        """Sleep until `pts` is due and return CLOCK_MONOTONIC ns; where the timestamps jump, the count starts anew."""
+        now = time.monotonic()
+        if abs(self._origin + pts - now) > LONG_GAP_S:
+            self._origin = now - pts
+        self._sleep(max(0.0, self._origin + pts - now))
+        return time.monotonic_ns()
