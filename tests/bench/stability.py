@@ -157,7 +157,7 @@ def on_video(path: Path) -> None:
     id_ = max(set(ids), key=ids.count)
     clip = [(frame, faces) for frame, faces in clip if id_ in faces.ids]
     raw = np.stack([faces.landmarks[list(faces.ids).index(id_)] for _, faces in clip])
-    eye = np.linalg.norm(raw[:, 36] - raw[:, 45], axis=1)[1:, None]
+    eye = np.linalg.norm(raw[:, 36] - raw[:, 45], axis=1)[1:, None, None]
     fps = 1 / float(np.median(np.diff([frame.pts for frame, _ in clip])))
     grey = [cv2.cvtColor(frame.image, cv2.COLOR_BGR2GRAY) for frame, _ in clip]
     node = opened(Smooth())
@@ -170,17 +170,19 @@ def on_video(path: Path) -> None:
         "one-euro": one_euro(1.0, 20.0)(raw, raw, fps),
         "Smooth": np.stack(smooth),
     }
-    rows = table(f"{path.name}, {len(clip)} frames", "step %", "accel %", "against flow %", "off raw %")
+    columns = ("step %", "where sure %", "flow there %", "against flow %", "accel %", "off raw %")
+    rows = table(f"{path.name}, {len(clip)} frames", *columns)
     for name, points in curves.items():
         step = np.diff(points, axis=0)
         flowed = np.stack([flow_step(*pair) for pair in zip(grey[:-1], grey[1:], points[:-1], strict=True)])
-        against = np.linalg.norm(step - flowed, axis=2) / eye * 100
-        accel = np.linalg.norm(np.diff(points, 2, axis=0), axis=2) / eye[1:] * 100
-        off = np.linalg.norm((points - raw)[1:], axis=2) / eye * 100
-        values = (np.linalg.norm(step, axis=2) / eye * 100, accel, against, off)
-        rows.add_row(name, *(f"{np.nanmean(value):.3f}" for value in values))
+        seen = np.where(np.isnan(flowed), np.nan, step)
+        values = (step / eye, seen / eye, flowed / eye, (step - flowed) / eye, np.diff(step, axis=0) / eye[1:],
+                  (points - raw)[1:] / eye)  # fmt: skip
+        lengths = (100 * np.nanmean(np.linalg.norm(value, axis=2)) for value in values)
+        rows.add_row(name, *(f"{length:.3f}" for length in lengths))
     console.print(rows)
-    console.print("means over points and frames, per cent of the eye distance; steps include true motion")
+    console.print("means over points and frames, per cent of the eye distance; steps include true motion: where")
+    console.print("optical flow is sure of it, it is `flow there`, and shorter steps lag behind")
 
 
 def plot(path: Path) -> None:
