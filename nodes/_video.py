@@ -21,11 +21,11 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from graph import ConfigError, NodeError
+from nodes._pacer import SET_BACK_S
 
 logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-SET_BACK_S = 0.5  # stamps that go back by more are a clock that began anew; by less, B-frames without order
 DECODE_THREADS = min(4, os.cpu_count() or 1)  # 4 decode 4K H.264 in real time; more only hold more pictures
 DEFAULT_PERIOD = 1 / 30  # seconds between frames where the file does not say
 ENDS_AT_ITS_DURATION = frozenset({"matroska,webm", "nut"})  # formats whose duration counts from 0, not from the start
@@ -153,6 +153,7 @@ class _Report:
         self.frames = 0
         self.damaged = 0
         self.end = 0.0  # seconds
+        self._furthest = 0.0  # end, where stamps that begin anew have not set it back
         self._period = _period(stream)
         self._promised_frames = stream.frames
         self._promised_end = _promised_end(stream)
@@ -166,12 +167,13 @@ class _Report:
         self.frames += 1
         self.damaged += frame.is_corrupt
         self.end = pts + length
+        self._furthest = max(self._furthest, self.end)
         return pts
 
     def conclude(self, path: Path) -> None:
         if not self.frames:
             raise NodeError(f"{path} holds no picture that can be decoded ({self.damaged} damaged packets)")
-        cut_off = self._promised_end is not None and self._promised_end - self.end > 1.5 * self._period
+        cut_off = self._promised_end is not None and self._promised_end - self._furthest > 1.5 * self._period
         if not cut_off and not self.damaged:
             return
         frames = f"{self.frames} of {self._promised_frames}" if self.frames < self._promised_frames else self.frames

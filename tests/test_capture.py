@@ -149,6 +149,14 @@ def test_pacer_starts_anew_where_timestamps_jump() -> None:
     assert 0.02 <= time.monotonic() - before < LONG_GAP_S
 
 
+def test_pacer_goes_on_where_a_joined_clip_begins_anew() -> None:
+    slept: list[float] = []
+    pacer = Pacer(slept.append)
+    for pts in (5.0, 5.2, 3.0, 3.2):
+        pacer.wait(pts)
+    assert slept == pytest.approx([0.0, 0.2, 0.0, 0.2], abs=0.1)
+
+
 def test_frames_are_born_in_the_allocated_array(tmp_path: Path) -> None:
     node = Capture(uri=str(clips.write(tmp_path / "clip.mp4", clips.steady(2), turned=90)))
     born: list[np.ndarray] = []
@@ -205,6 +213,16 @@ def test_a_whole_file_that_begins_late_gives_no_warning(
     codec = "libvpx" if name == "clip.webm" else "libx264"
     path = clips.write(tmp_path / name, [5 + at for at in clips.steady(36)], codec=codec)
     assert len(captured(uri=str(path))) == 36
+    assert warnings_of() == []
+
+
+def test_a_clip_joined_to_a_later_one_is_not_taken_for_cut_off(
+    tmp_path: Path, warnings_of: Callable[[], list[str]]
+) -> None:
+    later = clips.write(tmp_path / "later.ts", [500 + at for at in clips.steady(10)]).read_bytes()
+    joined = clips.write(tmp_path / "joined.ts", clips.steady(10))
+    joined.write_bytes(joined.read_bytes() + later + joined.read_bytes())
+    assert len(captured(uri=str(joined))) == 30
     assert warnings_of() == []
 
 
