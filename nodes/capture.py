@@ -167,7 +167,7 @@ def find(uri: str) -> Path | list[Path]:
         return [path] if path.suffix.lower() in _video.PICTURE_SUFFIXES else path
     if not has_magic(uri):
         raise _video.missing(path)
-    matches = [Path(match) for match in glob(str(path), recursive=True) if Path(match).is_file()]
+    matches = [Path(match).absolute() for match in glob(expanduser(uri), recursive=True) if Path(match).is_file()]
     if not matches:
         raise ConfigError(f"no file matches {path}")
     return _video.natural_order(matches)

@@ -368,6 +368,15 @@ def test_folder_in_natural_order(tmp_path: Path) -> None:
     assert times(captured(uri=str(tmp_path))) == [0.0, 0.033, 0.067]
 
 
+def test_a_pattern_is_not_looked_for_in_the_name_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "take [1]").mkdir()
+    monkeypatch.chdir(tmp_path / "take [1]")
+    there = [put(tmp_path / "take [1]" / name) for name in ("a.png", "b.png")]
+    assert find("*.png") == there
+
+
 def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
     for index in range(5):
         put(tmp_path / f"{index}.png", index)
