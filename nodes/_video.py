@@ -256,6 +256,8 @@ def _promised_end(stream: VideoStream) -> float | None:
     if stream.duration and stream.time_base:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     container = stream.container
+    if container.format.name == "flv":  # what it has is too long by the delay of B-frames
+        return None
     if isinstance(container, InputContainer) and container.duration and len(container.streams) == 1:
         start = 0 if container.format.name in ENDS_AT_ITS_DURATION else container.start_time or 0
         return (container.duration + start) / av.time_base

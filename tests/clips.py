@@ -43,13 +43,15 @@ def write(
     mirrored: bool = False,
     movflags: str = "",
     pixel_aspect: Fraction | None = None,
+    b_frames: int = 0,
 ) -> Path:
     """Write a clip with one frame at each of `times` (seconds).
 
     To be shown, it is `turned` by degrees, counterclockwise, and then `mirrored`, left to right.
     """
     with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
-        options = {"crf": "4", "tune": "zerolatency"} if codec == "libx264" else {}
+        order = {"bf": str(b_frames)} if b_frames else {"tune": "zerolatency"}
+        options = {"crf": "4", **order} if codec == "libx264" else {}
         stream = container.add_stream(codec, rate=30, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"

@@ -206,12 +206,13 @@ def test_a_whole_file_gives_no_warning(tmp_path: Path, warnings_of: Callable[[],
     assert warnings_of() == []
 
 
+@pytest.mark.parametrize("b_frames", [0, 3])
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.webm", "clip.nut", "clip.mp4", "clip.ts", "clip.flv", "clip.avi"])
 def test_a_whole_file_that_begins_late_gives_no_warning(
-    tmp_path: Path, name: str, warnings_of: Callable[[], list[str]]
+    tmp_path: Path, name: str, b_frames: int, warnings_of: Callable[[], list[str]]
 ) -> None:
     codec = "libvpx" if name == "clip.webm" else "libx264"
-    path = clips.write(tmp_path / name, [5 + at for at in clips.steady(36)], codec=codec)
+    path = clips.write(tmp_path / name, [5 + at for at in clips.steady(36)], codec=codec, b_frames=b_frames)
     assert len(captured(uri=str(path))) == 36
     assert warnings_of() == []
 
