@@ -196,8 +196,10 @@ class NetworkCamera:
 
     def _options(self) -> dict[str, str]:
         """Return FFmpeg's options, only known ones: PyAV takes any misspelt name without a word."""
+        if self.uri.startswith("rtmp"):  # it need not be watched for 5 s whether sound comes, too
+            return {"fpsprobesize": "0", "analyzeduration": "1000000"}
         if not self.uri.startswith("rtsp"):
-            return {}
+            return {"fpsprobesize": "0"}  # or 20 pictures are gathered to count their rate: 7 s of few in MPEG-TS
         return {
             "rtsp_transport": self.transport,
             "allowed_media_types": "video",  # sound that goes on would hide that no picture comes

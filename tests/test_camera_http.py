@@ -125,6 +125,24 @@ def test_a_file_over_http_is_looped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 0 < first.pts - last.pts < 0.5
 
 
+def test_two_pictures_a_second_are_not_gathered_until_patience_is_at_its_end(tmp_path: Path) -> None:
+    whole = clips.write(tmp_path / "clip.ts", clips.steady(20, fps=2)).read_bytes()
+
+    class Slow(Mjpeg):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            try:
+                for index in range(20):
+                    self.wfile.write(whole[index * len(whole) // 20 : (index + 1) * len(whole) // 20])
+                    time.sleep(0.6)
+            except OSError:
+                return
+
+    with served(Slow) as port, playing(f"http://127.0.0.1:{port}/") as until:
+        assert until(lambda frame: clips.number(frame.image) == 9).epoch == 0
+
+
 def test_live_segments_play_in_real_time_and_not_as_fast_as_they_are_fetched(tmp_path: Path) -> None:
     """A list that grows on (HLS) gives seconds at once, and then nothing for as long."""
     clips.write(tmp_path / "live.m3u8", clips.steady(20))
