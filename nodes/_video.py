@@ -330,6 +330,8 @@ def _alternating(text: str) -> list[str | int]:
 
 def missing(path: Path) -> ConfigError:
     """Return the error for a path that does not exist, with the names that come near."""
+    if path.is_symlink():
+        return ConfigError(f"no file {path}: it is a link to {path.readlink()}, which is not there")
     if not path.parent.is_dir():
         folder = next(parent for parent in path.parents if parent.is_dir())
         return ConfigError(f"no file {path}: there is no folder {path.parent}, only {folder}")

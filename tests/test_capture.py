@@ -330,6 +330,13 @@ def test_a_missing_file_names_the_near_ones(tmp_path: Path, monkeypatch: pytest.
         captured(uri="*.png")
 
 
+def test_a_link_to_what_is_gone_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "latest.mp4").symlink_to("gone.mp4")
+    with pytest.raises(ConfigError) as error:
+        find(str(tmp_path / "latest.mp4"))
+    assert str(error.value) == f"no file {tmp_path}/latest.mp4: it is a link to gone.mp4, which is not there"
+
+
 @pytest.mark.parametrize("uri", ["/dev/stdin", "/dev/fd/63", "/proc/self/fd/0"])
 def test_what_only_the_starting_process_has_open_is_refused(uri: str) -> None:
     """A node would read what its supervisor tells it, and wait for ever."""
