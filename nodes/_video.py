@@ -217,6 +217,8 @@ def open_video(path: Path) -> InputContainer:
 
 
 def _why_unreadable(path: Path, exc: av.FFmpegError) -> str:
+    if isinstance(exc, PermissionError):
+        return "may not be read by this user (ls -l names whose it is)"
     if path.is_file() and _start(path)[4:8] == b"ftyp":  # a pipe would wait for another writer
         return "is cut off: its index (the moov box) is missing, as in a recording that was never finished"
     return f"is neither a video nor a picture that can be read ({exc.strerror})"

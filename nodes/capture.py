@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from glob import glob, has_magic
-from os.path import expanduser
+from os.path import exists, expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -67,7 +67,7 @@ class Capture(Node):
         if self._is_device():
             return []
         path = Path(expanduser(str(self.uri)))
-        return [path.parent if has_magic(path.name) and not path.exists() else path]
+        return [path.parent if has_magic(path.name) and not exists(path) else path]
 
     def open(self) -> None:
         """Open the file or the webcam; raises ConfigError if that cannot be. A network camera is waited for."""
@@ -151,23 +151,32 @@ def is_camera(uri: str | int) -> bool:
 def find(uri: str) -> Path | list[Path]:
     """Return the video file, or the pictures in natural order, that `uri` means: frame `seq` is picture `seq`.
 
-    Raises ConfigError if there is nothing, with the names that come near.
+    Raises ConfigError if there is nothing, with the names that come near, or nothing that may be looked at.
     """
-    from nodes import _video
-
     if "://" in uri:
         scheme = uri.split("://")[0]  # the rest may hold a password
         raise ConfigError(f"{scheme}:// addresses cannot be read; cameras are read from {', '.join(SCHEMES)}")
     if re.match(r"/dev/(stdin$|fd/)|/proc/(self|thread-self)/fd/", uri):  # a node's own come from the supervisor
         raise ConfigError(f"{uri} is not handed on to the nodes of a graph: name a pipe, as from 'mkfifo cam'")
+    try:
+        return _found(uri)
+    except OSError as exc:  # a folder of somebody else, or a name that is too long
+        raise ConfigError(f"{exc.filename} cannot be looked at: {exc.strerror}") from exc
+
+
+def _found(uri: str) -> Path | list[Path]:
+    from nodes import _video
+
     path = Path(expanduser(uri)).absolute()  # ~nobody stays as it is, where Path raises RuntimeError
+    if not path.exists():
+        if not has_magic(uri):
+            raise _video.missing(path)
+        matches = [Path(match).absolute() for match in glob(expanduser(uri), recursive=True) if Path(match).is_file()]
+        if not matches:
+            raise ConfigError(f"no file matches {path}")
+        if len(matches) > 1:
+            return _video.natural_order(matches)
+        path = matches[0]
     if path.is_dir():
         return _video.picture_paths(path)
-    if path.exists():
-        return [path] if path.suffix.lower() in _video.PICTURE_SUFFIXES else path
-    if not has_magic(uri):
-        raise _video.missing(path)
-    matches = [Path(match).absolute() for match in glob(expanduser(uri), recursive=True) if Path(match).is_file()]
-    if not matches:
-        raise ConfigError(f"no file matches {path}")
-    return _video.natural_order(matches)
+    return [path] if path.suffix.lower() in _video.PICTURE_SUFFIXES else path

@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 import time
@@ -337,6 +338,26 @@ def test_a_link_to_what_is_gone_is_told_as_such(tmp_path: Path) -> None:
     assert str(error.value) == f"no file {tmp_path}/latest.mp4: it is a link to gone.mp4, which is not there"
 
 
+def test_what_may_not_be_looked_at_is_told_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"aaa cannot be looked at: File name too long$"):
+        find(str(tmp_path / ("a" * 300)))
+    assert Capture(uri=f"{tmp_path}/{'a' * 300}*").reads() == [tmp_path]
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        av.error.err_check(-errno.EACCES)
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "clip.mp4").write_bytes(b"others'")
+    monkeypatch.setattr(av, "open", refuse)  # root, who runs the tests in CI, may read everything
+    with pytest.raises(ConfigError, match=r"clip\.mp4 may not be read by this user"):
+        captured(uri=str(tmp_path / "clip.mp4"))
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(ConfigError, match=r"clip\.mp4 cannot be looked at: Permission denied"):
+        captured(uri=str(tmp_path / "clip.mp4"))
+
+
 @pytest.mark.parametrize("uri", ["/dev/stdin", "/dev/fd/63", "/proc/self/fd/0"])
 def test_what_only_the_starting_process_has_open_is_refused(uri: str) -> None:
     """A node would read what its supervisor tells it, and wait for ever."""
@@ -383,6 +404,11 @@ def test_a_pattern_is_not_looked_for_in_the_name_of_the_working_directory(
     monkeypatch.chdir(tmp_path / "take [1]")
     there = [put(tmp_path / "take [1]" / name) for name in ("a.png", "b.png")]
     assert find("*.png") == there
+
+
+def test_a_pattern_may_mean_one_video(tmp_path: Path) -> None:
+    clips.write(tmp_path / "cam-2026-11-28.mp4", clips.steady(3))
+    assert numbers(captured(uri=f"{tmp_path}/cam-*.mp4")) == [0, 1, 2]
 
 
 def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
