@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 LONG_GAP_S = 10.0  # a longer wait for the next picture is taken for broken timestamps
-SET_BACK_S = 0.5  # stamps that go back by more are a clock that began anew; by less, B-frames without order
+LATE_S = 1.0  # what is later is not made up for: the graph was paused, or a clip begins anew that was joined to another
 
 
 class Pacer:
@@ -13,13 +13,11 @@ class Pacer:
     def __init__(self, sleep: Callable[[float], object] = time.sleep) -> None:
         self._sleep = sleep
         self._origin = float("-inf")  # CLOCK_MONOTONIC seconds of pts 0
-        self._last = float("-inf")  # pts
 
     def wait(self, pts: float) -> int:
-        """Sleep until `pts` is due and return CLOCK_MONOTONIC ns; where the timestamps jump, the count starts anew."""
+        """Sleep until `pts` is due and return CLOCK_MONOTONIC ns; where it is far off, the count starts anew."""
         now = time.monotonic()
-        if pts < self._last - SET_BACK_S or abs(self._origin + pts - now) > LONG_GAP_S:
+        if not -LATE_S <= self._origin + pts - now <= LONG_GAP_S:
             self._origin = now - pts
-        self._last = pts
         self._sleep(max(0.0, self._origin + pts - now))
         return time.monotonic_ns()

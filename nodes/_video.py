@@ -21,11 +21,11 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from graph import ConfigError, NodeError
-from nodes._pacer import SET_BACK_S
 
 logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SET_BACK_S = 0.5  # stamps that go back by more are a clock that began anew; by less, B-frames without order
 DECODE_THREADS = min(4, os.cpu_count() or 1)  # 4 decode 4K H.264 in real time; more only hold more pictures
 DEFAULT_PERIOD = 1 / 30  # seconds between frames where the file does not say
 ENDS_AT_ITS_DURATION = frozenset({"matroska,webm", "nut"})  # formats whose duration counts from 0, not from the start

@@ -158,6 +158,15 @@ def test_pacer_goes_on_where_a_joined_clip_begins_anew() -> None:
     assert slept == pytest.approx([0.0, 0.2, 0.0, 0.2], abs=0.1)
 
 
+def test_pacer_does_not_make_up_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    pacer = Pacer(slept.append)
+    for now, pts in ((100.0, 5.0), (100.1, 5.2), (103.0, 5.4), (103.0, 5.6), (103.4, 5.8), (103.5, 6.0)):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        pacer.wait(pts)
+    assert slept == pytest.approx([0.0, 0.1, 0.0, 0.2, 0.0, 0.1]), "a little is made up for"
+
+
 def test_frames_are_born_in_the_allocated_array(tmp_path: Path) -> None:
     node = Capture(uri=str(clips.write(tmp_path / "clip.mp4", clips.steady(2), turned=90)))
     born: list[np.ndarray] = []
