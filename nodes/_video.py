@@ -43,7 +43,7 @@ class Shot(NamedTuple):
     epoch: int = 0  # of the reader: a camera that was lost comes back with the next
     clock: Literal["arrival", "camera"] = "arrival"  # what `arrived_ns` goes by
     pixel_aspect: float = 1.0  # width of a pixel over its height
-    place: int = -1  # among the pictures of a folder, those that cannot be read counted; -1: the next one
+    place: int = -1  # among the pictures of a folder, those that cannot be read and all passes counted; -1: the next
 
 
 def fitted(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
@@ -273,6 +273,7 @@ class PictureFiles:
         self.paths = paths
         self.period = 1 / fps if fps else DEFAULT_PERIOD
         self.end = len(paths) * self.period
+        self._passed = 0  # pictures of the passes before
 
     def shots(self) -> Iterator[Shot]:
         """Yield every picture that can be read, and warn of each other one.
@@ -287,7 +288,8 @@ class PictureFiles:
                 continue
             readable += 1
             picture = VideoFrame.from_numpy_buffer(image, format="bgr24")
-            yield Shot(index * self.period, time.monotonic_ns(), picture, place=index)
+            yield Shot(index * self.period, time.monotonic_ns(), picture, place=self._passed + index)
+        self._passed += len(self.paths)
         if not readable:
             raise NodeError(f"{self.paths[0]} cannot be read as a picture" + _others(len(self.paths) - 1))
 

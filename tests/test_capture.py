@@ -435,6 +435,15 @@ def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warning
     assert warnings_of() == [f"{tmp_path}/{n}.png cannot be read as a picture: left out" for n in (1, 2, 3)]
 
 
+def test_unreadable_pictures_leave_their_gap_in_each_pass_of_a_loop(tmp_path: Path) -> None:
+    """So that two folders that are joined by seq stay together."""
+    for index in range(3):
+        put(tmp_path / f"{index}.png", index)
+    clips.cut(tmp_path / "1.png", 0.5)
+    frames = captured(uri=str(tmp_path), loop=True, limit=5)
+    assert [(frame.seq, clips.number(frame.image)) for frame in frames] == [(0, 0), (2, 2), (3, 0), (5, 2), (6, 0)]
+
+
 def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no pictures \(\.bmp .*\); the folder is empty"):
         captured(uri=str(tmp_path))
