@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -232,13 +233,16 @@ def _start(path: Path) -> bytes:
 def video_stream(container: InputContainer) -> VideoStream:
     """Return the main video stream; raises ConfigError (without the file's name) if there is none.
 
-    A cover picture in a sound file is no video, and FFmpeg would draw any text file as a terminal ("tty").
+    A cover picture in a sound file is no video, nor is a tile of a picture (HEIC, of which PyAV does not say how they
+    lie), and FFmpeg would draw any text file as a terminal ("tty").
     """
     if container.format.name == "tty":
         raise ConfigError("is a text file, not a video")
     for stream in container.streams.video:
-        if not stream.disposition & stream.disposition.attached_pic:
+        if not stream.disposition & (Disposition.attached_pic | Disposition.dependent):
             return stream
+    if any(stream.disposition & Disposition.dependent for stream in container.streams.video):
+        raise ConfigError("is a picture in tiles, as phones write HEIC: save it as JPEG or PNG")
     found = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
     raise ConfigError(f"has no video stream (streams: {found})")
 

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -16,6 +17,7 @@ import pytest
 from graph import ConfigError, Frame, Header, NodeError
 from graph.testing import run_node
 from nodes._pacer import LONG_GAP_S, Pacer
+from nodes._video import video_stream
 from nodes.capture import Capture, find
 from tests import clips
 from tests.clips import captured
@@ -318,6 +320,14 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
                 container.mux(packet)
     with pytest.raises(ConfigError, match="has no video stream"):
         captured(uri=str(song))
+
+
+def test_a_tile_of_a_picture_is_not_taken_for_all_of_it() -> None:
+    """As FFmpeg shows the HEIC of an iPhone: a stream for each tile of 512 x 512."""
+    tiles = [SimpleNamespace(disposition=av.stream.Disposition.dependent) for _ in range(48)]
+    container = SimpleNamespace(format=SimpleNamespace(name="mov,mp4"), streams=SimpleNamespace(video=tiles))
+    with pytest.raises(ConfigError, match="is a picture in tiles, as phones write HEIC: save it as JPEG or PNG"):
+        video_stream(container)  # type: ignore[arg-type]
 
 
 def test_a_missing_file_names_the_near_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
