@@ -100,7 +100,7 @@ class Capture(Node):
 
         Yields None in the pauses of a network camera.
         """
-        pacer = Pacer() if self.paced and not self._is_device() else None
+        pacer = Pacer(fps=self.fps) if self.paced and not self._is_device() else None
         for shot, epoch in self._passes():
             if shot is None:
                 yield None

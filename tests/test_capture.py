@@ -152,6 +152,14 @@ def test_pacer_starts_anew_where_timestamps_jump() -> None:
     assert 0.02 <= time.monotonic() - before < LONG_GAP_S
 
 
+def test_pacer_waits_for_pictures_that_are_asked_for_at_long_intervals() -> None:
+    slept: list[float] = []
+    for pacer in (Pacer(slept.append), Pacer(slept.append, fps=0.05)):
+        pacer.wait(0.0)
+        pacer.wait(20.0)
+    assert slept == pytest.approx([0.0, 0.0, 0.0, 20.0], abs=0.1)
+
+
 def test_pacer_goes_on_where_a_joined_clip_begins_anew() -> None:
     slept: list[float] = []
     pacer = Pacer(slept.append)
