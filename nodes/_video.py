@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 SET_BACK_S = 0.5  # stamps that go back by more are a clock that began anew; by less, B-frames without order
 DECODE_THREADS = min(4, os.cpu_count() or 1)  # 4 decode 4K H.264 in real time; more only hold more pictures
+LARGEST = 1 << 28  # bytes of an array that a message may hold
 DEFAULT_PERIOD = 1 / 30  # seconds between frames where the file does not say
 ENDS_AT_ITS_DURATION = frozenset({"matroska,webm", "nut"})  # formats whose duration counts from 0, not from the start
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
@@ -67,10 +68,15 @@ class Converter:
         self._scaler = VideoReformatter()
 
     def convert(self, picture: VideoFrame, allocate: Allocate, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
-        """Return (H, W, 3) uint8 BGR in an array from `allocate`; its pixels are square."""
+        """Return (H, W, 3) uint8 BGR in an array from `allocate`; its pixels are square.
+
+        Raises NodeError if that is larger than can be sent.
+        """
         turns = round(picture.rotation / 90) % 4  # counterclockwise quarters, from the display matrix (phones)
         size = (max(1, round(picture.width * pixel_aspect)), picture.height)
         width, height = fitted(size[::-1] if turns % 2 else size, self.width, self.height)
+        if 3 * width * height > LARGEST:
+            raise NodeError(f"{width} x {height} pixels are more than can be sent; a smaller width scales them down")
         scaled = (height, width) if turns % 2 else (width, height)
         method = "BILINEAR" if scaled == (picture.width, picture.height) else "BICUBIC"
         bgr = self._scaler.reformat(picture, *scaled, format="bgr24", interpolation=method, threads=1)

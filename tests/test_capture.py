@@ -462,6 +462,12 @@ def test_unreadable_pictures_leave_their_gap_in_each_pass_of_a_loop(tmp_path: Pa
     assert [(frame.seq, clips.number(frame.image)) for frame in frames] == [(0, 0), (2, 2), (3, 0), (5, 2), (6, 0)]
 
 
+def test_a_picture_that_is_too_large_to_be_sent_says_what_to_do(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
+    with pytest.raises(NodeError, match="16384 x 16384 pixels are more than can be sent; a smaller width scales them"):
+        captured(uri=str(tmp_path / "dot.png"), width=16_384)
+
+
 def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no pictures \(\.bmp .*\); the folder is empty"):
         captured(uri=str(tmp_path))
