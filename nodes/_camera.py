@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 import av
 from av.container import InputContainer
+from av.stream import Discard
 from av.video.frame import VideoFrame
 
 from graph import ConfigError, NodeError, redact
@@ -171,6 +172,8 @@ class NetworkCamera:
         with self._connect() as container:
             stream = video_stream(container)
             if _can_wait(container):
+                for other in container.streams:  # each resolution that a list (HLS) offers would be fetched, too
+                    other.discard = Discard.default if other is stream else Discard.all
                 yield container, container.demux(stream)
                 return
             with Arrivals(container, stream, self.name, self._stopping, self.patience_s) as arrivals:
