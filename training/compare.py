@@ -1,7 +1,7 @@
 """Compare networks, or values of any other setting, at equal data, augmentation and number of steps.
 
 python -m training.compare configs/train/landmarks.yaml --steps 4000 --set settings.data=../data \\
-    --vary settings.network=vote,slim,slim-vote
+    --set settings.init=null --vary settings.network=vote,slim,slim-vote
 
 Trains them one after the other; stop it with Ctrl-C, type the same line again and it goes on. Then the last averaged
 weights of each are measured on the held-out faces, so that none is chosen by what it is measured on, and a table in

@@ -59,7 +59,8 @@ def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -
             continue
         weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
         if weight is None or bias is None or weight.shape != layer.weight.shape:
-            raise SettingsError(f"settings.init: no layer {name} of shape {tuple(layer.weight.shape)} in it")
+            raise SettingsError(f"settings.init: weights of another network: no layer {name} of shape "
+                                f"{tuple(layer.weight.shape)} in it; null starts from chance")
         layer.weight.copy_(weight)
         if layer in norms:
             handles.append(norms[layer].register_forward_pre_hook(_measurer(bias)))
@@ -79,8 +80,9 @@ def _added_blocks(network: nn.Module, weights: dict[str, Tensor]) -> tuple[str, 
     """
     added = []
     for name, block in network.named_modules():
-        if getattr(block, "shortcut", False) and f"{name}.pointwise.0.weight" not in weights:
-            nn.init.zeros_(block.pointwise[1].weight)
+        if getattr(block, "shortcut", False) and not any(known.startswith(f"{name}.") for known in weights):
+            *_, last = (layer for layer in block.modules() if isinstance(layer, nn.BatchNorm2d))
+            nn.init.zeros_(last.weight)
             added.append(f"{name}.")
     return tuple(added)
 

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ from training.export import fold_batch_norm  # noqa: E402
 from training.exported import read_exported, unfold  # noqa: E402
 from training.faces_net import Down, FaceNet  # noqa: E402
 from training.landmark_net import Separable  # noqa: E402
-from training.settings import SettingsError  # noqa: E402
+from training.landmark_settings import LandmarkSettings  # noqa: E402
+from training.networks import NETWORKS, make_network  # noqa: E402
+from training.settings import SettingsError, load_settings  # noqa: E402
+from training.tutor import assembled, taught, tutor_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +63,18 @@ def test_blocks_that_the_weights_do_not_have_add_nothing_at_first(trained):
 def test_weights_of_another_network_are_refused(trained):
     weights = folded(trained[0])
     del weights["stride8.0.pointwise.0.bias"]
-    with pytest.raises(SettingsError, match=r"no layer stride8\.0\.pointwise\.0 of shape \(64, 32, 1, 1\)"):
+    with pytest.raises(SettingsError, match=r"another network: no layer stride8\.0\.pointwise\.0 of shape \(64, 32"):
         unfold(FaceNet(), weights, trained[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_landmark_network_can_be_started_from_its_own_export(name):
+    torch.manual_seed(0)
+    network, other = make_network(name, 64).eval(), make_network(name, 64)
+    images = torch.randn(4, 3, 64, 64)
+    unfold(other, folded(network), images)
+    with torch.no_grad():
+        assert (other(images)["landmarks"] - network(images)["landmarks"]).abs().max() < 1e-3
 
 
 def test_a_file_that_is_no_network_is_named(tmp_path):
@@ -75,3 +89,13 @@ def test_the_released_network_can_be_started_from():
 
     weights = read_exported(MODELS / "faces.pt2")
     unfold(FaceNet(), weights, torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(Path("configs/train").glob("landmarks*.yaml")), ids=lambda path: path.stem)
+def test_every_landmark_config_starts_from_weights_of_its_own_networks(path):
+    settings = LandmarkSettings.model_validate(load_settings(path).settings)
+    network, images = assembled(settings), torch.zeros(1, 3, settings.size, settings.size)
+    unfold(taught(network), read_exported(settings.init), images)
+    if settings.tutor_init:
+        unfold(tutor_of(network), read_exported(settings.tutor_init), images)
