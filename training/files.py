@@ -63,9 +63,9 @@ def read_image(path: Path) -> NDArray[np.uint8] | None:
     """
     try:
         content = np.fromfile(path, np.uint8)
-    except OSError:
+        return cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None  # type: ignore[return-value]
+    except (OSError, cv2.error):  # OpenCV refuses a header, damaged at times, that speaks of over 2 ** 30 pixels
         return None
-    return cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None  # type: ignore[return-value]
 
 
 def ending(path: Path, suffix: str) -> Path:

@@ -48,7 +48,10 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path: Path) -> None:
     assert len(read_folder(data, "own")[0]) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"none"])
+HUGE = b"P6 60000 60000 255\n"  # a header that speaks of more pixels than OpenCV takes
+
+
+@pytest.mark.parametrize("content", [b"", b"none", HUGE])
 def test_a_picture_that_is_none_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     assert read_image(tmp_path / "a.jpg") is None
