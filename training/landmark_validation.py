@@ -1,5 +1,6 @@
 """What the landmark task measures of its network on held-out faces, in every validation and of an exported file."""
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from training.landmark_sources import read_backgrounds
 from training.lookalikes import find_lookalikes
 from training.settings import SettingsError
 
+logger = logging.getLogger("training")
+
 CROP_FOV = 15.0
 """Angle of view of a crop in degrees, for the head pose in it: about a quarter of a webcam's picture."""
 
@@ -28,14 +31,16 @@ class Validation:
         cuts, self.sources, points = [], [], []
         for sample in samples:
             image = landmark_data.read_picture(sample)
-            if image is None or landmark_data.outside(sample.points, image.shape):
+            fault = "picture cannot be read" if image is None else landmark_data.outside(sample.points, image.shape)
+            if fault:
+                logger.warning("%s: %s", sample.path, fault)
                 continue
             cut, mapped = landmark_data.cut_face(image, sample.points, settings.size, MARGIN)
             cuts.append(cut)
             points.append(mapped)
             self.sources.append(sample.source)
         if not cuts:
-            raise SettingsError("settings.sources: nobody is held out; give one source held_out: 1 or a share")
+            raise SettingsError("settings.sources: no usable face is held out; give one source held_out: 1 or a share")
         self.points = np.stack(points)
         self.images = np.stack(cuts)
         self.known = np.array([settings.sources[name].states for name in self.sources])

@@ -149,6 +149,18 @@ def test_validation_measures_every_set(task: LandmarkTask) -> None:
     assert not task.validate(network).keys() & f1s
 
 
+def test_held_out_faces_that_cannot_be_used_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = LandmarkSettings(data=tmp_path, cache=tmp_path / "cache", size=64, sources=write_two_sets(tmp_path))
+    pictures = sorted((tmp_path / "held").glob("*.png"))
+    pictures[0].write_bytes(b"no picture")
+    assert len(LandmarkTask(settings).validation.images) == 3
+    assert f"{pictures[0]}: picture cannot be read" in caplog.messages
+    for picture in pictures:
+        picture.write_bytes(b"no picture")
+    with pytest.raises(SettingsError, match=r"settings\.sources: no usable face is held out"):
+        LandmarkTask(settings)
+
+
 def test_run_in_batches_is_run_at_once(task: LandmarkTask) -> None:
     task.settings = task.settings.model_copy(update={"network": "vote"})
     network = task.network().eval()
