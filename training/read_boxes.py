@@ -98,7 +98,7 @@ def read_voc(root: Path) -> Read:
         path = texts[name]
         try:
             tree = ElementTree.parse(path).getroot()
-        except (ElementTree.ParseError, OSError) as exc:
+        except (ElementTree.ParseError, ValueError, LookupError, OSError) as exc:  # gb2312: ValueError
             faults.append(f"{path}: not XML ({exc})")
             continue
         faces = _Faces()

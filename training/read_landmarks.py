@@ -153,8 +153,10 @@ def read_wflw(root: Path, name: str) -> Read:
             except ValueError as exc:
                 faults.append(f"{path}:{number}: not a number ({exc})")
                 continue
-            if len(numbers) not in (196, 200, 206) or not np.isfinite(numbers).all():
+            if len(numbers) not in (196, 200, 206):
                 faults.append(f"{path}:{number}: {len(numbers)} numbers before the name, expected 206, 200 or 196")
+            elif not np.isfinite(numbers).all():
+                faults.append(f"{path}:{number}: a number that is not finite")
             elif not picture.is_file():
                 faults.append(f"{path}:{number}: no picture {picture}")
             else:

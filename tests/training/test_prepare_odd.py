@@ -156,6 +156,26 @@ def test_a_wrong_count_in_widers_list_is_one_fault(tmp_path: Path) -> None:
         assert part in fault
 
 
+@pytest.mark.parametrize(("encoding", "why"), [
+    ("gb2312", "multi-byte encodings are not supported"), ("nonsense", "unknown encoding: nonsense")])
+def test_an_annotation_in_an_encoding_that_cannot_be_read_is_a_fault(encoding: str, why: str, tmp_path: Path) -> None:
+    for stem in ("a", "b"):
+        picture(tmp_path / "JPEGImages" / f"{stem}.png")
+    text(tmp_path / "Annotations" / "a.xml", f'<?xml version="1.0" encoding="{encoding}"?><annotation/>')
+    text(tmp_path / "Annotations" / "b.xml", "<annotation/>")
+    found, faults = read_boxes.read_voc(tmp_path)
+    assert [one.name for one in found] == ["b.png"]
+    assert faults == [f"{tmp_path}/Annotations/a.xml: not XML ({why})"]
+
+
+def test_points_of_wflw_that_are_no_numbers_are_a_fault(tmp_path: Path) -> None:
+    picture(tmp_path / "WFLW_images" / "a.jpg")
+    words = {"nan": "a number that is not finite", "x": "not a number (could not convert string to float: 'x')"}
+    for word, fault in words.items():
+        path = text(tmp_path / "lists" / "list_98pt_train.txt", " ".join(["5"] * 195) + f" {word} a.jpg\n")
+        assert found_in(tmp_path)[f"{tmp_path.name}/train"].faults == [f"{path}:1: {fault}"]
+
+
 @pytest.fixture
 def unreadable() -> Path:
     """A file that is there and cannot be read by anybody, at least at its beginning."""
