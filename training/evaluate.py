@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="exported network with its card beside it, or a landmark checkpoint")
     parser.add_argument("data", type=Path, nargs="+",
-                        help="folders of pictures with .pts, or prepared; for a face detector the folder of all sets")
+                        help="folders of pictures with .pts, or prepared; for a detector the one of all sets")
     parser.add_argument("--backend", default="onnxruntime", choices=sorted(_backend.BACKENDS))
     parser.add_argument("--out", type=Path, help="folder for numbers, curve and worst faces")
     parser.add_argument("--detector", type=Path, help="face detector in front of the landmarks; default the released")

@@ -163,6 +163,9 @@ def draw_places(pictures: list[Picture], boxes: list[Floats], labels: list[str],
 
 def measure(options: Any) -> dict[str, float]:
     """Measure a detector on the data it was not trained with, as its card says; log the table, write pictures."""
+    if len(options.data) > 1:
+        raise SettingsError("a face detector is measured on one folder, the one with all sets of its card; found "
+                            + ", ".join(map(str, options.data)))
     card = read_card(options.model)
     settings = checked(FaceSettings, card["training"]["settings"] | {"data": str(options.data[0])}, str(options.model))
     maps = exported(options.model, options.backend)

@@ -245,6 +245,11 @@ def test_false_alarms_are_landmarked_where_the_landmark_network_believes_them():
         assert landmarked(LandmarkModel(), found, np.array(boxes, np.float32).reshape(-1, 4), (512, 300)) == believed
 
 
+def test_a_detector_is_not_measured_on_the_first_of_several_folders_alone(data, tmp_path, caplog):
+    assert evaluate.main([str(MODELS / "faces"), str(data), str(tmp_path)]) == 2
+    assert f"measured on one folder, the one with all sets of its card; found {data}, {tmp_path}" in caplog.text
+
+
 def test_boxes_go_back_to_the_picture(data):
     picture = FaceTask(settings_of(data)).held_out[0]
     box = in_picture(np.array([0, 0, 10, 20], np.float32), picture, (128, 96))
