@@ -18,7 +18,7 @@ from training.settings import SettingsError
 
 logger = logging.getLogger("training")
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 CACHE_SIDE, CACHE_MARGIN = 256, 2.2
 """Cached crops: 2.2 face sides leave room for a half-turned crop of 1.4; 116 px of face feed inputs up to 160."""
 CACHE_VERSION = 1

@@ -143,9 +143,11 @@ def yolo_rows(picture: Picture, sides: NDArray[np.int_]) -> str:
 
 
 def encoded(image: Image, name: str, quality: int) -> bytes:
-    """Return a picture compressed as its name says: WebP, JPEG, or lossless."""
+    """Return a picture compressed as its name says: WebP, JPEG, or lossless, and grey where the format is."""
     flag = cv2.IMWRITE_WEBP_QUALITY if name.endswith(".webp") else cv2.IMWRITE_JPEG_QUALITY
-    good, content = cv2.imencode(Path(name).suffix, image, [flag, quality])
+    suffix = Path(name).suffix.lower()
+    pixels = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if suffix == ".pgm" else image
+    good, content = cv2.imencode(suffix, pixels, [flag, quality])
     assert good, name
     return content.tobytes()
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from nodes._video import PICTURE_SUFFIXES
 from tests.training.faces68 import draw, write_points, write_set
-from training import prepare, prepared, read_boxes
+from training import pack, prepare, prepared, read_boxes
 from training.faces_data import read_wider
 from training.files import below, read_image
 from training.find_sets import Found, find_sets
@@ -46,6 +47,17 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path: Path) -> None:
         (tmp_path / "elsewhere" / name).symlink_to(tmp_path / "nowhere")
     assert {name: len(found.faces) for name, found in found_in(data).items()} == {"mine": 2}
     assert len(read_folder(data, "own")[0]) == 2
+
+
+@pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES))
+def test_every_picture_that_a_graph_takes_can_be_trained_with(suffix: str, tmp_path: Path) -> None:
+    image, points = draw(np.random.default_rng(0))
+    pixels = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if suffix == ".pgm" else image
+    (tmp_path / f"a{suffix}").write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    write_points(tmp_path / "a.pts", points)
+    (sample,), faults = read_folder(tmp_path, "own")
+    packed = pack.encoded(read_image(sample.path), f"a{suffix}", 90)
+    assert not faults and cv2.imdecode(np.frombuffer(packed, np.uint8), cv2.IMREAD_COLOR).shape == image.shape
 
 
 HUGE = b"P6 60000 60000 255\n"  # a header that speaks of more pixels than OpenCV takes
