@@ -74,6 +74,17 @@ def ending(path: Path, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Name what is written in the block where an OSError of it does not: that of a full disk names no file."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno and not exc.filename:
+            exc.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under its name when it is complete, and not at all when writing it fails.
 
@@ -81,12 +92,8 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with named(path), part.open("wb") as file:
             yield file
         part.replace(path)
-    except OSError as exc:
-        if exc.errno and not exc.filename:  # a full disk does not name the file
-            exc.filename = str(path)
-        raise
     finally:
         part.unlink(missing_ok=True)

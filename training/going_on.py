@@ -10,6 +10,7 @@ from textwrap import shorten
 from typing import Any
 
 from training import checkpoint
+from training.files import named
 from training.settings import RunSettings, SettingsError, checked
 from training.task import task_class
 
@@ -40,17 +41,18 @@ def alone(folder: Path) -> Iterator[None]:
     Raises SettingsError when another one has it. A record lock, because processes that draw batches do not inherit it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    with (folder / "lock").open("ab+", buffering=0) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             if exc.errno in (errno.EACCES, errno.EAGAIN):  # else a file system without locks
                 file.seek(0)
-                raise SettingsError(f"{folder}: process {file.read()} is training there; end it, or give another name "
+                other = file.read().decode()
+                raise SettingsError(f"{folder}: process {other} is training there; end it, or give another name "
                                     "or --runs") from exc
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with named(folder / "lock"):
+            file.write(str(os.getpid()).encode())
         yield
 
 

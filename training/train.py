@@ -28,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from training import checkpoint
 from training.command import exit_code
 from training.distributed import Group, joined
-from training.files import whole
+from training.files import named, whole
 from training.going_on import alone, going_on, is_complete
 from training.settings import RunSettings, SettingsError, load_settings
 from training.task import Batch, Task, load_task
@@ -270,7 +270,8 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.files.close()
+        with named(self.run.folder):
+            self.files.close()
 
     def restart_clock(self) -> None:
         """Let what happened since the last line, such as a validation, not count as training."""
@@ -319,9 +320,10 @@ class Log:
 
     def _record(self, kind: str, values: dict[str, float]) -> None:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        self.log.write(json.dumps({"kind": kind, "step": self.run.step, **rounded}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(f"{kind}/{name}", value, self.run.step)
+        with named(self.run.folder):
+            self.log.write(json.dumps({"kind": kind, "step": self.run.step, **rounded}) + "\n")
+            for name, value in values.items():
+                self.board.add_scalar(f"{kind}/{name}", value, self.run.step)
 
 
 def open_log(folder: Path, step: int) -> TextIO:

@@ -1,10 +1,12 @@
 """Runs that something happened to: a second one, a full disk, a kill while a cache was written, wrong patterns."""
 
+import contextlib
 import itertools
 import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,16 +58,41 @@ def test_a_log_that_a_full_disk_cut_off_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\nnext\n'
 
 
-def test_a_save_to_a_full_disk_says_so_and_keeps_the_old_checkpoint(tmp_path: Path) -> None:
-    path, (soft, hard) = tmp_path / "last.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
-    checkpoint.save(path, {"ema": {}, "step": 1})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file become longer than so many bytes: what cannot be written is told as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
-        with pytest.raises(OSError, match=r"File too large: .*last.pt"):
-            checkpoint.save(path, {"ema": {"a": torch.zeros(100_000)}, "step": 2})
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_save_to_a_full_disk_says_so_and_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"ema": {}, "step": 1})
+    with room_for(100_000), pytest.raises(OSError, match=r"File too large: .*last.pt"):
+        checkpoint.save(path, {"ema": {"a": torch.zeros(100_000)}, "step": 2})
     assert checkpoint.load(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path) -> None:
+    with room_for(0), pytest.raises(OSError, match=r"File too large: .*run/lock"), alone(tmp_path / "run"):
+        pass
+
+
+def test_a_disk_that_fills_up_between_checkpoints_is_named(settings: RunSettings, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    record, full = train.Log._record, contextlib.ExitStack()
+
+    def record_on_a_full_disk(self: train.Log, kind: str, values: dict[str, float]) -> None:
+        full.enter_context(room_for(0))
+        record(self, kind, values)
+
+    monkeypatch.setattr(train.Log, "_record", record_on_a_full_disk)
+    with full, pytest.raises(OSError, match=r"File too large: .*runs/tiny'"):
+        train.train(settings, tmp_path / "runs")
 
 
 def test_a_broken_save_leaves_no_part(tmp_path: Path) -> None:
