@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 from collections.abc import Callable
 
 from training.settings import SettingsError
@@ -16,8 +17,10 @@ def exit_code(work: Callable[[], object], stopped: str = "stopped; nothing is wr
     """Do what a command asks for; return 0, 2 where settings or files are wrong, `STOPPED` after Ctrl-C or SIGTERM.
 
     The reason is logged in one line: `stopped`, where a KeyboardInterrupt does not say it itself. SIGTERM raises one
-    too, for by itself it would end the process and leave what is half written.
+    too, for by itself it would end the process and leave what is half written. File names that are printed may be in
+    any encoding.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         work()

@@ -307,7 +307,6 @@ def main(arguments: list[str] | None = None) -> int:
                         help="what of a file's name is the person, as in --person 'mine.*=[^_]*'")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names may be in any encoding
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
 
     def work() -> None:

@@ -1,3 +1,5 @@
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,13 @@ def test_ctrl_c_ends_a_command_with_130(command: ModuleType, work: str, argument
     monkeypatch.setattr(command, work, lambda *_: raising(KeyboardInterrupt()))
     assert command.main(arguments) == 130
     assert caplog.text.count("stopped") == 1
+
+
+def test_file_names_in_any_encoding_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", "strict"))
+    assert exit_code(lambda: print(os.fsdecode(b"caf\xe9.png: no .pts beside it"), flush=True)) == 0
+    assert written.getvalue() == b"caf\\udce9.png: no .pts beside it\n"
 
 
 WRITING = """
