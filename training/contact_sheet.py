@@ -38,14 +38,16 @@ def with_boxes(image: Image, boxes: Floats, ignored: Sequence[bool], points: Flo
 
 
 def save_picture(path: Path, image: Image) -> None:
-    """Write a picture in the format of its suffix. Raises SettingsError when it cannot be written there."""
+    """Write a picture in the format of its suffix. Raises SettingsError when it cannot be written there.
+
+    OpenCV is not given the name: one that is not UTF-8 ends the process in `cv2.imwrite`.
+    """
     try:
-        written = cv2.imwrite(str(path), image)
+        path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
     except cv2.error as exc:  # no format has this suffix
         raise SettingsError(f"{path}: cannot be written: {exc.err}") from exc
-    if not written:
-        why = "permission, or room on the disk, is missing" if path.parent.is_dir() else f"no folder {path.parent}"
-        raise SettingsError(f"{path}: cannot be written: {why}")
+    except OSError as exc:
+        raise SettingsError(f"{path}: cannot be written: {exc.strerror}") from exc
 
 
 def sheet(rows: list[tuple[str, list[Image]]], columns: int = 10) -> Image:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -5,16 +6,25 @@ import numpy as np
 import pytest
 
 from training import augmentation_page, contact_sheet
+from training.files import read_image
 
 
 @pytest.mark.parametrize(("name", "why"), [
-    ("no/such/page.png", "no folder"), ("page.none", "could not find a writer for the specified extension"),
+    ("no/such/page.png", "No such file or directory"),
+    ("page.none", "could not find encoder for the specified extension"),
 ])
 def test_a_page_that_cannot_be_written_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture,
                                                 monkeypatch: pytest.MonkeyPatch, name: str, why: str) -> None:
     monkeypatch.setattr(augmentation_page, "page", lambda: np.zeros((4, 4, 3), np.uint8))
     assert augmentation_page.main([str(tmp_path / name)]) == 2
     assert f"{name}: cannot be written: {why}" in caplog.text
+
+
+def test_a_picture_can_be_written_into_a_folder_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "page.png"
+    path.parent.mkdir()
+    contact_sheet.save_picture(path, np.full((4, 4, 3), 7, np.uint8))
+    assert read_image(path).tolist() == np.full((4, 4, 3), 7).tolist()
 
 
 @pytest.mark.slow
