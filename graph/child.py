@@ -27,6 +27,10 @@ main()
 """
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """The processes are the parallelism: pools of BLAS threads in each of them would only wait for one another."""
+BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""Waits before a node that ended is started again; once more within BACK_OFF_WINDOW_S, and it has failed (as with
+Frigate's watchdog)."""
+BACK_OFF_WINDOW_S = 60.0
 
 
 @dataclass
@@ -45,7 +49,7 @@ class Child:
     hopeless: bool = False  # it lacks a package, and would for ever
     dismissed: bool = False
     quiet_told: bool = False
-    starts: deque[float] = field(default_factory=deque)
+    endings: deque[float] = field(default_factory=deque)  # CLOCK_MONOTONIC s; after each it was to be started again
     start_again_at: float | None = None
     restart_by: float | None = None  # when a process that was asked to end, to be started again, is killed
 
@@ -77,7 +81,16 @@ class Child:
             self.process.stdin.write(job.to_wire())
             self.process.stdin.flush()
         self.state, self.heard, self.done = "NULL", time.monotonic(), False
-        self.starts.append(self.heard)
+
+    def back_off(self) -> float | None:
+        """Return how many seconds to wait before a node that ended by itself is started again; None: too often."""
+        now = time.monotonic()
+        while self.endings and self.endings[0] < now - BACK_OFF_WINDOW_S:
+            self.endings.popleft()
+        if len(self.endings) == len(BACK_OFF_S):
+            return None
+        self.endings.append(now)
+        return BACK_OFF_S[len(self.endings) - 1]
 
     def reap(self) -> int | None:
         """Return the exit code if the process has ended, and forget it."""

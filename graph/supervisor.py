@@ -13,7 +13,7 @@ import zmq
 
 from graph.attached import check_inputs
 from graph.bus import Bus
-from graph.child import Child, describe_death
+from graph.child import BACK_OFF_S, BACK_OFF_WINDOW_S, Child, describe_death
 from graph.door import Door
 from graph.job import Job
 from graph.reports import Reports, Wanted
@@ -27,9 +27,6 @@ GRACE_S = 10.0  # after Ctrl-C, or after a node failed, the others get so long t
 QUIET_S = 5.0  # ten heartbeats missed: say so
 START_S = 30.0  # the same before the first word: Python and a node's libraries must load
 RESTART_S = 3.0  # a node that is to be restarted gets so long to come back and close
-RESTARTS = 5  # within RESTART_WINDOW_S; more, and the node has failed (as Frigate's watchdog does)
-RESTART_WINDOW_S = 60.0
-BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 SEQ_GAP = 100_000
 """A source that is started again counts on from its last known number plus this: heartbeats come twice a second,
 so fewer than that can have gone unreported, and sequence numbers never go back."""
@@ -267,17 +264,15 @@ class Supervisor:
 
     def _may_start_again(self, child: Child) -> bool:
         """Plan another start, unless the graph is ending or there were too many."""
-        now = time.monotonic()
-        while child.starts and child.starts[0] < now - RESTART_WINDOW_S:
-            child.starts.popleft()
         if self.deadline is not None or self.interrupts:
             return False
-        if len(child.starts) > RESTARTS:
-            logger.error("%s: started %d times within %.0f s; giving up", child.spec.name, RESTARTS, RESTART_WINDOW_S)
+        wait = child.back_off()
+        if wait is None:
+            many, window = len(BACK_OFF_S), BACK_OFF_WINDOW_S
+            logger.error("%s: started again %d times within %.0f s; giving up", child.spec.name, many, window)
             return False
-        wait = BACK_OFF_S[min(len(child.starts) - 1, len(BACK_OFF_S) - 1)]
         logger.warning("%s: starting again in %.1f s", child.spec.name, wait)
-        child.start_again_at = now + wait
+        child.start_again_at = time.monotonic() + wait
         child.state = "NULL"  # it has not ended for those who read from it
         return True
 

@@ -1,0 +1,24 @@
+"""How a node's process is started again, without starting one."""
+
+from collections import deque
+
+import pytest
+
+from graph.child import BACK_OFF_S, BACK_OFF_WINDOW_S, Child
+from graph.spec import NodeSpec
+
+
+@pytest.fixture
+def child() -> Child:
+    return Child(NodeSpec("copy", "tests.toys:Copy"))
+
+
+def test_a_node_that_ends_again_and_again_waits_longer_each_time_and_then_has_failed(child: Child) -> None:
+    assert [child.back_off() for _ in range(7)] == [0.1, 0.5, 1.0, 2.0, 5.0, None, None]
+
+
+def test_a_node_that_has_run_for_long_is_started_again_at_once(child: Child) -> None:
+    for _ in BACK_OFF_S:
+        child.back_off()
+    child.endings = deque(moment - BACK_OFF_WINDOW_S for moment in child.endings)
+    assert [child.back_off(), child.back_off()] == [0.1, 0.5]
