@@ -1,6 +1,7 @@
 """One node's process as the supervisor sees it."""
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,10 @@ from pathlib import Path
 from graph.job import Job
 from graph.spec import NodeSpec, build
 
+logger = logging.getLogger("facegraph")
+
+QUIET_S = 5.0  # ten heartbeats missed: say so
+START_S = 30.0  # the same before the first word: Python and a node's libraries must load
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 """Terminals and service managers send these to the whole group. The supervisor sees to an orderly end; a node ignores
 them, and they are blocked until it has come to that: Python takes a second to start."""
@@ -118,10 +123,18 @@ class Child:
             self.process.wait()
             self.reap()
 
+    def tell_of_silence(self) -> None:
+        """Warn once of a process that has not said anything for too long."""
+        silent_s = time.monotonic() - self.heard
+        quiet = self.running and silent_s > (START_S if self.state == "NULL" else QUIET_S)
+        if quiet and not self.quiet_told:
+            logger.warning("%s has not been heard of for %.0f s", self.spec.name, silent_s)
+        self.quiet_told = quiet
 
-def describe_death(code: int) -> str:
-    """Return what an exit code tells of a process that said nothing."""
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code} and no word of why"
+    def describe_death(self, code: int) -> str:
+        """Return what an exit code tells of a process that said nothing."""
+        on = f" on frame {self.last_seq}" if self.last_seq >= 0 else ""
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"was killed by {signal.Signals(-code).name}{on}"
+        return f"ended with exit code {code} and no word of why{on}"

@@ -11,7 +11,7 @@ from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 _STYLES = {"block": "solid", "drop_oldest": "dashed", "drop_newest": "dashed", "latest": "dashed"}
 _FILLS = {"BLOCKED": "#e9d8fd", "PAUSED": "#fefcbf", "FAILED": "#fed7d7", "DONE": "#e2e8f0", "NULL": "#ffffff"}
-_STEPS = ("LINKING", "LINKED", "PLAYING")  # all nodes take them together
+_STEPS = ("LINKED", "PLAYING")  # all nodes take them together
 _DROPPING = "#c05621"
 Stats = Mapping[str, Any]
 

@@ -84,11 +84,12 @@ class Inputs:
         for name in self.receivers.keys() & set(names):  # none yet if a sender failed before all were linked
             self.receivers[name].expire()
 
-    def replace(self, name: str, receiver: Receiver) -> None:
-        """Go on with another receiver: the sender was started again."""
+    def replace(self, name: str, receiver: Receiver, missed: bool = True) -> None:
+        """Go on with another receiver: the sender was started again. `missed`: frames may have died with it."""
         self.receivers[name].close()
         self.receivers[name] = receiver
-        self._join.restarted(name)
+        if missed:
+            self._join.restarted(name)
 
     def restarted(self, name: str, seq: int | None = None) -> None:
         """Note that a node before the sender of this input was started again after frame `seq`.

@@ -13,7 +13,7 @@ import zmq
 
 from graph.attached import check_inputs
 from graph.bus import Bus
-from graph.child import BACK_OFF_S, BACK_OFF_WINDOW_S, Child, describe_death
+from graph.child import BACK_OFF_S, BACK_OFF_WINDOW_S, Child
 from graph.door import Door
 from graph.job import Job
 from graph.reports import Reports, Wanted
@@ -24,8 +24,6 @@ from graph.spec import EdgeSpec, GraphSpec
 logger = logging.getLogger("facegraph")
 
 GRACE_S = 10.0  # after Ctrl-C, or after a node failed, the others get so long to finish in order
-QUIET_S = 5.0  # ten heartbeats missed: say so
-START_S = 30.0  # the same before the first word: Python and a node's libraries must load
 RESTART_S = 3.0  # a node that is to be restarted gets so long to come back and close
 SEQ_GAP = 100_000
 """A source that is started again counts on from its last known number plus this: heartbeats come twice a second,
@@ -74,6 +72,7 @@ class Supervisor:
         self.paused = False
         self.interrupts = 0
         self.started = time.monotonic()
+        self.linking = False  # whoever is ready greets those that it reads from
         self.played: float | None = None
         self.deadline: float | None = None
         self.code = OK
@@ -178,18 +177,26 @@ class Supervisor:
     def _enter(self, child: Child, state: str) -> None:
         child.state = state
         logger.debug("%s is %s", child.spec.name, state)
-        if self.played is not None:  # a node that was started again joins a playing graph
-            self.tell(child, {"READY": "link", "LINKED": "play"}.get(state))
-            if state == "READY":
-                for name in [name for name, state in self.states().items() if state == "DONE"]:
-                    self.tell(child, "gone", node=name)  # there is nobody to greet, or to wait for
-                for edge in self.spec.edges_from(child.spec.name):
-                    self.tell(self.children[edge.target_node], "relink", node=child.spec.name)
-                self._tell_of_gap(self.spec.rejoining(child.spec.name), child.last_seq)
-            if state == "LINKED" and self.paused and child.spec.name in self.roots():
-                self.tell(child, "pause", ticket=0)
+        if state == "READY" and self.linking:
+            self._join(child)
+        if self.played is not None:
+            if state == "LINKED":
+                self.tell(child, "play")
+                if self.paused and child.spec.name in self.roots():
+                    self.tell(child, "pause", ticket=0)
             if state == "PLAYING":
                 self.service.playing(child.spec.name)
+
+    def _join(self, child: Child) -> None:
+        """Bring a node that was started again together with its neighbours, which may play already."""
+        self.tell(child, "link")
+        for name in [name for name, state in self.states().items() if state == "DONE"]:
+            self.tell(child, "gone", node=name)  # there is nobody to greet, or to wait for
+        playing = self.played is not None
+        for edge in self.spec.edges_from(child.spec.name):
+            self.tell(self.children[edge.target_node], "relink", node=child.spec.name, missed=playing)
+        if playing:
+            self._tell_of_gap(self.spec.rejoining(child.spec.name), child.last_seq)
 
     def _tell_of_gap(self, edges: Iterable[EdgeSpec], seq: int) -> None:
         """Tell the nodes behind these edges not to wait for frames after `seq`, which somebody before them missed."""
@@ -201,9 +208,9 @@ class Supervisor:
         if self.played is not None or self.deadline is not None:
             return
         states = {child.state for child in self.children.values()}
-        if states == {"READY"}:
+        if states == {"READY"} and not self.linking:
+            self.linking = True
             for child in self.children.values():
-                child.state = "LINKING"
                 self.tell(child, "link")
         elif states == {"LINKED"}:
             self.played = time.monotonic()
@@ -242,8 +249,7 @@ class Supervisor:
             self._tell_all("gone", node=name)
             return
         if not child.failure_told:
-            on = f" on frame {child.last_seq}" if child.last_seq >= 0 else ""
-            logger.error("%s %s%s", name, describe_death(code), on)
+            logger.error("%s %s", name, child.describe_death(code))
         child.failure_told = False
         self._tell_all("forget", node=name)
         if child.spec.restart != "never" and not child.hopeless and self._may_start_again(child):
@@ -322,10 +328,7 @@ class Supervisor:
         if self.interrupts > 1 or (self.deadline is not None and now >= self.deadline):
             self._give_up()
         for child in self.children.values():
-            quiet = child.running and now - child.heard > (START_S if child.state == "NULL" else QUIET_S)
-            if quiet and not child.quiet_told:
-                logger.warning("%s has not been heard of for %.0f s", child.spec.name, now - child.heard)
-            child.quiet_told = quiet
+            child.tell_of_silence()
 
     def _finish(self) -> None:
         """End the streams at their sources; everything downstream drains."""

@@ -42,11 +42,14 @@ class Upstream:
         kinds = {edge.target_port: edge.join for edge in edges}
         return Inputs(receivers, kinds, newest=len(matched) > 1 and may_drop)
 
-    def relink(self, inputs: Inputs, node: str) -> None:
-        """Greet a node of this graph again; whoever is yet to be connected will greet the new process anyway."""
+    def relink(self, inputs: Inputs, node: str, missed: bool) -> None:
+        """Greet a node of this graph again; whoever is yet to be connected will greet the new process anyway.
+
+        `missed` says whether frames may have died with the process before.
+        """
         for edge in self._job.edges_from(node):
             if edge.target_port in inputs.receivers:
-                inputs.replace(edge.target_port, self._receiver(edge))
+                inputs.replace(edge.target_port, self._receiver(edge), missed)
 
     def look(self, inputs: Inputs) -> bool:
         """Greet nodes of another graph again that were started again; end the inputs whose senders are gone.

@@ -298,7 +298,7 @@ class Worker:
         elif kind == "gone":
             self.inputs.expire([edge.target_port for edge in self.job.edges_from(command["node"])])
         elif kind == "relink":
-            self.upstream.relink(self.inputs, command["node"])
+            self.upstream.relink(self.inputs, command["node"], command["missed"])
         elif kind == "restarted":
             self.inputs.restarted(command["port"], command["seq"])
         elif kind == "restart":

@@ -66,7 +66,7 @@ def test_a_drawing_for_every_change_of_state_but_not_for_steps_taken_together(
         ("STARTING", "NULL", "NULL"),
         ("STARTING", "READY", "NULL"),
         ("STARTING", "READY", "READY"),
-        ("STARTING", "LINKING", "LINKED"),
+        ("STARTING", "READY", "LINKED"),
         ("PLAYING", "PLAYING", "PLAYING"),
         ("PLAYING", "PLAYING", "FAILED"),
     ):

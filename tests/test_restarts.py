@@ -171,3 +171,34 @@ def test_two_neighbours_that_die_together_miss_only_what_they_had(tmp_path: Path
     seqs = [row[0] for row in rows(out)]
     assert seqs == sorted(set(seqs)) and seqs[-1] == 999
     assert 1000 - len(seqs) <= 2 * (8 + 4) + 8  # under way to each of them and waiting behind it
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_before_the_graph_plays_is_brought_together_with_the_others(tmp_path: Path) -> None:
+    """Not all can greet one another before the source, which is stopped, has answered; nothing has flowed yet."""
+    copy: dict[str, Any] = node("Copy", {"frame": "source.frame"}, load=2.0) | {"restart": "on_failure"}
+    config = {
+        "name": "early",
+        "nodes": {
+            "source": node("Source", frames=50),
+            "copy": copy,
+            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
+            "numbers": node("WriteNumbers", {"numbers": "pair.paired"}),
+        },
+    }
+    with Graph(tmp_path, config) as graph:
+        with attach("early", wait=PATIENCE_S) as g:
+
+            def state(name: str) -> str:
+                return str(g.spec()["nodes"][name]["state"])
+
+            assert eventually(lambda: state("source") == "READY")
+            source = graph.node("source")
+            source.suspend()
+            assert eventually(lambda: state("numbers") == "LINKED")
+            graph.node("copy").kill()
+            assert eventually(lambda: state("copy") == "NULL")
+            source.resume()
+        assert graph.wait() == 0, graph.text()
+    lines = (tmp_path / "numbers.jsonl").read_text().splitlines()
+    assert [json.loads(line)[0] for line in lines] == [*range(50)]
