@@ -133,6 +133,7 @@ def _columns(axes: Axes, profile: "Profile", nodes: "list[NodeProfile]") -> None
     for heading, x in zip(columns, right_edges, strict=True):
         _write(axes, x, -0.8, heading, size=9.5, vertical="bottom")
     for row, node in enumerate(nodes):
+        dropped = profile.dropped_before(node.name)
         values = (
             f"{short_ms(_ms(node, 'age', 50))} / {short_ms(_ms(node, 'age', 95))}",
             f"{short_ms(_ms(node, 'process', 50))} / {short_ms(_ms(node, 'process', 95))}",
@@ -140,7 +141,7 @@ def _columns(axes: Axes, profile: "Profile", nodes: "list[NodeProfile]") -> None
             f"{fps:,.1f}" if (fps := profile.fps(node)) < 1000 else f"{fps:,.0f}",
             f"{profile.busy_percent(node):.0f}",
             f"{node.cpu_percent:.0f}",
-            f"{profile.dropped_before(node.name):,}",
+            "-" if dropped is None else f"{dropped:,}",
         )
         for value, x in zip(values, right_edges, strict=True):
             _write(axes, x, row, value)

@@ -155,8 +155,10 @@ class Profile:
         """Return the messages dropped so far by edge, "camera.frame -> render.frame"."""
         return sum((node.counts("dropped") for node in self.nodes.values()), Counter())
 
-    def dropped_before(self, name: str) -> int:
-        """Return how many messages for this node were dropped: it was too slow for them."""
+    def dropped_before(self, name: str) -> int | None:
+        """Return how many messages for this node were dropped, as it was too slow; None: another graph counts them."""
+        if any(edge.source_graph for edge in self.spec.edges_into(name)):
+            return None
         return sum(count for edge, count in self.dropped().items() if edge.split(" -> ")[-1].split(".")[0] == name)
 
     @property
@@ -196,7 +198,8 @@ class Profile:
           over, including being held up by a full queue) and `age_ms` (from the capture of the frame to here),
           each with `p50`, `p95`, `p99`, `mean`, `max`; `states_percent`; `unmatched`; `restarts`; `cpu_percent`
           (100 is one core); `memory_mb`
-        - `edges.EDGE`: `dropped` messages and `queue_peak`, the most that ever waited in the sender
+        - `edges.EDGE`: `dropped` messages and `queue_peak`, the most that ever waited in the sender; an edge out of
+          another graph is in the profile of that one
         - `capture_to_sink.NAME`: the whole way of a frame to this end of the graph, as `age_ms`. It is made of
           wait and process of the nodes on the way; while a node publishes, those behind it wait already.
         """
@@ -228,10 +231,11 @@ class Profile:
         }
 
     def edges(self) -> dict[str, dict[str, int]]:
-        """Return `dropped` messages and `queue_peak` of every edge, those to attached readers included."""
+        """Return `dropped` messages and `queue_peak` of every edge out of our nodes, those to attached readers too."""
         dropped = self.dropped()
         peaks = sum((node.counts("queue_peak") for node in self.nodes.values()), Counter())
-        names = dict.fromkeys([*(edge.name for edge in self.spec.edges), *dropped, *peaks])
+        own = [edge.name for edge in self.spec.edges if edge.source_graph is None]
+        names = dict.fromkeys([*own, *dropped, *peaks])
         return {edge: {"dropped": dropped[edge], "queue_peak": peaks[edge]} for edge in names}
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
@@ -331,8 +335,8 @@ def _ms_row(times: Histogram, percentiles: Iterable[int]) -> str:
     return " / ".join(short_ms(times.percentile(p) / 1e6) for p in percentiles)
 
 
-def _dropped(count: int) -> Text:
-    return Text(f"{count:,}", style="yellow" if count else "dim")
+def _dropped(count: int | None) -> Text:
+    return Text("-" if count is None else f"{count:,}", style="yellow" if count else "dim")
 
 
 def _replace(files: Mapping[Path, Callable[[Path], object]]) -> None:

@@ -87,6 +87,8 @@ def test_edges_from_another_graph_do_not_disturb():
     play(all_meters)
     take(profile, all_meters)
     assert not [event for event in chrome_trace.events(profile) if event["ph"] in "sf"]
+    assert not [edge for edge in profile.edges() if edge.startswith("other/")]  # counted there: 0 would be a lie
+    assert row(shown(profile), "window")[-1] == "-"
 
 
 def test_report_can_be_shown_before_anything_was_measured():
