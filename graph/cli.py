@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from reprlib import repr as brief  # what was typed may be long
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +21,7 @@ from rich.text import Text
 from graph.config import load
 from graph.errors import ConfigError, GraphError
 from graph.network import is_remote
-from graph.spec import GraphSpec, did_you_mean, load_class
+from graph.spec import GraphSpec, did_you_mean
 from graph.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ class Level(enum.StrEnum):
     ERROR = "error"
 
 
+def folder(name: str) -> Path:
+    """Return the folder of an option. An empty name, as of a shell's variable that is not set, is refused."""
+    if not name:
+        raise typer.BadParameter("is empty; expected the name of a folder, . for this one")
+    return Path(name)
+
+
 Config = Annotated[
     str,
     typer.Argument(help="A YAML file; also by its name in configs/, like demo."),
@@ -69,9 +77,13 @@ Overrides = Annotated[
 ]
 Duration = Annotated[float | None, typer.Option(metavar="S", min=0.0, help="End the graph after so many seconds.")]
 Profile = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Write latency.json, latency.png and trace.json (Perfetto) there.")
+    Path | None,
+    typer.Option(metavar="DIR", parser=folder, help="Write latency.json, latency.png and trace.json (Perfetto) there."),
 ]
-Dot = Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the graph there (DOT) at every change of a state.")]
+Dot = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", parser=folder, help="Draw the graph there (DOT) at every change of a state."),
+]
 Metrics = Annotated[
     int | None,
     typer.Option(
@@ -132,29 +144,6 @@ def check(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def nodes(
-    type_: Annotated[
-        str | None, typer.Argument(metavar="TYPE", help="One node in detail, like nodes.smooth:Smooth, or just Smooth.")
-    ] = None,
-) -> None:
-    """Show what nodes there are, their ports and settings."""
-    from graph.catalog import details, find_nodes, overview
-
-    if type_ and ":" in type_:
-        out.print(details(type_, load_class(type_)))
-        return
-    found, failed = find_nodes(PACKAGE)
-    if type_ is None:
-        out.print(overview(found, failed))
-        out.print("All settings of one with their units and ranges: [bold]nodes TYPE[/]")
-        return
-    named = {name.partition(":")[2]: name for name in found}
-    if type_ not in named:
-        raise ConfigError(f"no node {type_!r} in {PACKAGE}; {did_you_mean(type_, named) or f'nodes: {_join(named)}'}")
-    out.print(details(named[type_], found[named[type_]]))
-
-
-@app.command()
 def draw(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a running graph: with its rates now.")],
     overrides: Overrides = None,
@@ -165,11 +154,14 @@ def draw(
     from graph.draw import spec_of, to_dot, to_mermaid
 
     to_text = to_mermaid if mermaid else to_dot
-    if config in rundir.running() or is_remote(config):
+    there = rundir.running()
+    if config in there or is_remote(config):
         with running(config) as g:
             typer.echo(to_text(spec_of(g.description), g.stats()), nl=False)
-    else:
-        typer.echo(to_text(_load(config, overrides)), nl=False)
+        return
+    if not _candidates(config):
+        raise ConfigError(f"{_not_found(config)}; graphs running now: {join(there)}")
+    typer.echo(to_text(_load(config, overrides)), nl=False)
 
 
 @app.command()
@@ -302,7 +294,10 @@ def _with_command(arguments: list[str]) -> list[str]:
 
 
 def _candidates(config: str) -> list[Path]:
-    return [path for path in _places(config) if path.is_file()]
+    try:
+        return [path for path in _places(config) if path.is_file()]
+    except OSError as exc:  # a name of more than 255 letters, a folder of somebody else
+        raise ConfigError(f"no config {brief(config)}: {exc.strerror}") from exc
 
 
 def _places(config: str) -> Iterable[Path]:
@@ -326,10 +321,14 @@ def find_config(config: str) -> Path:
     """Return the file of a config. Raises ConfigError with the names that come near."""
     found = _candidates(config)
     if not found:
-        there = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-        near = did_you_mean(Path(config).stem, there) or f"configs there: {_join(there)}"
-        raise ConfigError(f"no config {config!r}: neither {Path(config).absolute()} nor in {CONFIGS}; {near}")
+        raise ConfigError(_not_found(config))
     return found[0]
+
+
+def _not_found(config: str) -> str:
+    there = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    near = did_you_mean(Path(config).stem, there) or f"configs there: {join(there)}"
+    return f"no config {config!r}: neither {Path(config).absolute()} nor in {CONFIGS}; {near}"
 
 
 def run_spec(
@@ -385,7 +384,8 @@ def _say(level: str, text: str) -> None:
     err.print(Text.assemble((f"{level}: ", _COLOURS.get(level, "bold red")), text))
 
 
-def _join(words: Iterable[str]) -> str:
+def join(words: Iterable[str]) -> str:
+    """Return words in a row, for an error that lists what there is."""
     return ", ".join(words) or "none"
 
 

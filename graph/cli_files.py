@@ -1,11 +1,36 @@
-"""The commands that only read and write files."""
+"""The commands that only look at files and modules, or write files."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from graph.cli import PACKAGE, app, print_table
+from graph.cli import PACKAGE, app, folder, join, out, print_table
+from graph.errors import ConfigError
+from graph.spec import did_you_mean, load_class
+
+
+@app.command()
+def nodes(
+    type_: Annotated[
+        str | None, typer.Argument(metavar="TYPE", help="One node in detail, like nodes.smooth:Smooth, or just Smooth.")
+    ] = None,
+) -> None:
+    """Show what nodes there are, their ports and settings."""
+    from graph.catalog import details, find_nodes, overview
+
+    if type_ and ":" in type_:
+        out.print(details(type_, load_class(type_)))
+        return
+    found, failed = find_nodes(PACKAGE)
+    if type_ is None:
+        out.print(overview(found, failed))
+        out.print("All settings of one with their units and ranges: [bold]nodes TYPE[/]")
+        return
+    named = {name.partition(":")[2]: name for name in found}
+    if type_ not in named:
+        raise ConfigError(f"no node {type_!r} in {PACKAGE}; {did_you_mean(type_, named) or f'nodes: {join(named)}'}")
+    out.print(details(named[type_], found[named[type_]]))
 
 
 @app.command()
@@ -23,13 +48,15 @@ def compare(
 
 @app.command()
 def keys(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Of the graph's own keys; made if need be.")],
+    into: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=folder, help="Of the graph's own keys; made if need be.")
+    ],
     clients: Annotated[list[str] | None, typer.Argument(metavar="[CLIENT]...", help="Names of new clients.")] = None,
 ) -> None:
     """Make the keys with which a graph listens beyond this machine, and those with which clients attach."""
     from graph.network import make_keys
 
-    for path in make_keys(folder, clients or ["client"]):
+    for path in make_keys(into, clients or ["client"]):
         typer.echo(f"made {path}" + (": take this folder to the client" if path.is_dir() else ", which stays here"))
 
 

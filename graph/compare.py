@@ -1,6 +1,7 @@
 """Compare two runs by their latency.json (`run --profile DIR`): what got slower, and what faster."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ def load(folder: Path) -> dict[str, Any]:
 
     Raises ConfigError if there is none, or one that this version cannot read.
     """
-    path = folder / "latency.json" if folder.is_dir() else folder
+    path = folder / "latency.json" if os.path.isdir(folder) else folder
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:

@@ -83,7 +83,7 @@ def make_keys(folder: Path, clients: Iterable[str]) -> list[Path]:
     for name in clients:
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in ("server", "clients"):
             raise ConfigError(f"{name!r} cannot be the name of a client: letters, digits, - and _")
-        if (folder / name).exists() or (folder / "clients" / f"{name}.key").exists():
+        if os.path.exists(folder / name) or os.path.exists(folder / "clients" / f"{name}.key"):
             raise ConfigError(
                 f"{folder / name} is there already: remove it and its key in clients/, or take another name"
             )

@@ -102,6 +102,9 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "error"),
     [
         (["check", "three.yaml", "--set", "snk.a=1"], "error: --set snk.a=1: there is no node 'snk'; did you mean 'sink'?"),
+        (["check", "x" * 300], "error: no config 'xxxxxxxxxxxx...xxxxxxxxxxxxx': File name too long"),
+        (["x" * 300], "error: no config 'xxxxxxxxxxxx...xxxxxxxxxxxxx': File name too long"),
+        (["keys", "x" * 300], f"error: cannot write {'x' * 300}: File name too long"),
         (["chekc", "three.yaml"], "error: no command and no config 'chekc'; did you mean 'check'?"),
         (["nodes", "Smoth"], "error: no node 'Smoth' in nodes; did you mean 'Smooth'?"),
         (["nodes", "own_nodes:Sinc"], "error: Sinc does not exist in own_nodes; did you mean 'Sink'?"),
@@ -129,6 +132,27 @@ def test_config_that_is_nowhere(arguments: list[str], folder: Path, capsys: pyte
 def test_wrong_arguments_are_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     assert "Usage: run_graph.py" in capsys.readouterr().err
+
+
+def test_a_comparison_with_a_name_that_no_file_can_have(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", "x" * 300, "y"]) == 2
+    assert capsys.readouterr().err.endswith(f"File name too long: '{'x' * 300}'\n")
+
+
+def test_what_is_to_be_drawn_is_neither_a_config_nor_a_running_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["draw", "demmo"]) == 2
+    assert capsys.readouterr().err.endswith("; did you mean 'demo'?; graphs running now: none\n")
+
+
+@pytest.mark.parametrize("arguments", [["three.yaml", "--profile", ""], ["three.yaml", "--dot", ""], ["keys", ""]])
+def test_a_folder_without_a_name_is_refused(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a variable of the shell that is not set; in the folder of this process nothing may be written."""
+    before = set(folder.iterdir())
+    assert cli.main(arguments) == 2
+    assert "is empty; expected the name of a folder" in capsys.readouterr().err
+    assert set(folder.iterdir()) == before
 
 
 def test_all_errors_of_a_file_are_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
