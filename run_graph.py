@@ -22,6 +22,7 @@ def main() -> None:
 
 def run() -> int:
     """Do what the command line says; return the exit code."""
+    import signal
     import sys
 
     if sys.version_info < (3, 11):  # noqa: UP036 - whoever did not install it is told, too
@@ -33,11 +34,15 @@ def run() -> int:
     from graph.passwords import hide_arguments
 
     hide_arguments()
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is imported now may swallow a KeyboardInterrupt
     try:
         from graph.cli import main as command_line
     except ModuleNotFoundError as exc:
         sys.stderr.write(f"error: the package {exc.name} is not installed for {sys.executable}: pip install .\n")
         return 2
+    signal.signal(signal.SIGINT, before)
     return command_line()
 
 

@@ -4,6 +4,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -277,6 +278,28 @@ def test_ctrl_c_before_a_graph_runs_is_no_error(early: bool, monkeypatch: pytest
     with pytest.raises(SystemExit) as ended:
         run_graph.main()
     assert ended.value.code == 130
+
+
+SWALLOWING = """
+import contextlib, os, signal, sys, time
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "graph.cli":
+            with contextlib.suppress(KeyboardInterrupt):  # as a library that calls Python from C may do
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+sys.meta_path.insert(0, Finder())
+sys.argv = ["run_graph.py", "--help"]
+import run_graph
+run_graph.main()
+"""
+
+
+def test_ctrl_c_while_libraries_are_imported_is_not_lost() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}){SWALLOWING}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")  # a shell tells of it as 130
 
 
 def test_importing_the_script_again_costs_a_child_nothing() -> None:
