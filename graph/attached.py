@@ -50,6 +50,8 @@ def attach(name: str | None = None, wait: float = 0.0, keys: str | Path | None =
     """
     if not isinstance(name, str | None):
         raise ConfigError(f"a graph named {name!r}: expected its name as a str, an address tcp://HOST:PORT, or None")
+    if not isinstance(wait, int | float):
+        raise ConfigError(f"wait={wait!r}: expected a number of seconds")
     if name is not None and is_remote(name):
         return _attach(lambda: RunningGraph(name, Remote(name, keys)), wait)
     return _attach(lambda: RunningGraph(*_find(name)), wait)
@@ -133,7 +135,7 @@ class RunningGraph:
         Raises ConfigError with the reason if there is no such setting, it may not change while the graph runs, or
         the value does not fit.
         """
-        node, dot, name = setting.partition(".")
+        node, dot, name = setting.partition(".") if isinstance(setting, str) else ("", "", "")
         if not (dot and name):
             raise ConfigError(f"{setting!r} is not of the form node.setting")
         return self._ask("set", node=node, setting=name, value=value)["value"]
@@ -172,6 +174,8 @@ class RunningGraph:
         """
         if not ports:
             raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
+        if type_ is not None and not (isinstance(type_, type) and issubclass(type_, Message)):
+            raise ConfigError(f"type_={type_!r}: expected a message type, like graph.Frame")
         self._check(ports, policy, queue)
         several = len(set(ports)) > 1
         if several:
@@ -284,8 +288,8 @@ class RunningGraph:
 
     def _check_ports(self, ports: Iterable[str]) -> None:
         for port in ports:
-            if port not in self.ports:
-                there = did_you_mean(port, self.ports) or f"outputs: {', '.join(self.ports) or 'none'}"
+            if not isinstance(port, str) or port not in self.ports:
+                there = did_you_mean(str(port), self.ports) or f"outputs: {', '.join(self.ports) or 'none'}"
                 raise ConfigError(f"{self.name} has no output {port!r}; {there}")
 
     def _receiver(self, port: str, type_: type[Message] | None, **options: Any) -> Receiver:

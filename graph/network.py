@@ -172,6 +172,8 @@ class Remote:
     def __init__(self, address: str, keys: str | Path | None = None) -> None:
         """Look at the address and the keys, in `keys` or $FACEGRAPH_KEYS; raises ConfigError if they are none."""
         parse(address)
+        if not isinstance(keys, str | Path | None):
+            raise ConfigError(f"keys={keys!r}: expected the folder of a client's keys as a str or a Path")
         folder = keys or os.environ.get(KEYS_VARIABLE)
         self.address = address
         self.folder = Path(folder) if folder else None

@@ -60,6 +60,35 @@ def test_what_is_no_name_of_a_graph(name: Any) -> None:
         graph.attach(name)
 
 
+def test_what_is_no_time_to_wait_and_no_folder_of_keys() -> None:
+    wait: Any = "5"
+    with pytest.raises(ConfigError, match=r"^wait='5': expected a number of seconds$"):
+        graph.attach("main", wait)
+    keys: Any = ["keys"]
+    with pytest.raises(ConfigError, match=r"^keys=\['keys'\]: expected the folder of a client's keys"):
+        graph.attach("tcp://127.0.0.1:5555", keys=keys)
+
+
+def test_what_is_no_setting_no_port_and_no_message_type(tmp_path: Path) -> None:
+    ports: Any = ["source.frame", "copy.copied"]
+    number: Any = 5
+    there = "outputs: source.frame, copy.copied, pair.paired"
+    no_type = "type_=5: expected a message type, like graph.Frame"
+    with Graph(tmp_path, running()) as main:
+        with graph.attach("main", wait=PATIENCE_S) as g:
+            for ask, why in (
+                (lambda: g.set(number, 5), "5 is not of the form node.setting"),
+                (lambda: g.subscribe(ports), f"main has no output {ports}; {there}"),
+                (lambda: g.listen(number), f"main has no output 5; {there}"),
+                (lambda: g.subscribe("source.frame", type_=number), no_type),
+            ):
+                with pytest.raises(ConfigError) as told:
+                    ask()
+                assert str(told.value) == why
+        main.interrupt()
+        assert main.wait() == 0, main.text()
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # that is its point
 def test_a_forked_process_is_told_to_attach_anew(tmp_path: Path) -> None:
     def child(g: RunningGraph, stream: Any, said: Any) -> None:
