@@ -33,6 +33,7 @@ MAX_CREDITS = 64  # and messages that may be under way to it: what it does not r
 START_S = 30.0  # more, until its first word: it may load its models yet
 SHOWN = 100  # characters of the name that a client gives itself
 OPEN_REQUESTS = 1000  # whose answers are still known whom to give to
+MAX_UNREAD = OPEN_REQUESTS + MAX_CREDITS  # by a client that grants credits, or asks, without ever reading: it is left
 ZAP = "inproc://zeromq.zap.01"  # where ZeroMQ asks whom to let in (RFC 27)
 
 
@@ -42,6 +43,16 @@ class Relay:
 
     socket: "zmq.Socket[bytes]"  # DEALER to the node
     heard: float  # CLOCK_MONOTONIC seconds of the node's last word
+    credits: int  # messages that may still be sent to the client
+
+    def grant(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Return what a client says, with no more credits than it may have; what it must not say the node refuses."""
+        number = said.get("n")
+        if said["k"] != "credit" or not isinstance(number, int) or number < 0:
+            return said
+        taken = min(number, MAX_CREDITS - self.credits)
+        self.credits += taken
+        return {**said, "n": taken}
 
 
 class Door(threading.Thread):
@@ -79,7 +90,7 @@ class Door(threading.Thread):
     def _front_socket(self, keys: Keys | None) -> "zmq.Socket[bytes]":
         front: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         front.set(zmq.ROUTER_MANDATORY, 1)
-        front.set(zmq.SNDHWM, 0)  # bounded by the credits
+        front.set(zmq.SNDHWM, MAX_UNREAD)
         front.set(zmq.LINGER, 1000)
         front.set(zmq.MAXMSGSIZE, MAX_REQUEST)
         front.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
@@ -144,7 +155,7 @@ class Door(threading.Thread):
             if said["k"] == "hello":
                 self._open(identity, said)
             elif relay is not None:
-                _hand_on(relay.socket, parts[0], "the node")
+                _hand_on(relay.socket, wire.pack(relay.grant(said)), "the node")
                 if said["k"] == "bye":
                     self._leave(identity, said_bye=True)
             elif said["k"] not in ("credit", "bye"):  # of a client that was left
@@ -170,7 +181,7 @@ class Door(threading.Thread):
         name = self._reader(said.get("name"))
         hello = {**said, "port": port, "shm": False, "credits": credits, "name": name, "run": ""}
         socket.send(wire.pack(hello), zmq.NOBLOCK)
-        self._relays[identity] = Relay(socket, time.monotonic() + START_S)
+        self._relays[identity] = Relay(socket, time.monotonic() + START_S, credits)
         self._poller.register(socket, zmq.POLLIN)
 
     def _reader(self, told: Any) -> str:
@@ -181,7 +192,9 @@ class Door(threading.Thread):
         """Hand what a node has said to its client."""
         relay.heard = time.monotonic()
         with self._only_with(identity):
-            if not self._send(identity, relay.socket.recv_multipart(copy=False)):
+            parts = relay.socket.recv_multipart(copy=False)
+            relay.credits -= wire.unpack(parts[0].buffer)["k"] == "data"
+            if not self._send(identity, parts):
                 self._leave(identity)
 
     def _leave(self, identity: bytes, said_bye: bool = False) -> None:
