@@ -151,7 +151,8 @@ class Control(threading.Thread):
                 if self._sender:
                     self._sender.finish()
             if command["k"] in ("forget", "gone") and self._sender:
-                self._sender.forget(command["node"], for_good=command["k"] != "forget")
+                restarts = command["restarts"] if command["k"] == "forget" else None
+                self._sender.forget(command["node"], restarts)
             self.commands.append(command)
             # In this order: the node empties the pipe when it sees `arrived`, and a byte that came after that would
             # keep it awake for ever.

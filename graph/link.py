@@ -52,6 +52,7 @@ class Link:
     queue: deque[Waiting] = field(default_factory=deque)
     leases: Counter[int] = field(default_factory=Counter)
     heard_ns: int = 0
+    restarts: int = 0  # of the graph's own edges: how often its node had been started again when its process began
     away: bool = False  # its process has died or left, and another one is to take over what waits
 
     @property
@@ -70,6 +71,7 @@ class Link:
         """Go on with a new process of the node, which has just said hello as `other`."""
         self.identity, self.shm, self.away = other.identity, other.shm, False
         self.credits, self.window, self.heard_ns = other.credits, other.window, other.heard_ns
+        self.restarts = other.restarts
 
 
 def admit(identity: bytes, said: dict[str, Any], node: str, ports: Collection[str], home: Home) -> Link:
@@ -82,8 +84,8 @@ def admit(identity: bytes, said: dict[str, Any], node: str, ports: Collection[st
         raise WireError(why)
     name, own = _name(identity, said, home)
     shm, marks = bool(said.get("shm")), said.get("marks") is not False
-    now = time.monotonic_ns()
-    return Link(identity, name, own, port, policy, queue, shm, marks, credits, credits, heard_ns=now)
+    restarts, now = said["restarts"] if own else 0, time.monotonic_ns()
+    return Link(identity, name, own, port, policy, queue, shm, marks, credits, credits, heard_ns=now, restarts=restarts)
 
 
 def expected(edge: EdgeSpec, shm: bool) -> Link:
@@ -109,7 +111,7 @@ def _name(identity: bytes, said: dict[str, Any], home: Home) -> tuple[str, bool]
     if not isinstance(name, str):
         return f"?{identity.hex()}", False
     own = name in home.readers
-    if own and said.get("run") != home.run:
+    if own and (said.get("run") != home.run or not isinstance(said.get("restarts"), int)):
         raise WireError(f"{name!r} is an edge of the graph itself; take another name")
     if len(name) > MAX_NAME and not own:
         raise WireError(f"a name of {len(name)} characters; at most {MAX_NAME} are allowed")

@@ -38,6 +38,7 @@ class Receiver:
         *,
         name: str,
         run: str = "",
+        restarts: int = 0,
         policy: str = "latest",
         queue: int = 1,
         shm: bool = True,
@@ -48,7 +49,8 @@ class Receiver:
         """Connect and say hello; `welcomed` turns true when the answer came (see receive).
 
         `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
-        the sender's counts, and `run` the graph's run if the edge is its own. `secure` prepares the socket. `shm`
+        the sender's counts; if the edge is the graph's own, `run` is the graph's run, and `restarts` how often the node
+        that reads was started again in it. `secure` prepares the socket. `shm`
         False asks for all bytes inline, `marks` False for no marks: whoever joins nothing by seq needs none. `far`
         is for a sender that may be on another host, whose clock is another one: its frames count as captured when
         they arrive here, as those of a network camera do, and their hops begin anew.
@@ -83,7 +85,7 @@ class Receiver:
             credits=self._window,
             shm=shm and slots.AVAILABLE,
             marks=marks,
-            **({"run": run} if run else {}),
+            **({"run": run, "restarts": restarts} if run else {}),
         )
 
     def receive(self) -> Arrived | None:

@@ -64,7 +64,7 @@ class Sender:
         self._links: dict[bytes, Link] = {}
         self._by_port: dict[str, list[Link]] = {port: [] for port in ports}
         self._banned: set[bytes] = set()
-        self._dead: deque[tuple[str, bool]] = deque()  # nodes, and whether they will not come back
+        self._dead: deque[tuple[str, int | None]] = deque()  # see `forget`
         self._ended = False
         self._finishing_since = math.inf  # CLOCK_MONOTONIC seconds
         self._router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
@@ -149,13 +149,14 @@ class Sender:
                 link.heard_ns = now
                 self._send(link, [wire.pack({"v": wire.VERSION, "k": "ping"})])
 
-    def forget(self, node: str, for_good: bool) -> None:
-        """Note that the process of a node of this graph has ended; safe while another thread is blocked in publish.
+    def forget(self, node: str, restarts: int | None = None) -> None:
+        """Note that a process of a node of this graph has ended; safe while another thread is blocked in publish.
 
-        Unless it is `for_good`, what waits for the node is kept for its next process, and its edges go on as if it
-        were slow: they block, or drop, by their policies.
+        `restarts` is how often the node had been started again when that process began: the next one may have said
+        hello already. What waits for the node is kept for it, and its edges go on as if it were slow: they block, or
+        drop, by their policies. None: there will be no next process.
         """
-        self._dead.append((node, for_good))
+        self._dead.append((node, restarts))
         if self.lock.acquire(blocking=False):
             try:
                 self.service()
@@ -177,9 +178,10 @@ class Sender:
     def _edge(self, link: Link) -> str:
         return f"{self._node}.{link.port} -> {link.shown}"
 
-    def _forget(self, node: str, for_good: bool) -> None:
+    def _forget(self, node: str, restarts: int | None) -> None:
         for link in [link for link in self._links.values() if link.own and link.name.split(".")[0] == node]:
-            self._leave(link, for_good)
+            if restarts is None or link.restarts <= restarts:
+                self._leave(link, for_good=restarts is None)
 
     def _leave(self, link: Link, for_good: bool) -> None:
         """Part with the process of a consumer; an edge of the graph itself waits for the next one."""
@@ -323,7 +325,9 @@ class Sender:
         for other in list(self._links.values()):
             if other.identity == identity:
                 self._drop_link(other)
-            elif other.name == link.name and not other.away:  # as a rule the same edge of a process that has died
+            elif other.name == link.name and link.own:  # of a process that has died, which is told later
+                self._leave(other, for_good=False)
+            elif other.name == link.name:
                 self._refuse(other, f"another consumer has said hello as {brief(link.name)}")
         link = self._enter(link)
         self._send(link, [wire.pack(welcome)])

@@ -245,13 +245,13 @@ class Supervisor:
             return
         child.state = "FAILED"
         if child.dismissed:
-            self._tell_all("forget", node=name)
+            self._tell_all("forget", node=name, restarts=child.epoch)
             self._tell_all("gone", node=name)
             return
         if not child.failure_told:
             logger.error("%s %s", name, child.describe_death(code))
         child.failure_told = False
-        self._tell_all("forget", node=name)
+        self._tell_all("forget", node=name, restarts=child.epoch)
         if child.spec.restart != "never" and not child.hopeless and self._may_start_again(child):
             return
         self._tell_all("gone", node=name)
@@ -295,7 +295,7 @@ class Supervisor:
         """Start a node again whose process was asked to end for that."""
         child.restart_by, child.failure_told = None, False
         if not orderly:
-            self._tell_all("forget", node=child.spec.name)
+            self._tell_all("forget", node=child.spec.name, restarts=child.epoch)
         if self.deadline is not None:  # the graph is ending meanwhile
             child.state = "DONE"
             self._tell_all("gone", node=child.spec.name)

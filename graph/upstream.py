@@ -78,6 +78,7 @@ class Upstream:
             self._types[edge.target_port],
             name=f"{self._job.graph}/{edge.target}" if edge.source_graph else edge.target,
             run="" if edge.source_graph else self._job.run,
+            restarts=self._job.epoch,
             policy=edge.policy,
             queue=edge.queue,
             marks=edge.join == "seq",  # a held value stays until there is a new one

@@ -127,17 +127,6 @@ def test_second_hello_takes_the_place_of_the_first(pair: Pair) -> None:
     stranger.close()
 
 
-def test_same_edge_of_a_node_that_was_started_again(pair: Pair) -> None:
-    first = pair.receiver("drop_oldest", 2)
-    pair.publish(*range(9))
-    second = pair.receiver("drop_oldest", 2)
-    assert len(pair.sender.depths()) == 1
-    pair.until(lambda: pair.leases() == 0)
-    pair.publish(9)
-    assert pair.take(second, 1) == [9]
-    first.close()
-
-
 def test_who_is_replaced_is_told_why(pair: Pair) -> None:
     first, second, own = pair.stranger(), pair.stranger(), pair.receiver()
     for stranger in (first, second):

@@ -19,7 +19,7 @@ EDGE = "n.out -> r.in"
 
 def next_process(pair: Pair, policy: str, queue: int) -> Receiver:
     """The reader of the same edge in another process, which has taken nothing yet."""
-    options = {"name": "r.in", "run": "run", "policy": policy, "queue": queue}
+    options = {"name": "r.in", "run": "run", "restarts": 1, "policy": policy, "queue": queue}
     pair.receivers.append(Receiver(pair.context, pair.endpoint, "out", Frame, **options))  # type: ignore[arg-type]
     return pair.receivers[-1]
 
@@ -75,13 +75,31 @@ def test_what_is_sent_to_a_process_that_has_just_died_waits_for_the_next_one(pai
     pair.until(lambda: pair.leases() == 0)
 
 
+def test_a_death_that_is_told_after_the_next_process_came_does_not_part_with_that_one(pair: Pair) -> None:
+    """As where the sender was stopped, or starved, for some seconds; what waited is kept, too."""
+    first = pair.receiver("block", 2)
+    assert pair.take(first, 0) == []
+    pair.publish(0, 1, 2, 3, 4)  # four under way, one waits
+    second = next_process(pair, "block", 2)
+    pair.until(lambda: second.socket.poll(0) != 0)
+    assert len(pair.sender.depths()) == 1
+    pair.sender.forget("r", restarts=0)
+    assert not away(pair)
+    assert pair.take(second, 1) == [4]
+    pair.publish(5)
+    assert pair.take(second, 1) == [5]
+    pair.until(lambda: pair.leases() == 0)
+    pair.sender.forget("r", restarts=1)
+    assert away(pair)
+
+
 def test_nobody_waits_for_a_node_that_will_not_come_back(pair: Pair) -> None:
     pair.receiver("block", 2).close(again=True)
     pair.until(lambda: away(pair))
     publishing = Publishing(pair, 10)
     publishing.join(0.5)
     assert publishing.is_alive()
-    pair.sender.forget("r", for_good=True)
+    pair.sender.forget("r")
     publishing.join(20)
     assert not publishing.is_alive() and pair.sender.idle() and pair.leases() == 0
 
@@ -100,7 +118,7 @@ def test_a_process_that_is_new_itself_counts_what_those_miss_who_have_yet_to_fin
     pair.sender.expect([EdgeSpec("n.out", "r.in", "latest", 1, "seq")])
     pair.publish(*range(10))
     assert pair.drops == {EDGE: 9}
-    pair.sender.forget("r", for_good=True)
+    pair.sender.forget("r")
     assert pair.sender.idle() and pair.leases() == 0
 
 

@@ -121,7 +121,7 @@ def test_leases_of_one_that_leaves_come_back(pair: Pair, how: str, monkeypatch: 
     else:
         receiver.socket.close(linger=0)
         pair.until(lambda: pair.leases() == 4)  # what waits is for its next process
-        pair.sender.forget("r", for_good=True)
+        pair.sender.forget("r")
     pair.until(lambda: pair.leases() == 0)
     assert pair.sender.idle()
 

@@ -102,7 +102,7 @@ def test_block_goes_on_without_its_consumer(pair: Pair, how: str, monkeypatch: p
     elif how == "bye":
         receiver.close()
     else:
-        pair.sender.forget("r", for_good=True)  # from another thread than the one that is blocked
+        pair.sender.forget("r")  # from another thread than the one that is blocked
     publishing.join(20)
     assert not publishing.is_alive()
     assert pair.sender.idle()
