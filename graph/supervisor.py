@@ -276,6 +276,7 @@ class Supervisor:
         if wait is None:
             many, window = len(BACK_OFF_S), BACK_OFF_WINDOW_S
             logger.error("%s: started again %d times within %.0f s; giving up", child.spec.name, many, window)
+            self.code = FAILED
             return False
         logger.warning("%s: starting again in %.1f s", child.spec.name, wait)
         child.start_again_at = time.monotonic() + wait

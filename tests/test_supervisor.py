@@ -240,6 +240,15 @@ def test_restart_gives_up(tmp_path: Path) -> None:
         assert "giving up" in graph.text()
 
 
+def test_a_source_that_is_always_started_again_and_soon_ends_has_failed(tmp_path: Path) -> None:
+    config = line(frames=3)
+    config["nodes"]["source"]["restart"] = "always"
+    with Graph(tmp_path, config) as graph:
+        assert graph.wait() == 1
+        assert "source: started again 5 times within 60 s; giving up" in graph.text()
+    assert len({row[1] for row in rows(tmp_path / "out.jsonl")}) == 6  # epochs
+
+
 def test_duration(tmp_path: Path) -> None:
     with Graph(tmp_path, line(frames=100_000, pause=0.01), "run", "--duration", "0.5") as graph:
         assert graph.wait() == 0, graph.text()
