@@ -90,17 +90,20 @@ def shortened(lines: Sequence[str]) -> list[list[str]]:
 def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]) -> Iterator[Box]:
     """Yield where a label of `extent` may lie in a picture of `size`: above and below its face, at last on its rim.
 
-    Above and below come only where they lie in the picture as they are; the last place is moved into it.
+    Above and below come only where they lie in the picture as they are; the last place is moved into it. There is none
+    for a label that is larger than the picture.
     """
     (wide, high), (width, height) = extent, size
+    if wide > width or high > height:
+        return
     x0, y0, x1, y1 = face
     above, below = round(y0 - gap) - high, round(y1 + gap)
     left, right = round(x0), round(x1) - wide
     for x, y in ((left, above), (right, above), (left, below), (right, below)):
-        inside = min(max(0, x), max(0, width - wide))  # to the side a label may give way, and still be beside its face
+        inside = min(max(0, x), width - wide)  # to the side a label may give way, and still be beside its face
         if y >= 0 and y + high <= height:
             yield inside, y, inside + wide, y + high
-    x, y = min(max(0, left), max(0, width - wide)), min(max(0, above), max(0, height - high))
+    x, y = min(max(0, left), width - wide), min(max(0, above), height - high)
     yield x, y, x + wide, y + high
 
 

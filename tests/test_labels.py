@@ -57,7 +57,11 @@ def test_the_first_label_has_the_first_choice(monkeypatch: pytest.MonkeyPatch) -
     assert first[3] < face[1] and second[1] > face[3]
 
 
-def test_places_are_in_the_picture_however_small_it_is() -> None:
-    for place in places((2, 2, 6, 6), (50, 30), 3, (8, 8)):
-        assert place[:2] == (0, 0)
-    WRITER.label_all(np.zeros((8, 8, 3), np.uint8), [label((2, 2, 6, 6))], [(2, 2, 6, 6)])
+def test_a_label_larger_than_the_picture_says_less_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    face = (10.0, 10.0, 20.0, 20.0)
+    short, shortest = WRITER.extent(["#12   97 %"], 12), WRITER.extent(["#12"], 12)
+    for size, extent in ((short, short), ((short[0] - 1, 100), shortest), ((200, short[1]), short)):
+        [panel] = panels([label(face)], monkeypatch, size)
+        assert (panel[2] - panel[0], panel[3] - panel[1]) == extent
+    assert panels([label(face)], monkeypatch, (shortest[0] - 1, 100)) == []
+    assert list(places((2, 2, 6, 6), (50, 30), 3, (8, 8))) == []
