@@ -162,22 +162,24 @@ def test_page_finds_the_graph_again(browser: Any) -> None:
         page.page.click("text=Look in")
         page.page.wait_for_selector("#overlay")
         assert eventually(lambda: page.shows("overlay", *CHIN, TRACK_3)), page.said
+        colour = style(page, "name", "color")
         served.close()
         assert eventually(lambda: "no connection" in page.text("#state"))
         assert "stale" in str(page.page.get_attribute("#stage", "class"))  # the last picture is dimmed
-        assert page.text("#view") == "" and shade(page) == "0.45"  # and so is what else was known
+        assert page.text("#view") == "" and style(page, "faces", "opacity") == "0.45"  # and so is what else was known
+        assert style(page, "name", "color") == colour  # the rest stays as it is
         newest.put(frame(1, 512, 384), None)
         served = serve()
         assert eventually(lambda: page.text("#faces") == "no face in view"), page.text("#state")
-        assert shade(page) == "1"
+        assert style(page, "faces", "opacity") == "1"
         page.said.clear()
         page.close()
     finally:
         served.close()
 
 
-def shade(page: Page) -> str:
-    return str(page.page.evaluate("getComputedStyle(document.getElementById('faces')).opacity"))
+def style(page: Page, id_: str, name: str) -> str:
+    return str(page.page.evaluate("([id, name]) => getComputedStyle(document.getElementById(id))[name]", [id_, name]))
 
 
 BLOCKED = 'Object.defineProperty(window, "localStorage", {get() { throw new DOMException("no", "SecurityError"); }});'

@@ -286,7 +286,7 @@ function showTable() {
     const cells = [
       make("span", { className: `dot ${colourOfState(now.state)}`, textContent: now.state.toLowerCase() }),
       now.fps.toFixed(1), now.queue, percentiles(now.wait_ms), percentiles(now.process_ms), `${now.busy_percent.toFixed(0)} %`,
-      make("span", { className: now.dropped_per_s ? "lost" : "", textContent: lost || "–" }),
+      make("span", { className: now.dropped_per_s ? "losing" : "", textContent: lost || "–" }),
       `${now.cpu_percent.toFixed(0)} %`, `${now.memory_mb.toFixed(0)} MB`,
     ];
     cells.forEach((cell, i) => row.cells[i + 1].replaceChildren(cell));
