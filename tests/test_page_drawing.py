@@ -1,5 +1,6 @@
 """What the page draws, and where: the labels of the faces, and the graph."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,19 @@ def test_what_forks_and_joins_stands_in_the_middle(page: Page) -> None:
     assert np.diff(places).min() >= 150, "nodes do not overlap"
     assert nodes["source"]["x"] == pytest.approx(np.mean(places), abs=2)
     assert nodes["end"]["x"] == pytest.approx(np.mean(places), abs=2)
+
+
+def test_the_text_of_an_edge_is_not_covered_by_the_nodes_that_it_passes(page: Page) -> None:
+    chain = ["camera detector", "detector landmarks", "landmarks web"]
+    nodes, edges = laid_out(page, *chain, "camera landmarks", "camera web")
+    script = "({ Diagram }) => new Diagram(document.getElementById('diagram')).update(...%s)"
+    drawn = [{"from": a, "to": b, "text": "30/s \u2212999", "title": ""} for a, b in map(str.split, edges)]
+    page.imported("diagram.js", script % json.dumps([{name: {"line": ""} for name in nodes}, drawn]))
+    boxes = "(all) => all.map((one) => one.getBBox()).map(({ x, y, width, height }) => [x, y, x + width, y + height])"
+    texts = page.page.eval_on_selector_all("#diagram .edge text", boxes)
+    assert len(texts) == len(edges)
+    for box in page.page.eval_on_selector_all("#diagram .node rect", boxes):
+        assert not any(overlap(text, box) for text in texts)
 
 
 def test_edges_leave_and_enter_a_node_side_by_side_in_the_order_in_which_they_go_on(page: Page) -> None:

@@ -1,7 +1,7 @@
 // The graph as a picture: nodes in layers from the sources to the sinks (Sugiyama, Tagawa and Toda 1981).
 
 const NODE = { width: 136, height: 46, gap: 18 };
-const LANE = 26; // room for an edge that passes a layer by
+const LANE = 42; // room for an edge that passes a layer by, and for its text between two nodes
 const LAYER = 92; // from one layer to the next
 const DOCK = 22; // between the ends of two edges at a node
 const LEAST_SCALE = 0.6; // of a graph that has no room: its text can still be read, and the rest is scrolled to
