@@ -60,6 +60,12 @@ def test_a_label_gives_way_and_says_less_where_there_is_no_room(page: Page) -> N
     assert arranged(page, [[190, 150, 230, 190], *walls])[0][0] == "#0"
 
 
+def test_a_label_larger_than_the_picture_says_less_or_nothing(page: Page) -> None:
+    face = [10, 10, 20, 20]
+    assert [text for text, _ in arranged(page, [face], width=80)] == ["#0  97 %"]
+    assert arranged(page, [face], width=20) == arranged(page, [face], height=15) == []
+
+
 # ---------------------------------------------------------------- the graph
 
 

@@ -18,8 +18,9 @@ export function arrange(labels, size, width, height, measure) {
   return placed;
 }
 
-// Where a label may lie in the picture: above and below its face, at last on its upper rim.
+// Where a label may lie in the picture: above and below its face, at last on its upper rim; nowhere if it is larger.
 function places([x0, y0, x1, y1], [wide, high], gap, width, height) {
+  if (wide > width || high > height) return [];
   const at = (x, y) => {
     const left = Math.max(0, Math.min(x, width - wide)), top = Math.max(0, Math.min(y, height - high));
     return [left, top, left + wide, top + high];
