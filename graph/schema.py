@@ -88,6 +88,7 @@ def read_shape(document: Document) -> tuple[GraphModel, set[str]]:
 def json_schema(nodes: Mapping[str, type[Node]]) -> dict[str, Any]:
     """Return the JSON Schema of a graph file for editors, with the settings and inputs of the given node types."""
     schema: dict[str, Any] = GraphModel.model_json_schema()
+    schema["properties"]["nodes"]["additionalProperties"] = False  # pydantic says only what a node of a good name holds
     node = schema["$defs"]["NodeModel"]
     node["properties"]["type"]["anyOf"] = [{"enum": sorted(nodes)}, {"pattern": "^.+:.+$"}]
     node["allOf"] = [

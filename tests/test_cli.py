@@ -15,6 +15,7 @@ import pytest
 import run_graph
 from graph import Frame, Input, Node, Output, cli, setting
 from graph.catalog import comments
+from graph.schema import NAME
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -249,6 +250,9 @@ def test_schema_knows_the_settings_of_our_nodes(capsys: pytest.CaptureFixture[st
     rules = {rule["if"]["properties"]["type"]["const"]: rule["then"] for rule in schema["$defs"]["NodeModel"]["allOf"]}
     width = rules["nodes.source:TestSource"]["properties"]["settings"]["properties"]["width"]
     assert width == {"type": "integer", "minimum": 16, "maximum": 7680, "default": 1280, "description": "pixels"}
+    nodes = schema["properties"]["nodes"]
+    assert list(nodes["patternProperties"]) == [f"^{NAME}$"]
+    assert nodes["additionalProperties"] is False, "a node of another name is an error in an editor, too"
 
 
 def test_warning_goes_to_stderr_and_names_the_line(folder: Path) -> None:
