@@ -1,5 +1,6 @@
 """Frames into a folder of pictures."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,9 @@ class RecordImages(Node):
         }[self.format]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as exc:
+            in_the_way = next(path for path in (self._folder, *self._folder.parents) if os.path.lexists(path))
+            raise ConfigError(f"cannot write to {self._folder}: {in_the_way} is not a folder") from exc
         except OSError as exc:
             raise ConfigError(f"{self._folder} cannot be made a folder: {exc.strerror}") from exc
 

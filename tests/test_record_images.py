@@ -22,10 +22,18 @@ def test_every_third_frame_by_its_number(tmp_path: Path, kind: str) -> None:
     assert image is not None and image.shape == (8, 12, 3) and abs(int(image.mean()) - 30) < 4
 
 
-def test_a_file_in_the_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["a", "a/b/c", "nowhere", "nowhere/b"])
+def test_what_is_in_the_way_of_the_folder_is_told(tmp_path: Path, folder: str) -> None:
     (tmp_path / "a").touch()
-    with pytest.raises(ConfigError, match="cannot be made a folder: File exists"):
-        run_node(RecordImages(folder=str(tmp_path / "a")), frame=frames(1))
+    (tmp_path / "nowhere").symlink_to("what/is/not/there")
+    in_the_way = tmp_path / folder.partition("/")[0]
+    with pytest.raises(ConfigError, match=f"^cannot write to {tmp_path / folder}: {in_the_way} is not a folder$"):
+        run_node(RecordImages(folder=str(tmp_path / folder)), frame=frames(1))
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"aaa cannot be made a folder: File name too long$"):
+        run_node(RecordImages(folder=str(tmp_path / ("a" * 300))), frame=frames(1))
 
 
 def test_a_picture_that_the_format_cannot_hold_is_told(tmp_path: Path) -> None:
