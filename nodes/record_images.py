@@ -1,7 +1,9 @@
 """Frames into a folder of pictures."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 import cv2
@@ -24,7 +26,7 @@ class RecordImages(Node):
         return [Path(self.folder).expanduser()]
 
     def open(self) -> None:
-        """Make the folder; raises ConfigError if that cannot be."""
+        """Make the folder; raises ConfigError if that cannot be, or nothing can be written there."""
         self._count = -1
         self._folder = Path(self.folder).expanduser().absolute()
         self._flags = {
@@ -34,11 +36,12 @@ class RecordImages(Node):
         }[self.format]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self._folder).close()
         except (FileExistsError, NotADirectoryError) as exc:
             in_the_way = next(path for path in (self._folder, *self._folder.parents) if os.path.lexists(path))
             raise ConfigError(f"cannot write to {self._folder}: {in_the_way} is not a folder") from exc
         except OSError as exc:
-            raise ConfigError(f"{self._folder} cannot be made a folder: {exc.strerror}") from exc
+            raise ConfigError(f"cannot write to {self._folder}: {exc.strerror}") from exc
 
     def process(self, frame: Frame) -> None:
         """Write one picture, under another name first: what is there under its number is whole."""
@@ -55,5 +58,6 @@ class RecordImages(Node):
             unfinished.write_bytes(data.tobytes())
             unfinished.replace(path)
         except OSError as exc:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):  # where it could not even be begun, as on a disk that has become read-only
+                unfinished.unlink()
             raise NodeError(f"{path}: {exc.strerror}") from exc

@@ -7,6 +7,7 @@ import pytest
 from graph import ConfigError, Frame, Header, NodeError
 from graph.testing import run_node
 from nodes.record_images import RecordImages
+from tests.accidents import full_disk
 
 
 def frames(count: int) -> list[Frame]:
@@ -31,9 +32,23 @@ def test_what_is_in_the_way_of_the_folder_is_told(tmp_path: Path, folder: str) -
         run_node(RecordImages(folder=str(tmp_path / folder)), frame=frames(1))
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"aaa cannot be made a folder: File name too long$"):
-        run_node(RecordImages(folder=str(tmp_path / ("a" * 300))), frame=frames(1))
+def test_a_folder_that_cannot_be_made_or_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^cannot write to .*/aaa+: File name too long$"):
+        run_node(RecordImages(folder=str(tmp_path / ("a" * 300))), frame=[])
+    with pytest.raises(ConfigError, match=r"^cannot write to /proc/self: No such file or directory$"):
+        run_node(RecordImages(folder="/proc/self"), frame=[])
+
+
+def test_a_full_disk_is_an_error_that_names_the_picture_and_leaves_no_part_of_it(tmp_path: Path) -> None:
+    with full_disk(100), pytest.raises(NodeError, match=r"/00000005\.jpg: File too large$"):
+        run_node(RecordImages(folder=str(tmp_path)), frame=frames(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_begun_is_told(tmp_path: Path) -> None:
+    (tmp_path / "00000005.part").mkdir()
+    with pytest.raises(NodeError, match=r"/00000005\.jpg: Is a directory$"):
+        run_node(RecordImages(folder=str(tmp_path)), frame=frames(1))
 
 
 def test_a_picture_that_the_format_cannot_hold_is_told(tmp_path: Path) -> None:
