@@ -57,6 +57,16 @@ def test_the_first_label_has_the_first_choice(monkeypatch: pytest.MonkeyPatch) -
     assert first[3] < face[1] and second[1] > face[3]
 
 
+def test_the_words_are_written_on_the_panel_beside_a_strip_of_the_colour_of_the_face() -> None:
+    image = np.full((100, 200, 3), 128, np.uint8)
+    WRITER.panel(image, ["#12   97 %", "eyes closed"], (20, 10, 120, 40), 12, (90, 90, 250))
+    ground, first, second = (image[rows, 28:118].max(axis=2) for rows in (slice(10, 13), slice(13, 24), slice(26, 40)))
+    assert ground.max() < 80, "dim"
+    assert first.max() > 230 > second.max() > 180, "the first line is brighter"
+    assert (image[10:40, 20] == (90, 90, 250)).all()
+    assert (image[:, :20] == 128).all() and (image[:, 120:] == 128).all()
+
+
 def test_a_label_larger_than_the_picture_says_less_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     face = (10.0, 10.0, 20.0, 20.0)
     short, shortest = WRITER.extent(["#12   97 %"], 12), WRITER.extent(["#12"], 12)
