@@ -1,5 +1,6 @@
 """Drawings of a running graph, from what it says of itself."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,10 @@ def test_mermaid_of_a_running_graph(stats: dict[str, Any]) -> None:
 
 
 def test_a_drawing_for_every_change_of_state_but_not_for_steps_taken_together(
-    tmp_path: Path, stats: dict[str, Any]
+    tmp_path: Path, stats: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seconds = count(100.0, 0.25)
+    monkeypatch.setattr("graph.draw.time.monotonic", lambda: next(seconds))
     drawings = StateDrawings(tmp_path, SPEC)
     for graph, camera, copy in (
         ("STARTING", "NULL", "NULL"),
@@ -72,10 +75,10 @@ def test_a_drawing_for_every_change_of_state_but_not_for_steps_taken_together(
     ):
         drawings.note(graph, {"camera": camera, "copy": copy}, lambda: stats)
     found = sorted(path.name for path in tmp_path.iterdir())
-    assert [(name[:3], name.partition("s-")[2]) for name in found] == [
-        ("000", "g-STARTING.dot"),
-        ("001", "camera-READY.dot"),
-        ("002", "copy-READY.dot"),
-        ("003", "g-PLAYING.dot"),
-        ("004", "copy-FAILED.dot"),
+    assert found == [
+        "000-0.250s-g-STARTING.dot",
+        "001-0.500s-camera-READY.dot",
+        "002-0.750s-copy-READY.dot",
+        "003-1.000s-g-PLAYING.dot",
+        "004-1.250s-copy-FAILED.dot",
     ]
