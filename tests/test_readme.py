@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,7 +15,9 @@ from graph.cli import app
 from graph.spec import load_class
 from graph.testing import run_node
 from nodes.record import COLUMNS
+from nodes.source import read_picture
 from tests.graphs import ROOT
+from tests.portrait import LANDMARKS
 
 MANUALS = [ROOT / "README.md", ROOT / "graph/README.md", ROOT / "training/README.md"]
 
@@ -98,6 +101,20 @@ def test_blur_node() -> None:
     blurred = run_node(class_in(MANUALS[1], "Blur", Node)(sigma=1.0), frame=[Frame(image=picture)])["blurred"]
     assert isinstance(blurred[0], Frame)
     assert 0 < blurred[0].image[10, 11, 0] < blurred[0].image[10, 10, 0] < 255
+
+
+def test_without_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    portrait = read_picture("")
+    cv2.imwrite(str(tmp_path / "group.jpg"), np.hstack([portrait, np.rot90(portrait, 2)]))
+    monkeypatch.chdir(tmp_path)
+    [block] = [code for code in re.findall(r"```python\n(.*?)```", text(MANUALS[0]), re.DOTALL) if "FaceModel" in code]
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    upright, hanging = sorted(names["faces"].landmarks.tolist(), key=lambda face: face[30])
+    width = portrait.shape[1]
+    assert np.abs(np.array(upright) - LANDMARKS).mean() < 5
+    assert np.abs(np.array(hanging) - ((2 * width - 1, len(portrait) - 1) - LANDMARKS)).mean() < 5
+    assert (names["faces"].scores > 0.5).all()
 
 
 def test_gaze_message() -> None:
