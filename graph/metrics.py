@@ -137,7 +137,6 @@ class Meter:
         self._used = 0  # bytes of it
         self._trace: list[NDArray[np.int64]] = []
         self._trace_length = 0
-        self._trace_lost = 0
         self._histograms = {name: Histogram() for name in ("wait", "process", "publish", "age")}
         self._said: Counter[str] = Counter()
         self._drops: Counter[str] = Counter()
@@ -246,9 +245,8 @@ class Meter:
 
     def _take_trace(self) -> dict[str, Any]:
         rows = b"".join(batch.astype("<i8").tobytes() for batch in self._trace)
-        taken = {"trace": rows, "trace_lost": self._trace_lost}
-        self._trace, self._trace_length, self._trace_lost = [], 0, 0
-        return taken
+        self._trace, self._trace_length = [], 0
+        return {"trace": rows}
 
     def _fold(self) -> None:
         """Move the collected rows into the histograms and the trace."""
@@ -272,7 +270,6 @@ class Meter:
         kept = rows[: TRACE_LIMIT - self._trace_length].copy()
         self._trace.append(kept)
         self._trace_length += len(kept)
-        self._trace_lost += len(rows) - len(kept)
 
 
 def trace_rows(snapshot: dict[str, Any]) -> NDArray[np.int64]:

@@ -51,7 +51,6 @@ class NodeProfile:
         self.name = spec.name
         self.type = spec.type
         self.restarts = 0  # how often it got a new process, which may not have measured anything yet
-        self.trace_lost = 0
         self._processes: list[_Process] = []
         self._trace: list[NDArray[np.int64]] = []
         self._trace_length = 0
@@ -64,15 +63,13 @@ class NodeProfile:
         self._keep_trace(snapshot)
 
     def _keep_trace(self, snapshot: dict[str, Any]) -> None:
-        self.trace_lost += snapshot.get("trace_lost", 0)
         rows = trace_rows(snapshot)
         if not len(rows):
             return
         self._trace.append(rows)
         self._trace_length += len(rows)
-        while self._trace_length > 2 * TRACE_FRAMES and self._trace_length - len(self._trace[0]) >= TRACE_FRAMES:
-            self._trace_length -= len(self._trace[0])
-            self.trace_lost += len(self._trace.pop(0))
+        while self._trace_length - len(self._trace[0]) >= TRACE_FRAMES:
+            self._trace_length -= len(self._trace.pop(0))
 
     @property
     def _snapshots(self) -> list[dict[str, Any]]:
