@@ -351,6 +351,7 @@ def test_trace_has_every_part_of_every_frame_and_follows_it():
         assert followed == [(f"publish {seq}", f"process {seq}") for seq in range(20)]
     assert ("slow.faces -> window.faces", "process 3", "process 3") in flows  # publishing took no time
     assert not [flow for flow in flows if flow[0] == "camera.frame -> logger.frame"]  # hold
+    assert len({event["id"] for event in events if event["ph"] == "s"}) == len(flows)
 
 
 def test_an_arrow_leaves_before_it_arrives_though_publishing_goes_on():
@@ -363,14 +364,14 @@ def test_an_arrow_leaves_before_it_arrives_though_publishing_goes_on():
 
 def test_frames_that_wait_together_lie_on_tracks_of_their_own():
     profile, all_meters = Profile(graph_spec()), meters()
-    for seq in range(6):  # all six arrive at once
+    for seq in range(chrome_trace.TRACKS + 9):  # all arrive at once, more than there are tracks for
         all_meters["slow"].frame(seq, T0, T0 + seq * MS, T0 + (seq + 1) * MS, T0 + (seq + 1) * MS, T0)
     take(profile, all_meters)
     events = list(chrome_trace.events(profile))
     slices, flows = replay(events)
     waits = [e for group in slices.values() for e in group if e["cat"] == "wait"]
-    assert [e["dur"] for e in waits] == [1000, 2000, 3000, 4000, 5000]
-    assert len({e["tid"] for e in waits}) == 5
+    assert [e["dur"] for e in waits] == [1000 * (1 + place) for place in range(chrome_trace.TRACKS - 1)]
+    assert {e["tid"] - e["pid"] for e in waits} == {*range(1, chrome_trace.TRACKS)}
     assert flows == []
 
 
