@@ -1,5 +1,4 @@
 import json
-from collections import defaultdict
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from graph import chrome_trace, latency_plot
 from graph.metrics import Meter
-from graph.profile import TRACE_FRAMES, Profile, flow_order, format_report
+from graph.profile import Profile, flow_order, format_report
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 MS = 1_000_000
@@ -280,6 +279,18 @@ def test_the_picture_shows_the_parts_to_scale(tmp_path):
     assert max(way) - min(columns_of(picture, latency_plot.COLOURS["publish"])) == pytest.approx(10 * publish, rel=0.1)
 
 
+def test_the_picture_begins_before_the_capture_but_gives_a_long_wait_for_it_no_more_than_a_quarter():
+    def limits(wait_ms):
+        meter, profile = Meter(trace=False), Profile(graph_spec())
+        meter.frame(0, T0 - wait_ms * MS, T0, T0 + 9 * MS, T0 + 9 * MS, T0)
+        profile.take("camera", meter.snapshot())
+        return latency_plot.figure_of(profile).axes[0].get_xlim()
+
+    (left, right), (left_of_long, right_of_long) = limits(2), limits(200)
+    assert -2.5 < left <= -2 and right > 9
+    assert right_of_long == right and left_of_long == pytest.approx(-right / 3)
+
+
 @pytest.mark.parametrize("frames", [0, 200_000])
 def test_no_two_texts_of_the_picture_overlap_and_none_is_cut(frames):
     """Many nodes with long names, and a day's frames dropped before each of them."""
@@ -304,98 +315,3 @@ def test_no_two_texts_of_the_picture_overlap_and_none_is_cut(frames):
 def test_the_picture_of_next_to_nothing(tmp_path, frames):
     played(frames=frames).write(tmp_path)
     assert imread(tmp_path / "latency.png").shape[1] == 1400
-
-
-def replay(events):
-    """Do with a trace what Perfetto's importer does; return slices by track and (edge, slice left, slice entered)."""
-    processes_of_thread = defaultdict(set)
-    for event in events:
-        processes_of_thread[event["tid"]].add(event["pid"])
-    assert all(len(pids) == 1 for pids in processes_of_thread.values())  # thread ids are global
-    open_slices, slices, left, flows = defaultdict(list), defaultdict(list), {}, []
-    for event in sorted((e for e in events if e["ph"] != "M"), key=lambda e: e["ts"]):
-        track = open_slices[event["tid"]]
-        if event["ph"] == "X":
-            while track and track[-1]["ts"] + track[-1]["dur"] <= event["ts"]:
-                track.pop()
-            assert not track, f"{event} overlaps {track[-1]}"
-            track.append(event)
-            slices[event["pid"]].append(event)
-            continue
-        enclosing = track[-1]
-        assert enclosing["ts"] <= event["ts"] <= enclosing["ts"] + enclosing["dur"]
-        key = (event["id"], event["cat"], event["name"])
-        if event["ph"] == "s":
-            assert key not in left
-            left[key] = enclosing["name"]
-        else:
-            assert event["ph"] == "f" and event["bp"] == "e"
-            flows.append((event["name"], left.pop(key), enclosing["name"]))
-    assert not left, "arrows that end nowhere"
-    return slices, flows
-
-
-def names_of(events):
-    return {e["pid"]: e["args"]["name"] for e in events if e["ph"] == "M" and e["name"] == "process_name"}
-
-
-def test_trace_has_every_part_of_every_frame_and_follows_it():
-    events = list(chrome_trace.events(played(frames=20)))
-    slices, flows = replay(events)
-    by_name = {name: slices[pid] for pid, name in names_of(events).items()}
-    camera = [(e["name"], e["ts"], e["dur"]) for e in by_name["camera"][:2]]
-    assert camera == [("process 0", 0, 3000), ("publish 0", 3000, 1000)]
-    assert {e["name"]: e["dur"] for e in by_name["slow"]}["wait 19"] == 3000
-    for edge in ("camera.frame -> slow.frame", "camera.frame -> window.frame"):
-        followed = [flow[1:] for flow in flows if flow[0] == edge]
-        assert followed == [(f"publish {seq}", f"process {seq}") for seq in range(20)]
-    assert ("slow.faces -> window.faces", "process 3", "process 3") in flows  # publishing took no time
-    assert not [flow for flow in flows if flow[0] == "camera.frame -> logger.frame"]  # hold
-    assert len({event["id"] for event in events if event["ph"] == "s"}) == len(flows)
-
-
-def test_an_arrow_leaves_before_it_arrives_though_publishing_goes_on():
-    profile, all_meters = Profile(graph_spec()), meters()
-    all_meters["camera"].frame(0, T0, T0, T0 + MS, T0 + 5 * MS, T0)
-    all_meters["slow"].frame(0, T0 + MS, T0 + MS, T0 + 2 * MS, T0 + 2 * MS, T0)
-    take(profile, all_meters)
-    assert replay(list(chrome_trace.events(profile)))[1] == [("camera.frame -> slow.frame", "publish 0", "process 0")]
-
-
-def test_frames_that_wait_together_lie_on_tracks_of_their_own():
-    profile, all_meters = Profile(graph_spec()), meters()
-    for seq in range(chrome_trace.TRACKS + 9):  # all arrive at once, more than there are tracks for
-        all_meters["slow"].frame(seq, T0, T0 + seq * MS, T0 + (seq + 1) * MS, T0 + (seq + 1) * MS, T0)
-    take(profile, all_meters)
-    events = list(chrome_trace.events(profile))
-    slices, flows = replay(events)
-    waits = [e for group in slices.values() for e in group if e["cat"] == "wait"]
-    assert [e["dur"] for e in waits] == [1000 * (1 + place) for place in range(chrome_trace.TRACKS - 1)]
-    assert {e["tid"] - e["pid"] for e in waits} == {*range(1, chrome_trace.TRACKS)}
-    assert flows == []
-
-
-def test_slices_do_not_overlap_when_times_are_no_whole_microseconds():
-    profile, all_meters = Profile(graph_spec()), meters()
-    times = [T0 + 1001 * index + index * index % 7 for index in range(400)]
-    for seq, (start, end) in enumerate(pairwise(times)):
-        all_meters["camera"].frame(seq, start, start, (start + end) // 2, end, start)
-        all_meters["slow"].frame(seq, end, end, end, end, start)
-    take(profile, all_meters)
-    _, flows = replay(list(chrome_trace.events(profile)))
-    assert len(flows) == 399
-    assert all(left.split()[1] == entered.split()[1] for _, left, entered in flows)
-
-
-def test_only_the_newest_frames_are_traced(tmp_path):
-    profile, all_meters = Profile(graph_spec()), meters()
-    for start in range(0, 4 * TRACE_FRAMES, 1000):
-        for seq in range(start, start + 1000):
-            t = T0 + seq * 1000
-            all_meters["slow"].frame(seq, t, t, t + 500, t + 500, t)
-        take(profile, all_meters)
-    trace = profile.nodes["slow"].trace()
-    assert trace[:, 0].tolist() == list(range(3 * TRACE_FRAMES, 4 * TRACE_FRAMES))
-    path = tmp_path / "trace.json"
-    chrome_trace.write(profile, path)
-    assert json.loads(path.read_text())["otherData"]["frames_left_out"]["slow"] == 3 * TRACE_FRAMES
