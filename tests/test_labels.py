@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nodes._labels import Box, Label, Writer, overlap, places, shortened
+from nodes._labels import Box, Label, Writer, overlap, places, shortened, text_size
 
 SIZE = (640, 360)
 WRITER = Writer()
@@ -19,6 +19,13 @@ def panels(labels: list[Label], monkeypatch: pytest.MonkeyPatch, size: tuple[int
 
 def label(face: Box, *lines: str) -> Label:
     return Label(lines or ("#12   97 %", "eyes closed"), face, 12, (90, 90, 250))
+
+
+@pytest.mark.parametrize(
+    ("face", "height", "size"), [(50, 480, 10), (100, 480, 12), (300, 480, 13), (20, 2160, 30), (2000, 2160, 57)]
+)
+def test_text_grows_with_the_face_as_far_as_the_picture_has_the_room(face: float, height: int, size: int) -> None:
+    assert text_size(face, height) == size
 
 
 def test_a_label_stands_above_its_face_and_below_one_at_the_upper_rim(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,10 +54,25 @@ def test_json_lines(tmp_path: Path) -> None:
     assert face["blinks"] == 4
 
 
-def test_numbers_are_short(tmp_path: Path) -> None:
-    text = record_faces(tmp_path / "faces.jsonl", [some_faces(0, 3)])
-    assert max(len(number.partition(".")[2]) for number in text.replace("]", ",").split(",") if "." in number) < 10
-    assert len(text) < 3 * 2000
+def digits(numbers: Any) -> int:
+    """Return the most digits behind the point of numbers as they are written, in a list, table, or list of lists."""
+    if isinstance(numbers, str):
+        return len(numbers.partition(".")[2])
+    return max(map(digits, numbers.values() if isinstance(numbers, dict) else numbers))
+
+
+def test_pixels_and_degrees_have_two_digits_pts_six_the_others_four(tmp_path: Path) -> None:
+    text = record_faces(tmp_path / "faces.jsonl", [some_faces(1, 9)])
+    line = json.loads(text, parse_float=str)
+    faces = {name: [face[name] for face in line["faces"]] for name in line["faces"][0]}
+    assert digits(line["pts"]) == 6
+    assert {digits(faces[name]) for name in ("box", "landmarks", "spread", "pose")} == {2}
+    assert {digits(faces[name]) for name in ("score", "states", "openness")} == {4}
+    assert len(text) < 9 * 2000
+    table = list(csv.DictReader(record_faces(tmp_path / "faces.csv", [some_faces(1, 9)]).splitlines()))
+    told = {"pts": 6, **dict.fromkeys(("seq", "epoch", "id", "blinks"), 0)}
+    told |= dict.fromkeys(("score", *STATES, *OPENNESS), 4)
+    assert {name: digits([row[name] for row in table]) for name in COLUMNS} == dict.fromkeys(COLUMNS, 2) | told
 
 
 def test_csv(tmp_path: Path) -> None:
