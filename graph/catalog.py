@@ -19,11 +19,14 @@ from rich.text import Text
 from graph.errors import ConfigError
 from graph.node import Input, Node, Output
 from graph.settings import Setting, settings_of
-from graph.spec import import_module, node_classes
+from graph.spec import import_module, load_class, node_classes
+
+REPLAY = "graph.replay:Replay"
+"""The node that the runtime brings itself."""
 
 
 def find_nodes(package: str) -> tuple[dict[str, type[Node]], dict[str, str]]:
-    """Return the nodes in the modules of a package by type, and why modules could not be imported by name."""
+    """Return the nodes in the modules of a package, and Replay, by type; and why modules could not be imported."""
     found: dict[str, type[Node]] = {}
     failed: dict[str, str] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
@@ -35,7 +38,7 @@ def find_nodes(package: str) -> tuple[dict[str, type[Node]], dict[str, str]]:
             failed[info.name] = str(exc)
         else:
             found |= {f"{info.name}:{name}": class_ for name, class_ in classes.items()}
-    return found, failed
+    return found | {REPLAY: load_class(REPLAY)}, failed
 
 
 def comments(node: type[Node]) -> dict[str, str]:

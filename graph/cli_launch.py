@@ -40,14 +40,11 @@ def launch(
     from graph.catalog import find_nodes
     from graph.config import read
     from graph.document import Document, to_yaml
-    from graph.in_place import REPLAY
     from graph.launch import graph_of
     from graph.passwords import redact
-    from graph.spec import load_class
 
     log_to_terminal(log)
-    types = find_nodes(PACKAGE)[0] | {REPLAY: load_class(REPLAY)}
-    data = graph_of(line, types, name)
+    data = graph_of(line, find_nodes(PACKAGE)[0], name)
     document = Document(Path("launch"), to_yaml(data))
     for node, said in data["nodes"].items():
         document.override(("nodes", node), said, f"launch: {node}")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graph.catalog import REPLAY
 from graph.config import is_a
 from graph.document import Document
 from graph.errors import ConfigError
@@ -11,7 +12,6 @@ from graph.node import Output
 from graph.schema import choices
 from graph.spec import load_class
 
-REPLAY = "graph.replay:Replay"
 Settings = Mapping[str, Any]
 
 

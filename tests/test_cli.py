@@ -181,7 +181,7 @@ def test_own_file_goes_before_the_checkout(folder: Path, capsys: pytest.CaptureF
 def test_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["nodes"]) == 0
     said = capsys.readouterr().out
-    for type_ in ("nodes.source:TestSource", "nodes.detect:FaceDetector", "nodes.smooth:Smooth"):
+    for type_ in ("nodes.source:TestSource", "nodes.detect:FaceDetector", "nodes.smooth:Smooth", "graph.replay:Replay"):
         assert type_ in said
 
 
@@ -252,6 +252,7 @@ def test_schema_knows_the_settings_of_our_nodes(capsys: pytest.CaptureFixture[st
     assert width == {"type": "integer", "minimum": 16, "maximum": 7680, "default": 1280, "description": "pixels"}
     nodes = schema["properties"]["nodes"]
     assert list(nodes["patternProperties"]) == [f"^{NAME}$"]
+    assert "speed" in rules["graph.replay:Replay"]["properties"]["settings"]["properties"]
     assert nodes["additionalProperties"] is False, "a node of another name is an error in an editor, too"
 
 
