@@ -113,6 +113,14 @@ def test_benchmark_patterns_change_from_frame_to_frame(pattern: str) -> None:
     assert all(len(truth.transforms) == 0 for truth in out["truth"])
 
 
+def test_noise_has_all_levels_alike_and_a_plain_frame_the_level_of_its_number() -> None:
+    for frame in shown(pattern="noise")["frame"]:
+        levels = np.bincount(frame.image.ravel(), minlength=256)
+        assert levels.min() > 0.8 * levels.mean() and levels.max() < 1.2 * levels.mean()
+    for number, frame in enumerate(shown(pattern="plain")["frame"]):
+        assert (frame.image == number).all()
+
+
 def test_the_picture_may_leave_the_frame() -> None:
     out = shown(pan=2.0, motion="triangle", period=1.0, frames=8, fps=8.0)
     assert len(out["frame"]) == 8
