@@ -130,6 +130,13 @@ def test_a_small_face_is_not_hidden_by_its_points_and_words() -> None:
     assert changed(drawn(asleep, style="points")).sum() > 68
 
 
+def test_lines_have_dark_rims_but_not_on_a_small_face_which_they_would_hide() -> None:
+    for scale, darkest in ((0.8, range(90)), (0.3, range(105, 111))):
+        found = faces(LANDMARKS[None] * np.float32(scale))
+        for settings in ({"style": "contours"}, {"box": True}, {"pose": "axes"}):
+            assert drawn(found, **settings).max(axis=2).min() in darkest, settings
+
+
 def test_tracks_have_their_own_colours() -> None:
     assert len({track_color(i) for i in range(len(PALETTE))}) == len(PALETTE)
     assert track_color(3) == track_color(3 + len(PALETTE))
