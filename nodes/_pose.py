@@ -52,6 +52,10 @@ NEAREST, WIDEST = 150.0, 10.0
 """No head is taken to be nearer than its own size, in millimetres, where a camera does not see the whole of it; points
 so many focal lengths apart are no head's."""
 
+WIDEST_FOV = 120.0
+"""Largest angle of view in degrees: up to it, poses of true points are right to 3. Beyond, a flat picture draws heads
+near its rim out so far that the steps below end elsewhere (at 160 one in five is off by over 5)."""
+
 
 def camera_matrix(width: int, height: int, fov: float) -> NDArray[np.float64]:
     """Return the (3, 3) matrix of a pinhole camera with square pixels that looks at the centre of the picture.

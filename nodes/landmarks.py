@@ -25,7 +25,7 @@ from nodes._geometry import (
     landmark_roll,
     to_input,
 )
-from nodes._pose import camera_matrix, head_pose
+from nodes._pose import WIDEST_FOV, camera_matrix, head_pose
 from nodes._scene import Scene
 from nodes._tracks import Look, Tracks, apart
 
@@ -97,11 +97,11 @@ class LandmarkModel:
         may be wrong by 30 degrees (`roll_of_points` knows it from a detector's points). Row i of the result belongs to
         box i; ids are the row numbers, scores the probability that there is a face. Coordinates are pixels of `image`;
         `fov` is the camera's angle of view across the longer side in degrees, which the pose needs.
-        Raises ValueError for wrong shapes, an unknown kind, and a `fov` that no flat picture has.
+        Raises ValueError for wrong shapes, an unknown kind, and a `fov` beyond `WIDEST_FOV`.
         """
         check_picture(image)
-        if not 0 < fov < 180:
-            raise ValueError(f"fov: expected degrees between 0 and 180, found {fov}")
+        if not 0 < fov <= WIDEST_FOV:
+            raise ValueError(f"fov: expected degrees over 0 and up to {WIDEST_FOV:.0f}, found {fov}")
         boxes = as_boxes(boxes)
         rolls = as_rolls(roll, len(boxes))
         rough = known(kind, "kind", ("detector", "landmarks")) == "detector"
@@ -221,7 +221,7 @@ class Landmarks(Node):
 
     presence: float = setting(0.5, minimum=0.0, maximum=1.0)  # least probability of a face
     patience: float = setting(1.0, minimum=0.0)  # seconds a face keeps its id out of sight, or undetected
-    fov: float = setting(FOV, minimum=1.0, maximum=170.0, changeable=True)  # degrees seen across the longer side
+    fov: float = setting(FOV, minimum=1.0, maximum=WIDEST_FOV, changeable=True)  # degrees seen across the longer side
     model: str = ""  # path of a network file, with or without suffix, or landmarks-large; empty: the released one
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch

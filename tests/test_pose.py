@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nodes._pose import RIGID, angles, camera_matrix, head_pose
+from nodes._pose import RIGID, WIDEST_FOV, angles, camera_matrix, head_pose
 
 CAMERA = camera_matrix(1280, 720, fov=60)
 
@@ -76,6 +76,17 @@ def test_the_angle_of_view_matters_as_it_should() -> None:
     face = project((0, 0, 0), (300, 0, 500), wide)[None]
     assert np.abs(head_pose(face, wide)).max() < 0.5
     assert np.abs(head_pose(face, narrow)).max() > 5
+
+
+def test_heads_anywhere_in_the_widest_picture() -> None:
+    rng = np.random.default_rng(3)
+    camera = camera_matrix(1280, 720, WIDEST_FOV)
+    poses = rng.uniform([-25, -50, -45], [25, 50, 45], (300, 3))
+    middles = rng.uniform([0, 0], [1280, 720], (300, 2))
+    depths = rng.uniform(300, 1500, (300, 1))
+    places = np.concatenate(((middles - camera[:2, 2]) / camera[0, 0], np.ones((300, 1))), 1) * depths
+    faces = np.array([project(tuple(pose), tuple(place), camera) for pose, place in zip(poses, places, strict=True)])
+    assert np.abs(head_pose(faces, camera) - poses).max() < 3
 
 
 @pytest.mark.parametrize("millimetres", [2e4, 1e5])
