@@ -79,6 +79,10 @@ def read_plain(folder: Path, person: Callable[[str], str]) -> Read:
 def read_300vw(clip: Path, person: str) -> Read:
     """Read one clip of 300-VW: a video, and annot/000001.pts for its first frame and so on; it shows `person`."""
     video = next(path for path in sorted(clip.iterdir()) if path.suffix.lower() in VIDEOS)
+    try:
+        str(video).encode()
+    except UnicodeEncodeError:  # OpenCV would end the process
+        return [], [f"{video}: a video whose path is not UTF-8 cannot be read; give it another one"]
     capture = cv2.VideoCapture(str(video))
     frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     capture.release()

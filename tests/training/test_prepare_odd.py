@@ -84,6 +84,14 @@ def test_names_in_another_encoding_are_read_like_all_others(tmp_path: Path,
     assert len(cache_crops(read_folder(folder, "own")[0], tmp_path / "cache")[0]) == 2
 
 
+def test_a_video_whose_path_is_in_another_encoding_is_a_fault(tmp_path: Path) -> None:
+    video = tmp_path / "300VW" / os.fsdecode(b"Fr\xfchling") / "vid.avi"
+    (video.parent / "annot").mkdir(parents=True)
+    video.write_bytes(b"")
+    assert found_in(tmp_path)["300VW"].faults == [
+        f"{video}: a video whose path is not UTF-8 cannot be read; give it another one"]
+
+
 def test_names_in_brackets_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path / "data" / "mine [v2]", 2)
     text(tmp_path / "data" / "mine [v2]" / "[x].pts", "")
