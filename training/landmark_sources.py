@@ -24,7 +24,7 @@ def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]
         training += [s for s, out in zip(samples, held, strict=True) if not out and source.weight > 0]
         logger.info("%s: %d faces, %d held out", name, len(samples), sum(held))
     if not training:
-        raise SettingsError("settings.sources: every source is held out or has weight 0; nothing to train on")
+        raise SettingsError("settings.sources: every source is empty, held out or of weight 0; nothing to train on")
     return training, validation
 
 

@@ -161,6 +161,12 @@ def test_held_out_faces_that_cannot_be_used_are_listed(tmp_path: Path, caplog: p
         LandmarkTask(settings)
 
 
+def test_a_folder_without_faces_is_told(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SettingsError, match=r"settings\.sources: every source is empty, held out or of weight 0"):
+        LandmarkTask(LandmarkSettings.model_validate({"data": tmp_path, "sources": {"own": {"folder": "none"}}}))
+
+
 def test_run_in_batches_is_run_at_once(task: LandmarkTask) -> None:
     task.settings = task.settings.model_copy(update={"network": "vote"})
     network = task.network().eval()
