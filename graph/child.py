@@ -10,6 +10,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from graph.job import Job
 from graph.spec import NodeSpec, build
@@ -55,6 +56,7 @@ class Child:
     dismissed: bool = False
     quiet_told: bool = False
     endings: deque[float] = field(default_factory=deque)  # CLOCK_MONOTONIC s; after each it was to be started again
+    untold: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)  # for a process that cannot hear it yet
     start_again_at: float | None = None
     restart_by: float | None = None  # when a process that was asked to end, to be started again, is killed
 
@@ -86,6 +88,7 @@ class Child:
             self.process.stdin.write(job.to_wire())
             self.process.stdin.flush()
         self.state, self.heard, self.done = "NULL", time.monotonic(), False
+        self.untold.clear()
 
     def back_off(self) -> float | None:
         """Return how many seconds to wait before a node that ended by itself is started again; None: too often."""
@@ -130,6 +133,12 @@ class Child:
         if quiet and not self.quiet_told:
             logger.warning("%s has not been heard of for %.0f s", self.spec.name, silent_s)
         self.quiet_told = quiet
+
+    def tell_of_failure(self, said: dict[str, Any]) -> None:
+        """Log the error with which a node says that it ends."""
+        self.failure_told, self.hopeless = True, bool(said["hopeless"])
+        trace = "".join(f"\n    {line}" for line in said["trace"].splitlines())
+        logger.error("%s failed %s: %s%s", self.spec.name, said["where"], said["text"], trace)
 
     def describe_death(self, code: int) -> str:
         """Return what an exit code tells of a process that said nothing."""

@@ -160,10 +160,8 @@ class Supervisor:
         elif kind == "linked":
             self._enter(child, "LINKED")
         elif kind == "error":
-            child.failure_told = True
-            child.hopeless = bool(said["hopeless"])
+            child.tell_of_failure(said)
             self.wrong_config |= bool(said["wrong_config"])
-            logger.error("%s failed %s: %s%s", name, said["where"], said["text"], _indent(said["trace"]))
         elif kind == "finish":
             logger.info("%s asks the graph to finish", name)
             self._finish()
@@ -177,13 +175,16 @@ class Supervisor:
     def _enter(self, child: Child, state: str) -> None:
         child.state = state
         logger.debug("%s is %s", child.spec.name, state)
+        while child.untold:
+            kind, content = child.untold.popleft()
+            self.tell(child, kind, **content)
         if state == "READY" and self.linking:
             self._join(child)
         if self.played is not None:
             if state == "LINKED":
-                self.tell(child, "play")
                 if self.paused and child.spec.name in self.roots():
                     self.tell(child, "pause", ticket=0)
+                self.tell(child, "play")
             if state == "PLAYING":
                 self.service.playing(child.spec.name)
 
@@ -359,9 +360,11 @@ class Supervisor:
     def _interrupt(self, number: int, frame: Any) -> None:
         self.interrupts += 1
 
-    def tell(self, child: Child, kind: str | None, /, **content: Any) -> None:
-        """Send a word to a node that runs."""
-        if kind is not None and child.running:
+    def tell(self, child: Child, kind: str, /, **content: Any) -> None:
+        """Send a word to a node that runs, as soon as it can hear it: when it is READY."""
+        if child.running and child.state == "NULL":
+            child.untold.append((kind, content))
+        elif child.running:
             self.bus.tell(child.spec.name, kind, **content)
 
     def _tell_all(self, kind: str, **content: Any) -> None:
@@ -390,7 +393,3 @@ class Supervisor:
         playing_s = 0.0 if self.played is None else time.monotonic() - self.played
         about = {"graph": self.spec.name, "state": self.state, "playing_s": round(playing_s, 1)}
         return about | self.reports.now.summary(self.states(), restarts)
-
-
-def _indent(trace: str) -> str:
-    return "".join(f"\n    {line}" for line in trace.splitlines())

@@ -154,6 +154,9 @@ class Worker:
         self.control.watch_source(self._abandon)
         try:
             while not self.finishing:
+                if self.paused:
+                    self._rest()
+                    continue
                 start = time.monotonic_ns()
                 self.seq += 1
                 try:
@@ -167,8 +170,6 @@ class Worker:
                 header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
                 self._publish(outputs, header, start, hop)
                 self._obey_all()
-                while self.paused and not self.finishing:
-                    self._rest()
         finally:
             self.control.watch_source(None)
             frames.close()

@@ -1,13 +1,15 @@
 """A node that is started again: to those that send to it, it is slow meanwhile, and its edges do as they say."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 
-from graph import Frame, attach
+from graph import ConfigError, Frame, attach
 from graph.receiver import Receiver
 from graph.spec import EdgeSpec
 from tests.conftest import PATIENCE_S, eventually
@@ -189,6 +191,54 @@ def test_two_neighbours_that_die_together_miss_only_what_they_had(tmp_path: Path
     seqs = [row[0] for row in rows(out)]
     assert seqs == sorted(set(seqs)) and seqs[-1] == 999
     assert 1000 - len(seqs) <= 2 * (8 + 4) + 8  # under way to each of them and waiting behind it
+
+
+def has_process(graph: Graph, name: str) -> bool:
+    """Whether a node's process runs, or has begun to."""
+    with contextlib.suppress(AssertionError, psutil.Error, IndexError):
+        return bool(graph.node(name).pid)
+    return False
+
+
+def line(**settings: Any) -> dict[str, Any]:
+    """source -> copy -> write, where all are started again; `settings` are copy's."""
+    nodes = {
+        "source": node("Source", frames=100_000, pause=0.01),
+        "copy": node("Copy", {"frame": "source.frame"}, **settings),
+        "write": node("Write", {"frame": "copy.copied"}),
+    }
+    return {"name": "line", "nodes": {name: about | {"restart": "on_failure"} for name, about in nodes.items()}}
+
+
+@pytest.mark.slow
+def test_a_setting_is_kept_until_the_process_that_is_just_starting_can_hear_of_it(tmp_path: Path) -> None:
+    with Graph(tmp_path, line(load=1.0)) as graph:
+        with attach("line", wait=PATIENCE_S) as g:
+            wait_for_rows(tmp_path / "out.jsonl", 5)
+            graph.node("copy").kill()
+            assert eventually(lambda: "copy: starting again" in graph.text() and has_process(graph, "copy"))
+            with contextlib.suppress(ConfigError):  # it takes longer than one waits
+                g.set("copy.pause", 0.02)
+            assert eventually(lambda: g.spec()["nodes"]["copy"]["settings"]["pause"]["value"] == 0.02)
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+
+
+@pytest.mark.slow
+def test_a_source_that_is_started_again_while_the_graph_is_paused_gives_nothing(tmp_path: Path) -> None:
+    def came() -> bool:
+        return any(row[1] == 1 for row in rows(tmp_path / "out.jsonl"))
+
+    with Graph(tmp_path, line()) as graph:
+        with attach("line", wait=PATIENCE_S) as g:
+            wait_for_rows(tmp_path / "out.jsonl", 5)
+            g.pause()
+            g.restart("source")
+            assert not eventually(came, seconds=1.0)
+            g.resume()
+            assert eventually(came)
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
 
 
 @pytest.mark.slow
