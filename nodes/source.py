@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import ConfigError, Frame, Header, Message, Node, Output, array, setting
+from nodes._pacer import Pacer
 
 Image = NDArray[Any]  # (H, W, 3) uint8 BGR
 Motion = Literal["still", "sine", "triangle", "stop_and_go"]
@@ -152,11 +153,6 @@ def read_picture(path: str) -> Image:
     return picture
 
 
-def wait_until(moment: float) -> None:
-    """Sleep until `moment` on the monotonic clock; not at all if it has passed."""
-    time.sleep(max(0.0, moment - time.monotonic()))
-
-
 class TestSource(Node):
     """Show a picture that pans, zooms, turns and jumps along a known path, or plain and noise frames for benchmarks.
 
@@ -206,18 +202,18 @@ class TestSource(Node):
 
     def process(self) -> Iterator[dict[str, Message]]:
         """Yield frames with the truth about them."""
-        start, lead, index = time.monotonic(), 0.0, 0
+        pacer, lead, index = Pacer(fps=self.fps), 0.0, 0
         while not self.frames or index < self.frames:
             pts = index / self.fps
             if self.paced:  # a camera's work on a frame comes just before it, and not beside that of the graph
-                wait_until(start + pts - lead)
+                pacer.wait(pts - lead)
             begun = time.monotonic()
             transforms = self.transforms(pts)
             image = self.empty((self.height, self.width, 3))
             self._fill(image, index, transforms)
             lead = max(PAINTING * (time.monotonic() - begun), lead * FORGOTTEN)
             if self.paced:
-                wait_until(start + pts)
+                pacer.wait(pts)
             header = Header(pts=pts)
             yield {
                 "frame": Frame(header=header, image=image),
