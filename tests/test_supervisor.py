@@ -246,7 +246,6 @@ def test_a_source_that_is_always_started_again_and_soon_ends_has_failed(tmp_path
     with Graph(tmp_path, config) as graph:
         assert graph.wait() == 1
         assert "source: started again 5 times within 60 s; giving up" in graph.text()
-    assert len({row[1] for row in rows(tmp_path / "out.jsonl")}) == 6  # epochs
 
 
 def test_duration(tmp_path: Path) -> None:
