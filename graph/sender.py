@@ -111,6 +111,10 @@ class Sender:
         """Say whether an edge of the graph itself is still open."""
         return any(link.own for link in list(self._links.values()))
 
+    def all_taken(self) -> bool:
+        """Say whether the nodes of this graph have taken all that was published for them."""
+        return not any(link.own and (link.queue or link.credits < link.window) for link in list(self._links.values()))
+
     def expect(self, edges: Iterable[EdgeSpec]) -> None:
         """Take nodes of this graph, which read from the process before this one, for slow until they have said hello.
 

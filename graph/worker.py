@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Worker:
             code = self._report_failure(exc)
         self.phase = "close"
         try:
-            self._close(goes_on=self._will_start_again(failed=code != 0))
+            self._close(goes_on=self._will_start_again(failed=code != 0), in_order=not (code or self.leaving))
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - likewise
             code = self._report_failure(exc)
         self._leave(code)
@@ -184,7 +185,7 @@ class Worker:
             return
         logger.warning("process() did not come back after the end was asked for; ending the stream without close()")
         self.sender.end()
-        self._drain()
+        self._drain(self.sender.idle)
         self.sender.close()
         self.control.say("done", code=0)
         self.control.last_words()
@@ -316,8 +317,8 @@ class Worker:
         always = restart == "always" and not self.job.edges  # whoever has inputs ends with them
         return not self.finish_asked and (self.leaving or always or (failed and restart != "never"))
 
-    def _close(self, goes_on: bool) -> None:
-        """Close the node, say end of stream unless it goes on in another process, and wait until all is taken."""
+    def _close(self, goes_on: bool, in_order: bool) -> None:
+        """Close the node; say end of stream, unless it goes on in another process; and wait until all is taken."""
         try:
             if hasattr(self, "node"):
                 self.node.close()
@@ -325,12 +326,14 @@ class Worker:
             self.inputs.close(again=goes_on)
             if hasattr(self, "sender") and not goes_on:
                 self.sender.end()
-                self._drain()
+                self._drain(self.sender.idle)
+            elif hasattr(self, "sender") and in_order:
+                self._drain(self.sender.all_taken)
 
-    def _drain(self) -> None:
+    def _drain(self, drained: Callable[[], bool]) -> None:
         self.meter.state("DRAINING", time.monotonic_ns())
         farewell = time.monotonic() + FAREWELL_S
-        while not self.sender.idle():
+        while not drained():
             self.sender.wait(100)
             if time.monotonic() > farewell and not self.sender.has_consumers_of_this_graph():
                 return
