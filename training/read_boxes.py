@@ -1,5 +1,7 @@
 """Readers of pictures with face boxes as their authors publish them; faults are listed, what is left is read.
 
+A picture with a face of which the place cannot be read is left out: the face would be learnt as background.
+
 Every reader takes one set's folder and returns its pictures and one line per fault. Boxes and points count pixels from
 0, at their centres: a box of the pixels 3 to 5 reaches from 2.5 to 5.5. Points are eyes, nose and mouth corners, image
 left first, NaN where a face has none. WIDER FACE's own text format is read by `faces_data.read_wider`.
@@ -26,6 +28,7 @@ class _Faces:
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     ignored: list[bool] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
+    readable: bool = True  # all of them
 
     def add(self, box: tuple[float, float, float, float], points: np.ndarray | None, ignored: bool, place: str,
             faults: list[str]) -> None:
@@ -58,7 +61,7 @@ def read_retinaface(labels: Path) -> Read:
     for number, row in rows:
         place = f"{labels}:{number}"
         if row.startswith("#"):
-            if name and path.is_file():
+            if name and path.is_file() and faces.readable:
                 pictures.append(faces.picture(path, name))
             name, faces = row[1:].strip(), _Faces()
             path = labels.parent / "images" / name
@@ -69,7 +72,8 @@ def read_retinaface(labels: Path) -> Read:
                 values = [float(word) for word in row.split()]
                 x, y, w, h = values[:4]
             except ValueError:
-                faults.append(f"{place}: expected 'x y w h ...', found {row[:60]!r}")
+                faults.append(f"{place}: expected 'x y w h ...', found {row[:60]!r}; {name} is left out")
+                faces.readable = False
                 continue
             faces.add((x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5), _triples(values[4:19]), False, place, faults)
     return pictures, faults
@@ -108,11 +112,13 @@ def read_voc(root: Path) -> Read:
             try:
                 x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{edge}", "")) for edge in VOC_EDGES)
             except ValueError:
-                faults.append(f"{path}: an object without the four numbers of a bndbox")
+                faults.append(f"{path}: an object without the four numbers of a bndbox; its picture is left out")
+                faces.readable = False
                 continue
             difficult = (thing.findtext("difficult") or "0").strip() == "1"
             faces.add((x0 - 1.5, y0 - 1.5, x1 - 0.5, y1 - 0.5), None, difficult, str(path), faults)
-        pictures.append(faces.picture(found[name], found[name].relative_to(images).as_posix()))
+        if faces.readable:
+            pictures.append(faces.picture(found[name], found[name].relative_to(images).as_posix()))
     return pictures, sorted(faults)
 
 
@@ -147,12 +153,15 @@ def read_yolo(root: Path) -> Read:
             except ValueError:
                 numbers = np.zeros(0, np.float32)
             if row.strip() and len(numbers) not in (5, 15, 20):
-                faults.append(f"{text}:{number}: expected 5, 15 or 20 numbers, found {row[:60]!r}")
+                faults.append(f"{text}:{number}: expected 5, 15 or 20 numbers, found {row[:60]!r}; "
+                              f"{path.name} is left out")
+                faces.readable = False
             elif row.strip():
                 centre, half = numbers[1:3] * sides - 0.5, numbers[3:5] * sides / 2
                 box = (*(centre - half).tolist(), *(centre + half).tolist())
                 faces.add(box, _shares(numbers[5:], sides), False, f"{text}:{number}", faults)
-        pictures.append(faces.picture(path, path.relative_to(images).as_posix()))
+        if faces.readable:
+            pictures.append(faces.picture(path, path.relative_to(images).as_posix()))
     return pictures, faults
 
 

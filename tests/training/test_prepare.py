@@ -117,50 +117,54 @@ def test_wflw_points_become_the_68_nearest(tmp_path: Path) -> None:
 def test_retinaface_boxes_and_points(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a" / "1.jpg")
     five = " ".join(f"{i}.0 {i + 1}.0 0.0" for i in range(5))
-    (tmp_path / "label.txt").write_text(f"# a/1.jpg\n10 20 5 6 {five} 0.9\n1 2 3 4 {'-1 -1 -1 ' * 5}0.1\n1 1 0 0\nx\n"
-                                        "# a/2.jpg\n1 2 3 4\n")
+    picture(tmp_path / "images" / "a" / "3.jpg")
+    (tmp_path / "label.txt").write_text(f"# a/1.jpg\n10 20 5 6 {five} 0.9\n1 2 3 4 {'-1 -1 -1 ' * 5}0.1\n1 1 0 0\n"
+                                        "# a/3.jpg\n1 2 3 4\nx\n# a/2.jpg\n1 2 3 4\n")
     (found,), faults = read_boxes.read_retinaface(tmp_path / "label.txt")
     assert found.boxes.tolist() == [[9.5, 19.5, 14.5, 25.5], [0.5, 1.5, 3.5, 5.5]]
     assert found.points is not None
     assert found.points[0].tolist() == [[i, i + 1] for i in range(5)]
     assert np.isnan(found.points[1]).all()
-    for fault, text in zip(faults, ("label.txt:4: box without area", "label.txt:5: expected 'x y w h",
-                                    "label.txt:6: no picture"), strict=True):
+    for fault, text in zip(faults, ("label.txt:4: box without area", "label.txt:7: expected 'x y w h",
+                                    "label.txt:8: no picture"), strict=True):
         assert text in fault
 
 
 def test_voc_edges_count_from_one(tmp_path: Path) -> None:
-    for name in ("a", "b", "d"):
+    for name in ("a", "b", "d", "e"):
         picture(tmp_path / "JPEGImages" / f"{name}.jpg")
     (tmp_path / "Annotations").mkdir()
     box = "<bndbox><xmin>3</xmin><ymin>4</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>"
     things = (f"<object><name>face</name><difficult>1</difficult>{box}</object>"
-              f"<object><name>dog</name>{box}</object><object><name>face_mask</name></object>")
+              f"<object><name>dog</name>{box}</object>")
     (tmp_path / "Annotations" / "a.xml").write_text(f"<annotation>{things}</annotation>")
     (tmp_path / "Annotations" / "b.xml").write_text("<annotation>")
     (tmp_path / "Annotations" / "c.xml").write_text("<annotation></annotation>")
+    masked = f"<annotation>{things}<object><name>face_mask</name></object></annotation>"
+    (tmp_path / "Annotations" / "e.xml").write_text(masked)
     (found,), faults = read_boxes.read_voc(tmp_path)
     assert found.boxes.tolist() == [[1.5, 2.5, 4.5, 8.5]]  # the pixels 2 to 4 and 3 to 8
     assert found.ignored.tolist() == [True]
-    texts = ("without the four numbers", "not XML", "no picture c", "d.jpg: no d.xml")
+    texts = ("not XML", "no picture c", "e.xml: an object without the four numbers", "d.jpg: no d.xml")
     for fault, text in zip(faults, texts, strict=True):
         assert text in fault
 
 
 def test_yolo_shares_become_pixels(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    for name in ("a", "b", "d"):
         picture(tmp_path / "images" / "train" / f"{name}.jpg")  # 120 x 120
     labels = tmp_path / "labels" / "train"
     labels.mkdir(parents=True)
     seen = " ".join(["0.5 0.25 2"] * 5)
-    (labels / "a.txt").write_text(f"0 0.5 0.5 0.5 0.25 {seen}\n0 0.5 0.5\n")
+    (labels / "a.txt").write_text(f"0 0.5 0.5 0.5 0.25 {seen}\n")
+    (labels / "d.txt").write_text("0 0.5 0.5 0.5 0.25\n0 0.1 0.1 0.1 0.2 0.2 0.2\n")  # an outline
     (labels / "c.txt").write_text("")
     (a, b), faults = read_boxes.read_yolo(tmp_path)
     assert a.boxes.tolist() == [[29.5, 44.5, 89.5, 74.5]]
     assert a.points is not None
     assert a.points[0, 0].tolist() == [59.5, 29.5]
     assert len(b.boxes) == 0
-    assert "c.txt: no picture" in faults[0] and "a.txt:2: expected 5, 15 or 20 numbers" in faults[1]
+    assert "c.txt: no picture" in faults[0] and "d.txt:2: expected 5, 15 or 20 numbers" in faults[1]
 
 
 @pytest.fixture
