@@ -8,6 +8,7 @@ Look inside and change: g.stats(), g.spec(), g.log(), g.set("detector.every", 3)
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -50,7 +51,7 @@ def attach(name: str | None = None, wait: float = 0.0, keys: str | Path | None =
     """
     if not isinstance(name, str | None):
         raise ConfigError(f"a graph named {name!r}: expected its name as a str, an address tcp://HOST:PORT, or None")
-    if not isinstance(wait, int | float):
+    if not isinstance(wait, int | float) or math.isnan(wait):
         raise ConfigError(f"wait={wait!r}: expected a number of seconds")
     if name is not None and is_remote(name):
         return _attach(lambda: RunningGraph(name, Remote(name, keys)), wait)

@@ -1,6 +1,7 @@
 """Streams of a handle as they are used in a notebook: asked for twice, thrown away, taken into another process."""
 
 import copy
+import math
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -61,9 +62,10 @@ def test_what_is_no_name_of_a_graph(name: Any) -> None:
 
 
 def test_what_is_no_time_to_wait_and_no_folder_of_keys() -> None:
-    wait: Any = "5"
-    with pytest.raises(ConfigError, match=r"^wait='5': expected a number of seconds$"):
-        graph.attach("main", wait)
+    wrong: Any
+    for wrong in ("5", math.nan):
+        with pytest.raises(ConfigError, match=rf"^wait={wrong!r}: expected a number of seconds$"):
+            graph.attach("main", wrong)
     keys: Any = ["keys"]
     with pytest.raises(ConfigError, match=r"^keys=\['keys'\]: expected the folder of a client's keys"):
         graph.attach("tcp://127.0.0.1:5555", keys=keys)
