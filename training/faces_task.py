@@ -68,12 +68,14 @@ class FaceTask:
                     len(self.training), len(self.held_out), len(self.backgrounds), len(samples), len(faults))
 
     def network(self) -> nn.Module:
-        """Return a detector to train: fresh, or as the released one of `init`."""
-        network = NETWORKS[self.settings.network]()
+        """Return a detector to train."""
+        return NETWORKS[self.settings.network]()
+
+    def begin(self, network: nn.Module) -> None:
+        """Give it the weights of `init`."""
         if self.settings.init is not None:
             images = self.batch(np.random.default_rng(0), UNFOLDING_SCENES)["image"]
             unfold(network, read_exported(self.settings.init), network_input(images))
-        return network
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw scenes; images are uint8, boxes, points and kinds padded to the most faces of a scene."""

@@ -78,15 +78,15 @@ class LandmarkTask:
         return weights / weights.sum()
 
     def network(self) -> nn.Module:
-        """Return the network that the settings name: fresh, or as the released one of `init`; at times with a tutor."""
-        settings = self.settings
-        network = assembled(settings)
-        starts = [(settings.init, taught), (settings.tutor_init, tutor_of)]
-        for path, part in starts:
+        """Return the network that the settings name, at times with a tutor."""
+        return assembled(self.settings)
+
+    def begin(self, network: nn.Module) -> None:
+        """Give it the weights of `init`, and its tutor those of `tutor_init`."""
+        for path, part in ((self.settings.init, taught), (self.settings.tutor_init, tutor_of)):
             if path is not None:
                 images = self.batch(np.random.default_rng(0), UNFOLDING_CROPS)["image"]
                 unfold(part(network), read_exported(path), network_input(images))
-        return network
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw and augment faces, and some crops without one, for which only presence is learnt.

@@ -52,6 +52,10 @@ class Task(Protocol):
         """Return the network to train, freshly initialised from torch's global generator."""
         ...
 
+    def begin(self, network: nn.Module) -> None:
+        """Give a fresh network the weights from which a run begins, where the settings name released ones."""
+        ...
+
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw one training batch of CPU tensors; `image` is (B, 3, H, W) uint8."""
         ...

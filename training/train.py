@@ -93,8 +93,10 @@ class Run:
                  begun: dict[str, Any] | None) -> None:
         self.task, self.settings, self.folder, self.group = task, settings, folder, group
         self.network = task.network()
-        if settings.init is not None:
-            checkpoint.load_weights(self.network, settings.init)
+        if begun is None:
+            task.begin(self.network)
+            if settings.init is not None:
+                checkpoint.load_weights(self.network, settings.init)
         self.network.to(group.device, memory_format=torch.channels_last)
         self.ema = copy.deepcopy(self.network).eval()
         self.optimiser = make_optimiser(self.network, settings)

@@ -109,6 +109,9 @@ def test_a_run_starts_from_the_averaged_weights_of_another(settings: RunSettings
     slim = more.model_copy(update={"name": "slim", "settings": {**more.settings, "network": "slim"}})
     with pytest.raises(SettingsError, match=r"tiny/last.pt: weights of another network: "):
         train.train(slim, tmp_path)
+    first.unlink()  # a run that has begun goes on without it
+    train.train(more.model_copy(update={"steps": 2}), tmp_path)
+    assert checkpoint.load(tmp_path / "more" / "last.pt")["step"] == 2
 
 
 def losses(folder: Path) -> list[float]:
