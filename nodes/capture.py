@@ -153,6 +153,8 @@ def find(uri: str) -> Path | list[Path]:
 
     Raises ConfigError if there is nothing, with the names that come near, or nothing that may be looked at.
     """
+    if not uri:  # as of a shell's variable that is not set
+        raise ConfigError("uri is empty; expected a file, a folder (. for this one), a webcam or an address")
     if "://" in uri:
         scheme = uri.split("://")[0]  # the rest may hold a password
         raise ConfigError(f"{scheme}:// addresses cannot be read; cameras are read from {', '.join(SCHEMES)}")

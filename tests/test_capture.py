@@ -398,6 +398,11 @@ def test_the_home_of_a_user_who_is_not_there_is_no_folder() -> None:
         find("~nobody-here/clip.mp4")
 
 
+def test_an_empty_uri_is_not_the_working_directory() -> None:
+    with pytest.raises(ConfigError, match=r"^uri is empty; expected a file, a folder \(\. for this one\), a webcam or"):
+        find("")
+
+
 def test_network_addresses_are_refused_without_their_password() -> None:
     with pytest.raises(ConfigError, match="ftp:// addresses cannot be read; cameras are read from rtsp, ") as error:
         captured(uri="ftp://user:secret@host/stream")
