@@ -80,7 +80,6 @@ def test_columns_of_the_csv_file_are_told() -> None:
 
 def test_blink_node(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    closed = np.array([[0.9, 0.8, 0, 0]], np.float32)
     one = {
         "ids": np.array([3]),
         "boxes": np.zeros((1, 4), np.float32),
@@ -88,11 +87,14 @@ def test_blink_node(caplog: pytest.LogCaptureFixture) -> None:
         "landmarks": np.zeros((1, 68, 2), np.float32),
         "spread": np.zeros((1, 68), np.float32),
         "pose": np.zeros((1, 3), np.float32),
+        "states": np.zeros((1, 4), np.float32),
     }
-    open_ = np.zeros((1, 4), np.float32)
     blink = class_in(MANUALS[0], "Blink", Node)()
-    run_node(blink, faces=[Faces(**one, states=s) for s in (open_, closed, closed, open_)])
-    assert [record.message for record in caplog.records] == ["face 3 blinks at 0.03 s"]
+    run_node(blink, faces=[Faces(**one, blinks=np.array([count])) for count in (0, 1, 1, 2)])
+    assert [record.message for record in caplog.records] == [
+        "face 3 blinked at 0.03 s",
+        "face 3 blinked at 0.10 s",
+    ]
 
 
 def test_blur_node() -> None:
