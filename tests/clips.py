@@ -82,3 +82,17 @@ def cut(path: Path, part: float) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
     return path
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    return [number(frame.image) for frame in frames]
+
+
+def times(frames: list[Frame]) -> list[float]:
+    return [round(frame.pts, 3) for frame in frames]
+
+
+def block(frame: Frame) -> tuple[int, int]:
+    """The quarter (row, column) of the frame that the blue block lies in."""
+    y, x = np.nonzero((frame.image[..., 0] > 180) & (frame.image[..., 2] < 90))
+    return int(y.mean() * 2 // frame.image.shape[0]), int(x.mean() * 2 // frame.image.shape[1])

@@ -24,6 +24,7 @@ with joined("cpu") as group:
 def test_the_others_wait_for_a_leader_that_takes_its_time(tmp_path: Path) -> None:
     (tmp_path / "busy.py").write_text(BUSY_LEADER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch += ["--log-dir", str(tmp_path / "torchrun")]  # else they stay in /tmp
     here = os.environ | {"PYTHONPATH": os.getcwd()}  # a script has its own folder on its path
     done = subprocess.run([*launch, tmp_path / "busy.py"], capture_output=True, text=True, timeout=240, env=here)
     assert done.returncode == 0, done.stderr[-2000:]

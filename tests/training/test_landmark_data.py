@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+from nodes._video import PICTURE_SUFFIXES
 from tests.training.faces68 import draw, points68, write_points, write_set
 from training import landmark_data
 from training.landmark_data import MIRROR, states
@@ -99,3 +100,7 @@ def test_backgrounds_that_have_changed_are_cut_anew(tmp_path: Path) -> None:
         cv2.imwrite(str(path), np.full((100, 100, 3), grey, np.uint8))
         os.utime(path, (grey, grey))
         assert (landmark_data.cache_backgrounds([(path, nobody)], tmp_path / "cache", 2) == grey).all()
+
+
+def test_pictures_that_a_graph_takes_can_be_trained_with() -> None:
+    assert {*landmark_data.PICTURES} == PICTURE_SUFFIXES

@@ -124,6 +124,7 @@ def torchrun(settings: RunSettings, folder: Path) -> list[str]:
     folder.mkdir()
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch += ["--log-dir", str(folder / "torchrun")]  # else they stay in /tmp
     return [*launch, "-m", "training.train", str(folder / "tiny.yaml"), "--runs", str(folder)]
 
 

@@ -1,0 +1,218 @@
+"""What cannot be read, or only in part, and how that is told."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+
+from graph import ConfigError, NodeError
+from nodes._video import video_stream
+from nodes.capture import Capture, find
+from tests import clips
+from tests.clips import captured, times
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_a_cut_off_file_gives_what_it_has(tmp_path: Path, name: str, warnings_of: Callable[[], list[str]]) -> None:
+    path = clips.write(tmp_path / name, clips.steady(90), size=(320, 240), movflags="faststart")
+    frames = captured(uri=str(clips.cut(path, 0.5)))
+    assert 5 < len(frames) < 85
+    assert times(frames) == [round(index / 30, 3) for index in range(len(frames))]
+    (warning,) = warnings_of()
+    assert warning.startswith(f"{path} ends at {len(frames) / 30:.2f} s of 3.00 s: the file is cut off; ")
+    assert f"{len(frames)} of 90 frames delivered" in warning or name == "clip.mkv"
+
+
+def test_a_whole_file_gives_no_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
+    for at in (clips.steady(10), [0.0, 0.1, 2.0], [0.0]):
+        captured(uri=str(clips.write(tmp_path / "clip.mp4", at)))
+    assert warnings_of() == []
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.webm", "clip.nut", "clip.mp4", "clip.ts", "clip.flv", "clip.avi"])
+def test_a_whole_file_that_begins_late_gives_no_warning(
+    tmp_path: Path, name: str, b_frames: int, warnings_of: Callable[[], list[str]]
+) -> None:
+    codec = "libvpx" if name == "clip.webm" else "libx264"
+    path = clips.write(tmp_path / name, [5 + at for at in clips.steady(36)], codec=codec, b_frames=b_frames)
+    assert len(captured(uri=str(path))) == 36
+    assert warnings_of() == []
+
+
+def test_a_clip_joined_to_a_later_one_is_not_taken_for_cut_off(
+    tmp_path: Path, warnings_of: Callable[[], list[str]]
+) -> None:
+    later = clips.write(tmp_path / "later.ts", [500 + at for at in clips.steady(10)]).read_bytes()
+    joined = clips.write(tmp_path / "joined.ts", clips.steady(10))
+    joined.write_bytes(joined.read_bytes() + later + joined.read_bytes())
+    assert len(captured(uri=str(joined))) == 30
+    assert warnings_of() == []
+
+
+def test_damage_in_the_middle_is_passed_over(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
+    path = clips.write(tmp_path / "clip.avi", clips.steady(30), codec="mjpeg", size=(160, 120))
+    data = bytearray(path.read_bytes())
+    start = data.find(b"00dc", data.find(b"00dc", len(data) // 3) + 1) + 8
+    data[start : start + 600] = bytes(600)
+    path.write_bytes(data)
+    frames = captured(uri=str(path))
+    assert len(frames) >= 28
+    (warning,) = warnings_of()
+    assert "damaged packets" in warning
+
+
+def test_a_loop_of_a_damaged_file_ends_with_an_error_not_in_circles(tmp_path: Path) -> None:
+    path = clips.write(tmp_path / "clip.mp4", clips.steady(3), movflags="faststart")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.find(b"mdat") + 4])
+    with pytest.raises(NodeError, match="holds no picture that can be decoded"):
+        captured(uri=str(path), loop=True)
+
+
+def sound(path: Path, cover: bool = False) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le" if path.suffix == ".wav" else "mp3", rate=44_100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 2304), np.int16), format="s16", layout="stereo")
+        silence.rate = 44_100
+        for packet in [*stream.encode(silence), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty.mp4": (lambda path: path.touch(), "empty.mp4 is empty (0 bytes)"),
+    "words.mp4": (lambda path: path.write_text("words " * 99), "words.mp4 is neither a video nor a picture that can"),
+    "notes.txt": (lambda path: path.write_text("words " * 99), "notes.txt is a text file, not a video"),
+    "sound.wav": (sound, "sound.wav has no video stream (streams: audio)"),
+    "early.mp4": (
+        lambda path: clips.cut(clips.write(path, clips.steady(30)), 0.5),
+        "early.mp4 is cut off: its index (the moov box) is missing, as in a recording that was never finished",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_not_a_video(tmp_path: Path, name: str) -> None:
+    make, text = FAULTS[name]
+    make(tmp_path / name)
+    with pytest.raises(ConfigError) as error:
+        captured(uri=str(tmp_path / name))
+    assert str(error.value).startswith(str(tmp_path / text.split()[0]))
+    assert text in str(error.value)
+
+
+def test_a_pipe_without_a_video_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"words " * 99,), daemon=True)
+    writer.start()
+    told: list[ConfigError] = []
+
+    def read() -> None:
+        with pytest.raises(ConfigError) as error:
+            captured(uri=str(tmp_path / "pipe"))
+        told.append(error.value)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert told and "pipe is " in str(told[0])
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    cover = clips.write(tmp_path / "cover.mp4", [0.0], codec="mjpeg")
+    song = tmp_path / "song.m4a"
+    with av.open(str(song), "w", format="mp4") as container, av.open(str(cover)) as source:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        stream.disposition = av.stream.Disposition.attached_pic
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    with pytest.raises(ConfigError, match="has no video stream"):
+        captured(uri=str(song))
+
+
+def test_a_tile_of_a_picture_is_not_taken_for_all_of_it() -> None:
+    """As FFmpeg shows the HEIC of an iPhone: a stream for each tile of 512 x 512."""
+    tiles = [SimpleNamespace(disposition=av.stream.Disposition.dependent) for _ in range(48)]
+    container = SimpleNamespace(format=SimpleNamespace(name="mov,mp4"), streams=SimpleNamespace(video=tiles))
+    with pytest.raises(ConfigError, match="is a picture in tiles, as phones write HEIC: save it as JPEG or PNG"):
+        video_stream(container)  # type: ignore[arg-type]
+
+
+def test_a_missing_file_names_the_near_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("holiday.mp4", "other.mp4"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        captured(uri="holidy.mp4")
+    assert str(error.value) == f"no file {tmp_path}/holidy.mp4; did you mean 'holiday.mp4'?"
+    with pytest.raises(ConfigError) as error:
+        captured(uri="x")
+    assert str(error.value) == f"no file {tmp_path}/x; it holds holiday.mp4, other.mp4"
+    with pytest.raises(ConfigError) as error:
+        captured(uri="deep/down/x.mp4")
+    assert (
+        str(error.value)
+        == f"no file {tmp_path}/deep/down/x.mp4: there is no folder {tmp_path}/deep/down, only {tmp_path}"
+    )
+    with pytest.raises(ConfigError, match=r"no file matches .*/\*\.png"):
+        captured(uri="*.png")
+
+
+def test_a_link_to_what_is_gone_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "latest.mp4").symlink_to("gone.mp4")
+    with pytest.raises(ConfigError) as error:
+        find(str(tmp_path / "latest.mp4"))
+    assert str(error.value) == f"no file {tmp_path}/latest.mp4: it is a link to gone.mp4, which is not there"
+
+
+def test_what_may_not_be_looked_at_is_told_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"aaa cannot be looked at: File name too long$"):
+        find(str(tmp_path / ("a" * 300)))
+    assert Capture(uri=f"{tmp_path}/{'a' * 300}*").reads() == [tmp_path]
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        av.error.err_check(-errno.EACCES)
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "clip.mp4").write_bytes(b"others'")
+    monkeypatch.setattr(av, "open", refuse)  # root, who runs the tests in CI, may read everything
+    with pytest.raises(ConfigError, match=r"clip\.mp4 may not be read by this user"):
+        captured(uri=str(tmp_path / "clip.mp4"))
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(ConfigError, match=r"clip\.mp4 cannot be looked at: Permission denied"):
+        captured(uri=str(tmp_path / "clip.mp4"))
+
+
+@pytest.mark.parametrize("uri", ["/dev/stdin", "/dev/fd/63", "/proc/self/fd/0"])
+def test_what_only_the_starting_process_has_open_is_refused(uri: str) -> None:
+    """A node would read what its supervisor tells it, and wait for ever."""
+    with pytest.raises(ConfigError, match=f"{uri} is not handed on to the nodes of a graph: name a pipe, as "):
+        find(uri)
+
+
+def test_the_home_of_a_user_who_is_not_there_is_no_folder() -> None:
+    Capture(uri="~nobody-here/clip.mp4").reads()
+    with pytest.raises(ConfigError, match=r"/~nobody-here/clip\.mp4: there is no folder"):
+        find("~nobody-here/clip.mp4")
+
+
+def test_an_empty_uri_is_not_the_working_directory() -> None:
+    with pytest.raises(ConfigError, match=r"^uri is empty; expected a file, a folder \(\. for this one\), a webcam or"):
+        find("")
+
+
+def test_network_addresses_are_refused_without_their_password() -> None:
+    with pytest.raises(ConfigError, match="ftp:// addresses cannot be read; cameras are read from rtsp, ") as error:
+        captured(uri="ftp://user:secret@host/stream")
+    assert "secret" not in str(error.value)
