@@ -81,6 +81,7 @@ def test_the_heads_of_a_run_with_a_tutor_are_its_pupils(task: LandmarkTask, tmp_
     assert all(torch.equal(found[name], heads[name]) for name in found if name.startswith(("presence.", "states.")))
 
 
+@pytest.mark.slow
 def test_a_released_network_is_gone_on_with(task: LandmarkTask) -> None:
     from nodes._backend import MODELS
 
