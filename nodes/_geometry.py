@@ -98,21 +98,21 @@ def crop(image: Image, matrices: Floats, size: int) -> Image:
     """
     crops = np.empty((len(matrices), size, size, 3), np.uint8)
     for out, matrix in zip(crops, matrices, strict=True):
-        source, matrix = _shrunk(image, matrix, size)
-        cv2.warpAffine(source, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR,
-                       borderMode=cv2.BORDER_CONSTANT, borderValue=(BORDER, BORDER, BORDER))
+        part, matrix = _under(image, matrix, size)
+        # Four channels take OpenCV less than half of the time that three take.
+        turned = cv2.warpAffine(cv2.cvtColor(part, cv2.COLOR_BGR2BGRA), matrix, (size, size), flags=cv2.INTER_LINEAR,
+                                borderMode=cv2.BORDER_CONSTANT, borderValue=(BORDER,) * 4)
+        cv2.cvtColor(turned, cv2.COLOR_BGRA2BGR, dst=out)
     return crops
 
 
-def _shrunk(image: Image, matrix: Floats, size: int) -> tuple[Image, Floats]:
+def _under(image: Image, matrix: Floats, size: int) -> tuple[Image, Floats]:
     """Return the part of the frame under the crop, shrunk to just above its resolution, and the map from it.
 
     Every `stride`-th pixel, then means of 2 x 2: a fifth of the time of means over all pixels, for very large faces.
     """
     stride = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3)) // 2
-    if stride < 1:
-        return image, matrix
-    factor = 2 * stride
+    factor = max(2 * stride, 1)
     x0, y0, x1, y1 = _reach(matrix, size, factor, (image.shape[1], image.shape[0]))
     wide, high = (x1 - x0) // factor, (y1 - y0) // factor
     if wide < 1 or high < 1:
@@ -120,7 +120,8 @@ def _shrunk(image: Image, matrix: Floats, size: int) -> tuple[Image, Floats]:
     part = image[y0 : y0 + high * factor, x0 : x0 + wide * factor]
     if stride > 1:  # much faster than numpy's strides
         part = cv2.resize(part, (2 * wide, 2 * high), interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
-    part = cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    if stride:
+        part = cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     half = stride / 2
     back = np.array([[factor, 0, x0 + half], [0, factor, y0 + half], [0, 0, 1]], np.float32)
     return part, (matrix @ back).astype(np.float32)
@@ -140,9 +141,14 @@ def _reach(matrix: Floats, size: int, more: int, picture: tuple[int, int]) -> tu
 
 def to_input(crops: Image) -> Floats:
     """Return the network input (F, 3, size, size) of BGR crops (F, size, size, 3)."""
-    if not len(crops):
-        return np.empty((0, 3, *crops.shape[1:3]), np.float32)
-    return np.asarray(cv2.dnn.blobFromImages(list(crops), SCALE, mean=(MEAN,) * 3), np.float32)
+    planes = np.empty((len(crops), 3, *crops.shape[1:3]), np.uint8)
+    for one, its in zip(crops, planes, strict=True):
+        cv2.split(one, list(its))
+    if not planes.size:
+        return planes.astype(np.float32)
+    rows = planes.reshape(-1, planes.shape[-1])  # a third of the time of cv2.dnn.blobFromImages
+    scaled = cv2.addWeighted(rows, SCALE, rows, 0, -MEAN * SCALE, dtype=cv2.CV_32F)
+    return np.asarray(scaled, np.float32).reshape(planes.shape)
 
 
 def invert(matrices: Floats) -> Floats:

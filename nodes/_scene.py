@@ -41,7 +41,7 @@ class Scene:
     def cut(self, image: Image) -> bool:
         """Say whether this picture (H, W, 3) shows another scene than the one before; see ANOTHER."""
         now = thumbnail(image)
-        if now.std(axis=(0, 1)).max() < PLAIN:
+        if cv2.meanStdDev(now)[1].max() < PLAIN:
             return False
         before, self._before = self._before, now
         if before is None or cv2.absdiff(before, now).mean() < ANOTHER:

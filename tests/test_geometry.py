@@ -100,7 +100,6 @@ def test_input_is_planar_bgr_from_minus_one_to_one() -> None:
     expected = (crops.transpose(0, 3, 1, 2).astype(np.float64) - 127.5) / 127.5
     assert to_input(crops) == pytest.approx(expected, abs=1e-6)
     assert to_input(crops).dtype == np.float32
-    assert to_input(crops).min() >= -1 and to_input(crops).max() <= 1
 
 
 def test_an_empty_box_does_not_divide_by_zero() -> None:
