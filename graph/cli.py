@@ -67,15 +67,21 @@ def folder(name: str) -> Path:
     return Path(name)
 
 
-Config = Annotated[
-    str,
-    typer.Argument(help="A YAML file; also by its name in configs/, like demo."),
-]
+def seconds(number: float | None) -> float | None:
+    """Return how many seconds an option says. inf is refused, and nan, which older typers let through."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"{number} is no number of seconds that come to an end")
+    return number
+
+
+Config = Annotated[str, typer.Argument(help="A YAML file; also by its name in configs/, like demo.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NODE.SETTING=VALUE", help="Put a setting over the file's; may be repeated."),
 ]
-Duration = Annotated[float | None, typer.Option(metavar="S", min=0.0, help="End the graph after so many seconds.")]
+Duration = Annotated[
+    float | None, typer.Option(metavar="S", min=0.0, callback=seconds, help="End after so many seconds.")
+]
 Profile = Annotated[
     Path | None,
     typer.Option(metavar="DIR", parser=folder, help="Write latency.json, latency.png and trace.json (Perfetto) there."),
@@ -169,7 +175,9 @@ def top(
     name: Name = None,
     once: Annotated[bool, typer.Option("--once", help="Print the table once and end.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything once as JSON, see graph/README.md.")] = False,
-    every: Annotated[float, typer.Option(metavar="S", min=0.1, help="Seconds from one look to the next.")] = 1.0,
+    every: Annotated[
+        float, typer.Option(metavar="S", min=0.1, callback=seconds, help="Seconds from one look to the next.")
+    ] = 1.0,
 ) -> None:
     """Show what a running graph does: rates, queues, times, drops, CPU and memory of every node."""
     from graph.top import as_json, trouble, view, watch

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def record(
     ports: Annotated[list[str], typer.Argument(metavar="[NAME/]NODE.PORT...", help="Outputs of one running graph.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="An .mcap file; it is overwritten.")],
-    duration: Annotated[float | None, typer.Option(metavar="S", min=0.0, help="End after so many seconds.")] = None,
+    duration: Duration = None,
     block: Annotated[
         bool, typer.Option("--block", help="Make the graph wait where the disk is slower, rather than miss frames.")
     ] = False,

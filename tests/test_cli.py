@@ -136,6 +136,23 @@ def test_wrong_arguments_are_exit_code_2(arguments: list[str], capsys: pytest.Ca
     assert "Usage: run_graph.py" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["three.yaml", "--duration"],
+        ["attach", "three.yaml", "--duration"],
+        ["record", "a.b", "-o", "x.mcap", "--duration"],
+        ["top", "--every"],
+    ],
+)
+def test_seconds_that_never_end_or_are_less_than_none(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*arguments, text]) == 2
+    assert f"Invalid value for '{arguments[-1]}'" in capsys.readouterr().err
+
+
 def test_a_comparison_with_a_name_that_no_file_can_have(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compare", "x" * 300, "y"]) == 2
     assert capsys.readouterr().err.endswith(f"File name too long: '{'x' * 300}'\n")
