@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.text import Text
 from graph.config import load
 from graph.errors import ConfigError, GraphError
 from graph.network import is_remote
+from graph.schema import NAME
 from graph.spec import GraphSpec, did_you_mean
 from graph.terminal import Terminal
 
@@ -160,14 +162,14 @@ def draw(
     from graph.draw import spec_of, to_dot, to_mermaid
 
     to_text = to_mermaid if mermaid else to_dot
-    there = rundir.running()
-    if config in there or is_remote(config):
+    there = rundir.running() if re.fullmatch(NAME, config) else None  # a path needs no run folder
+    if is_remote(config) or config in (there or []):
         with running(config) as g:
             typer.echo(to_text(spec_of(g.description), g.stats()), nl=False)
-        return
-    if not _candidates(config):
+    elif there is None or _candidates(config):
+        typer.echo(to_text(_load(config, overrides)), nl=False)
+    else:
         raise ConfigError(f"{_not_found(config)}; graphs running now: {join(there)}")
-    typer.echo(to_text(_load(config, overrides)), nl=False)
 
 
 @app.command()
@@ -369,10 +371,7 @@ def running(name: str | None, wait: float = 0.0) -> "RunningGraph":
 
 def split(place: str) -> tuple[str | None, str]:
     """Return the graph, if one is named or at an address, and what is in it."""
-    if is_remote(place):
-        name, slash, rest = place.rpartition("/")
-        return name, rest
-    name, slash, rest = place.partition("/")
+    name, slash, rest = place.rpartition("/") if is_remote(place) else place.partition("/")
     return (name, rest) if slash else (None, place)
 
 

@@ -235,6 +235,17 @@ def test_draw_dot(capsys: pytest.CaptureFixture[str]) -> None:
     assert said.endswith("}\n")
 
 
+def test_a_file_is_drawn_without_a_run_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FACEGRAPH_RUN_DIR", str(folder / "three.yaml"))
+    assert cli.main(["draw", "three.yaml"]) == 0
+    assert cli.main(["draw", "thre.yaml"]) == 2
+    assert "no config 'thre.yaml'" in capsys.readouterr().err
+    assert cli.main(["draw", "three"]) == 2
+    assert "three.yaml cannot be made" in capsys.readouterr().err, "a graph of that name may run there"
+
+
 def test_draw_mermaid_of_attached_nodes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "more.yaml").write_text(
         "attach: main\nnodes:\n"
