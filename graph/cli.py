@@ -1,4 +1,4 @@
-"""The command line: run a graph, check it, draw it, see what nodes there are, look into a running one."""
+"""The command line: run a graph, draw it, look into a running one and change it; cli_*.py hold the other commands."""
 
 import contextlib
 import enum
@@ -14,9 +14,7 @@ from reprlib import repr as brief  # what was typed may be long
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import Console, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from graph.config import load
@@ -116,7 +114,7 @@ def run(
     log: Log = Level.INFO,
 ) -> None:
     """Run a graph until its sources end, a window is closed, or Ctrl-C."""
-    run_spec(_load(config, overrides, log), duration, profile, log, dot, metrics)
+    run_spec(load_config(config, overrides, log), duration, profile, log, dot, metrics)
 
 
 @app.command()
@@ -129,26 +127,12 @@ def attach(
     log: Log = Level.INFO,
 ) -> None:
     """Add the nodes of a config with `attach: NAME` to the running graph of that name, or at that address."""
-    spec = _load(config, overrides, log)
+    spec = load_config(config, overrides, log)
     if spec.attach is None:
         raise ConfigError(f"{spec.path}: has no `attach: NAME`, the running graph that its nodes are added to")
     if wait:
         running(spec.attach, wait=math.inf).close()
     run_spec(spec, duration, profile, log)
-
-
-@app.command()
-def check(config: Config, overrides: Overrides = None) -> None:
-    """Check a graph without starting it; shows what its edges do."""
-    spec = _load(config, overrides)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-    for title in ("from", "to", "policy", "queue", "join"):
-        table.add_column(title, justify="right" if title == "queue" else "left")
-    for edge in spec.edges:
-        table.add_row(edge.source, edge.target, edge.policy, str(edge.queue), edge.join)
-    out.print(table)
-    out.print()
-    out.print(f"[green]ok[/]  {spec.path}: {spec.name}, {len(spec.nodes)} nodes, {len(spec.edges)} edges")
 
 
 @app.command()
@@ -167,7 +151,7 @@ def draw(
         with running(config) as g:
             typer.echo(to_text(spec_of(g.description), g.stats()), nl=False)
     elif there is None or _candidates(config):
-        typer.echo(to_text(_load(config, overrides)), nl=False)
+        typer.echo(to_text(load_config(config, overrides)), nl=False)
     else:
         raise ConfigError(f"{_not_found(config)}; graphs running now: {join(there)}")
 
@@ -265,7 +249,7 @@ def doctor(
     """Look at what this machine can do, and say what to mend; exit code 1 if something must be."""
     from graph.doctor import as_json, examine, exit_code, report
 
-    found = examine(PACKAGE, None if config is None else _load(config, overrides))
+    found = examine(PACKAGE, None if config is None else load_config(config, overrides))
     typer.echo(as_json(found)) if json else out.print(report(found))
     raise typer.Exit(exit_code(found))
 
@@ -317,7 +301,8 @@ def _places(config: str) -> Iterable[Path]:
     yield CONFIGS / f"{config}.yaml"
 
 
-def _load(config: str, overrides: list[str] | None, log: Level = Level.WARNING) -> GraphSpec:
+def load_config(config: str, overrides: list[str] | None, log: Level = Level.WARNING) -> GraphSpec:
+    """Read and check a config; from here on logs are shown."""
     log_to_terminal(log)
     return load(find_config(config), overrides or [])
 

@@ -4,10 +4,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
+from rich.table import Table
 
-from graph.cli import PACKAGE, app, folder, join, out, print_table
+from graph.cli import PACKAGE, Config, Overrides, app, folder, join, load_config, out, print_table
 from graph.errors import ConfigError
 from graph.spec import did_you_mean, load_class
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None) -> None:
+    """Check a graph without starting it; shows what its edges do."""
+    spec = load_config(config, overrides)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+    for title in ("from", "to", "policy", "queue", "join"):
+        table.add_column(title, justify="right" if title == "queue" else "left")
+    for edge in spec.edges:
+        table.add_row(edge.source, edge.target, edge.policy, str(edge.queue), edge.join)
+    out.print(table)
+    out.print()
+    out.print(f"[green]ok[/]  {spec.path}: {spec.name}, {len(spec.nodes)} nodes, {len(spec.edges)} edges")
 
 
 @app.command()
