@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from json import dumps
 from pathlib import Path
 from reprlib import repr as brief  # what was typed may be long
 from typing import TYPE_CHECKING, Annotated
@@ -215,7 +216,9 @@ def set_(
     if not equals:
         raise ConfigError(f"{setting!r} is not of the form node.setting=value")
     with running(name) as g:
-        out.print(f"{g.name}/{place} = {g.set(place, parse_value(value))}", markup=False)
+        now = g.set(place, parse_value(value))
+        shown = now if isinstance(now, str) else dumps(now)  # spells true and null as YAML does
+        out.print(f"{g.name}/{place} = {shown}", markup=False)
 
 
 @app.command()

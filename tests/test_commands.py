@@ -117,6 +117,7 @@ def pictures(main: Graph, run: Run) -> None:
 def changes(main: Graph, run: Run) -> None:
     assert run("set", "picky.even=8") == "main/picky.even = 8\n"
     assert run("set", "main/picky.token=xyz") == "main/picky.token = ***\n"
+    assert run("set", "picky.ripe=true") == "main/picky.ripe = true\n"
     run("pause")
     assert run("top", "--once").startswith("main  paused")
     before = len(rows(main.folder / "out.jsonl"))

@@ -130,7 +130,7 @@ def changes_settings(g: RunningGraph) -> None:
         ("picky.even", b"2", r"^picky\.even "),
         ("picky.evn", 2, r"^picky has no setting 'evn'; did you mean 'even'\?$"),
         ("piky.even", 2, r"^main has no node 'piky'; did you mean 'picky'\?$"),
-        ("picky.uri", "x", r"^picky\.uri cannot be changed while the graph runs; .* here: even, token, folder$"),
+        ("picky.uri", "x", r"^picky\.uri cannot be changed while the graph runs; .* here: even, token, ripe, folder$"),
         ("write.path", "x", r"^write\.path cannot be changed while the graph runs; changeable here: none$"),
         ("even", 2, r"^'even' is not of the form node\.setting$"),
     ):

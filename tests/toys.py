@@ -253,6 +253,7 @@ class Picky(Node):
 
     even: int = setting(2, minimum=0, maximum=100, changeable=True)  # apples
     token: str = setting("open sesame", changeable=True, secret=True)
+    ripe: bool = setting(False, changeable=True)
     uri: str = "rtsp://user:wonder@host/stream"
     folder: Path = setting(Path("here"), changeable=True)
 
