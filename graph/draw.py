@@ -149,4 +149,4 @@ def _rate(stats: Stats | None, name: str) -> list[str]:
 
 
 def _drops(stats: Stats | None, name: str) -> bool:
-    return stats is not None and stats["edges"].get(name, {}).get("dropped_per_s", 0.0) > 0
+    return stats is not None and bool(stats["edges"].get(name, {}).get("dropped_per_s"))

@@ -134,11 +134,11 @@ class Stats:
             "state": latest.get("state") or state if state == "PLAYING" else state,
             "fps": round(node.rate("frames"), 2),
             "frames": node.count("frames"),
-            "queue": sum(edge["queued"] for edge in before),
+            "queue": _sum(before, "queued"),
             **{f"{what}_ms": node.times_ms(what) for what in ("wait", "process", "publish", "age")},
             "busy_percent": round(node.rates("state_ns").get("PROCESSING", 0.0) / 1e7, 1),
-            "dropped": sum(edge["dropped"] for edge in before),
-            "dropped_per_s": round(sum(edge["dropped_per_s"] for edge in before), 2),
+            "dropped": _sum(before, "dropped"),
+            "dropped_per_s": _sum(before, "dropped_per_s"),
             "unmatched": node.count("unmatched"),
             "cpu_percent": round(100 * node.rate("cpu_s"), 1),
             "memory_mb": 0.0 if state in WITHOUT_PROCESS else round(latest.get("rss_bytes", 0) / 1e6, 1),
@@ -156,10 +156,8 @@ class Stats:
     def _edge(self, name: str, edge: EdgeSpec | None) -> dict[str, Any]:
         source, _, target = name.partition(" -> ")
         sender = self.nodes.get(source.partition(".")[0])
-        foreign = sender is None or (edge is not None and edge.source_graph is not None)
-        if foreign:  # the graph that it comes from measures it
-            return {"from": source, "to": target, **_policy(edge), "rate": None, **_NOTHING}
-        assert sender is not None
+        if sender is None:  # of another graph, which measures it
+            return {"from": source, "to": target, **_policy(edge), **_UNKNOWN}
         latest = sender.latest or {}
         lost = sender.rates("dropped").get(name, 0.0)
         return {
@@ -177,7 +175,13 @@ class Stats:
         return {name: self.nodes[name].times_ms("age") for name in self.spec.sinks()}
 
 
-_NOTHING = {"dropped": 0, "dropped_per_s": 0.0, "queued": 0}
+_UNKNOWN = dict.fromkeys(("rate", "dropped", "dropped_per_s", "queued"))
+
+
+def _sum(edges: list[dict[str, Any]], name: str) -> float | None:
+    """Return a sum over edges; None where one of them comes out of another graph, which alone knows."""
+    values = [edge[name] for edge in edges]
+    return None if None in values else round(sum(values), 2)
 
 
 def _policy(edge: EdgeSpec | None) -> dict[str, Any]:

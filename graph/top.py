@@ -72,7 +72,7 @@ _COLUMNS = (  # each shows a node's name, its stats, and whether it is a live so
     Column("node", lambda row: Text(row[0]), 0, "left", "cyan"),
     Column("state", lambda row: Text(row[1]["state"].lower(), _STATES.get(row[1]["state"], "")), 1, "left", least=10),
     Column("fps", lambda row: f"{row[1]['fps']:.1f}", 0, least=5),
-    Column("queue", lambda row: str(row[1]["queue"]), 8),
+    Column("queue", lambda row: "-" if row[1]["queue"] is None else str(row[1]["queue"]), 8),
     Column("wait ms\np50 / p95", lambda row: _times(row[1]["wait_ms"], "p50", "p95"), 7, least=11),
     Column("process ms\np50 / p95 / p99", lambda row: _times(row[1]["process_ms"]), 2, least=18),
     Column("publish\np50", lambda row: _times(row[1]["publish_ms"], "p50"), 9),
@@ -95,8 +95,8 @@ def _busy(percent: float, live: bool) -> Text:
     return _alarm(f"{percent:.0f}", percent >= BUSY_PERCENT and not live, "bold red")
 
 
-def _per_s(rate: float) -> Text:
-    return _alarm(f"{rate:.1f}", rate > 0, "yellow")
+def _per_s(rate: float | None) -> Text:
+    return Text("-") if rate is None else _alarm(f"{rate:.1f}", rate > 0, "yellow")
 
 
 def _alarm(text: str, raised: bool, style: str) -> Text:

@@ -90,6 +90,16 @@ def test_a_live_source_which_waits_for_its_camera_is_no_alarm(policy: str, alarm
     assert {name for name in nodes if any(name in line for line in red)} == alarming
 
 
+def test_top_does_not_know_what_another_graph_counts() -> None:
+    far = NODE | {"queue": None, "dropped_per_s": None}
+    edge = {"from": "other/eyes.faces", "to": "camera.faces", "policy": "latest", "dropped": None}
+    stats = STATS | {"nodes": {"camera": far}, "edges": {"other/eyes.faces -> camera.faces": edge}}
+    found = lines(top.view(stats, [], 120), 120)
+    assert row(found, "camera").split()[:3] == ["processing", "30.0", "-"]
+    assert row(found, "camera").split()[-4:] == ["95", "-", "101", "1234"]
+    assert "dropped" not in "".join(found)
+
+
 def test_top_tells_what_a_join_let_go() -> None:
     nodes = {"smooth": NODE | {"unmatched": 1234}, "camera": NODE}
     found = [line for line in lines(top.view(STATS | {"nodes": nodes}, [], 160), 160) if "let go" in line]

@@ -24,7 +24,7 @@ def stats() -> dict[str, Any]:
         },
         "edges": {
             EDGES[0].name: lost,
-            EDGES[1].name: {"rate": None, "dropped_per_s": 0.0},
+            EDGES[1].name: {"rate": None, "dropped_per_s": None},
             'camera.frame -> my "eye".frame': {"from": "camera.frame", "to": 'my "eye".frame'} | lost,
         },
     }

@@ -9,8 +9,8 @@ from graph.metrics import Meter
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 from graph.stats import Stats
 
-EDGES = (EdgeSpec("a.x", "b.x"), EdgeSpec("other/c.x", "b.y", "latest", 1, "hold"))
-SPEC = GraphSpec("g", "other", {name: NodeSpec(name, f"tests.toys:{name}") for name in "ab"}, EDGES, "g.yaml")
+EDGES = (EdgeSpec("a.x", "b.x"), EdgeSpec("other/c.x", "c.y", "latest", 1, "hold"))
+SPEC = GraphSpec("g", "other", {name: NodeSpec(name, f"tests.toys:{name}") for name in "abc"}, EDGES, "g.yaml")
 READER = "a.x -> attached"  # somebody who has attached
 EDGE = EDGES[0].name
 S = 10**9
@@ -23,7 +23,7 @@ def heard(meter: Meter, at_s: float, **more: Any) -> dict[str, Any]:
 
 
 def summary(stats: Stats, state: str = "PLAYING") -> dict[str, Any]:
-    return stats.summary(dict.fromkeys("ab", state), {"a": 0, "b": 2})
+    return stats.summary(dict.fromkeys("abc", state), {"a": 0, "b": 2, "c": 0})
 
 
 def test_the_beginning_is_forgotten() -> None:
@@ -57,13 +57,13 @@ def test_edges_with_what_waits_and_is_lost() -> None:
     lost = {"rate": 1.0, "dropped": 6, "dropped_per_s": 3.0, "queued": 3}
     assert found["edges"] == {
         "a.x -> b.x": {"from": "a.x", "to": "b.x", "policy": "block", "queue": 4, "join": "seq"} | lost,
-        "other/c.x -> b.y": {"from": "other/c.x", "to": "b.y", "policy": "latest", "queue": 1, "join": "hold"}
-        | {"rate": None, "dropped": 0, "dropped_per_s": 0.0, "queued": 0},
+        "other/c.x -> c.y": {"from": "other/c.x", "to": "c.y", "policy": "latest", "queue": 1, "join": "hold"}
+        | {"rate": None, "dropped": None, "dropped_per_s": None, "queued": None},
         READER: {"from": "a.x", "to": "attached", "policy": None, "queue": None, "join": None}
         | {"rate": 0.0, "dropped": 10, "dropped_per_s": 5.0, "queued": 1},
     }
-    node = found["nodes"]["b"]
-    assert (node["queue"], node["dropped"], node["dropped_per_s"]) == (3, 6, 3.0)
+    for name, counts in {"a": [0, 0, 0], "b": [3, 6, 3.0], "c": [None] * 3}.items():  # c: the other graph counts
+        assert [found["nodes"][name][key] for key in ("queue", "dropped", "dropped_per_s")] == counts
 
 
 def test_a_node_has_a_state_of_its_own_while_the_graph_plays() -> None:
@@ -83,7 +83,7 @@ def test_the_whole_way_is_that_to_the_ends_of_the_graph() -> None:
     meter.frame(0, 10**9, 10**9, 10**9, 10**9, 10**9 - 20 * 10**6)
     stats.take("b", heard(meter, 1))
     paths = summary(stats)["paths"]
-    assert [*paths] == ["b"] and 19.6 < paths["b"]["p50"] < 20.4
+    assert [*paths] == ["b", "c"] and 19.6 < paths["b"]["p50"] < 20.4
 
 
 def snapshot(

@@ -267,7 +267,7 @@ function showDiagram() {
     line.rate = Math.max(line.rate, edge.rate ?? 0);
     line.dropped += edge.dropped;
     line.losing ||= edge.dropped_per_s > 0;
-    line.titles.push(`${name}: ${edge.policy ?? "its own policy"}, ${edge.queued} of ${edge.queue ?? "?"} waiting, ${edge.dropped} dropped`);
+    line.titles.push(`${name}: ${edge.policy ?? "its own policy"}, ${edge.queued ?? "?"} of ${edge.queue ?? "?"} waiting, ${edge.dropped ?? "?"} dropped`);
     joined.set(`${from} ${to}`, line);
   }
   diagram.update(nodes, [...joined.values()].map((line) => ({
@@ -285,7 +285,7 @@ function showTable() {
     const lost = now.dropped + now.unmatched;
     const cells = [
       make("span", { className: `dot ${colourOfState(now.state)}`, textContent: now.state.toLowerCase() }),
-      now.fps.toFixed(1), now.queue, percentiles(now.wait_ms), percentiles(now.process_ms), `${now.busy_percent.toFixed(0)} %`,
+      now.fps.toFixed(1), now.queue ?? "–", percentiles(now.wait_ms), percentiles(now.process_ms), `${now.busy_percent.toFixed(0)} %`,
       make("span", { className: now.dropped_per_s ? "losing" : "", textContent: lost || "–" }),
       `${now.cpu_percent.toFixed(0)} %`, `${now.memory_mb.toFixed(0)} MB`,
     ];
