@@ -89,7 +89,11 @@ def json_schema(nodes: Mapping[str, type[Node]]) -> dict[str, Any]:
     """Return the JSON Schema of a graph file for editors, with the settings and inputs of the given node types."""
     schema: dict[str, Any] = GraphModel.model_json_schema()
     schema["properties"]["nodes"]["additionalProperties"] = False  # pydantic says only what a node of a good name holds
-    node = schema["$defs"]["NodeModel"]
+    edges, node = schema["properties"]["edges"], schema["$defs"]["NodeModel"]
+    edges["additionalProperties"] = {"anyOf": [edges["additionalProperties"], {"type": "null"}]}
+    for part in (schema, *schema["$defs"].values()):
+        for name in part["properties"].keys() - part.get("required", ()):
+            _let_be_empty(part["properties"][name])
     node["properties"]["type"]["anyOf"] = [{"enum": sorted(nodes)}, {"pattern": "^.+:.+$"}]
     node["allOf"] = [
         {"if": {"properties": {"type": {"const": type_}}}, "then": {"properties": _node_schema(nodes[type_])}}
@@ -114,12 +118,20 @@ def _node_schema(node: type[Node]) -> dict[str, Any]:
     }
 
 
+def _let_be_empty(schema: dict[str, Any]) -> None:
+    """Let a key hold nothing, which `_without_empty` takes for left out."""
+    if "type" in schema:  # else it may already
+        schema["type"] = [schema["type"], "null"]
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
+
+
 def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
     """Return a copy without keys that hold nothing: `settings:` with all of its lines commented out is no error."""
     found: dict[str, Any] = _filled(data)
     for key in ("nodes", "edges"):
         if isinstance(found.get(key), dict):
-            found[key] = {name: _filled(body or {}) for name, body in found[key].items()}
+            found[key] = {name: _filled({} if body is None else body) for name, body in found[key].items()}
     return found
 
 

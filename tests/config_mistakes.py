@@ -41,6 +41,8 @@ CASES = {
     "no type": (SHOW + "  more: {settings: {a: 1}}", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
     "no type in a block": (SHOW + "  more:\n    restart: never", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
     "empty node": (SHOW + "  more:", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
+    "node that is false": (SHOW + "  more: false", ["g.yaml:5: nodes.more: is false, expected a mapping (key: value)"]),
+    "edge that is a list": (SHOW + "edges: {camera.frame -> show.frame: []}", ["g.yaml:5: edges.camera.frame -> show.frame: is [], expected a mapping (key: value)"]),
     "form of the type": (SHOW + "  more: {type: Camera}", ["g.yaml:5: nodes.more.type: type 'Camera' is not of the form module:Class, like nodes.smooth:Smooth"]),
     "type is a number": (SHOW + "  more: {type: 5}", ["g.yaml:5: nodes.more.type: is 5, expected a text"]),
     "module": (SHOW + "  more: {type: 'nodes.smoth:Smooth'}", ["g.yaml:5: nodes.more.type: no module nodes.smoth; did you mean 'nodes.smooth'?"]),

@@ -10,6 +10,7 @@ import yaml
 
 from graph import ConfigError, spec
 from graph.config import JOIN_DEPTH, load
+from graph.schema import json_schema
 from graph.spec import EdgeSpec, GraphSpec, build
 from tests.config_mistakes import CASES
 from tests.config_toys import FACES, SHOW, Camera, errors, good, write
@@ -134,8 +135,32 @@ def test_optional_input_may_be_left_out() -> None:
     assert len(good(SHOW.replace("@Show", "@Render")).edges) == 1
 
 
+EMPTY = (
+    {"name", "attach", "live", "listen", "keys", "edges"},
+    {"settings", "inputs", "restart"},
+    {"policy", "queue", "join"},
+)
+
+
 def test_empty_sections_are_none() -> None:
-    good(SHOW.replace('{type: "@Camera"}', '{type: "@Camera", settings: , inputs: }') + "edges:\nlive:\n")
+    of_graph, of_node, of_edge = ({f"{key}: " for key in sorted(keys)} for keys in EMPTY)
+    text = SHOW.replace("name: g\n", "").replace('"@Camera"', f'"@Camera", {", ".join(of_node)}')
+    good(text + "\n".join(of_graph))
+    good(text + "edges: {camera.frame -> show.frame: }")
+    good(text + f"edges: {{camera.frame -> show.frame: {{{', '.join(of_edge)}}}}}")
+
+
+def test_what_may_be_empty_is_no_mistake_in_editors_either() -> None:
+    schema = json_schema({})
+    parts = [schema, schema["$defs"]["NodeModel"], schema["$defs"]["EdgeModel"]]
+    assert tuple({key for key, said in part["properties"].items() if takes_nothing(said)} for part in parts) == EMPTY
+    assert takes_nothing(schema["properties"]["edges"]["additionalProperties"])
+
+
+def takes_nothing(said: dict[str, Any]) -> bool:
+    if "anyOf" in said:
+        return any(takes_nothing(one) for one in said["anyOf"])
+    return "null" in said.get("type", "") and None in said.get("enum", [None])
 
 
 @pytest.mark.parametrize(
