@@ -95,8 +95,7 @@ def _nothing_fits(document: Document, name: str, node: Mapping[str, Any], record
 
 def _read(nodes: Mapping[str, Any]) -> set[str]:
     """Return the nodes that others read."""
-    inputs = [node.get("inputs") or {} for node in nodes.values()]
-    return {str(source).partition(".")[0] for given in inputs if isinstance(given, dict) for source in given.values()}
+    return {str(source).partition(".")[0] for node in nodes.values() for _, source in _inputs(node)}
 
 
 def _leave_out(document: Document, read_before: set[str]) -> list[str]:

@@ -80,7 +80,7 @@ def graph_of(words: Sequence[str], types: Types, name: str) -> dict[str, Any]:
     `words` is one line, or what a shell has made of one. Raises ConfigError that names the element.
     """
     chains = _chains(_split(words), short_names(types))
-    elements = [[_element(part, types) if _reference(part) is None else part for part in chain] for chain in chains]
+    elements = [[_element(part, types) if not _is_reference(part) else part for part in chain] for chain in chains]
     flat = [element for chain in elements for element in chain if isinstance(element, Element)]
     _name(flat)
     _link(elements, types)
@@ -119,20 +119,18 @@ def _chains(words: Sequence[str], short: Mapping[str, str]) -> list[list[list[st
     return chains
 
 
-def _reference(part: Any) -> tuple[str, str] | None:
-    """Return node and output (or nothing) of `cam.` and `cam.frame`, None for an element."""
-    match = re.fullmatch(r"([A-Za-z_][\w-]*)\.(\w*)", part[0]) if isinstance(part, list) and len(part) == 1 else None
-    return (match[1], match[2]) if match else None
+def _is_reference(words: Sequence[str]) -> bool:
+    """Say whether this is `cam.` or `cam.frame`, and no element."""
+    return len(words) == 1 and re.fullmatch(r"[A-Za-z_][\w-]*\.\w*", words[0]) is not None
 
 
 def _element(words: Sequence[str], types: Types) -> Element:
     """Return an element with what was said of it. Raises ConfigError for what its class does not have."""
-    first = words[0]
-    short, known = short_names(types), dict(types)
+    first, short = words[0], short_names(types)
     type_ = first if ":" in first else short.get(first.replace("-", "_"), "")
     if not type_:
         raise ConfigError(f"launch: no element {first!r}; {_meant(first, short, types)}")
-    class_ = known.get(type_) or load_class(type_)
+    class_ = types.get(type_) or load_class(type_)
     name = _snake(class_.__name__) if ":" in first or first == class_.__name__ else first
     element = Element(shlex.join(words), type_, class_, name)
     for word in words[1:]:
@@ -223,10 +221,8 @@ def _link_input(element: Element, name: str, port: Input, before: Sequence[Port]
     wants = port.type.__name__
     if not fitting:
         if not port.optional:
-            there = [short for type_, short in _givers(types, port)] or ["none"]
-            raise element.fail(
-                f"needs {wants} ({name}), which nothing before it gives; {wants} comes from: {', '.join(there)}"
-            )
+            there = ", ".join(_givers(types, port)) or "none"
+            raise element.fail(f"needs {wants} ({name}), which nothing before it gives; {wants} comes from: {there}")
         if name in element.edges:
             raise element.fail(f"{name} reads nothing: {wants} comes from nothing before it")
         return
@@ -252,11 +248,11 @@ def _nearest(element: Element, name: str, fitting: Sequence[Port]) -> Port:
     return same[0]
 
 
-def _givers(types: Types, port: Input) -> Iterable[tuple[str, str]]:
+def _givers(types: Types, port: Input) -> Iterable[str]:
     short = short_names(types)
     for type_, class_ in types.items():
         if any(is_a(output.type, port.type) for output in class_.outputs.values()):
-            yield type_, _shortest(short, type_)
+            yield _shortest(short, type_)
 
 
 def _outputs(element: Element) -> Mapping[str, Output]:
