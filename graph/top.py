@@ -19,7 +19,6 @@ TROUBLE = 3  # newest warnings and errors shown
 _STATES = {
     "PROCESSING": "green",
     "WAITING": "dim",
-    "IDLE": "dim",
     "DRAINING": "dim",
     "DONE": "dim",
     "BLOCKED": "magenta",

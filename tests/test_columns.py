@@ -68,9 +68,9 @@ def test_the_rate_stays_in_a_terminal_that_is_too_narrow_for_it() -> None:
 
 
 def test_columns_of_top_stay_while_numbers_change() -> None:
-    idle = NODE | {"state": "IDLE", "fps": 0.0, "cpu_percent": 0.0, "memory_mb": 9.0, "wait_ms": None}
+    idle = NODE | {"state": "DONE", "fps": 0.0, "cpu_percent": 0.0, "memory_mb": 9.0, "wait_ms": None}
     found = lines(top.view(STATS | {"nodes": dict.fromkeys(NAMES, idle)}, [], 80), 80)
-    assert row(found, "camera").split() == ["idle", "0.0", "12.3", "/", "45.6", "/", "112", "95", "12.3", "0", "9"]
+    assert row(found, "camera").split() == ["done", "0.0", "12.3", "/", "45.6", "/", "112", "95", "12.3", "0", "9"]
 
 
 @pytest.mark.parametrize(("policy", "alarming"), [("latest", {"landmarks"}), ("block", {"camera", "landmarks"})])

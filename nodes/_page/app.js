@@ -216,7 +216,7 @@ function fillFace(card, face) {
 
 // ---------------------------------------------------------------- graph and numbers
 
-const GOOD = ["PLAYING", "PROCESSING", "WAITING", "IDLE", "DONE"];
+const GOOD = ["PLAYING", "PROCESSING", "WAITING", "DONE"];
 
 function colourOfState(state) {
   if (state === "FAILED") return "bad";
