@@ -34,7 +34,7 @@ class Endpoint:
 
     def __init__(self, port: int, profile: Profile, states: States) -> None:
         """Listen on `port`, 0 for any that is free. Raises ConfigError if it is taken."""
-        registry = CollectorRegistry(auto_describe=False)
+        registry = CollectorRegistry()
         self.lock = threading.Lock()
         """Hold it while the profile changes: the server reads it from threads of its own."""
         registry.register(_Measured(profile, states, self.lock))
@@ -58,10 +58,6 @@ class _Measured(Collector):
         self._profile = profile
         self._states = states
         self._lock = lock
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Return all metrics as they are now."""
