@@ -207,13 +207,13 @@ def change(node: Node, name: str, value: Any) -> str:
     return ""
 
 
-def as_outputs(node: Node | type[Node], result: Any) -> dict[str, Message | None]:
+def as_outputs(node: Node, result: Any) -> dict[str, Message | None]:
     """Turn what `process` returned into one message or None per output.
 
     Raises TypeError for anything else, naming what was found and what the node declares.
     """
     found: dict[str, Any] = {}
-    class_ = node if isinstance(node, type) else type(node)
+    class_ = type(node).__name__
     if isinstance(result, Message) and len(node.outputs) == 1:
         ((name, port),) = node.outputs.items()
         if isinstance(result, port.type):
@@ -222,11 +222,11 @@ def as_outputs(node: Node | type[Node], result: Any) -> dict[str, Message | None
     elif isinstance(result, dict):
         found = result
     elif result is not None:
-        raise TypeError(f"{class_.__name__}.process() gave {type(result).__name__}; outputs: {list(node.outputs)}")
+        raise TypeError(f"{class_}.process() gave {type(result).__name__}; outputs: {list(node.outputs)}")
     for name, message in found.items():
         if name not in node.outputs:
-            raise TypeError(f"{class_.__name__}.process() gave output {name!r}; outputs: {list(node.outputs)}")
+            raise TypeError(f"{class_}.process() gave output {name!r}; outputs: {list(node.outputs)}")
         if message is not None and not isinstance(message, node.outputs[name].type):
             expected = node.outputs[name].type.__name__
-            raise TypeError(f"{class_.__name__}.{name} is a {type(message).__name__}, expected {expected}")
+            raise TypeError(f"{class_}.{name} is a {type(message).__name__}, expected {expected}")
     return {name: found.get(name) for name in node.outputs}

@@ -156,7 +156,7 @@ def test_a_derived_node_adds_ports() -> None:
     ],
 )
 def test_outputs(result: Any, expected: dict[str, Any]) -> None:
-    assert as_outputs(Blur, result) == expected
+    assert as_outputs(Blur(), result) == expected
 
 
 def test_one_output_needs_no_name() -> None:
@@ -167,8 +167,8 @@ def test_one_output_needs_no_name() -> None:
         def process(self, frame: Frame) -> Frame:
             return frame
 
-    assert as_outputs(One, FRAME) == {"copied": FRAME}
-    assert as_outputs(Sink, None) == {}
+    assert as_outputs(One(), FRAME) == {"copied": FRAME}
+    assert as_outputs(Sink(), None) == {}
 
 
 @pytest.mark.parametrize(
@@ -187,4 +187,4 @@ def test_one_output_needs_no_name() -> None:
 )
 def test_nonsense_is_named(class_: type[Node], result: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
-        as_outputs(class_, result)
+        as_outputs(class_(), result)
