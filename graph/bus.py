@@ -14,7 +14,6 @@ from graph.errors import WireError
 logger = logging.getLogger("facegraph")
 
 LINGER_MS = 200  # for what was sent last
-MAX_REQUEST = 65536  # bytes that somebody who is not a node may say
 Words = dict[str, Any]
 Hear = Callable[[str, Words], None]
 Serve = Callable[[Words, Callable[[Words], None]], None]
@@ -51,8 +50,8 @@ class Bus:
                 data = _packed({"id": said.get("id"), "k": "refused", "why": why})
             self._send(identity, data)
 
-        if size > MAX_REQUEST:
-            reply({"k": "refused", "why": f"a request of {size} bytes; at most {MAX_REQUEST} are allowed"})
+        if size > wire.MAX_REQUEST:
+            reply({"k": "refused", "why": f"a request of {size} bytes; at most {wire.MAX_REQUEST} are allowed"})
         else:
             serve(said, reply)
 

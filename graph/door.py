@@ -28,9 +28,8 @@ from graph.rundir import RunDir
 
 logger = logging.getLogger("facegraph")
 
-MAX_REQUEST = 65536  # bytes that a client may say at once
-MAX_CREDITS = 64  # and messages that may be under way to it: what it does not read lies in our memory
-START_S = 30.0  # more, until its first word: it may load its models yet
+MAX_CREDITS = 64  # messages that may be under way to a client: what it does not read lies in our memory
+START_S = 30.0  # seconds more than SILENT_S until a node's first word: it may load its models yet
 SHOWN = 100  # characters of the name that a client gives itself
 OPEN_REQUESTS = 1000  # whose answers are still known whom to give to
 MAX_UNREAD = OPEN_REQUESTS + MAX_CREDITS  # by a client that grants credits, or asks, without ever reading: it is left
@@ -92,7 +91,7 @@ class Door(threading.Thread):
         front.set(zmq.ROUTER_MANDATORY, 1)
         front.set(zmq.SNDHWM, MAX_UNREAD)
         front.set(zmq.LINGER, 1000)
-        front.set(zmq.MAXMSGSIZE, MAX_REQUEST)
+        front.set(zmq.MAXMSGSIZE, wire.MAX_REQUEST)
         front.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         front.set(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
         if keys:

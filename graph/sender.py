@@ -27,7 +27,6 @@ from graph.spec import EdgeSpec
 
 logger = logging.getLogger(__name__)
 
-MAX_REQUEST = 65536  # bytes of anything that a consumer may say
 FAREWELL_S = 2.0  # when the graph ends, consumers of other graphs and tools get so long to take what is left
 PING_S = 1.0  # a consumer that hears nothing for so long is pinged, to notice that it is gone
 _POLLIN, _NOBLOCK, _MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -71,7 +70,7 @@ class Sender:
         self._router.set(zmq.ROUTER_MANDATORY, 1)
         self._router.set(zmq.SNDHWM, 0)  # bounded by the credits
         self._router.set(zmq.LINGER, 1000)
-        self._router.set(zmq.MAXMSGSIZE, MAX_REQUEST)
+        self._router.set(zmq.MAXMSGSIZE, wire.MAX_REQUEST)
         self._router.bind(endpoint)
         self._polled = [(self._router, _POLLIN)]
         self.fd: int = self._router.get(zmq.FD)

@@ -21,6 +21,8 @@ from graph.slots import SlotMap
 VERSION = 1
 MAX_HEADER = 1 << 20
 """Bytes of a header; a hundred times what the largest of ours needs."""
+MAX_REQUEST = 1 << 16
+"""Bytes that a consumer, or whoever asks something of a graph, may say at once."""
 MAX_BUFFER = 1 << 28
 """Bytes of one array: a 16K RGB picture has 4e8 bits of room below it."""
 MAX_ARRAYS = 64
