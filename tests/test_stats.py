@@ -38,7 +38,9 @@ def test_the_beginning_is_forgotten() -> None:
     found = summary(stats)
     node = found["nodes"]["a"]
     assert (found["window_s"], node["fps"], node["frames"], node["cpu_percent"]) == (5.0, 30.0, 400, 25.0)
+    assert [*node["process_ms"]] == ["p50", "p95", "p99"]
     assert 9.8 < node["process_ms"]["p50"] <= node["process_ms"]["p99"] < 10.2
+    assert [found["nodes"][name]["restarts"] for name in "abc"] == [0, 2, 0]
     assert node["age_ms"] is None, "when its frames were captured nobody knows"
     assert found["edges"]["a.x -> b.x"]["rate"] == 30.0
 
@@ -68,7 +70,8 @@ def test_edges_with_what_waits_and_is_lost() -> None:
 
 def test_a_node_has_a_state_of_its_own_while_the_graph_plays() -> None:
     stats, meter = Stats(SPEC), Meter(trace=False)
-    assert summary(stats)["nodes"]["a"]["state"] == "PLAYING", "it has not said anything yet"
+    silent = summary(stats)["nodes"]["a"]  # it has not said anything yet
+    assert (silent["state"], silent["fps"], silent["process_ms"]) == ("PLAYING", 0, None)
     meter.state("BLOCKED", 0)
     stats.take("a", heard(meter, 0, state_ns={"PROCESSING": 0}))
     stats.take("a", heard(meter, 2, state_ns={"PROCESSING": 10**9, "BLOCKED": 10**9}))
@@ -99,6 +102,7 @@ def test_counts_go_on_when_a_node_is_started_again() -> None:
     now, now_ns = Stats(SPEC), time.monotonic_ns()
     now.take("a", snapshot(now_ns, 3, 40, dropped=7, unmatched=2))
     now.take("a", snapshot(now_ns, 2, 0, started_ns=2))
+    assert summary(now)["nodes"]["a"]["fps"] == 0
     now.take("a", snapshot(now_ns, 1, 5, started_ns=2, dropped=1, unmatched=1))
     found = summary(now)
     assert (found["nodes"]["a"]["frames"], found["nodes"]["a"]["unmatched"]) == (45, 3)
@@ -128,3 +132,12 @@ def test_a_node_without_a_process_takes_no_memory(state: str) -> None:
     now.take("a", snapshot(time.monotonic_ns(), 0, 1))
     assert summary(now)["nodes"]["a"]["memory_mb"] > 0
     assert summary(now, state)["nodes"]["a"]["memory_mb"] == 0
+
+
+def test_no_trace_is_kept() -> None:
+    """It may hold thousands of frames, ten times in the window."""
+    now, meter = Stats(SPEC), Meter(trace=True)
+    meter.frame(0, 1, 1, 1, 1, 1)
+    now.take("a", heard(meter, 0))
+    latest = now.nodes["a"].latest
+    assert latest is not None and latest["frames"] == 1 and "trace" not in latest
