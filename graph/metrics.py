@@ -66,10 +66,7 @@ class Histogram:
     def percentile(self, p: float) -> float:
         """Return the duration in ns that `p` percent (0..100) do not exceed, 0 when empty."""
         cumulative = np.cumsum(self.counts)
-        count = int(cumulative[-1])
-        if not count:
-            return 0.0
-        rank = min(max(int(np.ceil(count * p / 100)), 1), count)
+        rank = np.ceil(cumulative[-1] * p / 100)
         middle = middle_of(int(np.searchsorted(cumulative, rank)))
         return float(min(max(middle, self.min_ns), self.max_ns))
 

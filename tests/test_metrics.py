@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graph import wire
-from graph.metrics import BATCH, BUCKETS, TRACE_LIMIT, Histogram, Meter, short_ms, trace_rows
+from graph.metrics import BATCH, BUCKETS, MAX_EDGES, TRACE_LIMIT, Histogram, Meter, short_ms, trace_rows
 
 DURATIONS = st.lists(st.integers(0, 10**12), min_size=1, max_size=200)
+OR_NONE = st.lists(st.integers(0, 10**12), max_size=200)
 
 
 def histogram_of(values):
@@ -23,7 +24,9 @@ def histogram_of(values):
 @given(DURATIONS, st.sampled_from([0, 1, 50, 90, 95, 99, 100]))
 def test_percentile_is_off_by_at_most_a_sixtieth(values, p):
     exact = np.percentile(values, p, method="inverted_cdf")
-    assert abs(histogram_of(values).percentile(p) - exact) <= max(exact / 60, 16)
+    found = histogram_of(values).percentile(p)
+    assert abs(found - exact) <= max(exact / 60, 16)
+    assert min(values) <= found <= max(values)
 
 
 @given(DURATIONS)
@@ -34,11 +37,12 @@ def test_count_mean_and_extremes_are_exact(values):
     assert (histogram.min_ns, histogram.max_ns) == (min(values), max(values))
 
 
-@given(DURATIONS, DURATIONS)
-def test_merged_is_as_if_added_to_one(first, second):
-    merged = histogram_of(first)
+@given(OR_NONE, OR_NONE)
+def test_merged_and_added_later_is_as_if_added_at_once(first, second):
+    merged, added = histogram_of(first), histogram_of(first)
     merged.merge(histogram_of(second))
-    assert merged.to_wire() == histogram_of(first + second).to_wire()
+    added.add_many(np.array(second, np.int64))
+    assert merged.to_wire() == added.to_wire() == histogram_of(first + second).to_wire()
 
 
 @given(DURATIONS)
@@ -135,6 +139,17 @@ def test_drops_queues_and_unmatched():
     assert snapshot["queued"] == {"camera.frame -> slow.frame": 2}
     assert snapshot["queue_peak"] == {"camera.frame -> slow.frame": 3}
     assert snapshot["unmatched"] == 2
+
+
+def test_of_readers_that_have_left_only_the_newest_are_remembered():
+    meter = Meter(trace=False)
+    readers = [f"camera.frame -> reader{number}" for number in range(MAX_EDGES + 3)]
+    for reader in readers:
+        meter.drop(reader)
+        meter.queued(reader, 1)
+    meter.depths({readers[0]: 0})
+    snapshot = meter.snapshot()
+    assert [*snapshot["dropped"]] == [*snapshot["queue_peak"]] == [readers[0], *readers[3:]]
 
 
 def test_time_in_states_adds_up():
