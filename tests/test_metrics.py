@@ -106,9 +106,11 @@ def test_a_source_that_says_nothing_uses_up_a_number_and_has_no_frame():
 def test_counts_are_cumulative_and_the_trace_is_not():
     meter = Meter(trace=True)
     give_frames(meter, 2)
-    assert trace_rows(meter.snapshot())[:, 0].tolist() == [0, 1]
+    first = meter.snapshot()
+    assert trace_rows(first)[:, 0].tolist() == [0, 1]
     give_frames(meter, BATCH + 1, first_seq=2)
     snapshot = meter.snapshot()
+    assert snapshot["first_ns"] == first["first_ns"]
     assert snapshot["frames"] == Histogram.from_wire(snapshot["times"]["wait"]).count == BATCH + 3
     rows = trace_rows(msgpack.unpackb(msgpack.packb(snapshot)))
     assert rows[:, 0].tolist() == list(range(2, BATCH + 3))
@@ -124,6 +126,8 @@ def test_the_trace_is_bounded():
     assert len(wire.pack(snapshot)) < wire.MAX_HEADER
     assert snapshot["frames"] == TRACE_LIMIT + 100
     assert len(trace_rows(meter.snapshot())) == 0
+    give_frames(meter, 5)
+    assert len(trace_rows(meter.snapshot())) == 5
 
 
 def test_drops_queues_and_unmatched():
@@ -159,10 +163,16 @@ def test_time_in_states_adds_up():
     meter.state("PROCESSING", start + 300)
     meter.state("WAITING", start + 1000)
     meter.state("BLOCKED", start + 1500)
-    snapshot = meter.snapshot()
-    blocked = max(snapshot["time_ns"] - start - 1500, 0)
-    assert snapshot["state_ns"] == {"WAITING": 800, "PROCESSING": 700, "BLOCKED": blocked}
-    assert snapshot["state"] == "BLOCKED"
+    for snapshot in (meter.snapshot(), meter.snapshot()):
+        blocked = max(snapshot["time_ns"] - start - 1500, 0)
+        assert snapshot["state_ns"] == {"WAITING": 800, "PROCESSING": 700, "BLOCKED": blocked}
+        assert snapshot["state"] == "BLOCKED"
+
+
+def test_a_state_that_begins_while_a_snapshot_is_made_has_lasted_no_time():
+    meter = Meter(trace=False)
+    meter.state("WAITING", meter.snapshot()["time_ns"] + 3600 * 10**9)
+    assert meter.snapshot()["state_ns"] == {"WAITING": 0}
 
 
 def test_the_process_is_measured():
