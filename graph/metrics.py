@@ -177,7 +177,7 @@ class Meter:
         """Count messages that the policy of an outgoing edge let go; edge: "camera.frame -> render.frame"."""
         self._drops[edge] += count
 
-    def unmatched(self, count: int = 1) -> None:
+    def unmatched(self, count: int) -> None:
         """Count inputs that were let go: see UNMATCHED."""
         self._unmatched += count
 

@@ -40,6 +40,8 @@ CASES = {
     "key that is a list": (SHOW + "  [a, b]: 1", ["g.yaml:5: nodes: a key must be a text"]),
     "no type": (SHOW + "  more: {settings: {a: 1}}", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
     "no type in a block": (SHOW + "  more:\n    restart: never", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
+    "empty type": (SHOW + "  more: {type: }", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
+    "nodes without any": ("name: g\nnodes:\n", ["g.yaml:1: needs `nodes:`"]),
     "empty node": (SHOW + "  more:", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
     "node that is false": (SHOW + "  more: false", ["g.yaml:5: nodes.more: is false, expected a mapping (key: value)"]),
     "edge that is a list": (SHOW + "edges: {camera.frame -> show.frame: []}", ["g.yaml:5: edges.camera.frame -> show.frame: is [], expected a mapping (key: value)"]),

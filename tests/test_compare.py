@@ -8,7 +8,7 @@ import pytest
 from rich.text import Text
 
 from graph import cli
-from graph.compare import report
+from graph.compare import Change, report
 
 TIMES = {"p50": 2.0, "p95": 3.0, "p99": 4.0, "mean": 2.0, "max": 5.0}
 NODE = {
@@ -67,6 +67,20 @@ def test_what_got_slower_is_said_and_noise_is_not(tmp_path: Path, capsys: pytest
     ]
     row = next(line for line in lines if line.startswith("landmarks "))
     assert "30.0 → 30.0" in row and "2.00 → 2.54" in row and "20 → 20" in row
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "percent"),
+    [
+        (Change(0.02, 0.06, least=0.05), "", "+200 %"),
+        (Change(0.0, 0.06, least=0.05), "worse", "new"),
+        (Change(2.0, 2.19, least=0.05), "", "+9 %"),
+        (Change(2.0, 1.7, least=0.05), "better", "-15 %"),
+        (Change(30.0, 26.0, least=0.1, more_is_worse=False), "worse", "-13 %"),
+    ],
+)
+def test_noise_is_a_share_of_the_value_and_more_where_that_is_small(change: Change, verdict: str, percent: str) -> None:
+    assert (change.verdict, change.percent) == (verdict, percent)
 
 
 def test_a_pipe_gets_all_columns(
