@@ -26,7 +26,6 @@ SHOWN = (  # and how soon a narrow table leaves it out
     ("age_ms", "p95", 6),
 )
 
-
 _STYLES = {"worse": "red", "better": "green", "": ""}
 
 
@@ -94,9 +93,9 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[st
 
 
 def _dropped(summary: dict[str, Any], node: str) -> float:
-    """Return the messages dropped before a node as a share of the frames that it processed."""
+    """Return the messages dropped before a node, which has had frames, as a share of all that were for it."""
     lost = [float(edge["dropped"]) for name, edge in summary["edges"].items() if _target(name) == node]
-    return sum(lost) / max(sum(lost) + float(summary["nodes"][node]["frames"]), 1.0)
+    return sum(lost) / (sum(lost) + float(summary["nodes"][node]["frames"]))
 
 
 def _target(edge: str) -> str:

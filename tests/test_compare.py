@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from rich.text import Text
 
 from graph import cli
@@ -83,6 +84,19 @@ def test_noise_is_a_share_of_the_value_and_more_where_that_is_small(change: Chan
     assert (change.verdict, change.percent) == (verdict, percent)
 
 
+def test_little_numbers_that_change_by_more_than_a_tenth_are_noise_too() -> None:
+    before, after = json.loads(json.dumps(RUN)), json.loads(json.dumps(RUN))
+    for run, fps, ms, percent, mb in ((before, 0.5, 0.05, 5.0, 20.0), (after, 0.58, 0.09, 9.0, 24.0)):
+        times = {f"{name}_ms": TIMES | {"p50": ms} for name in ("wait", "process", "age")}
+        run["nodes"]["landmarks"] |= {"fps": fps, "cpu_percent": percent, "memory_mb": mb, **times}
+        run["capture_to_sink"]["window"]["p50"] = ms
+    after["edges"]["camera.frame -> landmarks.frame"]["dropped"] = 1
+    console = Console(width=120, force_terminal=True, color_system="standard")
+    with console.capture() as shown:
+        console.print(report(before, after, 120))
+    assert "\x1b[31m" not in shown.get() and "\x1b[32m" not in shown.get(), "neither red nor green"
+
+
 def test_a_pipe_gets_all_columns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,11 +115,17 @@ def test_the_same_run_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = json.loads(json.dumps(RUN))
-    other["machine"]["cpu"] = "y"
+    other["machine"] = {"cpu": "y", "cores": 4, "system": "Darwin", "python": "3.12"}
     other["nodes"]["smooth"] = other["nodes"].pop("landmarks")
     lines = said(capsys, write(tmp_path / "a", RUN), write(tmp_path / "b", other))
-    for line in ("not the same cpu: x, y", "only in the first run: landmarks", "only in the second run: smooth"):
-        assert line in lines
+    assert [line for line in lines if line.startswith(("not the same", "only in"))] == [
+        "not the same cpu: x, y",
+        "not the same cores: 2, 4",
+        "not the same system: Linux, Darwin",
+        "not the same python: 3.11, 3.12",
+        "only in the first run: landmarks",
+        "only in the second run: smooth",
+    ]
 
 
 def test_fewer_frames_in_the_same_time_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
