@@ -278,6 +278,12 @@ def test_schema_knows_the_settings_of_our_nodes(capsys: pytest.CaptureFixture[st
     rules = {rule["if"]["properties"]["type"]["const"]: rule["then"] for rule in schema["$defs"]["NodeModel"]["allOf"]}
     width = rules["nodes.source:TestSource"]["properties"]["settings"]["properties"]["width"]
     assert width == {"type": "integer", "minimum": 16, "maximum": 7680, "default": 1280, "description": "pixels"}
+    smooth = rules["nodes.smooth:Smooth"]["properties"]
+    inputs = {"frame": {"type": "string", "description": "Frame"}, "raw": {"type": "string", "description": "Faces"}}
+    assert smooth["inputs"] == {"properties": inputs, "additionalProperties": False}
+    assert smooth["settings"]["additionalProperties"] is False
+    types = schema["$defs"]["NodeModel"]["properties"]["type"]["anyOf"]
+    assert types == [{"enum": sorted(rules)}, {"pattern": "^.+:.+$"}], "those of other packages are none that it knows"
     nodes = schema["properties"]["nodes"]
     assert list(nodes["patternProperties"]) == [f"^{NAME}$"]
     assert "speed" in rules["graph.replay:Replay"]["properties"]["settings"]["properties"]

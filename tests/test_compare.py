@@ -66,6 +66,13 @@ def test_what_got_slower_is_said_and_noise_is_not(tmp_path: Path, capsys: pytest
         "landmarks misses 20.0 % of its frames, before 0.0 %",
         "landmarks takes more memory: 100 → 200 MB",
     ]
+    back = said(capsys, str(tmp_path / "b"), str(tmp_path / "a"))
+    assert back[back.index("") + 1 :] == [
+        "capture → window is faster: p50 5.00 → 2.00 ms (-60 %)",
+        "camera itself is slower: process p50 1.00 → 2.00 ms (+100 %)",
+        "landmarks itself is faster: process p50 2.54 → 2.00 ms (-21 %)",
+        "landmarks misses 0.0 % of its frames, before 20.0 %",
+    ]
     row = next(line for line in lines if line.startswith("landmarks "))
     assert "30.0 → 30.0" in row and "2.00 → 2.54" in row and "20 → 20" in row
 
@@ -82,6 +89,14 @@ def test_what_got_slower_is_said_and_noise_is_not(tmp_path: Path, capsys: pytest
 )
 def test_noise_is_a_share_of_the_value_and_more_where_that_is_small(change: Change, verdict: str, percent: str) -> None:
     assert (change.verdict, change.percent) == (verdict, percent)
+
+
+def test_what_changed_most_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    after = json.loads(json.dumps(RUN))
+    for name, ms in (("camera", 3.0), ("landmarks", 9.0), ("window", 4.0)):
+        after["nodes"][name]["process_ms"]["p50"] = ms
+    lines = said(capsys, write(tmp_path / "a", RUN), write(tmp_path / "b", after))
+    assert [line.split()[0] for line in lines if "itself is slower" in line] == ["landmarks", "window", "camera"]
 
 
 def test_little_numbers_that_change_by_more_than_a_tenth_are_noise_too() -> None:
