@@ -36,7 +36,7 @@ class Replay(Node):
 
     def reads(self) -> list[Path]:
         """Return the recording."""
-        return [Path(self.path).expanduser()]
+        return [self._recording.path]
 
     def live(self) -> bool:
         """Return whether it has a speed of its own."""

@@ -295,6 +295,11 @@ def test_replay_at_a_speed(path: Path) -> None:
     assert np.allclose(np.diff(times), 1e6, atol=2)
 
 
+def test_replay_reads_its_file_which_nobody_may_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert Replay(path=str(path)).reads() == Replay(path="~/a.mcap").reads() == [path]
+
+
 def test_replay_of_one_that_is_cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
     frames = run_node(Replay(path=str(path), speed=0))["frame"]
