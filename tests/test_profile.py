@@ -11,7 +11,7 @@ from rich.console import Console
 
 from graph import chrome_trace, latency_plot
 from graph.metrics import Meter
-from graph.profile import Profile, flow_order, format_report
+from graph.profile import TRACE_FRAMES, Profile, flow_order, format_report
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 MS = 1_000_000
@@ -91,7 +91,9 @@ def test_edges_from_another_graph_do_not_disturb():
 
 
 def test_report_can_be_shown_before_anything_was_measured():
-    assert row(shown(Profile(graph_spec())), "slow")[:3] == ["slow", "0", "0.0"]
+    text = shown(Profile(graph_spec()))
+    assert row(text, "slow")[:3] == ["slow", "0", "0.0"]
+    assert "capture ->" not in text, "nothing has arrived anywhere"
 
 
 def test_report_says_the_latency_to_each_sink_and_who_sets_the_pace():
@@ -181,18 +183,35 @@ def test_a_restarted_node_keeps_what_its_first_process_measured():
     profile, first = Profile(graph_spec()), meters()
     play(first, frames=10)
     first["slow"].drop("slow.faces -> window.faces", 1)
+    first["slow"].queued("slow.faces -> window.faces", 3)
     take(profile, first)
     take(profile, first)
     second = meters()
     play(second, frames=5, first=30)
     second["slow"].drop("slow.faces -> window.faces", 2)
+    second["slow"].queued("slow.faces -> window.faces", 2)
     profile.nodes["slow"].restarts += 1
     profile.take("slow", second["slow"].snapshot())
+    third = meters()["slow"].snapshot() | {"rss_bytes": 7_000_000}  # which has had no frame yet
+    profile.take("slow", third)
     node = profile.nodes["slow"]
+    assert profile.edges()["slow.faces -> window.faces"]["queue_peak"] == 3
+    assert node.rss_mb == 7.0
     assert (node.frames, node.restarts, node.times("process").count) == (15, 1, 15)
     assert profile.dropped()["slow.faces -> window.faces"] == 3
     assert (profile.duration_s, profile.fps(node)) == (pytest.approx(0.352), pytest.approx(15 / 0.352))
     assert "restarts of slow: 1" in shown(profile)
+
+
+def test_only_the_newest_frames_are_traced():
+    profile, meter, half = Profile(graph_spec()), Meter(trace=True), TRACE_FRAMES // 2
+    for seq in range(8 * half):
+        meter.frame(seq, T0, T0, T0, T0, T0)
+        if seq % half == half - 1:
+            profile.take("camera", meter.snapshot())
+    node = profile.nodes["camera"]
+    assert node.trace()[:, 0].tolist() == [*range(6 * half, 8 * half)]
+    assert sum(map(len, node._trace)) < 2 * TRACE_FRAMES
 
 
 def test_cpu_counts_from_when_the_node_was_ready():

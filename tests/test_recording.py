@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -286,13 +287,38 @@ def test_replay_in_a_loop_goes_on_counting(path: Path) -> None:
     assert all(np.array_equal(frame.image, picture(100 + index % 40)) for index, frame in enumerate(frames))  # type: ignore[attr-defined]
 
 
+def test_what_is_missing_in_a_loop_is_missing_in_each_pass(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mcap", seqs=(0, 5))
+    frames = [said["frame"] for said in islice(Replay(path=str(path), speed=0, loop=True).process(), 5)]
+    assert [frame.seq for frame in frames if frame] == [0, 5, 6, 11, 12]
+
+
+def test_no_frame_of_a_replay_was_captured_in_the_future(tmp_path: Path) -> None:
+    """As by a camera whose clock is fast."""
+    with Recorder(tmp_path / "a.mcap", {"a.numbers": Numbers}, "main", "none") as recorder:
+        ahead = Header("s", 0, t_capture_ns=10**18, hops=(Hop("a", 1, 1, 1),))
+        recorder.write("a.numbers", Numbers(header=ahead, values=np.zeros(0)))
+    [said] = Replay(path=str(tmp_path / "a.mcap")).process()
+    assert said["numbers"] is not None and said["numbers"].header.t_capture_ns <= time.monotonic_ns()
+
+
 def test_replay_at_a_speed(path: Path) -> None:
-    """40 frames of 40 ms at 40 times the speed: no frame before its time, and each as old as it was."""
-    node = Replay(path=str(path), ports=("camera.frame",), speed=40.0)
+    """Twice 40 frames of 40 ms at 40 times the speed: no frame before its time, and each as old as it was."""
+    node = Replay(path=str(path), ports=("camera.frame",), speed=40.0, loop=True)
     assert node.live() and not Replay(path=str(path), speed=0).live()
-    messages = [said["frame"] for said in node.process()]
+    messages = [said["frame"] for said in islice(node.process(), 80)]
     times = np.array([message.header.t_capture_ns for message in messages if message])
     assert np.allclose(np.diff(times), 1e6, atol=2)
+
+
+@pytest.mark.parametrize("seqs", [[7], [7, 8, 9]])
+def test_replay_speaks_only_of_frames_of_its_ports(tmp_path: Path, seqs: list[int]) -> None:
+    with Recorder(tmp_path / "a.mcap", {"camera.frame": Frame, "a.numbers": Numbers}, "main", "none") as recorder:
+        for seq in seqs:
+            recorder.write("camera.frame", Frame(header=header(seq), image=picture(seq)))
+        recorder.write("a.numbers", Numbers(header=header(seqs[-1]), values=np.zeros(0)))
+    [said] = Replay(path=str(tmp_path / "a.mcap"), ports=("a.numbers",), speed=0).process()
+    assert said["numbers"] is not None and said["numbers"].seq == seqs[-1]
 
 
 def test_replay_reads_its_file_which_nobody_may_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
