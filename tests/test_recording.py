@@ -20,7 +20,7 @@ from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Mess
 from graph.cli_recording import tell
 from graph.mcap_reader import Recording
 from graph.recorder import START, Recorder, library
-from graph.replay import Replay
+from graph.replay import Replay, _Timeline
 from graph.testing import run_node
 from tests.toys import Numbers, picture
 
@@ -324,6 +324,12 @@ def test_replay_speaks_only_of_frames_of_its_ports(tmp_path: Path, seqs: list[in
 def test_replay_reads_its_file_which_nobody_may_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(path.parent))
     assert Replay(path=str(path)).reads() == Replay(path="~/a.mcap").reads() == [path]
+
+
+def test_a_replay_begins_at_once(path: Path) -> None:
+    timeline = _Timeline(Recording(path).span, speed=40.0)
+    began = timeline._start_ns
+    assert timeline.moved(header(100), 0).t_capture_ns == began - 2_000_000 // 40  # it was sent 2 ms after its capture
 
 
 def test_replay_of_one_that_is_cut_off(path: Path) -> None:
