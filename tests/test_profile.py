@@ -93,7 +93,7 @@ def test_edges_from_another_graph_do_not_disturb():
 def test_report_can_be_shown_before_anything_was_measured():
     text = shown(Profile(graph_spec()))
     assert row(text, "slow")[:3] == ["slow", "0", "0.0"]
-    assert "capture ->" not in text, "nothing has arrived anywhere"
+    assert "capture ->" not in text and "busiest" not in text, "nothing has arrived anywhere"
 
 
 def test_report_says_the_latency_to_each_sink_and_who_sets_the_pace():
@@ -141,6 +141,23 @@ def test_a_live_source_is_not_blamed_but_a_slow_file_is():
     assert profile.busiest().name == "slow", "the file gives more than slow takes"
 
 
+def test_a_node_that_gives_more_than_is_taken_may_hold_up_others_nevertheless():
+    profile, all_meters = Profile(graph_spec()), meters()
+    play(all_meters)
+    all_meters["slow"].drop("slow.faces -> window.faces")
+    take(profile, all_meters)
+    assert profile.busiest().name == "slow"
+
+
+def test_the_work_of_close_makes_nobody_busier_than_always():
+    profile, meter = Profile(graph_spec()), Meter(trace=False)
+    work(meter, 0, T0, T0, T0 + MS, T0 + MS, T0)
+    meter.state("PROCESSING", T0 + MS)
+    meter.state("DRAINING", T0 + 9 * MS)
+    profile.take("slow", meter.snapshot())
+    assert profile.busy_percent(profile.nodes["slow"]) == 100
+
+
 def test_handing_over_is_work_and_being_held_up_is_not():
     meter = Meter(trace=False)
     for t in range(T0, T0 + 1000 * MS, 10 * MS):  # 1 ms in process(), 2 ms held up, 5 ms of copying
@@ -160,6 +177,7 @@ def test_drops_are_counted_for_the_node_that_was_too_slow():
     play(all_meters)
     all_meters["camera"].drop("camera.frame -> slow.frame", 7)
     all_meters["camera"].drop("camera.frame -> viewer.frame", 2)  # somebody who attached from outside
+    all_meters["camera"].queued("camera.frame -> reader.frame", 4)  # and somebody else
     take(profile, all_meters)
     assert row(shown(profile), "slow")[-1] == "7"
     assert row(shown(profile), "camera")[-1] == "0"
@@ -167,7 +185,8 @@ def test_drops_are_counted_for_the_node_that_was_too_slow():
     assert "let go" not in shown(profile)
     edges = profile.summary()["edges"]
     assert edges["camera.frame -> slow.frame"] == {"dropped": 7, "queue_peak": 0}
-    assert edges["camera.frame -> viewer.frame"]["dropped"] == 2
+    assert edges["camera.frame -> viewer.frame"] == {"dropped": 2, "queue_peak": 0}
+    assert edges["camera.frame -> reader.frame"] == {"dropped": 0, "queue_peak": 4}
     assert edges["slow.faces -> window.faces"]["dropped"] == 0
 
 
