@@ -122,9 +122,8 @@ class Recorder:
                 log_time=time.monotonic_ns() + self._to_wall_ns,
                 data=recorded.to_bytes(message),
                 publish_time=max(0, sent_ns(header) + self._to_wall_ns),
-                sequence=max(0, header.seq) & 0xFFFFFFFF,
+                sequence=header.seq & 0xFFFFFFFF,
             )
-        self.flush()
 
     def flush(self) -> None:
         """Hand what has come to the operating system, if that is half a second ago."""

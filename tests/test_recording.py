@@ -19,7 +19,7 @@ import graph
 from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, recorded
 from graph.cli_recording import tell
 from graph.mcap_reader import Recording
-from graph.recorder import START, Recorder, library
+from graph.recorder import START, Recorder, Span, library, sent_ns
 from graph.replay import Replay, _Timeline
 from graph.testing import run_node
 from tests.toys import Numbers, picture
@@ -121,6 +121,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("compression", ["lz4", "zstd", "none"])
 def test_read(tmp_path: Path, compression: str) -> None:
     path = write(tmp_path / "a.mcap", compression=compression)
+    written = [name for name in ("lz4", "zstd") if name.encode() in path.read_bytes()]
+    assert written == ([] if compression == "none" else [compression])
     frames = list(graph.recording(path, "camera.frame"))
     assert [frame.seq for frame in frames] == [*range(100, 140)]
     assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in frames)
@@ -238,16 +240,29 @@ def test_full_disk(tmp_path: Path) -> None:
         write(tmp_path / "no" / "a.mcap")
 
 
+def test_a_span_reaches_over_all_that_came_in_whatever_order() -> None:
+    span = Span()
+    for seq in (5, 3, 4):
+        span.take(header(seq, epoch=seq))
+    sent = tuple(5_002_000_000 + seq * 40_000_000 for seq in (3, 5))
+    assert span == Span((3, 5), (3, 5), (3 / 25, 5 / 25), sent)
+
+
+def test_a_message_is_sent_when_the_last_node_was_done_and_by_a_source_without_hops_when_it_was_captured() -> None:
+    assert sent_ns(header(0).after(Hop("copy", 6_000_000_000, 6_000_000_001, 6_000_000_002))) == 6_000_000_002
+    assert sent_ns(Header(t_capture_ns=5)) == 5
+
+
 def test_missing_frames_are_counted_but_not_across_a_restart(tmp_path: Path) -> None:
     with Recorder(tmp_path / "a.mcap", {"count.numbers": Numbers}, "main", "none") as recorder:
-        for seq, epoch in ((0, 0), (1, 0), (5, 0), (100_005, 1), (100_007, 1)):
+        for seq, epoch in ((0, 0), (1, 0), (5, 0), (6, 0), (100_005, 1), (100_007, 1)):
             recorder.write("count.numbers", Numbers(header=header(seq, epoch), values=np.zeros(0)))
     assert recorder.counts["count.numbers"].missing == 3 + 1
 
 
 def test_other_programs_find_the_times_of_the_wall_clock(tmp_path: Path) -> None:
     done_ns = time.monotonic_ns() - 10**9
-    said = Header("s", 7, hops=(Hop("count", done_ns - 2, done_ns - 1, done_ns),))
+    said = Header("s", 2**32 + 7, hops=(Hop("count", done_ns - 2, done_ns - 1, done_ns),))
     with Recorder(tmp_path / "a.mcap", {"count.numbers": Numbers}, "main", "none") as recorder:
         recorder.write("count.numbers", Numbers(header=said, values=np.zeros(0)))
     with (tmp_path / "a.mcap").open("rb") as file:
