@@ -1,5 +1,6 @@
 """Recordings without a graph: the bytes of messages, files whole, cut off and wrong, and the node that plays them."""
 
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -238,6 +239,18 @@ def test_full_disk(tmp_path: Path) -> None:
         write(full)
     with pytest.raises(ConfigError, match=r"no/a\.mcap cannot be written: No such file or directory"):
         write(tmp_path / "no" / "a.mcap")
+
+
+def test_a_disk_that_becomes_full_leaves_what_was_written(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # to a file this is a full disk
+    try:
+        with pytest.raises(GraphError, match=r"a\.mcap: File too large; it ends after about [1-9]\d* messages$"):
+            write(tmp_path / "a.mcap", range(100, 1000), compression="none")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    found = Recording(tmp_path / "a.mcap")
+    assert found.cut and found.span.seq[0] == 100
 
 
 def test_a_span_reaches_over_all_that_came_in_whatever_order() -> None:
