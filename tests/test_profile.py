@@ -182,7 +182,11 @@ def test_drops_are_counted_for_the_node_that_was_too_slow():
     take(profile, all_meters)
     assert row(shown(profile), "slow")[-1] == "7"
     assert row(shown(profile), "camera")[-1] == "0"
-    assert "dropped 2 on camera.frame -> viewer.frame" in shown(profile)
+    all_meters["logger"].drop("logger.x -> viewer.x", 9)
+    take(profile, all_meters)
+    told = [line for line in shown(profile).splitlines() if line.startswith("dropped ")]
+    edges = ("logger.x -> viewer.x", "camera.frame -> slow.frame", "camera.frame -> viewer.frame")
+    assert told == [f"dropped {count} on {edge}" for count, edge in zip((9, 7, 2), edges, strict=True)]
     assert "let go" not in shown(profile)
     edges = profile.summary()["edges"]
     assert edges["camera.frame -> slow.frame"] == {"dropped": 7, "queue_peak": 0}
@@ -197,6 +201,7 @@ def test_what_a_join_let_go_is_told():
     all_meters["slow"].unmatched(3)
     take(profile, all_meters)
     assert "let go 3 in front of slow: their partners of the same frame never came" in shown(profile)
+    assert profile.summary()["nodes"]["slow"]["unmatched"] == 3
 
 
 def test_a_restarted_node_keeps_what_its_first_process_measured():
@@ -221,6 +226,7 @@ def test_a_restarted_node_keeps_what_its_first_process_measured():
     assert profile.dropped()["slow.faces -> window.faces"] == 3
     assert (profile.duration_s, profile.fps(node)) == (pytest.approx(0.352), pytest.approx(15 / 0.352))
     assert "restarts of slow: 1" in shown(profile)
+    assert profile.summary()["nodes"]["slow"]["restarts"] == 1
 
 
 def test_only_the_newest_frames_are_traced():
@@ -271,6 +277,16 @@ def test_summary():
     for name, expected in {"wait_ms": 3, "process_ms": 6, "publish_ms": 0, "age_ms": 9}.items():
         assert slow[name]["mean"] == slow[name]["max"] == pytest.approx(expected)
     assert summary["machine"]["cores"] >= 1
+
+
+def test_times_of_a_node_in_numbers():
+    profile, meter = Profile(graph_spec()), Meter(trace=False)
+    for seq in range(100):
+        end = T0 + (1 if seq < 90 else 3 if seq < 97 else 5 if seq < 99 else 8) * MS
+        meter.frame(seq, T0, T0, end, end, T0)
+    profile.take("slow", meter.snapshot())
+    found = profile.summary()["nodes"]["slow"]["process_ms"]
+    assert found == pytest.approx({"p50": 1, "p95": 3, "p99": 5, "mean": 1.29, "max": 8}, rel=1 / 60)
 
 
 def test_write(tmp_path):
