@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from graph import ConfigError, spec
-from graph.config import JOIN_DEPTH, load
+from graph.config import JOIN_DEPTH, load, read
+from graph.document import Document
 from graph.schema import json_schema
 from graph.spec import EdgeSpec, GraphSpec, build
 from tests.config_mistakes import CASES
@@ -75,6 +76,10 @@ edges:
         ["g.yaml:7", "edges.camera.frame -> detect.fram"],
         ["--set camera.fps=0", "is 0, expected float of at least 0.1"],
     ]
+
+
+def test_what_is_set_may_have_spaces_around_it() -> None:
+    assert good(SHOW, " camera.uri = a.mp4").nodes["camera"].settings == {"uri": "a.mp4"}
 
 
 def test_no_such_file(tmp_path: Path) -> None:
@@ -230,6 +235,7 @@ def test_warning_of_a_node_that_nobody_reads(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         good(SHOW + '  more: {type: "@Filter", inputs: {frame: camera.frame}}')
         good(FACES)
+        read(Document(Path("g.yaml"), "nodes: {camera: {type: 'tests.config_toys:Camera'}}"), warn=False)
     assert caplog.messages == ["g.yaml:5: nobody reads what more gives (picture)"]
 
 

@@ -209,19 +209,22 @@ def test_a_restarted_node_keeps_what_its_first_process_measured():
     play(first, frames=10)
     first["slow"].drop("slow.faces -> window.faces", 1)
     first["slow"].queued("slow.faces -> window.faces", 3)
+    first["slow"].unmatched(4)
     take(profile, first)
     take(profile, first)
     second = meters()
     play(second, frames=5, first=30)
     second["slow"].drop("slow.faces -> window.faces", 2)
     second["slow"].queued("slow.faces -> window.faces", 2)
+    second["slow"].unmatched(5)
     profile.nodes["slow"].restarts += 1
     profile.take("slow", second["slow"].snapshot())
-    third = meters()["slow"].snapshot() | {"rss_bytes": 7_000_000}  # which has had no frame yet
+    third = meters()["slow"].snapshot() | {"rss_bytes": 7_000_000, "cpu_s": 0.0}  # which has had no frame yet
     profile.take("slow", third)
     node = profile.nodes["slow"]
     assert profile.edges()["slow.faces -> window.faces"]["queue_peak"] == 3
-    assert node.rss_mb == 7.0
+    assert (node.rss_mb, node.unmatched) == (7.0, 9)
+    assert node.cpu_s > third["cpu_s"], "that of all processes"
     assert (node.frames, node.restarts, node.times("process").count) == (15, 1, 15)
     assert profile.dropped()["slow.faces -> window.faces"] == 3
     assert (profile.duration_s, profile.fps(node)) == (pytest.approx(0.352), pytest.approx(15 / 0.352))

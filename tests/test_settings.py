@@ -154,6 +154,7 @@ def test_wrong_setting(line: str, error: str) -> None:
         ("camera.width=5", "is 5, expected int from 16 to 7680"),
         ("camra.width=5", "there is no node 'camra'; did you mean 'camera'?"),
         ("camera=5", "is not of the form node.setting=value"),
+        ("camera.=5", "is not of the form node.setting=value"),
         ("camera.width=", "is empty, expected int from 16 to 7680"),
         ("camera.width", "is not of the form node.setting=value"),
         ("camera.crop=[!!int x, 1]", "'[!!int x, 1]' is not YAML: 'x' is no int"),
