@@ -43,6 +43,10 @@ CASES = {
     "keys for nobody": (SHOW + "keys: keys", ["g.yaml:5: keys: lets in nobody without `listen: tcp://...` beside it"]),
     "no address": (SHOW + "attach: tcp://webcam", ["g.yaml:5: attach: 'tcp://webcam' is no address, expected like tcp://192.0.2.7:5555"]),
     "no address to listen at": (SHOW + "listen: tcp://webcam", ["g.yaml:5: listen: 'tcp://webcam' is no address, expected like tcp://192.0.2.7:5555"]),
+    "outputs that wrong settings hide": (
+        SHOW.replace('type: "@Camera"', "type: graph.replay:Replay, settings: {path: 5}"),
+        ["g.yaml:3: nodes.camera.settings.path: is 5, expected str"],
+    ),
     "empty type": (SHOW + "  more: {type: }", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
     "nodes without any": ("name: g\nnodes:\n", ["g.yaml:1: needs `nodes:`"]),
     "empty node": (SHOW + "  more:", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
