@@ -43,6 +43,14 @@ CASES = {
     "keys for nobody": (SHOW + "keys: keys", ["g.yaml:5: keys: lets in nobody without `listen: tcp://...` beside it"]),
     "no address": (SHOW + "attach: tcp://webcam", ["g.yaml:5: attach: 'tcp://webcam' is no address, expected like tcp://192.0.2.7:5555"]),
     "no address to listen at": (SHOW + "listen: tcp://webcam", ["g.yaml:5: listen: 'tcp://webcam' is no address, expected like tcp://192.0.2.7:5555"]),
+    "required setting that is wrong": (
+        SHOW + '  more: {type: "@Writer", inputs: {frame: camera.frame}, settings: {path: 5}}',
+        ["g.yaml:5: nodes.more.settings.path: is 5, expected str"],
+    ),
+    "input that only its own node gives": (
+        SHOW + '  more: {type: "@Filter"}',
+        ["g.yaml:5: nodes.more: input 'frame' is not connected; outputs that carry Frame: camera.frame"],
+    ),
     "outputs that wrong settings hide": (
         SHOW.replace('type: "@Camera"', "type: graph.replay:Replay, settings: {path: 5}"),
         ["g.yaml:3: nodes.camera.settings.path: is 5, expected str"],

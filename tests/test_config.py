@@ -78,6 +78,11 @@ edges:
     ]
 
 
+def test_restart() -> None:
+    nodes = good(SHOW.replace('"@Show"', '"@Show", restart: always')).nodes
+    assert (nodes["camera"].restart, nodes["show"].restart) == ("never", "always")
+
+
 def test_what_is_set_may_have_spaces_around_it() -> None:
     assert good(SHOW, " camera.uri = a.mp4").nodes["camera"].settings == {"uri": "a.mp4"}
 
@@ -229,6 +234,11 @@ def test_attached_nodes_never_hold_up_the_graph() -> None:
     assert (edge.source_graph, edge.source_node, edge.source_port) == ("webcam", "camera", "frame")
     assert (edge.policy, edge.queue) == ("latest", 1)
     assert spec.edges_from("camera") == ()
+
+
+def test_what_is_at_an_address_has_its_own_name() -> None:
+    [edge] = good("attach: tcp://192.0.2.7:5555\n" + SHOW.replace("camera.frame", "webcam/camera.frame")).edges
+    assert (edge.source_graph, edge.source_node) == ("webcam", "camera")
 
 
 def test_warning_of_a_node_that_nobody_reads(caplog: pytest.LogCaptureFixture) -> None:
