@@ -290,7 +290,7 @@ class _Check:
         before: dict[str, dict[str, str]] = {name: {} for name in self.model.nodes}
         for source, target in self.edges.pairs:
             match = _SOURCE.fullmatch(source)
-            if match and not match["graph"] and match["node"] in before:
+            if match and not match["graph"]:
                 name, _, port = target.partition(".")
                 before[name][match["node"]] = port
         while True:

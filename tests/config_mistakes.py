@@ -51,6 +51,10 @@ CASES = {
         SHOW + '  more: {type: "@Filter"}',
         ["g.yaml:5: nodes.more: input 'frame' is not connected; outputs that carry Frame: camera.frame"],
     ),
+    "edge into inputs that are none": (
+        SHOW.replace("{frame: camera.frame}", "5") + "edges: {camera.frame -> show.frame: {queue: 2}}",
+        ["g.yaml:4: nodes.show.inputs: is 5, expected a mapping (key: value)"],
+    ),
     "outputs that wrong settings hide": (
         SHOW.replace('type: "@Camera"', "type: graph.replay:Replay, settings: {path: 5}"),
         ["g.yaml:3: nodes.camera.settings.path: is 5, expected str"],

@@ -216,8 +216,9 @@ def test_hold_needs_no_depth() -> None:
 
 
 def test_latest_keeps_one() -> None:
-    text = SHOW + "edges: {camera.frame -> show.frame: {policy: latest}}"
-    assert policies(good(text)) == {"show.frame": ("latest", 1)}
+    for said in ("policy: latest", "policy: latest, queue: 1"):
+        text = SHOW + f"edges: {{camera.frame -> show.frame: {{{said}}}}}"
+        assert policies(good(text)) == {"show.frame": ("latest", 1)}
 
 
 def test_queue_alone_keeps_the_default_policy() -> None:
@@ -239,6 +240,10 @@ def test_attached_nodes_never_hold_up_the_graph() -> None:
 def test_what_is_at_an_address_has_its_own_name() -> None:
     [edge] = good("attach: tcp://192.0.2.7:5555\n" + SHOW.replace("camera.frame", "webcam/camera.frame")).edges
     assert (edge.source_graph, edge.source_node) == ("webcam", "camera")
+
+
+def test_what_reads_a_node_of_its_own_name_elsewhere_closes_no_cycle() -> None:
+    assert len(good('attach: main\nnodes: {more: {type: "@Filter", inputs: {frame: main/more.picture}}}').edges) == 1
 
 
 def test_warning_of_a_node_that_nobody_reads(caplog: pytest.LogCaptureFixture) -> None:
