@@ -15,6 +15,9 @@ LIGHT: Color = (245, 245, 245)
 DIM: Color = (206, 206, 206)
 GAP = 1 / 3
 """Room between a face's box and its label, in line heights."""
+FOREHEAD = 1 / 8
+"""Share of the height of a face's box that lies above its brows: a label that has no room but on its face takes no
+more."""
 
 
 class Label(NamedTuple):
@@ -37,25 +40,29 @@ class Writer:
         return int(cv2.getTextSize((0, 0), text, (0, 0), self._font, size, weight)[2])
 
     def label_all(self, image: Image, labels: Sequence[Label], kept_free: Sequence[Box]) -> None:
-        """Write the labels, the first ones first: what is left of a later one is what there is room for.
+        """Write the labels, each at such length as there is room for.
 
         No label covers another one, or any of the boxes `kept_free` (of faces, and what else is to be seen) but the
-        one that it is beside. One without room is shortened to its first line, then to that line's first word, and at
-        last left out.
+        one that it is beside. All get room for the first word first, and then, the first ones first, for the whole or
+        at least the first line; one without any room is left out.
         """
-        taken: list[Box] = []
-        for label in labels:
-            others = [box for box in kept_free if box != label.beside]
-            for lines in shortened(label.lines):
-                panel = self._room(image, lines, label, [*taken, *others])
-                if panel:
-                    self.panel(image, lines, panel, label.size, label.color)
-                    taken.append(panel)
-                    break
+        size = (image.shape[1], image.shape[0])
+        placed: dict[int, tuple[list[str], Box]] = {}
+        for versions in (slice(-1, None), slice(None)):
+            for row, label in enumerate(labels):
+                taken = [box for box in kept_free if box != label.beside]
+                taken += [panel for other, (_, panel) in placed.items() if other != row]
+                for lines in shortened(label.lines)[versions]:
+                    panel = self._room(size, lines, label, taken)
+                    if panel:
+                        placed[row] = lines, panel
+                        break
+        for row, (lines, panel) in placed.items():
+            self.panel(image, lines, panel, labels[row].size, labels[row].color)
 
-    def _room(self, image: Image, lines: Sequence[str], label: Label, taken: Sequence[Box]) -> Box | None:
+    def _room(self, size: tuple[int, int], lines: Sequence[str], label: Label, taken: Sequence[Box]) -> Box | None:
         extent = self.extent(lines, label.size)
-        for panel in places(label.beside, extent, label.size * GAP, (image.shape[1], image.shape[0])):
+        for panel in places(label.beside, extent, label.size * GAP, size):
             if not any(overlap(panel, other) for other in taken):
                 return panel
         return None
@@ -88,10 +95,10 @@ def shortened(lines: Sequence[str]) -> list[list[str]]:
 
 
 def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]) -> Iterator[Box]:
-    """Yield where a label of `extent` may lie in a picture of `size`: above and below its face, at last on its rim.
+    """Yield where a label of `extent` may lie in a picture of `size`: above and below its face, and beside it.
 
-    Above and below come only where they lie in the picture as they are; the last place is moved into it. There is none
-    for a label that is larger than the picture.
+    They come only where they lie in the picture as they are. The last place is on the face itself, moved into the
+    picture, if the label is small enough for its FOREHEAD. There is none for one that is larger than the picture.
     """
     (wide, high), (width, height) = extent, size
     if wide > width or high > height:
@@ -103,8 +110,13 @@ def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]
         inside = min(max(0, x), width - wide)  # to the side a label may give way, and still be beside its face
         if y >= 0 and y + high <= height:
             yield inside, y, inside + wide, y + high
-    x, y = min(max(0, left), width - wide), min(max(0, above), height - high)
-    yield x, y, x + wide, y + high
+    y = min(max(0, round(y0)), height - high)
+    for x in (round(x1 + gap), round(x0 - gap) - wide):
+        if x >= 0 and x + wide <= width:
+            yield x, y, x + wide, y + high
+    if high <= FOREHEAD * (y1 - y0):
+        x, y = min(max(0, left), width - wide), min(max(0, above), height - high)
+        yield x, y, x + wide, y + high
 
 
 def overlap(a: Box, b: Box) -> bool:

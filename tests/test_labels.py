@@ -58,10 +58,29 @@ def test_a_label_without_room_says_less(monkeypatch: pytest.MonkeyPatch) -> None
     assert shortened(["#12"]) == [["#12"]]
 
 
-def test_the_first_label_has_the_first_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    face = (200.0, 150.0, 280.0, 230.0)
-    first, second = panels([label(face), label(face)], monkeypatch)
-    assert first[3] < face[1] and second[1] > face[3]
+def test_all_get_room_for_a_word_before_the_first_ones_say_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    word, line = (WRITER.extent([text], 12)[0] for text in ("#12", "#12   97 %"))
+    faces = [(0, 50, line - 5, 120), (line, 50, line + word, 120)]
+    for width, expected in ((line + word, [line, word]), (line + word - 1, [word, word]), (word, [word])):
+        found = panels([label(face, "#12   97 %") for face in faces], monkeypatch, (width, 120))
+        assert [panel[2] - panel[0] for panel in found] == expected
+
+
+def test_a_label_stands_beside_a_face_that_fills_the_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    four = ["#12   97 %", "eyes closed", "mouth open", "3 blinks"]
+    wide, high = WRITER.extent(four, 12)
+    [right] = panels([label((200, 20, 400, 350), *four)], monkeypatch)
+    assert 400 < right[0] < 410 and right[1] == 20 and (right[2] - right[0], right[3] - right[1]) == (wide, high)
+    [left] = panels([label((200, -20, 600, 370), *four)], monkeypatch)
+    assert 190 < left[2] < 200 and left[1] == 0
+
+
+def test_a_label_on_its_own_face_leaves_the_brows_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    four = ["#12   97 %", "eyes closed", "mouth open", "3 blinks"]
+    for side, lines in ((200, four[:1]), (800, four)):
+        [panel] = panels([label((0, 0, side, side), *four)], monkeypatch, (side, side))
+        assert (panel[2], panel[3]) == WRITER.extent(lines, 12)
+    assert panels([label((0, 0, 100, 100), *four)], monkeypatch, (100, 100)) == [], "a small one would be covered"
 
 
 def test_the_words_are_written_on_the_panel_beside_a_strip_of_the_colour_of_the_face() -> None:
@@ -75,7 +94,7 @@ def test_the_words_are_written_on_the_panel_beside_a_strip_of_the_colour_of_the_
 
 
 def test_a_label_larger_than_the_picture_says_less_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    face = (10.0, 10.0, 20.0, 20.0)
+    face = (-50.0, -50.0, 150.0, 150.0)
     short, shortest = WRITER.extent(["#12   97 %"], 12), WRITER.extent(["#12"], 12)
     for size, extent in ((short, short), ((short[0] - 1, 100), shortest), ((200, short[1]), short)):
         [panel] = panels([label(face)], monkeypatch, size)

@@ -60,6 +60,18 @@ def test_a_label_gives_way_and_says_less_where_there_is_no_room(page: Page) -> N
     assert arranged(page, [[190, 150, 230, 190], *walls])[0][0] == "#0"
 
 
+def test_all_get_room_for_a_word_before_the_first_ones_say_more(page: Page) -> None:
+    faces = [[0, 50, 53, 120], [58, 50, 80, 120]]
+    for width, said in ((80, ["#0  97 %", "#1"]), (79, ["#0", "#1"]), (22, ["#0"])):
+        assert [text for text, _ in arranged(page, faces, width, 120)] == said
+
+
+def test_a_label_stands_beside_a_face_that_fills_the_height_and_is_not_written_over_a_small_one(page: Page) -> None:
+    [[text, place]] = arranged(page, [[200, 10, 400, 350]])
+    assert text == "#0  97 %  eyes closed" and 400 < place[0] < 410 and place[1] == 10
+    assert arranged(page, [[0, 0, 100, 100]], 100, 100) == []
+
+
 def test_a_label_larger_than_the_picture_says_less_or_nothing(page: Page) -> None:
     face = [10, 10, 20, 20]
     assert [text for text, _ in arranged(page, [face], width=80)] == ["#0  97 %"]

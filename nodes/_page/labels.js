@@ -2,32 +2,37 @@
 
 // In sizes of the text: of a label, between it and its face, left of its text, and on both sides.
 const HEIGHT = 1.6, GAP = 1 / 3, BEFORE = 0.6, AROUND = 1;
+const FOREHEAD = 1 / 8; // share of the height of a face's box that lies above its brows
 
-// Returns where labels [{face: [x0, y0, x1, y1], texts}] go: [{label, text, place: [x0, y0, x1, y1]}]. The first ones have
-// the first choice; a label without room takes a shorter one of its texts, and is at last left out.
+// Returns where labels [{face: [x0, y0, x1, y1], texts}] go: [{label, text, place: [x0, y0, x1, y1]}]. All get room for
+// the last of their texts, the shortest, first; then, the first ones first, for the first of them that there is room for.
 export function arrange(labels, size, width, height, measure) {
-  const placed = [];
-  for (const label of labels) {
-    const taken = [...placed.map(({ place }) => place), ...labels.filter((other) => other !== label).map(({ face }) => face)];
-    const found = label.texts.flatMap((text) => {
-      const extent = [measure(text) + AROUND * size, HEIGHT * size];
-      return places(label.face, extent, GAP * size, width, height).map((place) => ({ label, text, place }));
-    }).find(({ place }) => !taken.some((other) => overlap(place, other)));
-    if (found) placed.push(found);
+  const placed = new Map();
+  for (const texts of [(label) => label.texts.slice(-1), (label) => label.texts]) {
+    for (const label of labels) {
+      const others = labels.filter((other) => other !== label);
+      const taken = others.flatMap((other) => [other.face, ...(placed.has(other) ? [placed.get(other).place] : [])]);
+      const found = texts(label).flatMap((text) => {
+        const extent = [measure(text) + AROUND * size, HEIGHT * size];
+        return places(label.face, extent, GAP * size, width, height).map((place) => ({ label, text, place }));
+      }).find(({ place }) => !taken.some((other) => overlap(place, other)));
+      if (found) placed.set(label, found);
+    }
   }
-  return placed;
+  return [...placed.values()];
 }
 
-// Where a label may lie in the picture: above and below its face, at last on its upper rim; nowhere if it is larger.
+// Where a label may lie in the picture: above and below its face, beside it, and at last, where it is small enough for
+// the forehead, on the face itself; nowhere if it is larger than the picture.
 function places([x0, y0, x1, y1], [wide, high], gap, width, height) {
   if (wide > width || high > height) return [];
-  const at = (x, y) => {
-    const left = Math.max(0, Math.min(x, width - wide)), top = Math.max(0, Math.min(y, height - high));
-    return [left, top, left + wide, top + high];
-  };
+  const left = (x) => Math.max(0, Math.min(x, width - wide)), top = (y) => Math.max(0, Math.min(y, height - high));
   const above = y0 - gap - high, below = y1 + gap;
-  const beside = [[x0, above], [x1 - wide, above], [x0, below], [x1 - wide, below]];
-  return [...beside.filter(([, y]) => y >= 0 && y + high <= height), [x0, above]].map(([x, y]) => at(x, y));
+  const found = [[x0, above], [x1 - wide, above], [x0, below], [x1 - wide, below]]
+    .filter(([, y]) => y >= 0 && y + high <= height).map(([x, y]) => [left(x), y]);
+  found.push(...[x1 + gap, x0 - gap - wide].filter((x) => x >= 0 && x + wide <= width).map((x) => [x, top(y0)]));
+  if (high <= FOREHEAD * (y1 - y0)) found.push([left(x0), top(above)]);
+  return found.map(([x, y]) => [x, y, x + wide, y + high]);
 }
 
 function overlap(a, b) {
