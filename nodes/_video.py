@@ -17,7 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -31,6 +31,7 @@ DECODE_THREADS = min(4, os.cpu_count() or 1)  # 4 decode 4K H.264 in real time; 
 LARGEST = 1 << 28  # bytes of an array that a message may hold
 DEFAULT_PERIOD = 1 / 30  # seconds between frames where the file does not say
 ENDS_AT_ITS_DURATION = frozenset({"matroska,webm", "nut"})  # formats whose duration counts from 0, not from the start
+UNTAGGED = 2  # H.273: a picture does not say by which matrix its colours were made
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 
 Allocate = Callable[[tuple[int, ...]], NDArray[Any]]
@@ -79,7 +80,10 @@ class Converter:
             raise NodeError(f"{width} x {height} pixels are more than can be sent; a smaller width scales them down")
         scaled = (height, width) if turns % 2 else (width, height)
         method = "BILINEAR" if scaled == (picture.width, picture.height) else "BICUBIC"
-        bgr = self._scaler.reformat(picture, *scaled, format="bgr24", interpolation=method, threads=1)
+        matrix = Colorspace.ITU709 if is_hd(picture) and picture.colorspace == UNTAGGED else None
+        bgr = self._scaler.reformat(
+            picture, *scaled, format="bgr24", src_colorspace=matrix, interpolation=method, threads=1
+        )
         stored = pixels(bgr)[::-1] if is_flipped(picture) else pixels(bgr)
         image = allocate((height, width, 3))
         if turns:
@@ -87,6 +91,15 @@ class Converter:
         else:
             np.copyto(image, stored)
         return image
+
+
+def is_hd(picture: VideoFrame) -> bool:
+    """Return whether a picture is of high definition, whose colours players take for BT.709 unless it says otherwise.
+
+    What decoders give has its parts in planes; the packed pixels of webcams are BT.601 at any size.
+    """
+    large = picture.height >= 720 or picture.width >= 1280
+    return large and picture.format.is_planar and not picture.format.is_rgb
 
 
 def is_flipped(picture: VideoFrame) -> bool:

@@ -3,11 +3,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from av.video.reformatter import Colorspace
 
 from graph import Header
 from graph.testing import run_node
+from nodes._video import Converter
 from nodes.capture import Capture
 from tests import clips
 from tests.clips import block, captured, numbers, times
@@ -49,6 +52,34 @@ def test_rotation_and_mirroring_of_phones_are_honoured(
     frame = captured(uri=str(path))[0]
     assert frame.image.shape == ((64, 48, 3) if turned % 180 else (48, 64, 3))
     assert block(frame) == (place[0], 1 - place[1] if mirrored else place[1])
+
+
+@pytest.mark.parametrize(
+    ("size", "made_by", "says", "right"),
+    [
+        ((1280, 720), Colorspace.ITU709, 2, True),
+        ((720, 1280), Colorspace.ITU709, 2, True),
+        ((1280, 720), Colorspace.ITU601, 2, False),
+        ((1280, 720), Colorspace.ITU601, 6, True),
+        ((720, 576), Colorspace.ITU601, 2, True),
+        ((720, 576), Colorspace.ITU709, 1, True),
+    ],
+)
+def test_untagged_colours_are_those_of_hd_where_players_take_them_so(
+    size: tuple[int, int], made_by: Colorspace, says: int, right: bool
+) -> None:
+    colour = np.full((size[1], size[0], 3), (40, 60, 200), np.uint8)
+    picture = av.VideoFrame.from_ndarray(colour, format="bgr24").reformat(format="yuv420p", dst_colorspace=made_by)
+    picture.colorspace = says
+    converted = Converter(0, 0).convert(picture, lambda shape: np.empty(shape, np.uint8))
+    assert (np.abs(converted.astype(int) - colour).max() < 6) == right
+
+
+def test_a_webcam_has_the_same_colours_at_any_size() -> None:
+    packed = av.VideoFrame.from_ndarray(np.full((720, 1280, 2), (90, 200), np.uint8), format="yuyv422")
+    small = av.VideoFrame.from_ndarray(np.full((48, 64, 2), (90, 200), np.uint8), format="yuyv422")
+    large, little = (Converter(0, 0).convert(one, lambda shape: np.empty(shape, np.uint8)) for one in (packed, small))
+    np.testing.assert_array_equal(large[5, 5], little[5, 5])
 
 
 def test_scaling_counts_in_the_upright_picture(tmp_path: Path) -> None:
