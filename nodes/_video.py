@@ -252,18 +252,23 @@ def _start(path: Path) -> bytes:
 def video_stream(container: InputContainer) -> VideoStream:
     """Return the main video stream; raises ConfigError (without the file's name) if there is none.
 
-    A cover picture in a sound file is no video, nor is a tile of a picture (HEIC, of which PyAV does not say how they
+    Of several it is the one that the file says is meant, or else the largest, as of a list that offers some (HLS). A
+    cover picture in a sound file is no video, nor is a tile of a picture (HEIC, of which PyAV does not say how they
     lie), and FFmpeg would draw any text file as a terminal ("tty").
     """
     if container.format.name == "tty":
         raise ConfigError("is a text file, not a video")
-    for stream in container.streams.video:
-        if not stream.disposition & (Disposition.attached_pic | Disposition.dependent):
-            return stream
+    others = Disposition.attached_pic | Disposition.dependent
+    if streams := [stream for stream in container.streams.video if not stream.disposition & others]:
+        return max(streams, key=_rank)
     if any(stream.disposition & Disposition.dependent for stream in container.streams.video):
         raise ConfigError("is a picture in tiles, as phones write HEIC: save it as JPEG or PNG")
     found = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
     raise ConfigError(f"has no video stream (streams: {found})")
+
+
+def _rank(stream: VideoStream) -> tuple[bool, int]:
+    return bool(stream.disposition & Disposition.default), stream.codec_context.width * stream.codec_context.height
 
 
 def pixel_aspect(stream: VideoStream) -> float:

@@ -155,10 +155,10 @@ def test_live_segments_play_in_real_time_and_not_as_fast_as_they_are_fetched(tmp
     assert last.header.t_capture_ns - first.header.t_capture_ns > 0.2e9
 
 
-def test_of_the_resolutions_that_a_list_offers_one_is_fetched(tmp_path: Path) -> None:
+def test_of_the_resolutions_that_a_list_offers_only_the_largest_is_fetched(tmp_path: Path) -> None:
     master = "#EXTM3U\n"
-    for name in ("one", "two"):
-        clips.write(tmp_path / f"{name}.m3u8", clips.steady(200))
+    for name, size in (("small", (32, 24)), ("large", (128, 96)), ("middle", (64, 48))):
+        clips.write(tmp_path / f"{name}.m3u8", clips.steady(200), size=size)
         master += f"#EXT-X-STREAM-INF:BANDWIDTH=100000\n{name}.m3u8\n"
     (tmp_path / "all.m3u8").write_text(master)
     asked = []
@@ -169,9 +169,9 @@ def test_of_the_resolutions_that_a_list_offers_one_is_fetched(tmp_path: Path) ->
             super().do_GET()
 
     with served(partial(Noted, directory=tmp_path)) as port, playing(f"http://127.0.0.1:{port}/all.m3u8") as until:
-        until(lambda frame: frame.pts > 3.0)
-    assert "/one1.ts" in asked
-    assert "/two1.ts" not in asked, "the first says what there is"
+        assert until(lambda frame: frame.pts > 3.0).image.shape == (96, 128, 3)
+    assert "/large1.ts" in asked
+    assert not {"/small1.ts", "/middle1.ts"} & {*asked}, "the first say what there is"
 
 
 def test_a_gap_in_the_stamps_of_a_file_over_http_is_not_waited_out(tmp_path: Path) -> None:

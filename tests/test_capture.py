@@ -6,6 +6,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from av.video.reformatter import Colorspace
 
 from graph import Header
@@ -29,6 +30,24 @@ def test_every_frame_in_order_with_its_time(tmp_path: Path, name: str) -> None:
 def test_colours_are_bgr(tmp_path: Path) -> None:
     image = captured(uri=str(clips.write(tmp_path / "clip.mp4", [0.0])))[0].image
     assert np.abs(image[3, 3].astype(int) - (250, 20, 20)).max() < 12
+
+
+@pytest.mark.parametrize(("name", "width"), [("clip.ts", 128), ("clip.mkv", 64)])
+def test_of_several_streams_the_default_is_taken_or_else_the_largest(tmp_path: Path, name: str, width: int) -> None:
+    sizes = [(64, 48), (128, 96), (32, 24)]
+    with av.open(str(tmp_path / name), "w") as container:
+        streams = [container.add_stream("libx264", rate=30) for _ in sizes]
+        for stream, (stream.width, stream.height) in zip(streams, sizes, strict=True):
+            stream.pix_fmt = "yuv420p"
+        if name == "clip.mkv":
+            streams[0].disposition = Disposition.default
+        for index in range(5):
+            for stream, size in zip(streams, sizes, strict=True):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(clips.picture(index, *size), format="bgr24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    frames = captured(uri=str(tmp_path / name))
+    assert numbers(frames) == list(range(5)) and {frame.image.shape[1] for frame in frames} == {width}
 
 
 def test_variable_frame_rate_is_kept(tmp_path: Path) -> None:
