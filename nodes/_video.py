@@ -43,7 +43,7 @@ class Shot(NamedTuple):
     pts: float  # seconds on the reader's time axis
     arrived_ns: int  # CLOCK_MONOTONIC
     picture: VideoFrame
-    epoch: int = 0  # of the reader: a camera that was lost comes back with the next
+    epoch: int = 0  # of the reader: a camera that was lost, and what a clip is joined to, come with the next
     clock: Literal["arrival", "camera"] = "arrival"  # what `arrived_ns` goes by
     pixel_aspect: float = 1.0  # width of a pixel over its height
     place: int = -1  # among the pictures of a folder, those that cannot be read and all passes counted; -1: the next
@@ -133,6 +133,7 @@ class VideoFile:
         self.path = path
         self.fps = fps
         self.end = 0.0  # of the last pass, seconds
+        self._joints = 0  # where stamps began anew, of all passes
         self._container: InputContainer | None = open_video(path)
 
     def shots(self) -> Iterator[Shot]:
@@ -145,15 +146,17 @@ class VideoFile:
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = DECODE_THREADS
         report = _Report(stream)
-        origin, taken, last = None, -1, 0.0
+        origin, taken, last = None, -1, -math.inf
         for frame in _frames(self._container, stream, report):
             pts = report.count(frame)
-            if origin is None or pts < last - SET_BACK_S:
+            if pts < last - SET_BACK_S:
+                self._joints, origin = self._joints + 1, None
+            if origin is None:
                 origin, taken = pts, -1
             last = pts
             place = math.floor((pts - origin) * self.fps + 0.5) if self.fps else report.frames
             if place > taken:
-                yield Shot(pts, time.monotonic_ns(), frame, pixel_aspect=pixel_aspect(stream))
+                yield Shot(pts, time.monotonic_ns(), frame, self._joints, pixel_aspect=pixel_aspect(stream))
             taken = max(taken, place)
         self.end = report.end
         report.conclude(self.path)

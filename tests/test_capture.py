@@ -135,11 +135,12 @@ def test_fps_thins_a_video_out(tmp_path: Path) -> None:
     assert numbers(captured(uri=path, fps=1000.0)) == list(range(12))
 
 
-def test_fps_goes_on_where_the_stamps_begin_anew(tmp_path: Path) -> None:
+def test_where_the_stamps_begin_anew_fps_goes_on_and_the_epoch_grows(tmp_path: Path) -> None:
     once = clips.write(tmp_path / "once.ts", clips.steady(30)).read_bytes()
     twice = tmp_path / "twice.ts"
     twice.write_bytes(once + once)  # as recorders join their parts
-    assert len(captured(uri=str(twice))) == 60
+    assert [frame.epoch for frame in captured(uri=str(twice))] == [0] * 30 + [1] * 30
+    assert [frame.epoch for frame in captured(uri=str(twice), loop=True, limit=120)] == sorted([0, 1, 2, 3] * 30)
     alone = numbers(captured(uri=str(tmp_path / "once.ts"), fps=10.0))
     assert numbers(captured(uri=str(twice), fps=10.0)) == [*alone, *alone]
 
