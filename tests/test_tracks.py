@@ -7,7 +7,7 @@ import pytest
 
 from graph import Faces
 from nodes._geometry import landmark_box
-from nodes._tracks import Look, Tracks, apart, inside, match, twins
+from nodes._tracks import COAST, SAME_FACE, WANDER, Look, Track, Tracks, apart, inside, match, twins
 from tests import portrait
 from tests.bench.tracks import Score, score
 from tests.bench.walkers import Person, Street, heads
@@ -353,6 +353,61 @@ def test_frames_that_come_in_bursts_do_not_lead_a_face_astray() -> None:
         assert apart(looks[0].box, landmark_box(at)[0]) < 0.2
         tracks.see(looks, at, np.array([0.9], np.float32), SIZE, pts)
         looks = tracks.look(None, np.zeros(0, np.float32), pts, pts + 0.1)
+
+
+def gone(places: list[tuple[float, float]], visible: bool) -> Track:
+    """A track whose face of 100 pixels had its left edge at these (seconds, x)."""
+    track = Track(0, confirmed=0.0, visible=visible)
+    track.places.extend((at, np.array((x, 0, x + 100, 100), np.float32)) for at, x in places)
+    return track
+
+
+def test_of_two_frames_in_a_burst_no_pace_is_made() -> None:
+    """Frames 100 ms apart that are timed by their arrival, and 10 pixels; the last two came together."""
+    burst = gone([(0.0, 100), (0.1, 110), (0.2, 120), (0.201, 130)], visible=True)
+    assert 135 < burst.place(0.301)[0] < 150
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_no_pace_is_believed_for_long(visible: bool) -> None:
+    walker = gone([(i / FPS, 100 + 2 * i) for i in range(40)], visible)
+    last = 39 / FPS
+    assert walker.place(last + COAST)[0] > 200
+    np.testing.assert_allclose(walker.place(last + 10), walker.place(last + COAST), atol=0.01)
+
+
+def test_who_was_seen_shortly_is_not_led_astray_by_the_first_place() -> None:
+    brief = gone([(0.0, 94), *((i / FPS, 100 + 3 * i) for i in range(1, 10))], visible=False)
+    assert brief.place(0.4)[0] == pytest.approx(136, abs=5)
+
+
+def test_a_face_may_come_back_the_farther_off_the_longer_it_was_out_of_sight() -> None:
+    places = [(i / FPS, 100.0) for i in range(10)]
+    assert gone(places, visible=True).reach(9 / FPS + 0.5) == SAME_FACE
+    assert gone(places, visible=False).reach(9 / FPS + 0.5) == pytest.approx(SAME_FACE + 0.5 * WANDER)
+    assert gone(places, visible=False).reach(100.0) == SAME_FACE + COAST * WANDER
+
+
+def test_a_track_has_a_better_claim_to_a_face_than_a_new_one() -> None:
+    points = np.stack([face(200, 200)] * 2)
+    track = Track(0, confirmed=0.0, landmarks=face(195, 200), box=Stream.boxes([face(195, 200)])[0])
+    boxes = Stream.boxes(points)
+    looks = [Look(boxes[0], 0.0), Look(boxes[1], 0.0, track)]
+    assert twins(looks, points, boxes, np.ones(2, bool)).tolist() == [True, False]
+
+
+def test_another_face_in_the_place_of_a_known_one_gets_a_new_id_at_a_cut() -> None:
+    stream = Stream()
+    known = [face(100, 200), face(300, 200)]
+    assert [*stream.frame(*known, found=known)] == [0, 1]
+    looks = stream.tracks.look(None, np.zeros(0, np.float32), 1 / FPS, 1 / FPS)
+    other = face(100, 200)
+    other[:30] += np.random.default_rng(0).normal(0, 8, (30, 2)).astype(np.float32)
+    landmarks = np.stack([other, known[1]])
+    stream.tracks.forget_others(looks, landmarks)
+    pairs = stream.tracks.see(looks, landmarks, np.ones(2, np.float32), SIZE, 1 / FPS)
+    assert [(track.id, row) for track, row in pairs] == [(1, 1), (2, 0)]
+    assert [track.id for track in stream.tracks.tracks] == [1, 2]
 
 
 def test_two_who_cross_behind_a_pillar_do_not_change_their_ids() -> None:
