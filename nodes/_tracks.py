@@ -19,8 +19,6 @@ SAME_FACE = 0.7
 a face side between two frames is faster than heads move. Chosen by eye on videos."""
 ASTRAY = 0.35
 """A track this far from its own fresh detection has been outrun: it starts again from the detection."""
-TWINS = 0.25
-"""Two tracks whose points are this close on average (in face sides) are on one face."""
 SURE, TRUST = 0.9, 10.0
 """A face of this presence may go undetected for so many times `patience`: detectors miss profiles and covered faces
 that the landmark network follows with ease, and it takes only 0.6 % of background crops for such a face (measured)."""
@@ -59,7 +57,8 @@ Measured: at most 0.017 in two clips of faces that talk (25 and 30 fps), at most
 changes (tests.bench.tracks) unless they are just being covered; of 200 faces of LFPW 5 % differ by less from the next.
 """
 NESTED = 0.6
-"""A face of which more lies within another one's box is the other one: what is behind a face shows less of itself."""
+"""A face of which more lies within another one's box is the other one: what is behind a face shows less of itself, and
+two tracks on one face see more than two thirds in common."""
 HISTORY = 64
 """Frames a track remembers its place for: how late a detection may come."""
 
@@ -249,11 +248,9 @@ def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[
     doubled = np.zeros(len(looks), bool)
     if len(looks) < 2 or np.count_nonzero(overlaps(boxes[present], boxes[present])) <= present.sum():
         return doubled  # no two touch
-    sides = _sides(boxes)
     kept: list[int] = []
     for row in sorted(np.flatnonzero(present), key=lambda row: _claim(looks[row], landmarks[row])):
-        gaps = np.linalg.norm(landmarks[kept] - landmarks[row], axis=2).mean(1) / sides[row]
-        doubled[row] = (gaps < TWINS).any() or (within(boxes[row], boxes[kept]) > NESTED).any()
+        doubled[row] = (within(boxes[row], boxes[kept]) > NESTED).any()
         if not doubled[row]:
             kept.append(int(row))
     return doubled
