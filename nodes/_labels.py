@@ -77,8 +77,6 @@ class Writer:
         """Write lines on a dim panel with a strip of `color` at its left; `size` is the height of a line in pixels."""
         x0, y0, x1, y1 = (round(value) for value in at)
         ground: NDArray[np.uint8] = image[y0:y1, x0:x1]
-        if not ground.size:
-            return
         pad = _padding(size)
         cv2.addWeighted(ground, 0.35, np.full_like(ground, DARK), 0.65, 0, dst=ground)
         ground[:, : max(2, pad // 2)] = color

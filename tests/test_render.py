@@ -11,7 +11,7 @@ from graph import Faces, Frame, Header
 from graph.testing import run_node
 from nodes._draw import PALETTE, SPLINES, draw_points, rotation, splines, track_color
 from nodes._labels import Box, Writer, overlap
-from nodes.render import Render, state_words
+from nodes.render import Render, radius, state_words
 from tests.portrait import LANDMARKS, faces
 
 GREY = np.full((360, 480, 3), 110, np.uint8)
@@ -112,14 +112,49 @@ def test_states_in_words() -> None:
     assert state_words(np.array([0.9, 0.8, 0.9, 0.0])) == ["eyes closed"]
     assert state_words(np.array([0.9, 0.1, 0.2, 0.3])) == ["left eye closed", "mouth open"]
     assert state_words(np.array([0.1, 0.6, 0.0, 0.7])) == ["right eye closed", "mouth wide open"]
+    assert state_words(np.array([0.1, 0.1, 0.4, 0.1])) == [], "lips that just part"
 
 
-def test_blinks_are_counted_in_the_label() -> None:
-    none, one, many = (
-        drawn(dataclasses.replace(faces(FACE[None]), blinks=np.array([count])), states=True) for count in (0, 1, 12)
-    )
-    assert not changed(none).any()
-    assert 0 < changed(one).sum() < changed(many).sum(), "the panel is wider for more of them"
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Box, int]]:
+    """Lines, place and size of the panels, which are then not drawn."""
+    panels: list[tuple[list[str], Box, int]] = []
+    monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, size, _: panels.append((lines, at, size)))
+    return panels
+
+
+def test_blinks_are_counted_in_the_label(written: list[tuple[list[str], Box, int]]) -> None:
+    for count in (0, 1, 12):
+        drawn(dataclasses.replace(faces(FACE[None]), blinks=np.array([count])), states=True)
+    assert [lines for lines, _, _ in written] == [["1 blink"], ["12 blinks"]]
+
+
+def test_the_larger_face_is_labelled_first_and_none_covers_another(written: list[tuple[list[str], Box, int]]) -> None:
+    """The label of the lower face would stand on the upper one."""
+    found = faces(np.stack([LANDMARKS * 0.3 + np.float32([100, 50]), LANDMARKS * 0.32 + np.float32([95, 107])]))
+    drawn(found, label=True)
+    assert [lines[0].split()[0] for lines, _, _ in written] == ["#1", "#0"]
+    for _, place, _ in written:
+        assert not any(overlap(place, tuple(box)) for box in found.boxes.tolist())
+
+
+def test_scale_is_that_of_lines_points_and_text(written: list[tuple[list[str], Box, int]]) -> None:
+    found = faces(FACE[None])
+    for settings in ({"style": "contours"}, {"style": "points"}, {"box": True}, {"pose": "axes"}, {"pose": "cube"}):
+        once, thrice = (changed(drawn(found, **settings, scale=scale)).sum() for scale in (1.0, 3.0))
+        assert thrice > 1.25 * once, settings
+    for scale in (1.0, 2.0):
+        drawn(found, label=True, latency=True, scale=scale)
+    assert [size for _, _, size in written[2:]] == [2 * size for _, _, size in written[:2]]
+
+
+def test_points_are_white_on_contours_and_have_rims_on_large_faces_only() -> None:
+    found = faces(FACE[None])
+    assert drawn(found, style="both").min(axis=2).max() == 250 > drawn(found, style="points").min(axis=2).max()
+    for scale, has_rims in ((1.1, True), (0.6, False)):
+        image = drawn(faces(FACE[None] * np.float32(scale)), style="points")
+        assert (image.max(axis=2).min() < 105) == has_rims
+    assert [radius(face) for face in (20, 60, 300)] == [0.5, 0.8, 3.0]
 
 
 def test_a_small_face_is_not_hidden_by_its_points_and_words() -> None:
@@ -165,6 +200,11 @@ def test_the_age_has_room_in_a_narrow_picture() -> None:
     assert columns.max() < 480
 
 
+def test_a_picture_too_low_for_the_age_stays_as_it_is() -> None:
+    low = np.full((4, 300, 3), 110, np.uint8)
+    np.testing.assert_array_equal(drawn(None, low, latency=True), low)
+
+
 @pytest.mark.parametrize("size", [(240, 320), (333, 101), (120, 160)])
 def test_the_age_is_made_small_enough_to_be_read_whole(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
     panels: list[Box] = []
@@ -173,7 +213,7 @@ def test_the_age_is_made_small_enough_to_be_read_whole(monkeypatch: pytest.Monke
     assert 0.75 * size[1] < panels[0][2] <= size[1]
 
 
-@pytest.mark.parametrize("shift", [(-300, 0), (0, -250), (5000, 5000), (-1e7, 1e7)])
+@pytest.mark.parametrize("shift", [(-300, 0), (0, -250), (300, 0), (0, 250), (5000, 5000), (-1e7, 1e7), (1e9, -1e9)])
 @pytest.mark.parametrize("style", ["contours", "points"])
 def test_faces_partly_or_fully_outside_do_no_harm(shift: Any, style: str) -> None:
     everything = {"box": True, "label": True, "states": True, "spread": True, "latency": True}
