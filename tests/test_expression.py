@@ -71,7 +71,14 @@ def test_eyes_that_begin_closed_and_the_word_of_the_network() -> None:
     assert seen([0.3] * 30 + [0.25] * 4 + [0.3] * 5, [0.0] * 30 + [0.9] * 4 + [0.0] * 5)[-1] == 1
 
 
-@pytest.mark.parametrize("at", [(10, 39.5), (89, 39.5), (49.5, 10), (49.5, 69)])
+def test_a_wider_opening_is_the_usual_one_soon_and_a_narrower_one_late() -> None:
+    """A blink is counted only where the eyes have been open: to over half of what is usual."""
+    blink = [0.16] * 60 + [0.04] * 4 + [0.13] * 5
+    assert seen([0.14] * 5 + [0.3] * 20 + blink)[-1] == 0, "0.13 of 0.3 is not open"
+    assert seen(blink)[-1] == 1, "of 0.16 it is"
+
+
+@pytest.mark.parametrize("at", [(16.4, 39.5), (82.8, 39.5), (49.5, 16.4), (49.5, 62.8)])
 def test_an_eye_near_any_rim_of_the_picture_may_be_cut_off(at: tuple[float, float]) -> None:
     eye = portrait.LANDMARKS - portrait.LANDMARKS[36:42].mean(axis=0)  # 34 pixels wide
     both = np.stack([eye + np.array((49.5, 39.5)), eye + np.array(at)])

@@ -106,6 +106,13 @@ def test_angles_of_a_face_turned_in_the_image_plane() -> None:
     assert angles(rotation(0, 0, 90)[None])[0] == pytest.approx((0, 0, 90))
 
 
+def test_the_camera_looks_at_the_centre_of_the_picture_and_rounding_makes_no_angle_nan() -> None:
+    assert camera_matrix(640, 480, 60)[:2, 2].tolist() == [319.5, 239.5]
+    beyond = rotation(0, 90, 0)
+    beyond[2, 0] -= 1e-12
+    assert angles(beyond[None])[0, 1] == pytest.approx(90)
+
+
 def test_no_pose_is_nan_and_no_face_is_no_row() -> None:
     points = np.zeros((2, 68, 2), np.float32)
     points[1] = np.nan

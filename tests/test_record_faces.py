@@ -115,6 +115,35 @@ def test_a_file_that_is_gone_on_with_has_its_head_and_whole_lines(tmp_path: Path
     assert len(lines) == 2 and lines[1].startswith("7,")
 
 
+def test_every_frame_is_in_the_file_before_the_next_one(tmp_path: Path) -> None:
+    node = RecordFaces(path=str(tmp_path / "faces.CSV"))
+    node.open()
+    for seq in range(3):
+        node.process(some_faces(seq, 1))
+        table = (tmp_path / "faces.CSV").read_text().splitlines()
+        assert len(table) == 2 + seq and table[0].startswith("seq,pts,epoch")
+    node.close()
+
+
+def test_what_a_full_disk_has_not_taken_is_no_second_error_at_the_end(tmp_path: Path) -> None:
+    node = RecordFaces(path=str(tmp_path / "faces.jsonl"))
+    node.open()
+    with full_disk(100):
+        with pytest.raises(NodeError):
+            node.process(some_faces(0, 9))
+        node.close()
+
+
+def test_a_tilde_is_the_home_and_what_is_there_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    node = RecordFaces(path="~/faces.csv")
+    assert [finding.found for finding in RecordFaces.check(node)] == [f"{tmp_path / 'faces.csv'} can be written"]
+    run_node(node, faces=[some_faces(0, 1)])
+    assert (tmp_path / "faces.csv").is_file() and node.writes() == [tmp_path / "faces.csv"]
+    [again] = RecordFaces.check(node)
+    assert again.found == f"{tmp_path / 'faces.csv'} can be written, over the one that is there"
+
+
 def test_a_video_file_is_none_for_faces() -> None:
     with pytest.raises(ConfigError, match=r"nodes\.record:Record writes \.mp4"):
         run_node(RecordFaces(path="clip.mp4"), faces=[])

@@ -23,6 +23,18 @@ def test_every_third_frame_by_its_number(tmp_path: Path, kind: str) -> None:
     assert image is not None and image.shape == (8, 12, 3) and abs(int(image.mean()) - 30) < 4
 
 
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+def test_lower_quality_is_smaller_and_a_tilde_is_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    noise = Frame(image=np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    for quality in (20, 90):
+        run_node(RecordImages(folder=f"~/{quality}", format=kind, quality=quality), frame=[noise])
+    low, high = ((tmp_path / f"{quality}/00000000.{kind}").stat().st_size for quality in (20, 90))
+    assert low < 0.7 * high
+
+
 @pytest.mark.parametrize("folder", ["a", "a/b/c", "nowhere", "nowhere/b"])
 def test_what_is_in_the_way_of_the_folder_is_told(tmp_path: Path, folder: str) -> None:
     (tmp_path / "a").touch()

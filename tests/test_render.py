@@ -9,7 +9,18 @@ import pytest
 
 from graph import Faces, Frame, Header
 from graph.testing import run_node
-from nodes._draw import PALETTE, SPLINES, draw_points, rotation, splines, track_color
+from nodes._draw import (
+    AXES,
+    PALETTE,
+    SPLINES,
+    draw_axes,
+    draw_brackets,
+    draw_points,
+    draw_spread,
+    rotation,
+    splines,
+    track_color,
+)
 from nodes._labels import Box, Writer, overlap
 from nodes.render import Render, radius, state_words
 from tests.portrait import LANDMARKS, faces
@@ -98,6 +109,29 @@ def test_the_pose_is_drawn_to_the_side_that_the_head_turns_to(pose: str) -> None
     )
     assert left.sum() > 50 and right.sum() > 50
     assert np.nonzero(left)[1].min() < np.nonzero(right)[1].min() - 10
+
+
+def test_the_axes_are_red_to_the_right_and_green_down_and_the_farthest_is_drawn_first() -> None:
+    image, centre = np.zeros((200, 200, 3), np.uint8), np.float32([100, 100])
+    draw_axes(image, centre, np.zeros(3), 60.0, 3, 0)
+    for axis, (x, y) in ((0, (128, 100)), (1, (100, 128)), (2, (100, 100))):
+        assert image[y, x].tolist() == list(AXES[axis])
+    assert not image[:96].any() and not image[:, :96].any() and not image[134:].any() and not image[:, 134:].any()
+    draw_axes(image, centre, np.float32([0, 180, 0]), 60.0, 3, 0)
+    assert image[100, 100].tolist() != list(AXES[2]), "who looks away"
+
+
+def test_the_circles_are_twice_the_spread_and_the_box_is_open_between_its_corners() -> None:
+    image = np.zeros((200, 200, 3), np.uint8)
+    draw_spread(image, np.full((68, 2), 100, np.float32), np.full(68, 20.0), (250, 250, 250))
+    rows, columns = np.nonzero(image.any(axis=2))
+    assert [abs(int(end) - 100) for end in (rows.min(), rows.max(), columns.min(), columns.max())] == pytest.approx(
+        [40] * 4, abs=1
+    )
+    draw_spread(image, np.full((68, 2), 100, np.float32), np.full(68, 1e12), (250, 250, 250))
+    image[:] = 0
+    draw_brackets(image, (50, 50, 150, 150), (250, 250, 250), 1, 0)
+    assert image[50, 50].all() and image[150, 150].all() and image[50, 64].all() and not image[50, 68:133].any()
 
 
 def test_box_label_and_spread_can_be_switched_one_by_one() -> None:
