@@ -64,6 +64,7 @@ def test_eyes_that_are_half_open_for_a_moment_blink_once() -> None:
 def test_eyes_that_are_shut_for_long_are_no_new_usual() -> None:
     asleep = [0.3] * 30 + [0.1] * 900
     assert seen(asleep + [0.05] * 4 + [0.1] * 30 + [0.3] * 5)[-1] == 0
+    assert seen(asleep + [0.05] * 4 + [0.1] * 4 + [0.3] * 5)[-1] == 0, "who wakes has not blinked"
 
 
 def test_eyes_that_begin_closed_and_the_word_of_the_network() -> None:

@@ -130,7 +130,7 @@ def test_what_a_full_disk_has_not_taken_is_no_second_error_at_the_end(tmp_path: 
     node.open()
     with full_disk(100):
         with pytest.raises(NodeError):
-            node.process(some_faces(0, 9))
+            node.process(some_faces(0, 1))
         node.close()
 
 
