@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import errno
 import io
 import logging
 import math
@@ -268,6 +269,12 @@ def main(arguments: list[str] | None = None) -> int:
         for line in str(exc).splitlines():
             _say("error", line)
         return 2 if isinstance(exc, ConfigError) else 1
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        _say("error", f"what is printed cannot be written: {exc.strerror}")
+        Terminal().on_broken_pipe()
+        return 1
 
 
 def _call(arguments: list[str]) -> int:

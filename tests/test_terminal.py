@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from graph import cli
 from graph.terminal import Terminal
 from tests.conftest import PATIENCE_S
 from tests.graphs import ROOT, TIED, node, rows, wait_for_rows
@@ -20,6 +21,20 @@ def test_a_full_disk_silences_the_terminal() -> None:
         terminal.print("no space for this")
         terminal.print("nor for this")
         assert terminal.quiet
+
+
+def test_a_command_whose_output_finds_a_full_disk_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    held = os.dup(1)
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), 1)
+    try:
+        with open(1, "w", encoding="utf-8", closefd=False) as stdout, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", stdout)
+            assert cli.main(["check", "demo"]) == 1
+    finally:
+        os.dup2(held, 1)
+        os.close(held)
+    assert capfd.readouterr().err == "error: what is printed cannot be written: No space left on device\n"
 
 
 @pytest.mark.slow
