@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from graph.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 MARK = Mark()
+LEAVE_S = 3.0  # threads that a node has left behind get so long to end by themselves
 IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast as fingers are
 
 
@@ -378,4 +380,17 @@ class Worker:
 
 def main() -> None:
     """Run the job on standard input; the process's exit code is the node's."""
-    sys.exit(Worker(Job.from_stdin()).run())
+    worker = Worker(Job.from_stdin())
+    code = worker.run()
+    watchdog = threading.Timer(LEAVE_S, _cut_off, (worker.name, code))
+    watchdog.daemon = True
+    watchdog.start()
+    sys.exit(code)  # once the node's own threads have ended
+
+
+def _cut_off(name: str, code: int) -> None:
+    """End the process though threads of its node still run: nobody is left to tell it."""
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.is_alive()]
+    sys.stderr.write(f"warning: {name}: cut off, as it is closed, but threads still run: {', '.join(left)}\n")
+    sys.stdout.flush()
+    os._exit(code)

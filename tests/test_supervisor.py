@@ -185,6 +185,13 @@ def test_failing_node_is_named(tmp_path: Path, how: str, words: str) -> None:
         assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 
+def test_threads_that_a_node_leaves_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    nodes = {"source": node("Source", frames=3), "linger": node("Linger", {"frame": "source.frame"})}
+    with Graph(tmp_path, {"name": "lingering", "nodes": nodes}) as graph:
+        assert graph.wait() == 0, graph.text()
+        assert "linger: cut off, as it is closed, but threads still run: lingers\n" in graph.text()
+
+
 def test_node_that_keeps_many_frames(tmp_path: Path) -> None:
     config = line(frames=150)
     config["nodes"]["keep"] = node("Keep", {"frame": "copy.copied"})

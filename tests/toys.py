@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -123,6 +124,18 @@ class Fail(Node):
     def close(self) -> None:
         if self.how == "close":
             raise RuntimeError("disk full")
+
+
+class Linger(Node):
+    """Takes frames, and leaves a thread behind that does not end."""
+
+    frame = Input(Frame)
+
+    def open(self) -> None:
+        threading.Thread(target=time.sleep, args=(1000,), name="lingers").start()
+
+    def process(self, frame: Frame) -> None:
+        pass
 
 
 class FailOnce(Node):
