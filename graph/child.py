@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graph.endings import ENDINGS
 from graph.job import Job
 from graph.spec import NodeSpec, build
 
@@ -19,18 +20,18 @@ logger = logging.getLogger("facegraph")
 
 QUIET_S = 5.0  # ten heartbeats missed: say so
 START_S = 30.0  # the same before the first word: Python and a node's libraries must load
-ENDINGS = (signal.SIGINT, signal.SIGTERM)
-"""Terminals and service managers send these to the whole group. The supervisor sees to an orderly end; a node ignores
-them, and they are blocked until it has come to that: Python takes a second to start."""
 BOOTSTRAP = """\
 import os, signal, sys
-for number in (signal.SIGINT, signal.SIGTERM):
+endings = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+for number in endings:
     signal.signal(number, signal.SIG_IGN)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, endings)
 sys.path[:] = os.environ["FACEGRAPH_PATH"].split(os.pathsep)
 from graph.worker import main
 main()
 """
+"""Terminals and service managers send ENDINGS to the whole group. The supervisor sees to an orderly end; a node ignores
+them, and they are blocked until it has come to that: Python takes a second to start."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """The processes are the parallelism: pools of BLAS threads in each of them would only wait for one another."""
 BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)

@@ -7,16 +7,16 @@ wall clock by the pair of both that was read at the start, and that is kept in t
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, Self
 
 from graph import recorded, wire
 from graph.attached import RunningGraph
+from graph.endings import heeding
 from graph.errors import ConfigError, GraphError
 from graph.messages import Header, Mark, Message
 from graph.receiver import type_name
@@ -185,7 +185,7 @@ def record(
     compression: Compression = "lz4",
     started: Callable[[], None] = lambda: None,
 ) -> Recorder:
-    """Record ports of a running graph until it ends, SIGINT or SIGTERM comes, or `duration` seconds are over.
+    """Record ports of a running graph until it ends, one of ENDINGS comes, or `duration` seconds are over.
 
     `block` makes the graph wait where the disk is slower; otherwise the oldest messages are dropped, and counted as
     missing. `started` is called when every sender has answered. Returns the closed recorder with its counts.
@@ -196,8 +196,9 @@ def record(
         raise ConfigError(f"{path}: the name of a recording ends in {SUFFIX}")
     types = {port: g.type_of(port) for port in ports}
     policy = "block" if block else "drop_oldest"
+    stop = _Stop()
     with (
-        _Stop() as stop,
+        heeding(stop.ask),
         Recorder(path, types, g.name, compression) as recorder,
         contextlib.closing(g.listen(*ports, policy=policy, queue=QUEUE)) as stream,
     ):
@@ -215,22 +216,12 @@ def record(
 
 
 class _Stop:
-    """Notes SIGINT and SIGTERM, so that a message is written whole."""
+    """Notes that the end is asked for, so that a message is written whole."""
 
     def __init__(self) -> None:
         self.asked = False
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def ask(self) -> None:
         if self.asked:
             os._exit(1)  # the second one: the file is cut off here
         self.asked = True
-
-    def __enter__(self) -> Self:
-        self._before = [(number, signal.signal(number, self._ask)) for number in (signal.SIGINT, signal.SIGTERM)]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before:
-            signal.signal(number, handler)

@@ -3,7 +3,6 @@
 import logging
 import math
 import secrets
-import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from graph.attached import check_inputs
 from graph.bus import Bus
 from graph.child import BACK_OFF_S, BACK_OFF_WINDOW_S, Child
 from graph.door import Door
+from graph.endings import heeding
 from graph.job import Job
 from graph.reports import Reports, Wanted
 from graph.rundir import RunDir
@@ -80,7 +80,13 @@ class Supervisor:
 
     def run(self) -> int:
         """Run the graph; return the exit code."""
-        before = signal.signal(signal.SIGINT, self._interrupt), signal.signal(signal.SIGTERM, self._interrupt)
+        with heeding(self._interrupt):
+            self._run()
+        if self.played is not None:
+            self.reports.finish()
+        return self.code
+
+    def _run(self) -> None:
         logger.addHandler(self.service.log)
         try:
             self.reports.open()
@@ -99,11 +105,6 @@ class Supervisor:
             self.context.term()
             self.claim.close()
             logger.removeHandler(self.service.log)
-            signal.signal(signal.SIGINT, before[0])
-            signal.signal(signal.SIGTERM, before[1])
-        if self.played is not None:
-            self.reports.finish()
-        return self.code
 
     def _open_door(self) -> None:
         if self.spec.listen is not None:
@@ -357,7 +358,7 @@ class Supervisor:
         for child in self.children.values():
             child.kill_and_reap()
 
-    def _interrupt(self, number: int, frame: Any) -> None:
+    def _interrupt(self) -> None:
         self.interrupts += 1
 
     def tell(self, child: Child, kind: str, /, **content: Any) -> None:
