@@ -30,6 +30,8 @@ QUEUE = 32
 """Messages that wait in the graph while the disk is busy: a second of video."""
 FLUSH_S = 0.5
 """What a killed recorder loses at most: so often everything is handed to the operating system."""
+LATE_S = 5.0
+"""What was sent before the end, and waits for the disk, gets so long: else pictures would end before their faces."""
 CHUNK = 1 << 20
 """Bytes that are compressed together: a picture, or many messages without one."""
 SUFFIX = ".mcap"
@@ -189,6 +191,7 @@ def record(
 
     `block` makes the graph wait where the disk is slower; otherwise the oldest messages are dropped, and counted as
     missing. `started` is called when every sender has answered. Returns the closed recorder with its counts.
+    What was sent until then is still taken, for LATE_S at most.
     Raises ConfigError for ports that do not exist or a file that cannot be written, GraphError if the graph dies or
     the disk is full; the file is readable then, up to there.
     """
@@ -202,15 +205,21 @@ def record(
         Recorder(path, types, g.name, compression) as recorder,
         contextlib.closing(g.listen(*ports, policy=policy, queue=QUEUE)) as stream,
     ):
-        until: float | None = None
+        until: float | None = None  # CLOCK_MONOTONIC s
+        late = set(ports)  # of these, messages that were sent before the end may still wait in the graph
         for said in stream:
+            now = time.monotonic()
             if until is None:
-                until = time.monotonic() + duration if duration is not None else float("inf")
+                until = now + duration if duration is not None else float("inf")
                 started()
-            if said is not None:
+            if stop.asked:
+                until = min(until, now)
+            if said is not None and sent_ns(said[1].header) <= until * 1e9:
                 recorder.write(*said)
+            elif said is not None:
+                late.discard(said[0])
             recorder.flush()
-            if stop.asked or time.monotonic() >= until:
+            if now >= until and (said is None or not late or now >= until + LATE_S):
                 break
     return recorder
 

@@ -21,7 +21,7 @@ import graph
 from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, recorded
 from graph.cli_recording import tell
 from graph.mcap_reader import Recording
-from graph.recorder import START, Recorder, Span, _Stop, library, sent_ns
+from graph.recorder import START, Recorder, Span, _Stop, library, record, sent_ns
 from graph.replay import Replay, _Timeline
 from graph.testing import run_node
 from tests.toys import Numbers, picture
@@ -388,3 +388,30 @@ def test_replay_of_one_that_is_cut_off(path: Path) -> None:
 def test_replay_of_wrong_ports(path: Path, ports: tuple[str, ...], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         Replay(path=str(path), ports=ports)
+
+
+class SlowToCome:
+    """A graph whose pictures wait for the disk, two seconds behind its numbers, when the recording ends."""
+
+    name = "slow"
+
+    def type_of(self, port: str) -> type[Message]:
+        return {"camera.frame": Frame, "count.numbers": Numbers}[port]
+
+    def listen(self, *ports: str, policy: str, queue: int) -> Iterator[tuple[str, Message] | None]:
+        begun = time.monotonic_ns()
+
+        def header(seq: int, after_s: float) -> Header:
+            return Header("camera", seq, 0, seq / 25, begun, (Hop("camera", begun, begun, begun + int(after_s * 1e9)),))
+
+        yield "count.numbers", Numbers(header=header(50, 1000.0), values=np.zeros(1))
+        for seq in range(3):
+            yield "camera.frame", Frame(header=header(seq, -1.0), image=picture(seq))
+        yield "camera.frame", Frame(header=header(3, 1000.0), image=picture(3))
+        raise AssertionError("both ports have given what was sent after the end")
+
+
+def test_what_waits_for_the_disk_at_the_end_is_recorded_too(tmp_path: Path) -> None:
+    path = tmp_path / "end.mcap"
+    done = record(SlowToCome(), ["camera.frame", "count.numbers"], path, duration=0.0)
+    assert {port: count.messages for port, count in done.counts.items()} == {"camera.frame": 3, "count.numbers": 0}
