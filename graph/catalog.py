@@ -13,6 +13,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -58,17 +59,14 @@ def comments(node: type[Node]) -> dict[str, str]:
 
 
 def overview(nodes: Mapping[str, type[Node]], failed: Mapping[str, str]) -> RenderableType:
-    """Return a table of all nodes: what each does, takes, gives, and can be set."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("node", ratio=1)
-    table.add_column("inputs", no_wrap=True)
-    table.add_column("outputs", no_wrap=True)
+    """Return all nodes: what each takes and gives, does, and can be set."""
+    shown: list[RenderableType] = []
     for type_, node in nodes.items():
         settings = Text(", ".join(settings_of(node)), style="dim")
-        what = Group(Text(type_, "bold cyan"), Text(_first_line(node)), settings, "")
-        table.add_row(what, _ports(node.inputs), _ports(node.outputs))
+        about = Group(Text(f"{_ports(node.inputs)} → {_ports(node.outputs)}"), Text(_first_line(node)), settings)
+        shown += [Text(type_, "bold cyan"), Padding(about, (0, 0, 1, 2))]
     lines = [Text.assemble((f"{name}: ", "bold red"), text) for name, text in failed.items()]
-    return Group(table, *lines)
+    return Group(*shown, *lines)
 
 
 def details(type_: str, node: type[Node]) -> RenderableType:
@@ -116,7 +114,7 @@ def _first_line(node: type[Node]) -> str:
 
 
 def _ports(ports: Mapping[str, Any]) -> str:
-    return "\n".join(f"{name}: {_carries(port)}" for name, port in ports.items()) or "-"
+    return ", ".join(f"{name}: {_carries(port)}" for name, port in ports.items()) or "-"
 
 
 def _carries(port: Input | Output) -> str:

@@ -18,7 +18,7 @@ def check(config: Config, overrides: Overrides = None) -> None:
     spec = load_config(config, overrides)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     for title in ("from", "to", "policy", "queue", "join"):
-        table.add_column(title, justify="right" if title == "queue" else "left")
+        table.add_column(title, justify="right" if title == "queue" else "left", overflow="fold")
     for edge in spec.edges:
         table.add_row(edge.source, edge.target, edge.policy, str(edge.queue), edge.join)
     out.print(table)

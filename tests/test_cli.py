@@ -202,6 +202,19 @@ def test_nodes(capsys: pytest.CaptureFixture[str]) -> None:
         assert type_ in said
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_narrow_terminals_cut_no_name(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli.out, "width", columns)
+    assert cli.main(["nodes"]) == cli.main(["check", "demo"]) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= columns
+    assert "…" not in said
+    assert "nodes.record_images:RecordImages" in said
+    assert "found: Detections (optional)" in " ".join(said.split())
+
+
 def test_node_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["nodes", f"{__name__}:Blur"]) == 0
     said = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

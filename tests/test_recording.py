@@ -1,7 +1,6 @@
 """Recordings without a graph: the bytes of messages, files whole, cut off and wrong, and the node that plays them."""
 
 import resource
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import graph
 from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, recorded
 from graph.cli_recording import tell
 from graph.mcap_reader import Recording
-from graph.recorder import START, Recorder, Span, _Stop, library, record, sent_ns
+from graph.recorder import START, Recorder, Span, library, record, sent_ns
 from graph.replay import Replay, _Timeline
 from graph.testing import run_node
 from tests.toys import Numbers, picture
@@ -240,13 +239,6 @@ def test_full_disk(tmp_path: Path) -> None:
         write(full)
     with pytest.raises(ConfigError, match=r"no/a\.mcap cannot be written: No such file or directory"):
         write(tmp_path / "no" / "a.mcap")
-
-
-def test_after_a_recording_signals_do_what_they_did() -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with _Stop():
-        assert signal.getsignal(signal.SIGTERM) != before[1]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_disk_that_becomes_full_leaves_what_was_written(tmp_path: Path) -> None:
