@@ -1,4 +1,4 @@
-"""Pictures with face boxes: readers that list faults, the held-out split, and faces with points to put into scenes."""
+"""Pictures with face boxes: the held-out split, how often each is drawn, and faces with points to put into scenes."""
 
 import logging
 from collections import OrderedDict
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._geometry import Image, landmark_box, landmark_roll
-from training.files import below, read_image, read_text
+from training.files import below, read_image
 from training.landmark_data import PICTURES, Crops, check_folder, held_out
 from training.settings import SettingsError
 
@@ -74,60 +74,6 @@ class Picture:
     def image(self) -> Image:
         """Return the decoded picture (H, W, 3). Raises SettingsError when it cannot be read."""
         return decoded(self.path) if self.pixels is None else self.pixels
-
-
-def read_wider(labels: Path, pictures: Path) -> tuple[list[Picture], list[str]]:
-    """Read WIDER FACE as published: `labels` is a *_bbx_gt.txt file, `pictures` the folder of its events.
-
-    A box `x y w h` covers the pixels x to x + w - 1; those marked invalid are ignored. Returns the pictures and one
-    line per fault: a picture that is missing, a count that is none, a row without four numbers, a box without area.
-    """
-    if not labels.is_file():
-        raise SettingsError(f"{labels}: no such file; expected WIDER's wider_face_train_bbx_gt.txt")
-    rows = read_text(labels).splitlines()
-    found: list[Picture] = []
-    faults: list[str] = []
-    at, lost = 0, False
-    while at < len(rows):
-        name, line = rows[at].strip(), at + 1
-        at += 1
-        if not name:
-            continue
-        if not name.lower().endswith((".jpg", ".jpeg", ".png")):
-            faults += [] if lost else [f"{labels}:{line}: expected a picture's name, found {name[:60]!r}"]
-            lost = True  # until the next name
-            continue
-        count = rows[at].strip() if at < len(rows) else ""
-        if not count.isdigit():
-            faults.append(f"{labels}:{at + 1}: expected the number of faces of {name}, found {count[:60]!r}")
-            lost = True
-            continue
-        lost = False
-        first, at = at + 1, at + 1 + max(int(count), 1)  # a picture without a face carries one row of zeros
-        path = pictures / name
-        if not path.is_file():
-            faults.append(f"{labels}:{line}: no picture {path}")
-            continue
-        boxes, ignored = _read_boxes(rows[first:at], int(count), f"{labels}:{first + 1}", faults)
-        found.append(Picture(path, name, boxes, ignored))
-    return found, faults
-
-
-def _read_boxes(rows: list[str], count: int, place: str, faults: list[str]) -> tuple[Floats, NDArray[np.bool_]]:
-    boxes, ignored = [], []
-    for row in rows[:count]:
-        try:
-            values = [float(value) for value in row.split()]
-            x, y, w, h = values[:4]
-        except ValueError:
-            faults.append(f"{place} and below: expected 'x y w h ...', found {row[:60]!r}")
-            continue
-        if not (np.isfinite((x, y, w, h)).all() and w > 0 and h > 0):
-            faults.append(f"{place} and below: box without area: {row[:60]!r}")
-            continue
-        boxes.append((x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5))
-        ignored.append(len(values) > 7 and values[7] != 0)
-    return np.array(boxes, np.float32).reshape(-1, 4), np.array(ignored, bool)
 
 
 def read_backgrounds(folder: Path, with_faces: set[str]) -> list[Picture]:

@@ -2,8 +2,9 @@
 
 from training import prepared
 from training.exported import terms_with_init
-from training.faces_data import Picture, read_wider, split
+from training.faces_data import Picture, split
 from training.faces_settings import FaceSettings
+from training.read_boxes import read_wider
 from training.settings import SettingsError
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training import read_boxes, read_landmarks
-from training.faces_data import Picture, read_wider
+from training.faces_data import Picture
 from training.files import walk
 from training.landmark_data import PICTURES, person_of
 from training.read_landmarks import VIDEOS, Labelled
@@ -65,7 +65,7 @@ def _whole(root: Path, name: str, folders: list[str], person: Callable[[str], st
         return [Found(name, "300W-LP", faces, [], faults)]
     if "wider_face_split" in here:
         return [
-            _boxes(f"{name}/{part}", "WIDER FACE", read_wider(labels, root / f"WIDER_{part}" / "images"))
+            _boxes(f"{name}/{part}", "WIDER FACE", read_boxes.read_wider(labels, root / f"WIDER_{part}" / "images"))
             for part in ("train", "val")
             if (labels := root / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt").is_file()
         ]

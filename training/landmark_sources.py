@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training import faces_data, landmark_data, prepared
+from training import faces_data, landmark_data, prepared, read_boxes
 from training.landmark_data import Sample
 from training.landmark_settings import LandmarkSettings, Source
 from training.settings import SettingsError
@@ -45,7 +45,7 @@ def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:
     if settings.wider:
         root = settings.data / settings.wider
         labels = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
-        found, faults = faces_data.read_wider(labels, root / "WIDER_train" / "images")
+        found, faults = read_boxes.read_wider(labels, root / "WIDER_train" / "images")
         landmark_data.log_faults(settings.wider, [] if held_out else faults)
         pictures += [(picture.path, picture.boxes) for picture in found]
     pictures = [p for p in pictures if landmark_data.held_out(p[0].name, 0.1) == held_out]

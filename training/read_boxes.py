@@ -2,13 +2,14 @@
 
 A picture with a face of which the place cannot be read is left out: the face would be learnt as background.
 
-Every reader takes one set's folder and returns its pictures and one line per fault. Boxes and points count pixels from
-0, at their centres: a box of the pixels 3 to 5 reaches from 2.5 to 5.5. Points are eyes, nose and mouth corners, image
-left first, NaN where a face has none. WIDER FACE's own text format is read by `faces_data.read_wider`.
+Every reader returns a set's pictures and one line per fault. Boxes and points count pixels from 0, at their centres: a
+box of the pixels 3 to 5 reaches from 2.5 to 5.5. Points are eyes, nose and mouth corners, image left first, NaN where a
+face has none.
 """
 
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from training.faces_data import Picture
 from training.files import below, by_name, read_image, read_text
 from training.landmark_data import PICTURES
+from training.settings import SettingsError
 
 Read = tuple[list[Picture], list[str]]
 VOC_EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -33,12 +35,28 @@ class _Faces:
     def add(self, box: tuple[float, float, float, float], points: np.ndarray | None, ignored: bool, place: str,
             faults: list[str]) -> None:
         """Take in one face, or list it when its box has no area."""
-        if not (np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]):
+        if not np.isfinite(box).all():
+            faults.append(f"{place}: box with a number that is not finite; its picture is left out")
+            self.readable = False
+            return
+        if not (box[2] > box[0] and box[3] > box[1]):
             faults.append(f"{place}: box without area: {' '.join(f'{edge:g}' for edge in box)}")
             return
         self.boxes.append(box)
         self.ignored.append(ignored)
         self.points.append(np.full((5, 2), np.nan, np.float32) if points is None else points)
+
+    def numbers(self, row: str, place: str, name: str, faults: list[str]) -> list[float]:
+        """Return the numbers of a row 'x y w h ...' of the picture `name`; none, which is listed, when it is no row."""
+        try:
+            values = [float(word) for word in row.split()]
+        except ValueError:
+            values = []
+        if len(values) < 4:
+            faults.append(f"{place}: expected 'x y w h ...', found {row[:60]!r}; {name} is left out")
+            self.readable = False
+            return []
+        return values
 
     def picture(self, path: Path, name: str) -> Picture:
         """Return the picture with its faces; without points where no face has any."""
@@ -46,6 +64,40 @@ class _Faces:
         boxes = np.array(self.boxes, np.float32).reshape(-1, 4)
         known = bool(np.isfinite(points).any())
         return Picture(path, name, boxes, np.array(self.ignored, bool), points=points if known else None)
+
+
+def read_wider(labels: Path, images: Path) -> Read:
+    """Read WIDER FACE: *_bbx_gt.txt with a picture's name, how many faces it shows, and 'x y w h ...' per face.
+
+    `images` is the folder of its events. A box `x y w h` covers the pixels x to x + w - 1; those marked invalid are
+    ignored. Raises SettingsError when there is no such list.
+    """
+    if not labels.is_file():
+        raise SettingsError(f"{labels}: no such file; expected WIDER's wider_face_train_bbx_gt.txt")
+    pictures: list[Picture] = []
+    faults: list[str] = []
+    rows = [(number, row.strip()) for number, row in enumerate(read_text(labels).splitlines(), 1) if row.strip()]
+    names = [i for i, (_, row) in enumerate(rows) if row.lower().endswith((".jpg", ".jpeg", ".png"))]
+    for number, row in rows[:1]:
+        faults += [] if 0 in names else [f"{labels}:{number}: expected a picture's name, found {row[:60]!r}"]
+    for start, end in pairwise([*names, len(rows)]):
+        (number, name), *own = rows[start:end]
+        place, path, count = f"{labels}:{number}", images / name, own[0][1] if own else ""
+        if not count.isdigit():
+            faults.append(f"{place}: expected the number of faces of {name} next, found {count[:60]!r}; it is left out")
+        elif len(own) - 1 != int(count) and own[1:] != own[1:2] * (count == "0"):  # one row of zeros may say: no face
+            faults.append(f"{place}: {name} has {len(own) - 1} rows for its {count} faces; it is left out")
+        elif not path.is_file():
+            faults.append(f"{place}: no picture {path}")
+        else:
+            faces = _Faces()
+            for at, row in own[1 : 1 + int(count)]:
+                if values := faces.numbers(row, f"{labels}:{at}", name, faults):
+                    invalid = len(values) > 7 and values[7] != 0
+                    faces.add(_pixels(values), None, invalid, f"{labels}:{at}", faults)
+            if faces.readable:
+                pictures.append(faces.picture(path, name))
+    return pictures, faults
 
 
 def read_retinaface(labels: Path) -> Read:
@@ -57,8 +109,10 @@ def read_retinaface(labels: Path) -> Read:
     pictures: list[Picture] = []
     faults: list[str] = []
     path, name, faces = Path(), "", _Faces()
-    rows = [*enumerate(read_text(labels).splitlines(), 1), (0, "# ")]
-    for number, row in rows:
+    rows = [(number, row) for number, row in enumerate(read_text(labels).splitlines(), 1) if row.strip()]
+    for number, row in rows[:1]:
+        faults += [] if row.startswith("#") else [f"{labels}:{number}: expected '# NAME', found {row[:60]!r}"]
+    for number, row in [*rows, (0, "# ")]:
         place = f"{labels}:{number}"
         if row.startswith("#"):
             if name and path.is_file() and faces.readable:
@@ -67,16 +121,15 @@ def read_retinaface(labels: Path) -> Read:
             path = labels.parent / "images" / name
             if name and not path.is_file():
                 faults.append(f"{place}: no picture {path}")
-        elif row.strip():
-            try:
-                values = [float(word) for word in row.split()]
-                x, y, w, h = values[:4]
-            except ValueError:
-                faults.append(f"{place}: expected 'x y w h ...', found {row[:60]!r}; {name} is left out")
-                faces.readable = False
-                continue
-            faces.add((x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5), _triples(values[4:19]), False, place, faults)
+        elif name and (values := faces.numbers(row, place, name, faults)):
+            faces.add(_pixels(values), _triples(values[4:19]), False, place, faults)
     return pictures, faults
+
+
+def _pixels(values: list[float]) -> tuple[float, float, float, float]:
+    """Return the edges of the pixels x to x + w - 1 and y to y + h - 1 of 'x y w h ...'."""
+    x, y, w, h = values[:4]
+    return x - 0.5, y - 0.5, x + w - 0.5, y + h - 0.5
 
 
 def _triples(values: list[float]) -> np.ndarray | None:

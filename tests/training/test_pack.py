@@ -8,10 +8,10 @@ import pytest
 
 from tests.training.faces68 import draw, write_set
 from training import landmark_data, pack
-from training.faces_data import read_wider
 from training.find_sets import find_sets
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
+from training.read_boxes import read_wider
 from training.read_landmarks import WFLW_68
 
 

@@ -118,15 +118,16 @@ def test_retinaface_boxes_and_points(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a" / "1.jpg")
     five = " ".join(f"{i}.0 {i + 1}.0 0.0" for i in range(5))
     picture(tmp_path / "images" / "a" / "3.jpg")
-    (tmp_path / "label.txt").write_text(f"# a/1.jpg\n10 20 5 6 {five} 0.9\n1 2 3 4 {'-1 -1 -1 ' * 5}0.1\n1 1 0 0\n"
+    (tmp_path / "label.txt").write_text("1 2 3 4\n5 6 7 8\n# a/1.jpg\n"
+                                        f"10 20 5 6 {five} 0.9\n1 2 3 4 {'-1 -1 -1 ' * 5}0.1\n1 1 0 0\n"
                                         "# a/3.jpg\n1 2 3 4\nx\n# a/2.jpg\n1 2 3 4\n")
     (found,), faults = read_boxes.read_retinaface(tmp_path / "label.txt")
     assert found.boxes.tolist() == [[9.5, 19.5, 14.5, 25.5], [0.5, 1.5, 3.5, 5.5]]
     assert found.points is not None
     assert found.points[0].tolist() == [[i, i + 1] for i in range(5)]
     assert np.isnan(found.points[1]).all()
-    for fault, text in zip(faults, ("label.txt:4: box without area", "label.txt:7: expected 'x y w h",
-                                    "label.txt:8: no picture"), strict=True):
+    for fault, text in zip(faults, ("label.txt:1: expected '# NAME', found '1 2 3 4'", "label.txt:6: box without area",
+                                    "label.txt:9: expected 'x y w h", "label.txt:10: no picture"), strict=True):
         assert text in fault
 
 

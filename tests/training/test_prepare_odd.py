@@ -12,7 +12,6 @@ from rich.console import Console
 from nodes._video import PICTURE_SUFFIXES
 from tests.training.faces68 import draw, write_points, write_set
 from training import pack, prepare, prepared, read_boxes
-from training.faces_data import read_wider
 from training.files import below, read_image
 from training.find_sets import Found, find_sets
 from training.landmark_data import cache_crops, read_folder
@@ -107,7 +106,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     wider = text(tmp_path / "bbx_gt.txt", f"{BOM}a.jpg\r\n1\r\n1 2 3 4\r\n")
     retina = text(tmp_path / "label.txt", f"{BOM}# a.jpg\n1 2 3 4\n")
     text(tmp_path / "labels" / "a.txt", f"{BOM}0 0.5 0.5 0.5 0.5\n")
-    for found, faults in (read_wider(wider, tmp_path / "wider"), read_boxes.read_retinaface(retina),
+    for found, faults in (read_boxes.read_wider(wider, tmp_path / "wider"), read_boxes.read_retinaface(retina),
                           read_boxes.read_yolo(tmp_path)):
         assert faults == []
         assert [len(one.boxes) for one in found] == [1]
@@ -164,16 +163,6 @@ def test_a_set_by_itself_or_a_part_of_it_knows_its_people(tmp_path: Path) -> Non
     prepare.main([str(tmp_path / "300W"), "--out", str(tmp_path / "out"), "--held-out", "0"])
     lines = (tmp_path / "out" / "faces.jsonl").read_text().splitlines()
     assert all(json.loads(line)["held_out"] for line in lines)
-
-
-def test_a_wrong_count_in_widers_list_is_one_fault(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.jpg"):
-        picture(tmp_path / name)
-    labels = text(tmp_path / "bbx_gt.txt", "a.jpg\nx\n1 2 3 4\n1 2 3 4\nb.jpg\n2\n1 2 3 4\nnan 2 3 4\n")
-    (found,), faults = read_wider(labels, tmp_path)
-    assert found.boxes.tolist() == [[0.5, 1.5, 3.5, 5.5]]
-    for fault, part in zip(faults, (":2: expected the number of faces of a.jpg", "without area: 'nan"), strict=True):
-        assert part in fault
 
 
 @pytest.mark.parametrize(("encoding", "why"), [
