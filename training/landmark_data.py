@@ -116,7 +116,12 @@ def person_of(pattern: str) -> Callable[[str], str]:
 
 def held_out(person: str, share: float) -> bool:
     """Say whether a person belongs to the held-out share; the same on every machine."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(person)).digest()[:4]) < share * 2**32
+    return lot(person) < share
+
+
+def lot(person: str) -> float:
+    """Return the number from 0 to 1 that a person has drawn, the same on every machine; the lowest are held out."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(person)).digest()[:4]) / 2**32
 
 
 def states(points: NDArray[np.float32]) -> NDArray[np.float32]:

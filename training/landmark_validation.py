@@ -40,7 +40,8 @@ class Validation:
             points.append(mapped)
             self.sources.append(sample.source)
         if not cuts:
-            raise SettingsError("settings.sources: no usable face is held out; give one source held_out: 1 or a share")
+            raise SettingsError("settings.sources: no usable face is held out; give a source that is a folder a higher "
+                                "held_out, up to 1, or run training.prepare with a higher --held-out")
         self.points = np.stack(points)
         self.images = np.stack(cuts)
         self.known = np.array([settings.sources[name].states for name in self.sources])

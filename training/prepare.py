@@ -23,6 +23,7 @@ from rich.table import Column, Table
 from nodes._geometry import Image, landmark_box, landmark_roll
 from training import contact_sheet, landmark_data
 from training.command import exit_code
+from training.faces_data import Picture
 from training.files import read_image, whole
 from training.find_sets import Found, find_sets
 from training.landmark_data import STATES, cut_face
@@ -69,6 +70,8 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
     for name in (FACES, CROPS, POINTS, PICTURES):  # of an earlier time
         (out / name).unlink(missing_ok=True)
     held = Split(share, tests, data.resolve().name)
+    held.at_least_one({(found.name, face.person) for found in sets for face in found.faces})
+    held.at_least_one({(found.name, in_set(found, picture)) for found in sets for picture in found.pictures})
     rows = write_faces(sets, data, out, held, console)
     rows += write_pictures(sets, data, out, held, console)
     contact_sheet.save_picture(out / "sheet.png", contact_sheet.sheet(rows[:: -(-len(rows) // SHEET)]))
@@ -86,11 +89,11 @@ def check_people(people: dict[str, str], sets: list[Found]) -> None:
 
 
 class Split:
-    """Who is held out: whole sets by their names, and a share of the people of all others."""
+    """Who is held out: whole sets by their names, and a share of the people of all others, of few at least one."""
 
     def __init__(self, share: float, tests: str, data: str = "") -> None:
         """Take the share, the pattern of sets, and the data folder's own name: it may be such a set itself."""
-        self.share, self.data = share, data
+        self.share, self.data, self.lowest = share, data, set[str]()
         try:
             self.tests = re.compile(tests)
         except re.error as exc:
@@ -99,7 +102,12 @@ class Split:
     def __call__(self, name: str, person: str) -> bool:
         """Say whether a person of the set of this name is held out; the same on every machine."""
         official = any(self.tests.fullmatch(text) for text in (name, f"{self.data}/{name}"))
-        return official or landmark_data.held_out(person, self.share)
+        return official or person in self.lowest or landmark_data.held_out(person, self.share)
+
+    def at_least_one(self, people: set[tuple[str, str]]) -> None:
+        """Hold out one of these, sets and persons, where nobody is, unless the share is 0 or it is all there is."""
+        if self.share and len(people) > 1 and not any(self(name, person) for name, person in people):
+            self.lowest.add(min((person for _, person in people), key=landmark_data.lot))
 
 
 def _merged(sets: Iterable[Found]) -> list[Found]:
@@ -212,7 +220,7 @@ def write_pictures(sets: list[Found], data: Path, out: Path, held: Split,
                 boxes, ignored = picture.boxes[inside], picture.ignored[inside]
                 points = None if picture.points is None else picture.points[inside]
                 index.write(json.dumps({
-                    "set": found.name, "held_out": held(found.name, f"{found.name}/{picture.name}"),
+                    "set": found.name, "held_out": held(found.name, in_set(found, picture)),
                     "picture": picture.path.relative_to(data).as_posix(), "size": list(image.shape[1::-1]),
                     "boxes": boxes.tolist(), "ignored": ignored.tolist(), "points": listed(points),
                 }).encode() + b"\n")
@@ -221,6 +229,11 @@ def write_pictures(sets: list[Found], data: Path, out: Path, held: Split,
                     tiles.append(contact_sheet.with_boxes(image, boxes, ignored.tolist(), points))
             rows.append((f"{found.name} ({found.layout}): {len(found.pictures)} pictures, {kept} faces", tiles))
     return rows
+
+
+def in_set(found: Found, picture: Picture) -> str:
+    """Return the name of a picture with boxes that no other one has: each counts as a person."""
+    return f"{found.name}/{picture.name}"
 
 
 def inner(boxes: NDArray[np.float32], image: Image) -> NDArray[np.bool_]:

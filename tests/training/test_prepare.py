@@ -11,7 +11,7 @@ from training import prepare, prepared, read_boxes, read_landmarks
 from training.faces_settings import FaceSettings
 from training.faces_task import FaceTask
 from training.find_sets import Found, find_sets
-from training.landmark_data import cache_crops
+from training.landmark_data import cache_crops, lot
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
 from training.settings import SettingsError
@@ -248,6 +248,28 @@ def test_prepared_pictures_train_a_detector(data: Path) -> None:
     assert np.isfinite(batch["points"].numpy()).any() and np.isnan(batch["points"].numpy()).any()
     with pytest.raises(SettingsError, match=r"1 pictures to train with, 0 held out; both are needed"):
         FaceTask(own.model_copy(update={"prepared": {out: "yolo"}}))
+
+
+def test_of_few_people_one_is_held_out_and_of_few_pictures_one(tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "mine", 5)
+    for name in "abc":
+        picture(tmp_path / "data" / "yolo" / "images" / f"{name}.jpg")
+    (tmp_path / "data" / "yolo" / "labels").mkdir()
+    (tmp_path / "data" / "yolo" / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    people = {f"mine/p{i}" for i in range(3)}
+    for share, held in (("1e-6", 1), ("0", 0)):
+        assert prepare.main([str(tmp_path / "data"), "--out", str(tmp_path), "--held-out", share,
+                             "--person", "mine=[^_]*"]) == 0
+        faces = prepared.read_by_set(tmp_path)
+        assert {face.person for face in faces if face.held_out} == {*sorted(people, key=lot)[:held]}
+        assert len({face.person for face in faces}) == 3
+        assert len(prepared.read_pictures(tmp_path, tmp_path / "data")[1]) == held
+
+
+def test_one_person_alone_is_trained_with() -> None:
+    split = prepare.Split(0.1, "none")
+    split.at_least_one({("mine", "mine/ann")})
+    assert not split("mine", "mine/ann")
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

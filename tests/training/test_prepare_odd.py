@@ -226,7 +226,7 @@ def test_a_folder_for_each_person_and_a_sheet_that_viewers_show(tmp_path: Path,
     write_set(tmp_path / "data" / "other", 2)
     monkeypatch.setattr(prepare, "SHEET", 3)
     monkeypatch.setattr(prepare, "ROWS", 5)
-    arguments = [str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--person", "mine/.*="]
+    arguments = [str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--held-out", "0", "--person", "mine/.*="]
     assert prepare.main(arguments) == 0
     assert len({face.person for face in prepared.read_by_set(tmp_path / "out", "mine.*")}) == 5
     assert cv2.imread(str(tmp_path / "out" / "sheet.png")).shape[0] == 3 * 162
