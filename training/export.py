@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from nodes._geometry import MEAN, SCALE, to_input
 from training import checkpoint, mnn_converter, quantise
 from training.command import exit_code
 from training.contact_sheet import save_picture
-from training.files import ending
+from training.files import ending, together
 from training.heads import take_heads
 from training.landmark_net import macs
 from training.settings import RunSettings, checked
@@ -70,12 +69,9 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
     about = {"name": f"{settings.name}-tutor" if tutor else settings.name, "training": made,
              "accuracy": {name: round(value, 4) for name, value in metrics.items()}}
     target = target.with_suffix("") if target.suffix in BACKENDS.values() else target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
-        card = write(deployment, Path(folder) / target.name, about)
-        more = {"int8": quantise.quantise(deployment, Path(folder) / target.name, card)} if int8 else {}
-        for file in Path(folder).iterdir():
-            file.replace(target.parent / file.name)
+    with together(target.parent) as folder:
+        card = write(deployment, folder / target.name, about)
+        more = {"int8": quantise.quantise(deployment, folder / target.name, card)} if int8 else {}
     return card | more
 
 

@@ -1,8 +1,11 @@
 """Files of data sets as people have them, and files of ours that are there whole or not at all."""
 
 import contextlib
+import fcntl
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 logger = logging.getLogger("training")
+
+UNFINISHED = ".unfinished-"
+"""How the names of folders begin whose files are not all written."""
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -88,12 +94,55 @@ def named(path: Path) -> Iterator[None]:
 def whole(path: Path) -> Iterator[BinaryIO]:
     """Open a file that appears under its name when it is complete, and not at all when writing it fails.
 
-    When several processes write it at once, each writes its own, and the last one stays.
+    When several processes write it at once, each writes its own, and the last one stays. What a process that was killed
+    has left of it is cleared away.
     """
+    clear(path.parent, f"{path.name}.", ".part")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with named(path), part.open("wb") as file:
+        with named(path), part.open("wb") as file, locked(part):
             yield file
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """Yield a folder for files that appear in `folder` together when the block ends, and not at all when it fails.
+
+    What a process that was killed has left of it is cleared away.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    clear(folder, UNFINISHED, "")
+    with named(folder), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as beside, locked(Path(beside)):
+        yield Path(beside)
+        for file in Path(beside).iterdir():
+            file.replace(folder / file.name)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Lock a file or a folder until the block, or the process, ends; say whether that was possible.
+
+    It is not where another process has it, nor on a file system without locks.
+    """
+    place = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        possible = True
+    except OSError:
+        possible = False
+    try:
+        yield possible
+    finally:
+        os.close(place)
+
+
+def clear(folder: Path, before: str, after: str) -> None:
+    """Remove the files and folders whose names begin and end so, unless a process that lives has locked them."""
+    for left in folder.iterdir() if folder.is_dir() else ():
+        if left.name.startswith(before) and left.name.endswith(after):
+            with contextlib.suppress(OSError), locked(left) as nobodys:  # another one may have cleared it away
+                if nobodys:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()

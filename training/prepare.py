@@ -24,7 +24,7 @@ from nodes._geometry import Image, landmark_box, landmark_roll
 from training import contact_sheet, landmark_data
 from training.command import exit_code
 from training.faces_data import Picture
-from training.files import read_image, whole
+from training.files import read_image, together
 from training.find_sets import Found, find_sets
 from training.landmark_data import STATES, cut_face
 from training.prepared import CROPS, FACES, PICTURES, POINTS
@@ -66,17 +66,17 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
         raise SettingsError(f"{data}: no data set found; expected pictures with .pts beside them, or another layout "
                             "that training/README.md names")
     check_people(people, sets)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in (FACES, CROPS, POINTS, PICTURES):  # of an earlier time
-        (out / name).unlink(missing_ok=True)
     held = Split(share, tests, data.resolve().name)
     held.at_least_one({(found.name, face.person) for found in sets for face in found.faces})
     held.at_least_one({(found.name, in_set(found, picture)) for found in sets for picture in found.pictures})
-    rows = write_faces(sets, data, out, held, console)
-    rows += write_pictures(sets, data, out, held, console)
-    contact_sheet.save_picture(out / "sheet.png", contact_sheet.sheet(rows[:: -(-len(rows) // SHEET)]))
-    faults = [fault for found in sets for fault in found.faults]
-    (out / "faults.txt").write_text("".join(fault + "\n" for fault in faults), "utf-8", "backslashreplace")
+    with together(out) as folder:
+        rows = write_faces(sets, data, folder, held, console)
+        rows += write_pictures(sets, data, folder, held, console)
+        contact_sheet.save_picture(folder / "sheet.png", contact_sheet.sheet(rows[:: -(-len(rows) // SHEET)]))
+        faults = [fault for found in sets for fault in found.faults]
+        (folder / "faults.txt").write_text("".join(fault + "\n" for fault in faults), "utf-8", "backslashreplace")
+        for name in {FACES, CROPS, POINTS, PICTURES} - {file.name for file in folder.iterdir()}:
+            (out / name).unlink(missing_ok=True)  # of an earlier time
     return sets
 
 
@@ -127,7 +127,7 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
     if not total:
         return []
     points, rows = [], []
-    with whole(out / FACES) as index, whole(out / CROPS) as crops, Progress(console=console) as progress:
+    with (out / FACES).open("wb") as index, (out / CROPS).open("wb") as crops, Progress(console=console) as progress:
         bar = progress.add_task("cutting out faces", total=total)
         for found in (found for found in sets if found.faces):
             every, tiles, before = max(1, len(found.faces) // SHOWN), list[Image](), len(points)
@@ -144,8 +144,7 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
                 if i % every == 0 and len(tiles) < SHOWN:
                     tiles.append(contact_sheet.with_points(cut, mapped))
             rows.append((f"{found.name} ({found.layout}): {len(points) - before} faces", tiles))
-        with whole(out / POINTS) as file:
-            np.save(file, np.array(points, np.float32).reshape(-1, 68, 2))
+        np.save(out / POINTS, np.array(points, np.float32).reshape(-1, 68, 2))
     return rows
 
 
@@ -205,7 +204,7 @@ def write_pictures(sets: list[Found], data: Path, out: Path, held: Split,
     if not sets:
         return []
     rows = []
-    with whole(out / PICTURES) as index, Progress(console=console) as progress:
+    with (out / PICTURES).open("wb") as index, Progress(console=console) as progress:
         bar = progress.add_task("reading pictures", total=sum(len(found.pictures) for found in sets))
         for found in sets:
             every, tiles, kept = max(1, len(found.pictures) // SHOWN), list[Image](), 0
@@ -327,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
         sets = prepare(options.data, options.out, options.held_out, options.hold_out_sets, people, console)
         show(sets, options.out, console)
 
-    return exit_code(work, f"stopped; {options.out} may not be whole")
+    return exit_code(work)
 
 
 if __name__ == "__main__":

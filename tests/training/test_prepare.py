@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -300,6 +301,30 @@ def test_a_person_pattern_for_no_set_is_an_error_that_names_the_sets(data: Path,
 def test_faces_with_boxes_are_counted_in_the_summary(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare.main([str(data), "--out", str(data.parent / "prepared")])
     assert "prepared: 9 faces, 5 faults" in capsys.readouterr().out  # 8 with points, one in a box
+
+
+def test_preparing_that_is_stopped_leaves_what_was_prepared_before(data: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                   caplog: pytest.LogCaptureFixture) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = [str(data), "--out", str(data.parent / "prepared")]
+    prepare.main(arguments)
+    before = {file.name: file.read_bytes() for file in (data.parent / "prepared").iterdir()}
+    shutil.rmtree(data / "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "write_pictures", stopped)
+        assert prepare.main(arguments) == 130
+    assert "stopped; nothing is written" in caplog.text
+    assert {file.name: file.read_bytes() for file in (data.parent / "prepared").iterdir()} == before
+
+
+def test_preparing_again_takes_away_what_is_no_longer_there(data: Path) -> None:
+    prepare.main([str(data), "--out", str(data.parent / "prepared")])
+    shutil.rmtree(data / "yolo")
+    prepare.main([str(data), "--out", str(data.parent / "prepared")])
+    assert not (data.parent / "prepared" / "pictures.jsonl").exists()
+    assert len(prepared.read_by_set(data.parent / "prepared")) == 8
 
 
 def test_sets_that_do_not_match_are_named(data: Path) -> None:
