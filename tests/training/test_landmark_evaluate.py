@@ -125,6 +125,25 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
         landmark_evaluate.picture(Sample(tmp_path / "none.png", LANDMARKS, "", ""))
 
 
+@pytest.mark.parametrize(("arguments", "text"), [
+    (["faces", "plain", "--held-out", "0.1", "--detector", "x"], "--held-out, --detector cannot be used here: a det"),
+    (["faces", "plain", "--sets", "x"], "--sets cannot be used here: a detector's card says which faces are measured"),
+    (["landmarks", "prepared", "--held-out", "0.1"], "--held-out cannot be used here: training.prepare has said"),
+    (["landmarks", "plain", "--sets", "x"], "--sets cannot be used here: no folder here is one of training.prepare"),
+    (["landmarks", "plain", "--person", "x"], "--person cannot be used here: they say who is held out, so they need"),
+    (["a.pt", "plain", "--backend", "mnn"], "--backend cannot be used here: a checkpoint runs in torch"),
+    (["landmarks", "plain", "prepared", "--sets", "x", "--held-out", "0.1", "--person", "x"], "plain: no such folder"),
+])
+def test_an_option_that_would_change_nothing_is_refused(arguments: list[str], text: str, tmp_path: Path,
+                                                        caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / "faces.jsonl").write_text("")
+    places = {"faces": MODELS / "faces", "landmarks": MODELS / "landmarks", "a.pt": tmp_path / "a.pt",
+              "plain": tmp_path / "plain", "prepared": tmp_path / "prepared"}
+    assert evaluate.main([str(places.get(word, word)) for word in arguments]) == 2
+    assert text in caplog.text
+
+
 def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.pt").write_bytes(b"none")
     assert evaluate.main([str(tmp_path / "a.pt"), str(tmp_path)]) == 2

@@ -167,7 +167,7 @@ def test_a_pattern_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptu
     write_set(tmp_path / "set", 2)
     prepare.main([str(tmp_path), "--out", str(tmp_path / "out")])
     released = str(Path(landmark_data.__file__).parents[1] / "nodes" / "models" / "landmarks")
-    assert evaluate.main([released, str(tmp_path / "set"), "--person", "["]) == 2
+    assert evaluate.main([released, str(tmp_path / "set"), "--person", "[", "--held-out", "0.5"]) == 2
     assert evaluate.main([released, str(tmp_path / "out"), "--sets", "["]) == 2
     assert [record.message.partition(" (")[0] for record in caplog.records if record.levelname == "ERROR"] == [
         "person: '[' is not a pattern", "sets: '[' is not a pattern"]
