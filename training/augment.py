@@ -9,33 +9,30 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes._geometry import BORDER, MARGIN, crop_matrix, landmark_box, landmark_roll
+from nodes._geometry import BORDER, MARGIN, Floats, Image, crop_matrix, landmark_box, landmark_roll
 from training.landmark_data import MIRROR
-
-Image = NDArray[np.uint8]
-Points = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class View:
     """One way to look at a cached face: the projective map (3, 3) to the crop, and whether it is mirrored."""
 
-    matrix: Points
+    matrix: Floats
     mirrored: bool
 
-    def points(self, points: Points) -> Points:
+    def points(self, points: Floats) -> Floats:
         """Map the points; mirrored ones also change names, left for right."""
         mapped = project(self.matrix, points)
         return (mapped[MIRROR] if self.mirrored else mapped).astype(np.float32)
 
 
-def project(matrix: Points, points: Points) -> Points:
+def project(matrix: Floats, points: Floats) -> Floats:
     """Map points (N, 2) by a projective map (3, 3)."""
     mapped = points @ matrix[:, :2].T + matrix[:, 2]
     return (mapped[:, :2] / mapped[:, 2:]).astype(np.float32)
 
 
-def draw_view(rng: np.random.Generator, points: Points, size: int, mild: bool = False) -> View:
+def draw_view(rng: np.random.Generator, points: Floats, size: int, mild: bool = False) -> View:
     """Draw perspective, rotation, shear, stretch and mirror, then a box about the turned face with a detector's errors.
 
     A mild view is what a tracked face looks like: turned upright, not stretched, in a box with half the errors.
@@ -57,7 +54,7 @@ def draw_view(rng: np.random.Generator, points: Points, size: int, mild: bool = 
     return View(_crop(box, shift, grow, size) @ onto.astype(np.float32), mirrored)
 
 
-def draw_near(rng: np.random.Generator, view: View, size: int) -> tuple[View, Points]:
+def draw_near(rng: np.random.Generator, view: View, size: int) -> tuple[View, Floats]:
     """Draw a second look at what a view shows; also return the affine (2, 3) from the crop of the first to its own.
 
     Half of them are mirrored. The box differs as it does between two frames or two detections of a face that is
@@ -72,7 +69,7 @@ def draw_near(rng: np.random.Generator, view: View, size: int) -> tuple[View, Po
     return View(matrix.astype(np.float32), view.mirrored != mirrored), onto.astype(np.float32)
 
 
-def draw_miss(rng: np.random.Generator, points: Points, size: int) -> View:
+def draw_miss(rng: np.random.Generator, points: Floats, size: int) -> View:
     """Draw a crop that has lost the face: beside it, far inside it or far too wide; IoU with the true box under 0.2."""
     box = landmark_box(points[None])
     side = float((box[0, 2:] - box[0, :2]).max())
@@ -113,7 +110,7 @@ def _stretch(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.array([[aspect, shear], [0, 1 / aspect]])
 
 
-def _lean(rng: np.random.Generator, points: Points) -> NDArray[np.float64]:
+def _lean(rng: np.random.Generator, points: Floats) -> NDArray[np.float64]:
     """Return the projective map (3, 3) of a face's plane that leans: one side nearer to a camera that is near itself.
 
     Across the face the scale changes by a tenth of itself each way (one standard deviation), which 45 degrees do at
@@ -127,7 +124,7 @@ def _lean(rng: np.random.Generator, points: Points) -> NDArray[np.float64]:
     return there @ lean @ back
 
 
-def _crop(box: Points, shift: NDArray[np.float64], grow: float, size: int) -> Points:
+def _crop(box: Floats, shift: NDArray[np.float64], grow: float, size: int) -> Floats:
     """Return the map (3, 3) to the crop of the box after shift and growth."""
     centre = (box[0, :2] + box[0, 2:]) / 2 + shift
     half = (box[0, 2:] - box[0, :2]).max() / 2 * grow
@@ -135,7 +132,7 @@ def _crop(box: Points, shift: NDArray[np.float64], grow: float, size: int) -> Po
     return np.vstack((crop_matrix(moved, size, MARGIN)[0], np.array([[0, 0, 1]], np.float32)))
 
 
-def look(rng: np.random.Generator, image: Image, matrix: Points, size: int) -> Image:
+def look(rng: np.random.Generator, image: Image, matrix: Floats, size: int) -> Image:
     """Cut the crop; beyond the cached surroundings lie grey, as beyond a frame, or repeated edge pixels."""
     border = cv2.BORDER_CONSTANT if rng.random() < 0.5 else cv2.BORDER_REPLICATE
     if matrix[2, :2].any():

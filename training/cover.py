@@ -9,19 +9,19 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from training.augment import Image, Points
+from nodes._geometry import Floats, Image
 
 SHIFT = 4
 """Binary places of a pixel's fractions in what OpenCV draws."""
 
 
-def cover(rng: np.random.Generator, image: Image, points: Points) -> Image:
+def cover(rng: np.random.Generator, image: Image, points: Floats) -> Image:
     """Cover a part of the face by glasses, a mask or a hand."""
-    draw: Callable[[np.random.Generator, Image, Points], Image] = (glasses, mask, hand)[rng.integers(3)]
+    draw: Callable[[np.random.Generator, Image, Floats], Image] = (glasses, mask, hand)[rng.integers(3)]
     return draw(rng, image, points)
 
 
-def glasses(rng: np.random.Generator, image: Image, points: Points) -> Image:
+def glasses(rng: np.random.Generator, image: Image, points: Floats) -> Image:
     """Draw glasses: thin frames, or dark lenses that let some light through, with a bridge and temples."""
     left, right = points[36:42].mean(0), points[42:48].mean(0)
     across = right - left
@@ -41,7 +41,7 @@ def glasses(rng: np.random.Generator, image: Image, points: Points) -> Image:
     return _blend(image, frame, rng.uniform(0, 90, 3), 1.0)
 
 
-def mask(rng: np.random.Generator, image: Image, points: Points) -> Image:
+def mask(rng: np.random.Generator, image: Image, points: Floats) -> Image:
     """Draw a cloth over nose, mouth and chin, or one that has slipped below the nose; it is shaded to one side."""
     top = points[rng.integers(28, 31)] if rng.random() < 0.8 else points[33]
     sides = int(rng.integers(1, 4))
@@ -54,7 +54,7 @@ def mask(rng: np.random.Generator, image: Image, points: Points) -> Image:
     return _blend(image, layer, (colour * shade).clip(0, 255), 1.0)
 
 
-def hand(rng: np.random.Generator, image: Image, points: Points) -> Image:
+def hand(rng: np.random.Generator, image: Image, points: Floats) -> Image:
     """Draw fingers in the colour of the cheek, from beside or below the face to somewhere on it."""
     side = float((points.max(0) - points.min(0)).max())
     aim = points[rng.choice((31, 35, 48, 54, 57, 8, 4, 12))] + rng.normal(0, 0.08, 2) * side

@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes._geometry import Image, landmark_box, landmark_roll
+from nodes._geometry import Floats, Image, landmark_box, landmark_roll
 from training.files import below, read_image
 from training.landmark_data import PICTURES, Crops, check_folder, held_out
 from training.settings import SettingsError
 
 logger = logging.getLogger("training")
 
-Floats = NDArray[np.float32]
 
 LEARNABLE = 10.0
 """Height in pixels of the picture from which a face can be learnt."""

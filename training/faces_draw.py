@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes._geometry import BORDER, Image
+from nodes._geometry import BORDER, Floats, Image
 from training.augment import blur, noise, relight
-from training.faces_data import Cutouts, Floats, Ovals, Picture
+from training.faces_data import Cutouts, Ovals, Picture
 from training.faces_loss import FACE, IGNORED
 
 Chances = NDArray[np.float64] | None

@@ -12,10 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from nodes import _backend, _boxes
-from nodes._geometry import Image, crop, crop_matrix, landmark_box, landmark_roll, to_input
+from nodes._geometry import Floats, Image, crop, crop_matrix, landmark_box, landmark_roll, to_input
 from nodes.landmarks import LandmarkModel, certain
 from training.contact_sheet import save_picture
 from training.faces_data import Picture, face_ovals, five_points, read_backgrounds, split
@@ -29,7 +28,6 @@ from training.settings import SettingsError, checked
 
 logger = logging.getLogger("training")
 
-Floats = NDArray[np.float32]
 Maps = Callable[[Floats], list[Floats]]
 """From an input (1, 3, H, W) to the network's maps (15, H / stride, W / stride), finest first."""
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._boxes import overlaps
-
-Floats = NDArray[np.float32]
+from nodes._geometry import Floats
 
 IOU = 0.5
 THRESHOLDS = 1000

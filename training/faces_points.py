@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from nodes._boxes import overlaps
-from nodes._geometry import detector_to_landmark_box, landmark_roll
-from training.faces_data import Floats, Picture, face_ovals, five_points
+from nodes._geometry import Floats, detector_to_landmark_box, landmark_roll
+from training.faces_data import Picture, face_ovals, five_points
 from training.files import whole
 from training.predictor import Predictor
 from training.teacher import both_ways, teacher_file

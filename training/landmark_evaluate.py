@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from nodes import _boxes
-from nodes._geometry import apply, crop, crop_matrix, landmark_box, landmark_roll
+from nodes._geometry import Floats, apply, crop, crop_matrix, landmark_box, landmark_roll
 from nodes.detect import RELEASED, FaceModel
 from nodes.landmarks import landmark_boxes, roll_of_points
 from training import landmark_data, metrics, prepared
@@ -30,7 +30,6 @@ from training.settings import SettingsError
 
 logger = logging.getLogger("training")
 
-Floats = NDArray[np.float32]
 
 BOX_ERROR = 0.05
 """Standard deviation of the position and the size of a jittered box, in shares of its side: as behind a detector."""

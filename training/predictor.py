@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from nodes import _backend
-from nodes._geometry import MARGIN, apply, crop, crop_matrix, invert, to_input
+from nodes._geometry import MARGIN, Floats, apply, crop, crop_matrix, invert, to_input
 from training import checkpoint
 from training.landmark_net import Deployed
 from training.landmark_settings import LandmarkSettings
 from training.settings import SettingsError, checked
 from training.tutor import assembled, taught
-
-Floats = NDArray[np.float32]
 
 LANDMARK_TASK = "training.landmark_task:LandmarkTask"
 

@@ -22,12 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nodes import _backend
-from nodes._geometry import to_input
+from nodes._geometry import Floats, to_input
 from training.files import ending
 from training.mnn_converter import convert
 from training.task import Deployment
-
-Floats = NDArray[np.float32]
 
 WORSE = 1.03
 """An int8 network is worth releasing when its error is at most this many times that of float32, and it is faster."""

@@ -12,12 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 import scipy.io
-from numpy.typing import NDArray
 
+from nodes._geometry import Floats
 from training.files import by_name, read_text
 from training.landmark_data import PICTURES, read_points
-
-Points = NDArray[np.float32]
 
 VIDEOS = (".avi", ".mp4", ".mov", ".mkv")
 
@@ -27,7 +25,7 @@ class Labelled:
     """One face as its set labels it: picture or video, points (68, 2) counted from pixel 0, person."""
 
     picture: Path
-    points: Points
+    points: Floats
     person: str
     frame: int | None = None
     """Frame of a video, counted from 0; None: `picture` is a picture."""
@@ -175,7 +173,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
     return (path for path in files if path.suffix.lower() in PICTURES)
 
 
-def _read_mat(path: Path, key: str) -> Points:
+def _read_mat(path: Path, key: str) -> Floats:
     """Return the points (68, 2) of a Matlab file, which counts from 1. Raises ValueError saying what is wrong."""
     if not path.is_file():
         raise ValueError("missing")
@@ -193,7 +191,7 @@ def _read_mat(path: Path, key: str) -> Points:
     return found - 1
 
 
-def _or_fault(read: Callable[[Path], Points], path: Path, faults: list[str]) -> Points | None:
+def _or_fault(read: Callable[[Path], Floats], path: Path, faults: list[str]) -> Floats | None:
     try:
         return read(path)
     except (ValueError, OSError) as exc:

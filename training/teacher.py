@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from nodes import _backend
-from nodes._geometry import landmark_box, landmark_roll
+from nodes._geometry import Floats, landmark_box, landmark_roll
 from training import metrics
 from training.files import whole
 from training.landmark_data import MIRROR, Crops
@@ -23,7 +23,6 @@ from training.settings import SettingsError
 
 logger = logging.getLogger("training")
 
-Floats = NDArray[np.float32]
 
 BELIEVED = 15.0
 """Farther from the file's points than this, in per cent of the eye distance on the mean, the teacher has lost the face:
