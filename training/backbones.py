@@ -13,16 +13,15 @@ from training.landmark_net import Separable, convolution
 Backbone = tuple[nn.ModuleList, tuple[int, ...]]
 
 
-def wide_look(widths: tuple[int, int, int, int] = (16, 32, 64, 128), depths: tuple[int, int] = (2, 6)) -> nn.Sequential:
+def wide_look() -> nn.Sequential:
     """Return our small trunk, to stride 16; there kernels are 5 x 5, so that a cell sees most of the face."""
-    stem, low, middle, high = widths
     return nn.Sequential(
-        convolution(3, stem, stride=2),
-        Separable(stem, low, stride=2),
-        Separable(low, middle, stride=2),
-        *(Separable(middle, middle) for _ in range(depths[0])),
-        Separable(middle, high, stride=2),
-        *(Separable(high, high, kernel=5) for _ in range(depths[1])),
+        convolution(3, 16, stride=2),
+        Separable(16, 32, stride=2),
+        Separable(32, 64, stride=2),
+        *(Separable(64, 64) for _ in range(2)),
+        Separable(64, 128, stride=2),
+        *(Separable(128, 128, kernel=5) for _ in range(6)),
     )
 
 
@@ -32,28 +31,25 @@ class TwoScales(nn.Module):
     Source of the way back: Lin et al. 2017, "Feature Pyramid Networks", figure 3.
     """
 
-    def __init__(
-        self, widths: tuple[int, int, int, int] = (32, 64, 128, 256), depths: tuple[int, int, int] = (1, 4, 8)
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        stem, low, middle, high = widths
         self.fine = nn.Sequential(
-            convolution(3, stem, stride=2),
-            Separable(stem, low, stride=2),
-            *(Separable(low, low) for _ in range(depths[0])),
-            Separable(low, middle, stride=2),
-            *(Separable(middle, middle) for _ in range(depths[1])),
+            convolution(3, 32, stride=2),
+            Separable(32, 64, stride=2),
+            Separable(64, 64),
+            Separable(64, 128, stride=2),
+            *(Separable(128, 128) for _ in range(4)),
         )
         self.coarse = nn.Sequential(
-            Separable(middle, high, stride=2),
-            *(Separable(high, high, kernel=5) for _ in range(depths[2])),
-            convolution(high, middle, kernel=1),
+            Separable(128, 256, stride=2),
+            *(Separable(256, 256, kernel=5) for _ in range(8)),
+            convolution(256, 128, kernel=1),
         )
         self.up = nn.Upsample(scale_factor=2)
-        self.merge = Separable(middle, middle, kernel=5)
+        self.merge = Separable(128, 128, kernel=5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, 3, H, W) to (B, middle, H / 8, W / 8)."""
+        """Map (B, 3, H, W) to (B, 128, H / 8, W / 8)."""
         fine = self.fine(x)
         return self.merge(fine + self.up(self.coarse(fine)))
 

@@ -46,25 +46,21 @@ class FaceNet(nn.Module):
     convolution is dense because at stride 4 that costs less time per multiply-add than depthwise layers do.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int] = (16, 32, 64, 128), neck: int = 64) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        stem, low, middle, high = widths
         self.stem = nn.Sequential(
-            convolution(3, stem, stride=2),
-            convolution(stem, low, stride=2),
-            Separable(low, low),
+            convolution(3, 16, stride=2),
+            convolution(16, 32, stride=2),
+            Separable(32, 32),
         )
-        self.stride8 = nn.Sequential(Down(low, middle, stride=2), *(Separable(middle, middle) for _ in range(3)))
-        self.stride16 = nn.Sequential(Down(middle, high, stride=2), *(Separable(high, high) for _ in range(2)))
-        self.stride32 = nn.Sequential(
-            Down(high, high, stride=2), *(Down(high, high, kernel=5) for _ in range(2))
-        )
-        self.side32 = convolution(high, neck, kernel=1)
-        self.side16 = convolution(high, neck, kernel=1)
-        self.side8 = convolution(middle, neck, kernel=1) if middle != neck else nn.Identity()
-        self.merge16 = Separable(neck, neck)
-        self.merge8 = Separable(neck, neck)
-        self.heads = nn.ModuleList(make_head(neck) for _ in STRIDES)
+        self.stride8 = nn.Sequential(Down(32, 64, stride=2), *(Separable(64, 64) for _ in range(3)))
+        self.stride16 = nn.Sequential(Down(64, 128, stride=2), *(Separable(128, 128) for _ in range(2)))
+        self.stride32 = nn.Sequential(Down(128, 128, stride=2), *(Down(128, 128, kernel=5) for _ in range(2)))
+        self.side32 = convolution(128, 64, kernel=1)
+        self.side16 = convolution(128, 64, kernel=1)
+        self.merge16 = Separable(64, 64)
+        self.merge8 = Separable(64, 64)
+        self.heads = nn.ModuleList(make_head(64) for _ in STRIDES)
 
     def forward(self, image_B3HW: Tensor) -> list[Tensor]:
         """Return the maps of images (B, 3, H, W), finest first."""
@@ -72,7 +68,7 @@ class FaceNet(nn.Module):
         at16 = self.stride16(at8)
         at32 = self.side32(self.stride32(at16))
         at16 = self.merge16(self.side16(at16) + F.interpolate(at32, scale_factor=2.0))
-        at8 = self.merge8(self.side8(at8) + F.interpolate(at16, scale_factor=2.0))
+        at8 = self.merge8(at8 + F.interpolate(at16, scale_factor=2.0))
         return [head(level) for head, level in zip(self.heads, (at8, at16, at32), strict=True)]
 
 
@@ -82,18 +78,15 @@ class SlimFaceNet(nn.Module):
     Three quarters of the cost of `FaceNet`, the same inputs and outputs.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int] = (16, 32, 64, 128)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        stem, low, middle, high = widths
-        self.stem = nn.Sequential(
-            convolution(3, stem, stride=2), Separable(stem, low, stride=2), Separable(low, low)
-        )
+        self.stem = nn.Sequential(convolution(3, 16, stride=2), Separable(16, 32, stride=2), Separable(32, 32))
         self.stages = nn.ModuleList([
-            nn.Sequential(Separable(low, middle, stride=2), *(Separable(middle, middle) for _ in range(3))),
-            nn.Sequential(Separable(middle, high, stride=2), *(Separable(high, high) for _ in range(2))),
-            nn.Sequential(Separable(high, high, stride=2), Separable(high, high)),
+            nn.Sequential(Separable(32, 64, stride=2), *(Separable(64, 64) for _ in range(3))),
+            nn.Sequential(Separable(64, 128, stride=2), *(Separable(128, 128) for _ in range(2))),
+            nn.Sequential(Separable(128, 128, stride=2), Separable(128, 128)),
         ])
-        self.heads = nn.ModuleList(make_head(width) for width in (middle, high, high))
+        self.heads = nn.ModuleList(make_head(width) for width in (64, 128, 128))
 
     def forward(self, image_B3HW: Tensor) -> list[Tensor]:
         """Return the maps of images (B, 3, H, W), finest first."""
