@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,8 +219,7 @@ def _write_cache(samples: list[Sample], base: Path) -> None:
     with whole(base.with_suffix(".u8")) as crops:
         for sample in samples:
             image = read_image(sample.path)
-            fault = "picture cannot be read" if image is None else outside(sample.points, image.shape)
-            if fault:
+            if fault := unusable(sample.points, image):
                 faults.append(f"{sample.path}: {fault}")
                 continue
             cut, mapped = cut_face(image, sample.points)
@@ -234,9 +233,11 @@ def _write_cache(samples: list[Sample], base: Path) -> None:
     logger.info("cached %d faces in %s", len(points), base.with_suffix(".u8"))
 
 
-def outside(points: NDArray[np.float32], shape: Iterable[int]) -> str:
-    """Return what is wrong when the face does not lie in the picture, else ''."""
-    height, width, *_ = shape
+def unusable(points: NDArray[np.float32], image: NDArray[np.uint8] | None) -> str:
+    """Return why a face (68, 2) cannot be used: no picture, too small, or not in the picture; else ''."""
+    if image is None:
+        return "picture cannot be read"
+    height, width = image.shape[:2]
     low, high = points.min(0), points.max(0)
     if (high - low).max() < 8:
         return f"face of {(high - low).max():.1f} px, at least 8 expected"

@@ -242,10 +242,10 @@ def usable(folder: Path, options: Any) -> list[Sample]:
     samples, faults = landmark_data.read_folder(folder, options.source or folder.name, person)
     kept = []
     for sample in (s for s in samples if landmark_data.held_out(s.person, options.held_out)):
-        image = landmark_data.read_picture(sample)
-        fault = "picture cannot be read" if image is None else landmark_data.outside(sample.points, image.shape)
-        faults += [f"{sample.path}: {fault}"] if fault else []
-        kept += [] if fault else [sample]
+        if fault := landmark_data.unusable(sample.points, landmark_data.read_picture(sample)):
+            faults.append(f"{sample.path}: {fault}")
+        else:
+            kept.append(sample)
     landmark_data.log_faults(folder, faults)
     if not kept:
         raise SettingsError(f"{folder}: no face to measure")

@@ -31,8 +31,7 @@ class Validation:
         cuts, self.sources, points = [], [], []
         for sample in samples:
             image = landmark_data.read_picture(sample)
-            fault = "picture cannot be read" if image is None else landmark_data.outside(sample.points, image.shape)
-            if fault:
+            if fault := landmark_data.unusable(sample.points, image):
                 logger.warning("%s: %s", sample.path, fault)
                 continue
             cut, mapped = landmark_data.cut_face(image, sample.points, settings.size, MARGIN)

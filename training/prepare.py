@@ -150,10 +150,8 @@ def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
 
 def judge(points: NDArray[np.float32], image: Image | None) -> tuple[str, bool]:
     """Return what is wrong with a face (68, 2) in its picture, '' for nothing, and whether it can be used."""
-    if image is None:
-        return "picture cannot be read", False
-    fault = landmark_data.outside(points, image.shape)
-    if fault:
+    fault = landmark_data.unusable(points, image)
+    if image is None or fault:
         return fault, False
     sides = np.array([image.shape[1], image.shape[0]])
     beyond = np.maximum(-0.5 - points, points - (sides - 0.5)).max(1)
