@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from training.settings import Strict
 
@@ -40,11 +40,11 @@ class FaceSettings(Strict):
     """Names of pictures in `backgrounds` that show faces after all."""
     hold_out: float = Field(0.1, ge=0, le=1)
     """Share of the WIDER pictures kept for validation."""
-    hold_out_by: str = "name"
+    hold_out_by: Literal["name", "event"] = "name"
     """'name' holds out single pictures, 'event' whole events."""
-    size: int = 256
+    size: int = Field(256, ge=64, multiple_of=32)
     """Side of the training pictures in pixels."""
-    validation_size: tuple[int, int] = (320, 240)
+    validation_size: tuple[PositiveInt, PositiveInt] = (320, 240)
     """Width and height that held-out pictures are fitted to."""
     cache: Path = Path(".cache")
     bfloat16: bool | None = None

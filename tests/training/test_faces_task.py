@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from training.faces_sources import terms_of  # noqa: E402
 from training.faces_task import FaceTask, torch_maps  # noqa: E402
 from training.landmark_data import Sample  # noqa: E402
 from training.landmark_net import macs  # noqa: E402
-from training.settings import SettingsError, load_settings  # noqa: E402
+from training.settings import SettingsError, checked, load_settings  # noqa: E402
 from training.train import train  # noqa: E402
 
 
@@ -248,6 +249,16 @@ def test_false_alarms_are_landmarked_where_the_landmark_network_believes_them():
 def test_a_detector_is_not_measured_on_the_first_of_several_folders_alone(data, tmp_path, caplog):
     assert evaluate.main([str(MODELS / "faces"), str(data), str(tmp_path)]) == 2
     assert f"measured on one folder, the one with all sets of its card; found {data}, {tmp_path}" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "value", "text"), [
+    ("size", 100, "multiple of 32, found 100"), ("size", 0, "greater than or equal to 64, found 0"),
+    ("hold_out_by", "people", "should be 'name' or 'event', found 'people'"),
+    ("validation_size", [320, 0], "validation_size.1: input should be greater than 0, found 0"),
+])
+def test_settings_that_nothing_can_be_trained_with_are_named(name, value, text):
+    with pytest.raises(SettingsError, match=re.escape(text)):
+        checked(FaceSettings, {"data": "data", name: value}, "settings")
 
 
 def test_boxes_go_back_to_the_picture(data):
