@@ -70,6 +70,24 @@ def test_calibrate_reports_what_it_folds():
     assert found == [tilted(Score(), stride) for stride in (8, 16, 32)]
 
 
+def test_calibrate_folds_what_it_fits_and_reports_it():
+    torch.manual_seed(0)
+    rng, network = np.random.default_rng(0), FaceNet().eval()
+    maps = [np.full((15, 64 // s, 64 // s), -20, np.float32) for s in (8, 16, 32)]
+    maps[0][:] = 0
+    maps[0][0], maps[0][3:5] = rng.normal(0, 1.5, (8, 8)), rng.normal(0, 0.2, (2, 8, 8))
+    corners = np.stack(np.meshgrid(range(8), range(8)), -1).reshape(-1, 2) * 8 - 0.5
+    right = rng.random((6, 64)) < 1 / (1 + np.exp(-2 * maps[0][0].reshape(-1)))
+    pictures = [picture(np.concatenate((corners, corners + 8), 1)[faces]) for faces in right]
+    image = np.random.default_rng(0).normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
+    before = torch_maps(network)(image)
+    scores = calibrate(network, lambda _: maps, pictures, (64, 64))
+    assert scores[0].slope > 1.2 * scores[1].slope  # of the others there were too few
+    for old, new, score in zip(before, torch_maps(network)(image), scores, strict=True):
+        expected = score.slope * old[0] + score.width * old[3] + score.height * old[4] + score.shift
+        np.testing.assert_allclose(new[0], expected, atol=1e-4)
+
+
 def test_the_tilt_raises_tall_boxes_alike_at_every_stride():
     def raised(stride, height):
         score = tilted(Score(2, 0.5, -1, 3), stride)

@@ -98,6 +98,15 @@ def test_settle_ignores_small_and_hidden_faces_and_drops_those_outside():
     assert scene.boxes.min() >= -0.5 and scene.boxes.max() <= 63.5
 
 
+@pytest.mark.parametrize(("box", "kind"), [
+    ((10, 10, 14, 17), FACE), ((10, 10, 14, 16.9), IGNORED), ((10, 10, 13.4, 17), IGNORED),
+    ((-10, 10, 10, 50), FACE), ((-11, 10, 9, 50), IGNORED), ((10, 44.1, 30, 84.1), IGNORED),
+])
+def test_settle_ignores_what_is_lower_than_7_px_or_narrower_than_half_that_or_shows_less_than_half(box, kind):
+    boxes = np.array([box], np.float32)
+    assert settle(Scene(np.zeros((64, 64, 3), np.uint8), boxes, UNKNOWN[None], np.array([FACE]))).kinds == [kind]
+
+
 def test_cut_fills_what_lies_beyond_with_grey():
     image = np.full((10, 10, 3), 9, np.uint8)
     out = cut(image, -2, -3, 14, 15)

@@ -115,6 +115,15 @@ def test_every_face_is_learnt_by_cells_about_its_centre_at_the_stride_of_its_siz
         assert ((centres[mine] - middle).abs().amax(1) < 0.9 * strides[mine]).all()
 
 
+@pytest.mark.parametrize(("height", "expected"), [
+    (4, [8]), (28, [8]), (29, [8, 16]), (43, [8, 16]), (45, [16]), (57, [16]), (58, [16, 32]), (87, [16, 32]),
+    (89, [32]), (300, [32]),
+])
+def test_a_face_is_learnt_at_the_strides_that_its_height_suits(height, expected):
+    owner, _, strides = owners([[50.0, 60 - height / 2, 70, 60 + height / 2]], side=128)
+    assert sorted(set(strides[owner == 0].tolist())) == expected
+
+
 def test_a_nearer_face_of_another_size_takes_no_cell():
     owner, centres, strides = owners([[25.0, 25, 35, 35], [10.5, 10.5, 60.5, 60.5]])
     cell = (strides == 8) & (centres == 35.5).all(1)  # the middle of the second, which is too high for its stride

@@ -45,6 +45,8 @@ def test_ignored_and_too_small_faces_count_neither_way():
     scene = picture([SMALL, A, NOWHERE], [0.9, 0.8, 0.7], [SMALL, A])
     assert curve([scene], 20).average == pytest.approx(1)
     assert curve([picture([SMALL, A], [0.9, 0.8], [SMALL, A], [True, False])], 0).average == pytest.approx(1)
+    assert curve([picture([A], [0.9], [SMALL, A], [True, False])], 0).average == pytest.approx(1)
+    assert scene.at_least(40).tolist() == [False, True] and not scene.at_least(40.1).any()
     hits, counts = match(scene, scene.at_least(20))
     assert hits.tolist() == [-1, 1, -1] and counts.tolist() == [False, True, True]
 

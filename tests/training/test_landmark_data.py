@@ -61,6 +61,18 @@ def test_cache_keeps_points_on_their_pixels_and_lists_unusable_pictures(tmp_path
     assert (again.images == crops.images).all()
 
 
+@pytest.mark.parametrize(("scale", "shift", "text"), [
+    (20, (50, 40), ""), (3.5, (50, 40), "face of 7."), (20, (-1, 40), "face centre"), (20, (101, 40), "face centre"),
+    (20, (50, -8), "face centre"), (20, (50, 81), "lies outside the 100 x 80 picture"),
+])
+def test_a_face_that_is_too_small_or_not_in_the_picture_is_unusable(scale: float, shift: tuple[int, int],
+                                                                    text: str) -> None:
+    points = (points68() * scale + shift).astype(np.float32)
+    fault = landmark_data.unusable(points, np.zeros((80, 100, 3), np.uint8))
+    assert text in fault and bool(text) == bool(fault)
+    assert landmark_data.unusable(points, None) == "picture cannot be read"
+
+
 def test_people_are_held_out_whole() -> None:
     person = landmark_data.person_of(".*(?=_)")
     assert person("Ann_Lee_00") == person("Ann_Lee_17") == "Ann_Lee"

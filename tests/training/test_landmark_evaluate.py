@@ -91,6 +91,18 @@ def test_normalisers() -> None:
     assert metrics.box_side(true) == pytest.approx([48**0.5])
 
 
+def test_measures_by_hand() -> None:
+    errors = np.array([0, 4, 8, 12])
+    assert metrics.failure_rate(errors, 8) == 25
+    assert metrics.area_under_curve(errors, 8) == pytest.approx((1 + 0.5) / 4)
+    found, true = np.array([True, True, False, False]), np.array([True, False, True, False])
+    assert metrics.f1(found, true) == 0.5 and np.isnan(metrics.f1(found[3:], true[3:]))
+    assert sorted(i for part in metrics.REGIONS.values() for i in range(68)[part]) == [*range(68)]
+    apart = np.zeros((1, 68, 2))
+    apart[0, :, 0] = 2
+    assert metrics.normalised_errors(apart, 0 * apart, np.array([10.0])).tolist() == [[20.0] * 68]
+
+
 @pytest.mark.slow
 def test_the_released_network_hardly_moves_on_the_portrait(portrait: Path) -> None:
     sample = Sample(portrait / "one" / "one.png", LANDMARKS, "portrait", "one")

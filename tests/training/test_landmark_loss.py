@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.training.faces68 import points68
-from training.landmark_loss import landmark_loss, pose_loss, wing
+from training.landmark_data import MIRROR
+from training.landmark_loss import RARE_STATES, bilinear_targets, equivariance, landmark_loss, pose_loss, wing
 from training.landmark_settings import LandmarkSettings
 from training.landmark_validation import crop_pose
 from training.metrics import REGIONS
@@ -76,3 +77,42 @@ def test_every_output_is_learnt_with_its_weight() -> None:
     assert {name: value.item() for name, value in parts.items()} == pytest.approx(expected, abs=0.01)
     weights = {"pixels": 0.3, "apart": 0.12, "scores": 1, "spread": 0.05, "pose": 1, "states": 0.4, "presence": 0.3}
     assert total.item() == pytest.approx(sum(weights[name] * value.item() for name, value in parts.items()), rel=1e-5)
+
+
+def test_a_point_is_shared_among_the_four_nearest_cells() -> None:
+    points = torch.tensor([[[7.5, 23.5], [11.5, 7.5], [-40.0, 100.0]]])  # of 4 x 4 cells, 16 px wide
+    target = bilinear_targets(points, 4, 16)[0].reshape(3, 4, 4)
+    expected = torch.zeros(3, 4, 4)
+    expected[0, 1, 0] = 1
+    expected[1, 0, 0], expected[1, 0, 1] = 0.75, 0.25
+    expected[2, 3, 0] = 1
+    assert target.tolist() == expected.tolist()
+
+
+def states_loss(states: list[list[float]], known: list[float]) -> float:
+    points = torch.zeros(2, 68, 2)
+    out = {"landmarks": points, "states": torch.zeros(2, 4), "presence": torch.zeros(2)}
+    batch = {"points": points, "weights": torch.ones(2, 68), "states": torch.tensor(states),
+             "states_weight": torch.tensor(known), "presence": torch.ones(2)}
+    return landmark_loss(out, batch, LandmarkSettings(sources=SOURCES, size=64))[1]["states"].item()
+
+
+def test_rare_states_weigh_more_and_unknown_ones_nothing() -> None:
+    none, shut = [0.0] * 4, [1.0] * 4
+    assert states_loss([shut, none], [1, 0]) == pytest.approx(sum(RARE_STATES) / 4 * math.log(2))
+    assert states_loss([shut, none], [0, 1]) == pytest.approx(math.log(2))
+    assert states_loss([shut, none], [0, 0]) == 0
+
+
+def test_looks_at_a_face_agree_in_the_second_crop() -> None:
+    first = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 64
+    onto = torch.tensor([[0.0, -1, 63], [2, 0, 5]])  # a turn that is stretched
+    second = first @ onto[:, :2].T + onto[:, 2]
+    flip = torch.tensor([[-1.0, 0, 63], [0, 1, 0]])
+    mirrored = (first @ flip[:, :2].T + flip[:, 2])[MIRROR]
+    none = torch.zeros(68, 2)
+    batch = {"pair_map": torch.stack((onto, flip, onto)), "pair_mirrored": torch.tensor([False, True, False]),
+             "presence": torch.tensor([1.0, 1, 1, 1, 0, 0, 1])}
+    points = torch.stack((first, second, first, mirrored, first, none, none))
+    assert equivariance(points, batch).item() == pytest.approx(0.01, abs=1e-4)  # the root of what keeps it smooth
+    assert equivariance(points + torch.tensor([0.0, 3]), batch | {"pair_map": flip[None]}).item() > 3
