@@ -1,10 +1,12 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from training import faces_draw
 from training.faces_data import Cutouts, Picture
-from training.faces_draw import Scene, cut, draw_plain, draw_scene, mirror, mosaic, put_face, settle, turn, window
+from training.faces_draw import Scene, cut, draw_plain, draw_scene, mirror, mosaic, pick, put_face, settle, turn, window
 from training.faces_loss import FACE, IGNORED
 from training.landmark_data import Crops
 
@@ -41,6 +43,18 @@ def test_boxes_follow_their_pixels_into_a_window(seed):
     for box, kind in zip(scene.boxes, scene.kinds, strict=True):
         if kind == FACE:
             np.testing.assert_allclose(white_box(scene.image, box), box, atol=1.6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_points_go_with_their_boxes_into_a_window_and_ignored_ones_stay_so(seed):
+    boxes = np.array([[99.5, 79.5, 139.5, 129.5], [20, 20, 80, 50]], np.float32)
+    points = np.stack((boxes[:, :2], boxes[:, 2:], *[(boxes[:, :2] + boxes[:, 2:]) / 2] * 3), 1)
+    one = Picture(Path("p.jpg"), "p.jpg", boxes, np.array([False, True]), coloured(boxes), points)
+    scene = window(np.random.default_rng(seed), one, 300, 200)
+    assert len(scene.boxes) and set(scene.kinds.tolist()) <= {FACE, IGNORED}
+    np.testing.assert_allclose(scene.points[:, :2].reshape(-1, 4), scene.boxes, atol=1e-3)
+    for box, kind in zip(scene.boxes, scene.kinds, strict=True):  # 4 to 5, and 2 to 1
+        assert (kind == IGNORED) == ((box[2] - box[0]) / (box[3] - box[1]) > 1.3)
 
 
 def test_a_window_shows_a_face():
@@ -157,6 +171,37 @@ def test_scenes_depend_on_the_generator_alone():
         np.testing.assert_array_equal(a.boxes, b.boxes)
         assert a.image.shape == (128, 128, 3) and a.image.dtype == np.uint8
         assert len(a.boxes) == len(a.points) == len(a.kinds)
+
+
+def test_pictures_are_drawn_by_their_chances_and_one_in_six_is_a_face():
+    rng, pictures, chances = np.random.default_rng(0), [picture([]), picture([(50, 50, 80, 90)])], np.array([0.9, 0.1])
+    alone = Counter(len(pick(rng, pictures, None, chances).boxes) for _ in range(400))
+    assert 340 < alone[0] < 380
+    among = Counter(pick(rng, pictures, a_cutout(), chances).name for _ in range(400))
+    assert 45 < among[""] < 85
+    white = [Picture(Path(), "", np.zeros((0, 4), np.float32), np.zeros(0, bool), np.full((60, 80, 3), v, np.uint8))
+             for v in (0, 255)]
+    plain = [draw_plain(rng, white, None, 64, chances).image.max() == 255 for _ in range(200)]
+    assert 8 < sum(plain) < 40
+
+
+def test_scenes_are_mosaics_and_get_faces_as_often_as_told(monkeypatch):
+    done = Counter()
+
+    def counted(name):
+        call = getattr(faces_draw, name)
+        return lambda *given: (done.update([name]), call(*given))[1]
+
+    for name in ("mosaic", "put_face", "mirror"):
+        monkeypatch.setattr(faces_draw, name, counted(name))
+    pictures, cutouts = [picture([(50, 50, 80, 90)], shape=(100, 100))], a_cutout()
+    for i in range(100):
+        draw_scene(np.random.default_rng(i), pictures, cutouts, 64)
+    assert 3 < done["mosaic"] < 22 and 3 < done["put_face"] < 15 and 35 < done["mirror"] < 65
+    done.clear()
+    for i in range(100):
+        draw_plain(np.random.default_rng(i), pictures, cutouts, 64)
+    assert 4 < done["put_face"] < 17 and 35 < done["mirror"] < 65 and not done["mosaic"]
 
 
 def test_a_mosaic_keeps_each_face_in_its_own_tile():
