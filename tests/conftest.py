@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -157,6 +158,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return said.err if code else said.out
 
     return run
+
+
+@pytest.fixture
+def hangs_up() -> Iterator[None]:
+    """SIGHUP does what it does by default, here and in what is started, although the tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

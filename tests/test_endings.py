@@ -2,19 +2,12 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from graph.endings import ENDINGS, heeding
 
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ENDINGS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("hangs_up")
 
 
 @pytest.mark.parametrize(
@@ -43,8 +36,7 @@ def test_a_closed_terminal_is_nothing_to_what_runs_under_nohup() -> None:
 
 
 def test_the_handlers_before_come_back() -> None:
-    for number in ENDINGS:
-        signal.signal(number, signal.SIG_DFL)
+    before = [signal.getsignal(number) for number in ENDINGS]
     with heeding(lambda: None):
-        assert all(callable(signal.getsignal(number)) for number in ENDINGS)
-    assert [signal.getsignal(number) for number in ENDINGS] == [signal.SIG_DFL] * 3
+        assert not {signal.getsignal(number) for number in ENDINGS} & {*before}
+    assert [signal.getsignal(number) for number in ENDINGS] == before

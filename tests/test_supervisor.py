@@ -96,6 +96,7 @@ def test_sigkill_of_the_supervisor_while_nodes_open(tmp_path: Path) -> None:
     rundir.sweep()
 
 
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_interrupt_ends_in_order(tmp_path: Path, whole_group: bool, number: signal.Signals) -> None:
