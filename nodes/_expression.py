@@ -71,8 +71,8 @@ def widths(landmarks: NDArray[Any]) -> NDArray[Any]:
 
 def _distances(landmarks: NDArray[Any], pairs: NDArray[Any]) -> NDArray[Any]:
     """Return (F, P) how far the points of pairs (2, P) are from each other in landmarks (F, 68, 2)."""
-    x, y = np.moveaxis(landmarks[:, pairs[0]] - landmarks[:, pairs[1]], -1, 0)
-    return np.asarray(np.hypot(x, y))
+    gaps = landmarks[:, pairs[0]] - landmarks[:, pairs[1]]
+    return np.asarray(np.hypot(gaps[..., 0], gaps[..., 1]))
 
 
 def eye_widths(landmarks: NDArray[Any]) -> NDArray[Any]:
