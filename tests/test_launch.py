@@ -17,7 +17,7 @@ from graph import cli
 from graph.document import Document, to_yaml
 from tests.conftest import PATIENCE_S
 from tests.graphs import ROOT
-from tests.test_recording import write
+from tests.recordings import write
 
 OWN = """\
 from graph import Frame, Input, Node, Output

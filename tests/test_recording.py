@@ -1,11 +1,10 @@
-"""Recordings without a graph: the bytes of messages, files whole, cut off and wrong, and the node that plays them."""
+"""Recordings without a graph: the bytes of messages, files whole, cut off and wrong."""
 
 import resource
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Mess
 from graph.cli_recording import tell
 from graph.mcap_reader import Recording
 from graph.recorder import START, Recorder, Span, library, record, sent_ns
-from graph.replay import Replay, _Timeline
-from graph.testing import run_node
+from tests.recordings import header, write
 from tests.toys import Numbers, picture
 
 
@@ -94,24 +92,6 @@ def test_types_that_are_known_are_themselves_and_others_are_never_taken_for_them
 def test_a_schema_that_is_none(schema: bytes) -> None:
     with pytest.raises(WireError, match="no schema of a message"):
         recorded.type_from(schema)
-
-
-def header(seq: int, epoch: int = 0) -> Header:
-    """A frame of a 25 fps stream that was sent 2 ms after its capture."""
-    captured = 5_000_000_000 + seq * 40_000_000
-    return Header("main", seq, epoch, seq / 25, captured, (Hop("camera", captured, captured, captured + 2_000_000),))
-
-
-def write(path: Path, seqs: Any = range(100, 140), **options: Any) -> Path:
-    """A recording of camera.frame, and of count.numbers for every second frame: marks for the others."""
-    types = {"camera.frame": Frame, "count.numbers": Numbers}
-    with Recorder(path, types, "main", options.get("compression", "lz4")) as recorder:
-        for seq in seqs:
-            recorder.write("camera.frame", Frame(header=header(seq), image=picture(seq)))
-            numbers = Numbers(header=header(seq), word="a", values=np.array([seq], np.float64))
-            recorder.write("count.numbers", Mark(header=header(seq)) if seq % 2 else numbers)
-            recorder._writer.flush()  # as after half a second
-    return path
 
 
 @pytest.fixture
@@ -296,90 +276,6 @@ def test_a_port_of_which_nothing_came_is_told(tmp_path: Path, capsys: pytest.Cap
         ["a.numbers", "1", "0"],
         ["off.numbers", "0", "nothing", "came"],
     ]
-
-
-def test_replay_keeps_numbers_and_times(path: Path) -> None:
-    said = run_node(Replay(path=str(path), speed=0))
-    assert [frame.seq for frame in said["frame"]] == [*range(100, 140)]
-    assert [numbers.seq for numbers in said["numbers"]] == [*range(100, 140, 2)]
-    for messages in said.values():
-        assert all(message.pts == message.seq / 25 and message.header.hops == () for message in messages)
-    assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in said["frame"])  # type: ignore[attr-defined]
-
-
-def test_replay_in_a_loop_goes_on_counting(path: Path) -> None:
-    frames = run_node(Replay(path=str(path), ports=("picture=camera.frame",), speed=0, loop=True), limit=100)["picture"]
-    assert [frame.seq for frame in frames] == [*range(100, 200)]
-    assert [frame.epoch for frame in frames] == [0] * 40 + [1] * 40 + [2] * 20
-    assert np.allclose([frame.pts for frame in frames], np.arange(100, 200) / 25)
-    assert all(np.array_equal(frame.image, picture(100 + index % 40)) for index, frame in enumerate(frames))  # type: ignore[attr-defined]
-
-
-def test_what_is_missing_in_a_loop_is_missing_in_each_pass(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mcap", seqs=(0, 5))
-    frames = [said["frame"] for said in islice(Replay(path=str(path), speed=0, loop=True).process(), 5)]
-    assert [frame.seq for frame in frames if frame] == [0, 5, 6, 11, 12]
-
-
-def test_no_frame_of_a_replay_was_captured_in_the_future(tmp_path: Path) -> None:
-    """As by a camera whose clock is fast."""
-    with Recorder(tmp_path / "a.mcap", {"a.numbers": Numbers}, "main", "none") as recorder:
-        ahead = Header("s", 0, t_capture_ns=10**18, hops=(Hop("a", 1, 1, 1),))
-        recorder.write("a.numbers", Numbers(header=ahead, values=np.zeros(0)))
-    [said] = Replay(path=str(tmp_path / "a.mcap")).process()
-    assert said["numbers"] is not None and said["numbers"].header.t_capture_ns <= time.monotonic_ns()
-
-
-def test_replay_at_a_speed(path: Path) -> None:
-    """Twice 40 frames of 40 ms at 40 times the speed: no frame before its time, and each as old as it was."""
-    node = Replay(path=str(path), ports=("camera.frame",), speed=40.0, loop=True)
-    assert node.live() and not Replay(path=str(path), speed=0).live()
-    messages = [said["frame"] for said in islice(node.process(), 80)]
-    times = np.array([message.header.t_capture_ns for message in messages if message])
-    assert np.allclose(np.diff(times), 1e6, atol=2)
-
-
-@pytest.mark.parametrize("seqs", [[7], [7, 8, 9]])
-def test_replay_speaks_only_of_frames_of_its_ports(tmp_path: Path, seqs: list[int]) -> None:
-    with Recorder(tmp_path / "a.mcap", {"camera.frame": Frame, "a.numbers": Numbers}, "main", "none") as recorder:
-        for seq in seqs:
-            recorder.write("camera.frame", Frame(header=header(seq), image=picture(seq)))
-        recorder.write("a.numbers", Numbers(header=header(seqs[-1]), values=np.zeros(0)))
-    [said] = Replay(path=str(tmp_path / "a.mcap"), ports=("a.numbers",), speed=0).process()
-    assert said["numbers"] is not None and said["numbers"].seq == seqs[-1]
-
-
-def test_replay_reads_its_file_which_nobody_may_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(path.parent))
-    assert Replay(path=str(path)).reads() == Replay(path="~/a.mcap").reads() == [path]
-
-
-def test_a_replay_begins_at_once(path: Path) -> None:
-    timeline = _Timeline(Recording(path).span, speed=40.0)
-    began = timeline._start_ns
-    assert timeline.moved(header(100), 0).t_capture_ns == began - 2_000_000 // 40  # it was sent 2 ms after its capture
-
-
-def test_replay_of_one_that_is_cut_off(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-3000])
-    frames = run_node(Replay(path=str(path), speed=0))["frame"]
-    assert 30 < len(frames) <= 40
-
-
-@pytest.mark.parametrize(
-    ("ports", "why"),
-    [
-        (("camera.frme",), r"a\.mcap has no port 'camera\.frme'; did you mean 'camera\.frame'\?"),
-        (
-            ("1=camera.frame",),
-            r"'1' in '1=camera\.frame' is no name for an output; expected like picture=camera\.frame",
-        ),
-        (("frame=count.numbers", "camera.frame"), r"count\.numbers and camera\.frame would both be 'frame'; name one"),
-    ],
-)
-def test_replay_of_wrong_ports(path: Path, ports: tuple[str, ...], why: str) -> None:
-    with pytest.raises(ConfigError, match=why):
-        Replay(path=str(path), ports=ports)
 
 
 class SlowToCome:

@@ -1,0 +1,105 @@
+"""The node that plays a recording, without a graph."""
+
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from graph import ConfigError, Frame, Header, Hop
+from graph.mcap_reader import Recording
+from graph.recorder import Recorder
+from graph.replay import Replay, _Timeline
+from graph.testing import run_node
+from tests.recordings import header, write
+from tests.toys import Numbers, picture
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.mcap")
+
+
+def test_replay_keeps_numbers_and_times(path: Path) -> None:
+    said = run_node(Replay(path=str(path), speed=0))
+    assert [frame.seq for frame in said["frame"]] == [*range(100, 140)]
+    assert [numbers.seq for numbers in said["numbers"]] == [*range(100, 140, 2)]
+    for messages in said.values():
+        assert all(message.pts == message.seq / 25 and message.header.hops == () for message in messages)
+    assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in said["frame"])  # type: ignore[attr-defined]
+
+
+def test_replay_in_a_loop_goes_on_counting(path: Path) -> None:
+    frames = run_node(Replay(path=str(path), ports=("picture=camera.frame",), speed=0, loop=True), limit=100)["picture"]
+    assert [frame.seq for frame in frames] == [*range(100, 200)]
+    assert [frame.epoch for frame in frames] == [0] * 40 + [1] * 40 + [2] * 20
+    assert np.allclose([frame.pts for frame in frames], np.arange(100, 200) / 25)
+    assert all(np.array_equal(frame.image, picture(100 + index % 40)) for index, frame in enumerate(frames))  # type: ignore[attr-defined]
+
+
+def test_what_is_missing_in_a_loop_is_missing_in_each_pass(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mcap", seqs=(0, 5))
+    frames = [said["frame"] for said in islice(Replay(path=str(path), speed=0, loop=True).process(), 5)]
+    assert [frame.seq for frame in frames if frame] == [0, 5, 6, 11, 12]
+
+
+def test_no_frame_of_a_replay_was_captured_in_the_future(tmp_path: Path) -> None:
+    """As by a camera whose clock is fast."""
+    with Recorder(tmp_path / "a.mcap", {"a.numbers": Numbers}, "main", "none") as recorder:
+        ahead = Header("s", 0, t_capture_ns=10**18, hops=(Hop("a", 1, 1, 1),))
+        recorder.write("a.numbers", Numbers(header=ahead, values=np.zeros(0)))
+    [said] = Replay(path=str(tmp_path / "a.mcap")).process()
+    assert said["numbers"] is not None and said["numbers"].header.t_capture_ns <= time.monotonic_ns()
+
+
+def test_replay_at_a_speed(path: Path) -> None:
+    """Twice 40 frames of 40 ms at 40 times the speed: no frame before its time, and each as old as it was."""
+    node = Replay(path=str(path), ports=("camera.frame",), speed=40.0, loop=True)
+    assert node.live() and not Replay(path=str(path), speed=0).live()
+    messages = [said["frame"] for said in islice(node.process(), 80)]
+    times = np.array([message.header.t_capture_ns for message in messages if message])
+    assert np.allclose(np.diff(times), 1e6, atol=2)
+
+
+@pytest.mark.parametrize("seqs", [[7], [7, 8, 9]])
+def test_replay_speaks_only_of_frames_of_its_ports(tmp_path: Path, seqs: list[int]) -> None:
+    with Recorder(tmp_path / "a.mcap", {"camera.frame": Frame, "a.numbers": Numbers}, "main", "none") as recorder:
+        for seq in seqs:
+            recorder.write("camera.frame", Frame(header=header(seq), image=picture(seq)))
+        recorder.write("a.numbers", Numbers(header=header(seqs[-1]), values=np.zeros(0)))
+    [said] = Replay(path=str(tmp_path / "a.mcap"), ports=("a.numbers",), speed=0).process()
+    assert said["numbers"] is not None and said["numbers"].seq == seqs[-1]
+
+
+def test_replay_reads_its_file_which_nobody_may_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert Replay(path=str(path)).reads() == Replay(path="~/a.mcap").reads() == [path]
+
+
+def test_a_replay_begins_at_once(path: Path) -> None:
+    timeline = _Timeline(Recording(path).span, speed=40.0)
+    began = timeline._start_ns
+    assert timeline.moved(header(100), 0).t_capture_ns == began - 2_000_000 // 40  # it was sent 2 ms after its capture
+
+
+def test_replay_of_one_that_is_cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3000])
+    frames = run_node(Replay(path=str(path), speed=0))["frame"]
+    assert 30 < len(frames) <= 40
+
+
+@pytest.mark.parametrize(
+    ("ports", "why"),
+    [
+        (("camera.frme",), r"a\.mcap has no port 'camera\.frme'; did you mean 'camera\.frame'\?"),
+        (
+            ("1=camera.frame",),
+            r"'1' in '1=camera\.frame' is no name for an output; expected like picture=camera\.frame",
+        ),
+        (("frame=count.numbers", "camera.frame"), r"count\.numbers and camera\.frame would both be 'frame'; name one"),
+    ],
+)
+def test_replay_of_wrong_ports(path: Path, ports: tuple[str, ...], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        Replay(path=str(path), ports=ports)
