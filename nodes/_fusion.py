@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Faces
-from nodes._flow import Crop, face_size, inside, neighbours, outside, prior, regularise, track
+from nodes._flow import Crop, box_size, neighbours, prior, regularise, track
+from nodes._geometry import landmark_box
 
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 PERIOD = 1 / 30
 """Seconds between frames that the errors below are for; other rates are converted, so 15 and 60 fps behave alike."""
@@ -110,6 +112,8 @@ class Found(Rows):
     rows: NDArray[np.intp]  # (F,) in the message
     ids: NDArray[np.int64]  # (F,)
     points: Doubles  # (F, 68, 2)
+    boxes: Floats  # (F, 4) tight around them
+    sizes: Doubles  # (F, 1) see nodes._flow.box_size
     spread: Doubles  # (F, 68)
     pose: NDArray[np.float32]  # (F, 3)
     states: NDArray[np.float32]  # (F, 4)
@@ -121,6 +125,7 @@ class Memory(Rows):
 
     ids: NDArray[np.int64]  # (F,)
     raw: Doubles  # (F, 68, 2) last detection
+    boxes: Floats  # (F, 4) tight around it
     points: Doubles  # (F, 68, 2) last output
     variance: Doubles  # (F, 68) of the output, per axis, pixels squared
     covariance: Doubles  # (F, 68, 68) expected motion, see nodes._flow.prior
@@ -148,9 +153,8 @@ def similarity(source: NDArray[Any], target: NDArray[Any], points: NDArray[Any])
     a, b, p = (np.ascontiguousarray(x, np.float64).view(np.complex128)[..., 0] for x in (source, target, points))
     middle, onto = a.mean(-1, keepdims=True), b.mean(-1, keepdims=True)
     arms = a - middle
-    size = (arms * arms.conj()).real.sum(-1, keepdims=True)
-    factor = (arms.conj() * (b - onto)).sum(-1, keepdims=True) / np.maximum(size, 1e-9)
-    moved = factor * (p - middle) + onto
+    factor = np.vecdot(arms, b - onto) / np.maximum(np.vecdot(arms, arms).real, 1e-9)
+    moved = factor[..., None] * (p - middle) + onto
     return np.asarray(moved.view(np.float64).reshape(points.shape))
 
 
@@ -169,12 +173,11 @@ def predict_by_flow(
 ) -> tuple[Prediction, NDArray[np.bool_]]:
     """Predict from the optical flow between the crops, and say of which faces (F,) enough was seen again."""
     guess = similarity(last.raw, now.points, last.points)
-    places, error = track(before, crops, last.points, guess)
-    guessed = inside(crops, guess)
+    beyond, error = track(before, crops, last.points, guess)
     steps = np.array([one.step for one in crops])[:, None]
-    unit = face_size(now.points)[:, None] / steps  # crop pixels per face size
-    motion, variance = regularise(places - guessed, error, last.covariance * np.square(unit)[..., None])
-    points = outside(crops, guessed + motion)
+    unit = now.sizes / steps  # crop pixels per face size
+    motion, variance = regularise(beyond, error, last.covariance * np.square(unit)[..., None])
+    points = guess + motion * steps[..., None]
     ratio = noise_ratio((now.points - last.raw) - (points - last.points), now.spread)
     bent = np.square(points - similarity(last.points, points, last.points)).sum(axis=2)
     predicted = Prediction(points, variance * np.square(steps) + SLIP**2 * bent / 2, ratio)
@@ -225,8 +228,10 @@ def found(raw: Faces) -> Found:
     """Return the faces of a message whose points are known."""
     rows = np.flatnonzero(np.isfinite(raw.landmarks).all((1, 2)))
     points = raw.landmarks[rows].astype(np.float64)
-    spread = np.fmax(raw.spread[rows].astype(np.float64), NOISE_FLOOR * face_size(points)[:, None])
-    return Found(rows, raw.ids[rows], points, spread, raw.pose[rows], raw.states[rows])
+    boxes = landmark_box(points)
+    sizes = box_size(boxes)[:, None]
+    spread = np.fmax(raw.spread[rows].astype(np.float64), NOISE_FLOOR * sizes)
+    return Found(rows, raw.ids[rows], points, boxes, sizes, spread, raw.pose[rows], raw.states[rows])
 
 
 def begin(now: Found) -> Memory:
@@ -235,6 +240,7 @@ def begin(now: Found) -> Memory:
     return Memory(
         ids=now.ids,
         raw=now.points,
+        boxes=now.boxes,
         points=now.points,
         variance=np.square(now.spread),
         covariance=prior(now.points),
@@ -249,12 +255,11 @@ def begin(now: Found) -> Memory:
 def fuse(faces: Memory, predicted: Prediction, now: Found, elapsed: float, strength: float, by_flow: bool) -> None:
     """Bring the remembered faces up to date: predicted, then corrected by what was found `elapsed` seconds later."""
     frames = elapsed / PERIOD
-    size = face_size(now.points)[:, None]
     learn_noise(faces, np.maximum(predicted.noise, 1e-6), elapsed)
     # Two detections of nearly the same picture err alike: twice the rate does not bring twice the knowledge.
-    noise = np.maximum(faces.noise[:, None] * np.square(now.spread), np.square(NOISE_FLOOR * size))
+    noise = np.maximum(faces.noise[:, None] * np.square(now.spread), np.square(NOISE_FLOOR * now.sizes))
     noise *= strength**2 / frames
-    variance = faces.variance + (predicted.variance + np.square(DRIFT * size)) * frames
+    variance = faces.variance + (predicted.variance + np.square(DRIFT * now.sizes)) * frames
     faces.points, faces.variance = correct(predicted.points, variance, now.points, noise, faces.affinity, by_flow)
 
 
@@ -267,9 +272,9 @@ def learn_noise(faces: Memory, ratio: Doubles, elapsed: float) -> None:
     faces.noise *= (ratio / faces.noise) ** (1 - math.exp(-elapsed / NOISE_MEMORY))
 
 
-def overlap(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
-    """Say of which faces (F, 68, 2) the tight boxes touch: no face leaves its own place in one frame."""
-    return np.asarray(((a.min(1) <= b.max(1)) & (b.min(1) <= a.max(1))).all(1), np.bool_)
+def touch(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
+    """Say of which faces the tight boxes (F, 4) touch: no face leaves its own place in one frame."""
+    return np.asarray(((a[:, :2] <= b[:, 2:]) & (b[:, :2] <= a[:, 2:])).all(1), np.bool_)
 
 
 NOBODY = begin(found(Faces()))

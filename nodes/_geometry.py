@@ -6,6 +6,7 @@ angles are radians, positive from x towards y (clockwise as seen). F faces, N = 
 """
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ DETECTOR_TO_LANDMARK = (-0.007, 0.262, 0.009, 0.009)
 """Shift of each edge, in face box widths (x) and heights (y), from a face box to the box of the 68 points."""
 
 
-def landmark_box(landmarks: Floats, roll: Floats | float | None = None) -> Floats:
+def landmark_box(landmarks: NDArray[Any], roll: Floats | float | None = None) -> Floats:
     """Return (F, 4): for each face (F, 68, 2) the box of its points, measured upright.
 
     With a roll, width and height are those of the face turned upright by it, about the centre of the turned box:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from graph import STATES, Faces, Frame, Input, Node, Output, setting
 from nodes._expression import LEAST_EYE, Blinks, eye_widths, eyes_in, openness
 from nodes._flow import Crop, crop
-from nodes._fusion import NOBODY, Found, Memory, begin, found, fuse, overlap, predict_by_detection, predict_by_flow
+from nodes._fusion import NOBODY, Found, Memory, begin, found, fuse, predict_by_detection, predict_by_flow, touch
+from nodes._geometry import landmark_box
 
 GAP = 0.5
 """Seconds after which nothing is carried over: a face has long changed by then."""
@@ -83,11 +84,12 @@ class Smooth(Node):
         known, last = self._recall(now, raw.pts - self._pts)
         if len(known):
             known, last = self._steady(known, last, now, crops, raw.pts - self._pts)
-        new = np.delete(np.arange(len(now.ids)), known)
-        if len(new):
+        if len(known) < len(now.ids):
+            new = np.delete(np.arange(len(now.ids)), known)
             last = last.joined(begin(now.at(new)))
-        now = now.at(np.concatenate((known, new)))
-        self._memory, self._crops, self._pts = replace(last, raw=now.points), crops, raw.pts
+            now = now.at(np.concatenate((known, new)))
+        self._memory = replace(last, raw=now.points, boxes=now.boxes)
+        self._crops, self._pts = crops, raw.pts
         return self._as_faces(raw, now.rows, frame.image.shape)
 
     def _crop(self, image: NDArray[Any], now: Found) -> dict[int, Crop]:
@@ -95,7 +97,7 @@ class Smooth(Node):
         if not self.flow:
             return {}
         ids = now.ids.tolist()
-        return dict(zip(ids, crop(image, now.points, [self._crops.get(id_) for id_ in ids]), strict=True))
+        return dict(zip(ids, crop(image, now.boxes, [self._crops.get(id_) for id_ in ids]), strict=True))
 
     def _recall(self, now: Found, elapsed: float) -> tuple[NDArray[np.intp], Memory]:
         """Return which of the faces go on from the last frame, and what is remembered of these."""
@@ -104,7 +106,7 @@ class Smooth(Node):
         if not (pairs and self.strength and 0 < elapsed <= GAP):
             return np.zeros(0, np.intp), NOBODY
         known, remembered = np.array(pairs).T
-        near = overlap(self._memory.raw[remembered], now.points[known])
+        near = touch(self._memory.boxes[remembered], now.boxes[known])
         return known[near], self._memory.at(remembered[near])
 
     def _steady(
@@ -136,19 +138,18 @@ class Smooth(Node):
 
     def _as_faces(self, raw: Faces, rows: NDArray[np.intp], shape: tuple[int, ...]) -> Faces:
         """Return the message with what is remembered in the place of its `rows`; the picture has this `shape`."""
-        faces = self._memory
-        landmarks, boxes = raw.landmarks.copy(), raw.boxes.copy()
-        pose, states, blinks = raw.pose.copy(), raw.states.copy(), raw.blinks.copy()
-        landmarks[rows], pose[rows], states[rows] = faces.points, faces.pose, faces.states
-        boxes[rows] = np.concatenate((faces.points.min(axis=1), faces.points.max(axis=1)), axis=1)
-        open_ = openness(landmarks)
+        faces, smoothed = self._memory, raw.copy()
+        smoothed.landmarks[rows], smoothed.boxes[rows] = faces.points, landmark_box(faces.points)
+        smoothed.pose[rows], smoothed.states[rows] = faces.pose, faces.states
+        smoothed.openness[:] = openness(smoothed.landmarks)
         clear = (eye_widths(faces.points) >= LEAST_EYE) & eyes_in(faces.points, (shape[1], shape[0])).all(1)
         for row, id_, seen in zip(rows, faces.ids.tolist(), clear, strict=True):
             counter = self._counter(id_)
             if seen:
-                counter.see(raw.pts, float(open_[row, :2].mean()), float(states[row, :2].min()))
-            blinks[row] = counter.count
-        return replace(raw, landmarks=landmarks, boxes=boxes, pose=pose, states=states, openness=open_, blinks=blinks)
+                eyes, closed = smoothed.openness[row, :2].mean(), smoothed.states[row, :2].min()
+                counter.see(raw.pts, float(eyes), float(closed))
+            smoothed.blinks[row] = counter.count
+        return smoothed
 
     def _counter(self, id_: int) -> Blinks:
         """Return the blinks of a face, which may have been out of sight; those seen last are kept."""
