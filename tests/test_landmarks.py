@@ -148,10 +148,10 @@ def test_a_lean_is_one_for_each_face_or_one_for_all(model: LandmarkModel) -> Non
             model.predict(frames[0].image, boxes, roll=wrong)
 
 
-@pytest.mark.parametrize("fov", [0, -60, 121, float("nan")])
+@pytest.mark.parametrize("fov", [0, -60, 171, float("nan")])
 def test_an_angle_of_view_for_which_there_is_no_pose_is_refused(model: LandmarkModel, fov: float) -> None:
     image = np.zeros((48, 64, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"fov: expected degrees over 0 and up to 120, found"):
+    with pytest.raises(ValueError, match=r"fov: expected degrees over 0 and up to 170, found"):
         model.predict(image, np.array([[10, 10, 40, 40]], np.float32), fov=fov)
 
 
