@@ -87,7 +87,7 @@ class Node:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        annotations = cls.__dict__.get("__annotations__", {})
+        annotations = inspect.get_annotations(cls)
         for name, value in vars(cls).items():
             if isinstance(value, Input | Output) and name in annotations:
                 raise TypeError(f"{cls.__name__}.{name}: write a port without annotation: {name} = Input(...)")
