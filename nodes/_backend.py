@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import ConfigError
+from nodes._native import native
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -71,6 +72,7 @@ class Mnn:
         if device != "cpu":
             raise UnfitNetwork(f"device {device!r}: the mnn backend runs on 'cpu'; "
                                "use backend 'onnxruntime' or 'torch'")
+        native("_mnncengine")
         from MNN import expr, nn
 
         config = {"backend": "CPU", "numThread": threads}

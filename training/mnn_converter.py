@@ -12,7 +12,7 @@ def convert(source: Path, path: Path, *options: str) -> None:
     """
     arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "MNN",
                  *options]
-    program = f"import _tools; _tools.mnnconvert({arguments!r})"
+    program = f"from nodes._native import native; native('_tools').mnnconvert({arguments!r})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     if done.returncode or not path.exists():
         raise RuntimeError(f"MNN could not convert {source}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -1,0 +1,59 @@
+"""MNN where the system refuses to load its libraries: glibc 2.41 and newer, which may not be what the tests run on."""
+
+import importlib.util
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nodes import _native
+
+REFUSED = """
+import importlib, sys
+from nodes import _backend, _native
+from nodes.detect import RELEASED
+
+there, imported = importlib.util.find_spec("_mnncengine").origin, importlib.import_module
+
+def refuse(name, package=None):
+    if name == "_mnncengine":
+        raise ImportError(f"{there}: cannot enable executable stack as shared object requires", path=there)
+    return imported(name, package)
+
+importlib.import_module = refuse
+_backend.load(RELEASED, "mnn")
+print(sys.modules["_mnncengine"].__file__)
+"""
+
+
+def library() -> Path:
+    found = importlib.util.find_spec("_mnncengine")
+    assert found is not None and found.origin is not None
+    return Path(found.origin)
+
+
+def stack_flags(elf: bytes) -> int:
+    table, (size, count) = struct.unpack_from("<Q", elf, 0x20)[0], struct.unpack_from("<HH", elf, 0x36)
+    rows = [struct.unpack_from("<II", elf, table + size * i) for i in range(count)]
+    return next(flags for kind, flags in rows if kind == 0x6474E551)
+
+
+def test_only_the_wish_for_an_executable_stack_is_taken_away() -> None:
+    before = bytearray(library().read_bytes())
+    after = _native.without_executable_stack(bytes(before))
+    assert stack_flags(after) == 6, "to be read and written"
+    changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+    assert len(changed) == (stack_flags(bytes(before)) == 7)
+
+
+def test_a_refused_library_is_loaded_without_the_wish() -> None:
+    done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1].startswith("/proc/self/fd/")
+
+
+def test_other_faults_of_an_import_are_told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native.importlib, "import_module", lambda name: exec("raise ImportError('libc.so: no')"))
+    with pytest.raises(ImportError, match=r"^libc\.so: no$"):
+        _native.native("_tools")
