@@ -106,6 +106,8 @@ def _made(name: str, base: type[Message], said: dict[str, Any]) -> type[Message]
         (key, Any, array(dtype, *shape)) for key, (dtype, *shape) in said["arrays"].items() if key not in there
     ]
     fields += [(key, Any, field()) for key in said["fields"] if key not in there]
-    own = {"__module__": module, "__qualname__": qualname, "__doc__": str(said["about"]), MADE: True}
+    own = {"__qualname__": qualname, "__doc__": str(said["about"]), MADE: True}
     short = qualname.rpartition(".")[2]
-    return make_dataclass(short, fields, bases=(base,), namespace=own, frozen=True, kw_only=True, eq=False)
+    made = make_dataclass(short, fields, bases=(base,), namespace=own, frozen=True, kw_only=True, eq=False)
+    made.__module__ = module  # afterwards: from Python 3.12 on make_dataclass puts in who calls it
+    return made

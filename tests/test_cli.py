@@ -104,8 +104,6 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "error"),
     [
         (["check", "three.yaml", "--set", "snk.a=1"], "error: --set snk.a=1: there is no node 'snk'; did you mean 'sink'?"),
-        (["check", "x" * 300], "error: no config 'xxxxxxxxxxxx...xxxxxxxxxxxxx': File name too long"),
-        (["x" * 300], "error: no config 'xxxxxxxxxxxx...xxxxxxxxxxxxx': File name too long"),
         (["keys", "x" * 300], f"error: cannot write {'x' * 300}: File name too long"),
         (["chekc", "three.yaml"], "error: no command and no config 'chekc'; did you mean 'check'?"),
         (["nodes", "Smoth"], "error: no node 'Smoth' in nodes; did you mean 'Smooth'?"),
@@ -117,6 +115,13 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
 def test_error(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     assert capsys.readouterr().err.splitlines() == [error]
+
+
+@pytest.mark.parametrize("arguments", [["check"], []])
+def test_a_config_with_a_name_that_no_file_can_have(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*arguments, "x" * 300]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: no config 'xxxxxxxxxxxx")  # Python 3.14 does not say that it is too long
 
 
 @pytest.mark.parametrize("arguments", [["no.yaml"], ["check", "no.yaml"], ["--duration", "1", "no.yaml"]])
