@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from graph.errors import ConfigError, EndOfStream, GraphError, NodeError, WireError
 from graph.finding import Finding
 from graph.messages import OPENNESS, POSE, STATES, Detections, Faces, Frame, Header, Hop, Mark, Message, array
-from graph.node import Input, Node, Output, setting
+from graph.node import Input, Node, Output, setting, waiting
 from graph.passwords import redact
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "recording",
     "redact",
     "setting",
+    "waiting",
 ]
 
 

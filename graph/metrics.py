@@ -163,12 +163,6 @@ class Meter:
             if used == len(self._rows):
                 self._fold()
 
-    def silent(self, seq: int) -> None:
-        """Note the number that a source used up on saying nothing: it counts on from there if it is started again."""
-        with self._lock:
-            self._fold()
-            self._last_seq = seq
-
     def said(self, port: str) -> None:
         """Count a message of an output."""
         self._said[port] += 1

@@ -13,9 +13,10 @@ An unannotated attribute is a port, an annotated one a setting:
 """
 
 import inspect
+import time
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
@@ -25,6 +26,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from graph.finding import Finding
 from graph.messages import Message
+
+PAUSE_S = 0.5  # how often a source that waits lets the graph look whether it is to stop
 
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -154,6 +157,18 @@ class Node:
         """
         allocate: Callable[..., NDArray[Any]] = self.__dict__.get("_allocate", np.empty)  # set by the worker
         return allocate(shape, np.dtype(dtype))
+
+
+def waiting(seconds: float) -> Iterator[None]:
+    """Sleep in a source's process(): `yield from waiting(10.0)`; not at all for less than 0.
+
+    It yields None, "no frame yet", every PAUSE_S, so that the graph can be stopped meanwhile.
+    """
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > PAUSE_S:
+        time.sleep(PAUSE_S)
+        yield None
+    time.sleep(max(left, 0.0))
 
 
 def _check_process(cls: type[Node]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from graph.errors import ConfigError
 from graph.mcap_reader import Recording
 from graph.messages import Header, Mark, Message
-from graph.node import Node, Output, setting
+from graph.node import Node, Output, setting, waiting
 from graph.recorder import Span, sent_ns
 from graph.spec import did_you_mean
 
@@ -42,12 +42,14 @@ class Replay(Node):
         """Return whether it has a speed of its own."""
         return self.speed > 0
 
-    def process(self) -> Iterator[dict[str, Message | None]]:
+    def process(self) -> Iterator[dict[str, Message | None] | None]:
         """Yield what was said about one frame after the other, each when its time has come."""
         timeline = _Timeline(self._recording.span, self.speed)
         for number in count() if self.loop else range(1):
             for said in self._recording.frames(self._topics.values()):
-                header = timeline.moved(next(iter(said.values())).header, number)
+                header = next(iter(said.values())).header
+                yield from waiting(timeline.left_s(header, number))
+                header = timeline.moved(header, number)
                 yield {name: _under(said.get(topic), header) for name, topic in self._topics.items()}
 
 
@@ -64,20 +66,21 @@ class _Timeline:
         self._pass_ns = (span.sent_ns[1] - span.sent_ns[0]) * lasting
 
     def moved(self, header: Header, number: int) -> Header:
-        """Wait until it is time for a frame in pass `number`, and return its header."""
+        """Return the header of a frame in pass `number`."""
         return Header(
             seq=header.seq + number * self._frames,
             epoch=header.epoch + number * (self._span.epoch[1] - self._span.epoch[0] + 1),
             pts=header.pts + number * self._pass_pts,
-            t_capture_ns=self.wait(header, number),
+            t_capture_ns=self._captured_ns(header, number),
         )
 
-    def wait(self, header: Header, number: int) -> int:
-        """Sleep until the message was sent in pass `number`; return when it was captured; CLOCK_MONOTONIC ns."""
+    def left_s(self, header: Header, number: int) -> float:
+        """Return in how many seconds the message is to be sent in pass `number`."""
+        return (self._now(sent_ns(header), number) - time.monotonic_ns()) / 1e9 if self._speed else 0.0
+
+    def _captured_ns(self, header: Header, number: int) -> int:
         if not self._speed:
             return 0  # now, which the runtime fills in
-        left_ns = self._now(sent_ns(header), number) - time.monotonic_ns()
-        time.sleep(max(left_ns / 1e9, 0.0))
         return min(self._now(header.t_capture_ns, number), time.monotonic_ns())
 
     def _now(self, recorded_ns: int, number: int) -> int:

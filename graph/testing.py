@@ -127,6 +127,8 @@ def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Said]:
         for count, result in enumerate(frames):
             if count == limit:
                 return
+            if result is None:  # a pause
+                continue
             outputs = as_outputs(node, result)
             seq = max(seq + 1, first_header(outputs).seq)
             yield {name: _stamp(message, stream, seq) for name, message in outputs.items()}

@@ -155,27 +155,33 @@ class Worker:
         frames = self.node.process()
         self.meter.state("PROCESSING", time.monotonic_ns())
         self.control.watch_source(self._abandon)
+        self.seq += 1  # the frame that it is at
         try:
             while not self.finishing:
                 if self.paused:
                     self._rest()
                     continue
                 start = time.monotonic_ns()
-                self.seq += 1
                 try:
-                    outputs = self._outputs(next(frames))
+                    said = next(frames)
                 except (StopIteration, EndOfStream):
                     break
-                end = time.monotonic_ns()
-                hop = Hop(self.name, start, start, end)
-                given = first_header(outputs)
-                self.seq = max(self.seq, given.seq)  # a recording brings its own numbers; they never go back
-                header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
-                self._publish(outputs, header, start, hop)
+                if said is not None:  # there is a frame
+                    self._give(self._outputs(said), start)
                 self._obey_all()
         finally:
             self.control.watch_source(None)
             frames.close()
+
+    def _give(self, outputs: dict[str, Message | None], start: int) -> None:
+        """Send a source's frame, and count on."""
+        end = time.monotonic_ns()
+        hop = Hop(self.name, start, start, end)
+        given = first_header(outputs)
+        self.seq = max(self.seq, given.seq)  # a recording brings its own numbers; they never go back
+        header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
+        self._publish(outputs, header, start, hop)
+        self.seq += 1
 
     def _abandon(self) -> None:
         """End the stream of a source whose process() does not come back (a hung camera), and the process with it.
@@ -272,16 +278,11 @@ class Worker:
         return as_outputs(self.node, said) if port is None else {port: said}
 
     def _publish(self, outputs: dict[str, Message | None], header: Header, ready: int, hop: Hop) -> None:
-        said = False
         for port, message in outputs.items():
             self.sender.publish(port, MARK if message is None else message, header)
             if message is not None:
-                said = True
                 self.meter.said(port)
-        if said or self.node.inputs:
-            self.meter.frame(header.seq, ready, *hop[2:], time.monotonic_ns(), header.t_capture_ns)
-        else:
-            self.meter.silent(header.seq)  # a source in a pause: there was no frame
+        self.meter.frame(header.seq, ready, *hop[2:], time.monotonic_ns(), header.t_capture_ns)
 
     def _publish_marks(self, header: Header) -> None:
         for port in self.node.outputs:

@@ -219,7 +219,7 @@ class NetworkCamera:
         """
         stream = video_stream(container)
         untimed = container.format.flags & NO_TIMESTAMPS or _is_picture(container)
-        heard_s, pacer = time.monotonic(), Pacer(self._stopping.wait)
+        heard_s, pacer = time.monotonic(), Pacer()
         first, place, is_keyed = None, -1, False
         for packet in packets:
             frames = decoded(packet)
@@ -230,7 +230,7 @@ class NetworkCamera:
                 time_s = came_ns / 1e9 if untimed or frame.time is None else frame.time
                 first = time_s if first is None else first
                 if _can_wait(container):
-                    pacer.wait(time_s)
+                    self._stopping.wait(pacer.left_s(time_s))
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
                 if place != last:
                     captured_ns = _captured_ns(container, frame, came_ns)

@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from nodes._video import Shot, video_stream
 
 logger = logging.getLogger(__name__)
 
+PAUSE_S = 0.5  # how often a consumer that waits for a picture gets the word, to see whether it is asked to stop
 SILENCE_S = 10.0  # cold webcams have been seen to take several seconds to their first picture
 STOP_S = 2.0  # a driver that does not come back from a read in this time is left to the end of the process
 RAW_PIXELS = 640 * 480  # USB 2 carries raw pictures of up to this size at 30 per second; beyond, only JPEG
@@ -151,15 +153,19 @@ class Webcam:
         self._arrivals = Arrivals(self.container, stream, device.name, self._stopping)
         self._thread = threading.Thread(target=self._read, name="webcam", daemon=True)
 
-    def shots(self) -> Iterator[Shot]:
-        """Yield pictures as they come, `pts` counted from the first; never ends by itself.
+    def shots(self) -> Iterator[Shot | None]:
+        """Yield pictures as they come, `pts` counted from the first, and None in between; never ends by itself.
 
         Raises NodeError when the webcam goes away or falls silent.
         """
+        self._heard_s = time.monotonic()
         self._thread.start()
         first = None
         while True:
             frame = self._take()
+            if frame is None:
+                yield None
+                continue
             came_ns = arrived_ns(frame)
             time_s = came_ns / 1e9 if frame.time is None else frame.time
             if first is None:
@@ -172,15 +178,17 @@ class Webcam:
         if self._asked and self._asked != given:
             logger.warning("%s gives %d x %d instead of %d x %d", self.device.name, *given, *self._asked)
 
-    def _take(self) -> VideoFrame:
+    def _take(self) -> VideoFrame | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._newest or self._ended, SILENCE_S)
+            self._changed.wait_for(lambda: self._newest or self._ended, PAUSE_S)
             taken, self._newest = self._newest, None
         if taken:
             return taken
-        if not self._ended:
+        if self._ended:
+            raise NodeError(f"{self.device.name} has gone away ({self._error or 'end of its stream'})")
+        if time.monotonic() - self._heard_s > SILENCE_S:
             raise NodeError(f"{self.device.name} has given no picture for {SILENCE_S:.0f} s")
-        raise NodeError(f"{self.device.name} has gone away ({self._error or 'end of its stream'})")
+        return None
 
     def _read(self) -> None:
         try:
@@ -198,7 +206,7 @@ class Webcam:
     def _put(self, frame: VideoFrame) -> None:
         with self._changed:
             self.dropped += self._newest is not None
-            self._newest = frame
+            self._newest, self._heard_s = frame, time.monotonic()
             self._changed.notify()
 
     def close(self) -> None:

@@ -1,13 +1,14 @@
 """Pictures into a graph: a video file, pictures, a webcam, or a camera on the network."""
 
 import re
+import time
 from collections.abc import Iterator
 from glob import glob, has_magic
 from os.path import exists, expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from graph import ConfigError, Finding, Frame, Header, Node, Output, setting
+from graph import ConfigError, Finding, Frame, Header, Node, Output, setting, waiting
 from nodes._pacer import Pacer
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Capture(Node):
     def process(self) -> Iterator[Frame | None]:
         """Yield the frames; `t_capture_ns` is their arrival from the camera or the decoder, unless `clock` says more.
 
-        Yields None in the pauses of a network camera.
+        Yields None in pauses.
         """
         pacer = Pacer(fps=self.fps) if self.paced and not self._is_device() else None
         for shot, epoch in self._passes():
@@ -106,7 +107,10 @@ class Capture(Node):
                 yield None
                 continue
             image = self._converter.convert(shot.picture, self.empty, shot.pixel_aspect)
-            arrived_ns = pacer.wait(shot.pts) if pacer else shot.arrived_ns
+            arrived_ns = shot.arrived_ns
+            if pacer:
+                yield from waiting(pacer.left_s(shot.pts))
+                arrived_ns = time.monotonic_ns()
             header = Header(seq=shot.place, pts=shot.pts, t_capture_ns=arrived_ns, epoch=epoch + shot.epoch)
             yield Frame(image=image, clock=shot.clock, header=header)
 

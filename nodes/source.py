@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from graph import ConfigError, Frame, Header, Message, Node, Output, array, setting
+from graph import ConfigError, Frame, Header, Message, Node, Output, array, setting, waiting
 from nodes._pacer import Pacer
 
 Image = NDArray[Any]  # (H, W, 3) uint8 BGR
@@ -200,20 +200,20 @@ class TestSource(Node):
             self._brighter = np.maximum(grain, 0).astype(np.uint8)
             self._darker = np.maximum(-grain, 0).astype(np.uint8)
 
-    def process(self) -> Iterator[dict[str, Message]]:
+    def process(self) -> Iterator[dict[str, Message] | None]:
         """Yield frames with the truth about them."""
         pacer, lead, index = Pacer(fps=self.fps), 0.0, 0
         while not self.frames or index < self.frames:
             pts = index / self.fps
             if self.paced:  # a camera's work on a frame comes just before it, and not beside that of the graph
-                pacer.wait(pts - lead)
+                yield from waiting(pacer.left_s(pts - lead))
             begun = time.monotonic()
             transforms = self.transforms(pts)
             image = self.empty((self.height, self.width, 3))
             self._fill(image, index, transforms)
             lead = max(PAINTING * (time.monotonic() - begun), lead * FORGOTTEN)
             if self.paced:
-                pacer.wait(pts)
+                yield from waiting(pacer.left_s(pts))
             header = Header(pts=pts)
             yield {
                 "frame": Frame(header=header, image=image),

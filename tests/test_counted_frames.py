@@ -9,18 +9,19 @@ import pytest
 from graph.metrics import Meter
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 from graph.stats import Stats
-from tests.graphs import Graph, node
+from tests.graphs import Graph, node, rows
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("comes", "frames"), [(True, 10), (False, 0)])
 def test_the_pauses_of_a_source_are_no_frames(tmp_path: Path, comes: bool, frames: int) -> None:
-    camera, write = node("Camera", comes=comes), node("Write", {"frame": "camera.frame"})
+    camera, write = node("Camera", comes=comes), node("Write", {"frame": "camera.frame"}, path=str(tmp_path / "out"))
     config = {"name": "live", "nodes": {"camera": camera, "write": write}}
     with Graph(tmp_path, config, "run", "--profile", str(tmp_path / "profile")) as graph:
         assert graph.wait() == 0, graph.text()
     summary = json.loads((tmp_path / "profile" / "latency.json").read_text())
     assert {name: found["frames"] for name, found in summary["nodes"].items()} == {"camera": frames, "write": frames}
+    assert [row[0] for row in rows(tmp_path / "out")] == list(range(frames)), "nor do they take a number"
 
 
 def test_the_rate_of_an_edge_is_that_of_messages() -> None:

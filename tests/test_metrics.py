@@ -96,15 +96,6 @@ def test_an_unknown_capture_gives_no_age():
     assert Histogram.from_wire(times["age"]).count == 0
 
 
-def test_a_source_that_says_nothing_uses_up_a_number_and_has_no_frame():
-    meter = Meter(trace=True)
-    give_frames(meter, 2)
-    meter.silent(2)
-    snapshot = meter.snapshot()
-    assert (snapshot["frames"], snapshot["last_seq"], len(trace_rows(snapshot))) == (2, 2, 2)
-    assert Histogram.from_wire(snapshot["times"]["process"]).count == 2
-
-
 def test_counts_are_cumulative_and_the_trace_is_not():
     meter = Meter(trace=True)
     give_frames(meter, 2)

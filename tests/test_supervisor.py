@@ -145,6 +145,18 @@ def test_stuck_source_does_not_hold_up_the_end(tmp_path: Path) -> None:
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 
+def test_a_source_that_waits_long_between_pictures_ends_in_order(tmp_path: Path) -> None:
+    config = line()
+    slow = {"fps": 0.1, "paced": True, "pattern": "plain", "width": 64, "height": 64}
+    config["nodes"]["source"] = {"type": "nodes.source:TestSource", "settings": slow}
+    with Graph(tmp_path, config) as graph:
+        wait_for_rows(tmp_path / "out.jsonl", 1)
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
+        assert "did not come back" not in graph.text()
+    assert [row[0] for row in rows(tmp_path / "out.jsonl")] == [0]
+
+
 def test_stalled_reader_that_blocks_does_not_hold_up_the_end(tmp_path: Path) -> None:
     with Graph(tmp_path, line(frames=100_000, pause=0.01)) as graph, attach("line", wait=PATIENCE_S) as running:
         stream = running.subscribe("source.frame", policy="block")

@@ -60,6 +60,7 @@ def test_a_webcam_that_goes_away_is_an_error(camera: Callable[[str], None]) -> N
 
 def test_a_silent_webcam_is_an_error(camera: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_webcam, "SILENCE_S", 0.05)
+    monkeypatch.setattr(_webcam, "PAUSE_S", 0.02)
     camera("testsrc2=size=64x48:rate=4,realtime")
     with pytest.raises(NodeError, match="has given no picture for"):
         captured(uri=0)

@@ -56,7 +56,7 @@ def scene(**settings: Any) -> Scene:
 
     def frames() -> Iterator[NDArray[Any]]:
         source.open()
-        return (message["frame"].image for message in source.process())  # type: ignore[attr-defined]
+        return (message["frame"].image for message in source.process() if message)  # type: ignore[attr-defined]
 
     true = np.stack([at(i / source.fps) for i in range(source.frames)])
     scale = np.mean([np.linalg.norm(p[36] - p[45]) for p in true]) / EYE_DISTANCE
