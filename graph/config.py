@@ -72,7 +72,6 @@ def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -
         nodes=check.specs,
         edges=tuple(check.edges.spec(source, target, check.live) for source, target in check.edges.pairs),
         path=str(document.path),
-        live=frozenset(check.live),
     )
 
 

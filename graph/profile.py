@@ -174,23 +174,21 @@ class Profile:
         return min(100 * at_work_s / self.duration_s, 100.0) if self.duration_s else 0.0
 
     def busiest(self) -> NodeProfile | None:
-        """Return the node that is most at work, of those that others may have to wait for.
-
-        A live source waits for its camera itself, and nobody waits for one that gives more than is taken.
-        """
+        """Return the node that is most at work, but for sources that give more than is taken: nobody waits for them."""
         busy = [node for node in self.nodes.values() if node.frames and not self._is_ahead(node.name)]
         return max(busy, key=self.busy_percent, default=None)
 
     def _is_ahead(self, name: str) -> bool:
         given = self.spec.edges_from(name) if name in self.spec.sources() else ()
-        return name in self.spec.live or any(self.dropped()[edge.name] for edge in given)
+        return any(self.dropped()[edge.name] for edge in given)
 
     def summary(self) -> dict[str, Any]:
         """Return latency.json as plain values. Times are milliseconds, rates per second.
 
         - `duration_s`: from the start of the first frame anywhere to the end of the last; rates and shares are of it
         - `nodes.NAME`: `frames`; `fps`; `busy_percent` (share of the time at work: in process() and handing over,
-          neither waiting nor held up by a full queue); `wait_ms` (from the moment that the last input was made
+          neither waiting nor held up by a full queue; of a live source, which waits for its camera in process(), the
+          CPU time of that, and so its `process_ms`); `wait_ms` (from the moment that the last input was made
           to the start: in queues, on the way, and until the node was free), `process_ms`, `publish_ms` (handing
           over, including being held up by a full queue) and `age_ms` (from the capture of the frame to here),
           each with `p50`, `p95`, `p99`, `mean`, `max`; `states_percent`; `unmatched`; `restarts`; `cpu_percent`

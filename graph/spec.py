@@ -85,7 +85,6 @@ class GraphSpec:
     path: str  # the file it was read from
     listen: str | None = None  # "tcp://127.0.0.1:5555": where other hosts and containers may attach
     keys: str | None = None  # folder of the keys that let them in, see graph.network
-    live: frozenset[str] = frozenset()  # sources that wait for what they deliver, as a camera does
 
     def edges_into(self, node: str) -> tuple[EdgeSpec, ...]:
         """Return the edges that end at `node`."""

@@ -62,12 +62,11 @@ def view(stats: dict[str, Any], lines: list[dict[str, Any]], width: int) -> Rend
         (state.lower(), _STATES.get(state, "green")),
         (f"  for {_duration(stats['playing_s'])}, seen over the last {stats['window_s']:.0f} s", "dim"),
     )
-    live = _live_sources(stats)
-    table = fitting(_COLUMNS, [(name, node, name in live) for name, node in stats["nodes"].items()], width)
+    table = fitting(_COLUMNS, list(stats["nodes"].items()), width)
     return Group(title, table, *_ways(stats), *_drops(stats), *_lines(lines))
 
 
-_COLUMNS = (  # each shows a node's name, its stats, and whether it is a live source
+_COLUMNS = (  # each shows a node's name and its stats
     Column("node", lambda row: Text(row[0]), 0, "left", "cyan"),
     Column("state", lambda row: Text(row[1]["state"].lower(), _STATES.get(row[1]["state"], "")), 1, "left", least=10),
     Column("fps", lambda row: f"{row[1]['fps']:.1f}", 0, least=5),
@@ -75,23 +74,15 @@ _COLUMNS = (  # each shows a node's name, its stats, and whether it is a live so
     Column("wait ms\np50 / p95", lambda row: _times(row[1]["wait_ms"], "p50", "p95"), 7, least=11),
     Column("process ms\np50 / p95 / p99", lambda row: _times(row[1]["process_ms"]), 2, least=18),
     Column("publish\np50", lambda row: _times(row[1]["publish_ms"], "p50"), 9),
-    Column("busy\n%", lambda row: _busy(row[1]["busy_percent"], live=row[2]), 5),
+    Column("busy\n%", lambda row: _busy(row[1]["busy_percent"]), 5),
     Column("drops\nper s", lambda row: _per_s(row[1]["dropped_per_s"]), 3),
     Column("CPU\n%", lambda row: f"{row[1]['cpu_percent']:.0f}", 4, least=3),
     Column("MB", lambda row: f"{row[1]['memory_mb']:.0f}", 6, least=4),
 )
 
 
-def _live_sources(stats: dict[str, Any]) -> set[str]:
-    """Return the sources that nobody can hold up, as `Profile.busiest` does: they wait for their cameras."""
-    edges = [edge for edge in stats["edges"].values() if edge["policy"] is not None]  # None: of somebody attached
-    fed = {edge["to"].partition(".")[0] for edge in edges}
-    lossless = {edge["from"].partition(".")[0] for edge in edges if edge["policy"] == "block"}
-    return set(stats["nodes"]) - fed - lossless
-
-
-def _busy(percent: float, live: bool) -> Text:
-    return _alarm(f"{percent:.0f}", percent >= BUSY_PERCENT and not live, "bold red")
+def _busy(percent: float) -> Text:
+    return _alarm(f"{percent:.0f}", percent >= BUSY_PERCENT, "bold red")
 
 
 def _per_s(rate: float | None) -> Text:

@@ -63,6 +63,7 @@ class Worker:
         self.phase = "start"
         self.seq = job.first_seq - 1
         self.unmatched = 0
+        self.between_frames = "WAITING"  # the state: a file has its next frame at once
         self.only_output: dict[type, str] = {}  # the port of a node that has but one, by its message type
 
     def run(self) -> int:
@@ -91,6 +92,8 @@ class Worker:
         self.node.__dict__["_allocate"] = self.pool.empty
         if len(self.node.outputs) == 1:
             self.only_output = {port.type: name for name, port in self.node.outputs.items()}
+        if not self.node.inputs and not self.node.live():
+            self.between_frames = "PROCESSING"
         self.upstream = Upstream(self.context, self.job, {name: port.type for name, port in self.node.inputs.items()})
         self._serve()
         self.node.open()
@@ -153,7 +156,7 @@ class Worker:
 
     def _play_source(self) -> None:
         frames = self.node.process()
-        self.meter.state("PROCESSING", time.monotonic_ns())
+        self.meter.state(self.between_frames, time.monotonic_ns())
         self.control.watch_source(self._abandon)
         self.seq += 1  # the frame that it is at
         try:
@@ -161,12 +164,14 @@ class Worker:
                 if self.paused:
                     self._rest()
                     continue
-                start = time.monotonic_ns()
+                start, cpu = time.monotonic_ns(), time.thread_time_ns()
                 try:
                     said = next(frames)
                 except (StopIteration, EndOfStream):
                     break
                 if said is not None:  # there is a frame
+                    if self.between_frames == "WAITING":
+                        start = max(start, time.monotonic_ns() - (time.thread_time_ns() - cpu))
                     self._give(self._outputs(said), start)
                 self._obey_all()
         finally:
@@ -175,12 +180,14 @@ class Worker:
 
     def _give(self, outputs: dict[str, Message | None], start: int) -> None:
         """Send a source's frame, and count on."""
+        self.meter.state("PROCESSING", start)
         end = time.monotonic_ns()
         hop = Hop(self.name, start, start, end)
         given = first_header(outputs)
         self.seq = max(self.seq, given.seq)  # a recording brings its own numbers; they never go back
         header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
         self._publish(outputs, header, start, hop)
+        self.meter.state(self.between_frames, time.monotonic_ns())
         self.seq += 1
 
     def _abandon(self) -> None:
@@ -239,7 +246,7 @@ class Worker:
         self.control.arrived.wait((self._patience_ms() if self.node.inputs else 1000) / 1000)
         self._obey_all()
         if not self.paused:
-            self.meter.state("PROCESSING" if not self.node.inputs else "WAITING", time.monotonic_ns())
+            self.meter.state(self.between_frames, time.monotonic_ns())
 
     def _patience_ms(self) -> int:
         """Let a node that has something to do in quiet times do it; return how long to wait for input."""

@@ -201,9 +201,7 @@ def test_a_camera_is_not_waited_for() -> None:
 
 def test_live_overrides_for_the_graph() -> None:
     assert policies(good(FACES + "live: true")) == policies(good(FACES, "camera.uri=0"))
-    waited_for = good(FACES + "live: false", "camera.uri=0")
-    assert policies(waited_for) == policies(good(FACES))
-    assert (waited_for.live, good(FACES + "live: true").live) == ({"camera"}, set()), "a camera remains one"
+    assert policies(good(FACES + "live: false", "camera.uri=0")) == policies(good(FACES))
 
 
 def test_hold_needs_no_depth() -> None:

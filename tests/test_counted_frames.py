@@ -24,6 +24,19 @@ def test_the_pauses_of_a_source_are_no_frames(tmp_path: Path, comes: bool, frame
     assert [row[0] for row in rows(tmp_path / "out")] == list(range(frames)), "nor do they take a number"
 
 
+@pytest.mark.slow
+def test_a_source_that_waits_for_its_camera_is_not_at_work(tmp_path: Path) -> None:
+    nodes = {name: node("Source", frames=10, pause=0.1, is_live=name == "live") for name in ("live", "file")}
+    nodes |= {f"after_{name}": node("Write", {"frame": f"{name}.frame"}, path=name) for name in nodes}
+    config = {"name": "two", "nodes": nodes}
+    with Graph(tmp_path, config, "run", "--profile", str(tmp_path / "profile")) as graph:
+        assert graph.wait() == 0, graph.text()
+    found = json.loads((tmp_path / "profile" / "latency.json").read_text())["nodes"]
+    assert found["live"]["process_ms"]["p50"] < 50 < found["file"]["process_ms"]["p50"]
+    assert found["live"]["states_percent"]["WAITING"] > found["live"]["states_percent"]["PROCESSING"]
+    assert "WAITING" not in found["file"]["states_percent"]
+
+
 def test_the_rate_of_an_edge_is_that_of_messages() -> None:
     edges = (EdgeSpec("a.often", "b.often"), EdgeSpec("a.seldom", "b.seldom"))
     nodes = {name: NodeSpec(name, f"tests.toys:{name}") for name in "ab"}
