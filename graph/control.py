@@ -166,6 +166,8 @@ class Control(threading.Thread):
                 self._sender.service()
             finally:
                 self._sender.lock.release()
+        if self._server:
+            self._server.pool.tend()
         if self._report:
             self._outbox.append({"v": wire.VERSION, "k": "report", "snapshot": self._report()})
         self._send_outbox()

@@ -130,6 +130,8 @@ class Receiver:
             self._say(k="credit", n=self._owed, release=released[:count])
             self._owed = 0
             del released[:count]
+            if self._map:
+                self._map.tend()
 
     def lost(self) -> bool:
         """Say whether the sender may have died without saying `end`, and all that came of it has been read."""

@@ -42,6 +42,7 @@ F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; Python has the name only from 3.12 
 REQUEST = struct.Struct("<q")  # slot number
 REPLY = struct.Struct("<q")  # size in bytes, with the descriptor as ancillary data; 0: no such slot
 BYTE = np.dtype(np.uint8)
+IDLE_S = 10.0  # what was not needed for so long, at most twice, is given back: its size, or a burst, is over
 FULL_S = 0.01  # seconds to wait where no file descriptor is left for who connects
 TIMEOUT = 10.0  # seconds a consumer waits for a descriptor; the sender answers from a thread of its own
 
@@ -92,6 +93,8 @@ class SlotPool:
         self._bytes = 0
         self._slots: dict[int, Slot] = {}
         self._free: dict[int, list[Slot]] = defaultdict(list)
+        self._idle: dict[int, list[Slot]] = defaultdict(list)  # free since before the last `tend`
+        self._tend_at = 0.0
         self._by_array: dict[int, Slot] = {}  # id of the array that was born in a slot
         self._numbers = itertools.count()  # never used twice: consumers keep their mappings
         self._lock = threading.RLock()  # an array may die, and a lease come back, in any thread
@@ -147,12 +150,21 @@ class SlotPool:
         slot = self._slots.get(number)
         return (slot.fd, slot.size) if slot else (-1, 0)
 
+    def tend(self) -> None:
+        """Close what was not needed for IDLE_S; to be called now and then."""
+        with self._lock:
+            if time.monotonic() >= self._tend_at:
+                self._tend_at = time.monotonic() + IDLE_S
+                self._discard(self._idle)
+                self._idle, self._free = self._free, self._idle
+
     def close(self) -> None:
         """Close all slots."""
         for slot in self._slots.values():
             slot.close()
         self._slots.clear()
         self._free.clear()
+        self._idle.clear()
 
     def _take(self, nbytes: int) -> Slot | None:
         if not AVAILABLE or nbytes == 0:
@@ -160,11 +172,13 @@ class SlotPool:
         size = slot_size(nbytes)
         with self._lock:
             free = self._free[size]
+            free = free or self._idle[size]
             return free.pop() if free else self._create(size)
 
     def _create(self, size: int) -> Slot | None:
         if self._full(size):
-            self._discard_free()
+            self._discard(self._idle)
+            self._discard(self._free)
         if self._full(size):
             return None
         try:
@@ -180,13 +194,13 @@ class SlotPool:
     def _full(self, size: int) -> bool:
         return self._bytes + size > self._limit or len(self._slots) >= self._most
 
-    def _discard_free(self) -> None:
-        """Close the free slots: those of a size that the stream no longer has."""
-        for slot in [slot for free in self._free.values() for slot in free]:
+    def _discard(self, free: dict[int, list[Slot]]) -> None:
+        """Close free slots, as those of a size that the stream no longer has."""
+        for slot in itertools.chain.from_iterable(free.values()):
             del self._slots[slot.number]
             self._bytes -= slot.size
             slot.close()
-        self._free.clear()
+        free.clear()
 
     def _array_died(self, key: int) -> None:
         with self._lock:
@@ -200,7 +214,7 @@ class SlotServer:
     """Hands the descriptors of a pool to processes of the same user."""
 
     def __init__(self, path: str, pool: SlotPool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._listener.bind(path)
         os.chmod(path, 0o600)
@@ -222,7 +236,7 @@ class SlotServer:
         except OSError:
             self._disconnect(connection)
             return
-        slot_fd, size = self._pool.descriptor(REQUEST.unpack(request)[0])
+        slot_fd, size = self.pool.descriptor(REQUEST.unpack(request)[0])
         try:
             socket.send_fds(connection, [REPLY.pack(size)], [slot_fd] if size else [])
         except OSError:  # gone, or asks without ever reading the answers
@@ -271,6 +285,8 @@ class SlotMap:
             raise
         self._limit = limit
         self._memories: dict[int, mmap.mmap] = {}
+        self._idle: dict[int, mmap.mmap] = {}  # not needed since the last `tend`
+        self._tend_at = 0.0
         self._leased: dict[int, tuple[weakref.ref[NDArray[Any]], int]] = {}  # by the id of the reference
         self.released: list[int] = []  # slot numbers whose arrays are gone, to be told to the sender
 
@@ -291,7 +307,15 @@ class SlotMap:
     def _give_back(self, lease: "weakref.ref[NDArray[Any]]") -> None:
         self.released.append(self._leased.pop(id(lease))[1])
 
+    def tend(self) -> None:
+        """Let go of what was not needed for IDLE_S; its pages go with the last array in it."""
+        if time.monotonic() >= self._tend_at:
+            self._tend_at = time.monotonic() + IDLE_S
+            self._idle, self._memories = self._memories, {}
+
     def _map(self, number: int) -> mmap.mmap:
+        if number in self._idle:
+            return self._memories.setdefault(number, self._idle.pop(number))
         self._socket.send(REQUEST.pack(number))
         reply, fds, _flags, _address = socket.recv_fds(self._socket, REPLY.size, 1)
         if not reply:
@@ -299,8 +323,9 @@ class SlotMap:
         if not fds:
             raise WireError(f"the sender has no slot {number}")
         size = int.from_bytes(reply, "little")
-        if sum(map(len, self._memories.values())) + size > self._limit:
-            self._memories.clear()  # its pages go with the last array; what comes again is mapped again
+        if sum(map(len, (self._memories | self._idle).values())) + size > self._limit:
+            self._memories.clear()
+            self._idle.clear()
         try:
             flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
             self._memories[number] = mmap.mmap(fds[0], size, flags, mmap.PROT_READ)
@@ -320,3 +345,4 @@ class SlotMap:
         """Close the connection; the memory goes with the last array in it."""
         self._socket.close()
         self._memories.clear()
+        self._idle.clear()

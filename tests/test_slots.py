@@ -105,6 +105,28 @@ def test_changing_sizes_share_slots_and_memory_stays_bounded() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_slots_that_are_not_needed_any_more_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "IDLE_S", 0.0)
+    pool = SlotPool()
+    burst = [filled(pool, value) for value in range(5)]
+    large = filled(pool, 0, (100, 100, 3))
+    kept = pool.empty(SHAPE, U8)
+    for number in (*burst, large):
+        pool.release(number)
+    for _ in range(3):  # one at a time is enough from here on
+        pool.tend()
+        assert filled(pool, 1) == burst[-1]
+        pool.release(burst[-1])
+    found = pool.find(kept)
+    assert found is not None and set(pool._slots) == {burst[-1], found[0].number}
+    assert pool._bytes == sum(slot.size for slot in pool._slots.values())
+    monkeypatch.setattr(slots, "IDLE_S", 1000.0)
+    for _ in range(4):
+        pool.tend()
+    assert burst[-1] in pool._slots, "not before its time"
+    pool.close()
+
+
 def test_exhausted_pool_gives_ordinary_arrays() -> None:
     pool = SlotPool(limit=100_000)
     kept = [pool.empty((100, 100, 3), U8) for _ in range(6)]

@@ -206,6 +206,23 @@ def test_mappings_that_are_idle_are_given_back(pool: SlotPool, serving: Serving,
     mapped.close()
 
 
+def test_mappings_that_are_not_needed_any_more_are_given_back(
+    pool: SlotPool, serving: Serving, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "IDLE_S", 0.0)
+    mapped = SlotMap(str(path))
+    once, often = filled(pool, 1), filled(pool, 2)
+    mapped.array(once, 0, 3600)
+    for _ in range(3):
+        assert (mapped.array(often, 0, 3600) == 2).all()
+        memory = mapped._memories[often]
+        mapped.tend()
+        assert mapped.array(often, 0, 3600) is not None and mapped._memories[often] is memory, "not mapped again"
+    assert set(mapped._memories | mapped._idle) == {often}
+    assert (mapped.array(once, 0, 3600) == 1).all()
+    mapped.close()
+
+
 def test_no_sender_at_all(path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         SlotMap(str(path))

@@ -12,7 +12,9 @@ import psutil
 import pytest
 
 from graph import Frame, Header, Message, WireError, sender, slots, wire
+from graph.slots import slot_size
 from tests.conftest import eventually
+from tests.graphs import Graph, node, wait_for_rows
 from tests.pair import Context, Pair, Publishing, frame
 
 
@@ -106,6 +108,32 @@ def test_sizes_that_change(pair: Pair) -> None:
         pair.sender.publish("out", frame(seq, 1 + seq * 7 % 120))
         assert pair.take(receiver, 1) == [seq]
     pair.until(lambda: pair.leases() == 0)
+
+
+def test_a_consumer_lets_go_of_a_size_that_is_over(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "IDLE_S", 0.0)
+    receiver = pair.receiver("block", 4)
+    for seq in range(4):
+        pair.sender.publish("out", frame(seq, 120 if seq == 0 else 64))
+        assert pair.take(receiver, 1) == [seq]
+    assert receiver._map is not None
+    mapped = receiver._map._memories | receiver._map._idle
+    assert {len(memory) for memory in mapped.values()} == {slot_size(64 * 64 * 3)}
+
+
+@pytest.mark.slow
+def test_a_running_node_gives_back_the_memory_of_a_size_that_is_over(tmp_path: Path) -> None:
+    nodes = {"source": node("Shrink"), "write": node("Write", {"frame": "source.frame"}, path=str(tmp_path / "out"))}
+    with Graph(tmp_path, {"name": "shrinking", "nodes": nodes}) as graph:
+        wait_for_rows(tmp_path / "out", 20)
+        source = graph.node("source")
+
+        def sizes() -> list[int]:
+            return [found.rss for found in source.memory_maps(grouped=False) if "memfd:facegraph" in found.path]
+
+        assert eventually(lambda: 0 < sum(sizes()) < 1000 * 1000 * 3), sizes()
+        graph.interrupt()
+        assert graph.wait() == 0, graph.text()
 
 
 @pytest.mark.parametrize("how", ["bye", "gone"])

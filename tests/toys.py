@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graph import EndOfStream, Frame, Header, Input, Message, Node, Output, array, setting
+from graph import EndOfStream, Frame, Header, Input, Message, Node, Output, array, setting, slots
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,20 @@ class Source(Node):
             yield Frame(image=image, header=Header(pts=seq / 25))
             if seq == self.pause_after:
                 time.sleep(1000)
+
+
+class Shrink(Node):
+    """Gives ten large frames, then small ones without end, and does not keep idle memory for long."""
+
+    frame = Output(Frame)
+
+    def open(self) -> None:
+        slots.IDLE_S = 0.1
+
+    def process(self) -> Iterator[Frame]:
+        for seq in count():
+            yield Frame(image=picture(seq, 1000 if seq < 10 else 64))
+            time.sleep(0.01)
 
 
 class Camera(Node):
