@@ -75,12 +75,12 @@ class Worker:
             self._open()
             self._link()
             self._play()
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - here, and only here, a node's error becomes a report
+        except BaseException as exc:  # noqa: BLE001 - here, and only here, a node's error becomes a report
             code = self._report_failure(exc)
         self.phase = "close"
         try:
             self._close(goes_on=self._will_start_again(failed=code != 0), in_order=not (code or self.leaving))
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - likewise
+        except BaseException as exc:  # noqa: BLE001 - likewise
             code = self._report_failure(exc)
         self._leave(code)
         return code
@@ -366,7 +366,7 @@ class Worker:
         """Tell the supervisor; return the exit code. A GraphError explains itself, anything else needs its trace."""
         where = f"on frame {self.seq}" if self.phase == "process" else f"in {self.phase}"
         known = isinstance(exc, GraphError)
-        text = str(exc) if known else f"{type(exc).__name__}: {exc}"
+        text = str(exc) if known else f"{type(exc).__name__}: {exc}".removesuffix(": ")
         trace = "" if known else "".join(traceback.format_exception(exc))
         wrong_config = isinstance(exc, ConfigError) and self.phase in ("start", "open")
         no_package = any(isinstance(error, ModuleNotFoundError) for error in (exc, exc.__cause__))

@@ -174,6 +174,7 @@ def test_stalled_reader_that_blocks_does_not_hold_up_the_end(tmp_path: Path) -> 
     ("how", "words"),
     [
         ("raise", "bad failed on frame 5: ZeroDivisionError: seven by zero"),
+        ("interrupt", "bad failed on frame 5: KeyboardInterrupt\n"),
         ("exit", "bad ended with exit code 7 and no word of why"),
         ("sys.exit", "bad failed on frame 5: SystemExit: bye"),
         ("nonsense", "bad failed on frame 5: TypeError: Fail.process() gave str"),
@@ -190,7 +191,7 @@ def test_failing_node_is_named(tmp_path: Path, how: str, words: str) -> None:
         assert words in graph.text()
         assert how == "exit" or "Traceback" in graph.text()
     seqs = [row[0] for row in rows(tmp_path / "out.jsonl")]
-    if how in ("raise", "sys.exit", "nonsense"):
+    if how in ("raise", "interrupt", "sys.exit", "nonsense"):
         assert seqs == list(range(5))
     if how == "exit":  # what a process has not delivered dies with it
         assert seqs == sorted(set(seqs) & set(range(5)))

@@ -117,7 +117,7 @@ class Fail(Node):
     copied = Output(Frame)
 
     at: int = 5
-    how: str = "raise"  # raise, exit, sys.exit, nonsense, open, import, close
+    how: str = "raise"  # raise, interrupt, exit, sys.exit, nonsense, open, import, close, hang
 
     def open(self) -> None:
         if self.how == "import":
@@ -128,6 +128,8 @@ class Fail(Node):
     def process(self, frame: Frame) -> Any:
         if frame.seq == self.at and self.how == "raise":
             raise ZeroDivisionError("seven by zero")
+        if frame.seq == self.at and self.how == "interrupt":
+            raise KeyboardInterrupt
         if frame.seq == self.at and self.how == "exit":
             os._exit(7)
         if frame.seq == self.at and self.how == "sys.exit":
