@@ -348,7 +348,8 @@ class Supervisor:
             self.tell(child, "finish")
 
     def _give_up(self) -> None:
-        late = [child.spec.name for child in self.children.values() if child.running]
+        states = {name: node["state"].lower() for name, node in self.stats()["nodes"].items()}
+        late = [f"{name} ({states[name]})" for name, child in self.children.items() if child.running]
         if late and self.interrupts <= 1:
             logger.error("not finished after %.0f s, killed: %s", GRACE_S, ", ".join(late))
         self.code = FAILED if late else self.code

@@ -199,6 +199,16 @@ def test_failing_node_is_named(tmp_path: Path, how: str, words: str) -> None:
         assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 
+def test_a_node_that_hangs_at_the_end_is_told_from_those_that_wait_for_it(tmp_path: Path) -> None:
+    config = line(frames=20)
+    config["nodes"]["bad"] = node("Fail", {"frame": "copy.copied"}, how="hang")
+    with Graph(tmp_path, config) as graph:
+        wait_for_rows(tmp_path / "out.jsonl", 20)
+        graph.interrupt()
+        assert graph.wait() == 1, graph.text()
+        assert "error: not finished after 10 s, killed: copy (draining), bad (processing)\n" in graph.text()
+
+
 def test_threads_that_a_node_leaves_do_not_hold_up_the_end(tmp_path: Path) -> None:
     nodes = {"source": node("Source", frames=3), "linger": node("Linger", {"frame": "source.frame"})}
     with Graph(tmp_path, {"name": "lingering", "nodes": nodes}) as graph:

@@ -141,6 +141,8 @@ class Fail(Node):
     def close(self) -> None:
         if self.how == "close":
             raise RuntimeError("disk full")
+        if self.how == "hang":
+            time.sleep(1000)
 
 
 class Linger(Node):
