@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from graph.errors import ConfigError, GraphError
+from graph.errors import ConfigError
 
 MAX_SOCKET_PATH = 107  # bytes that fit in sockaddr_un (unix(7))
 CONTROL, LOCK = "control", "lock"
@@ -29,8 +29,8 @@ LOOK_S = 0.02
 def base() -> Path:
     """Return the user's run directory, made if need be.
 
-    $FACEGRAPH_RUN_DIR where set, else below $XDG_RUNTIME_DIR, else below the temporary folder. Raises GraphError
-    if it belongs to somebody else, ConfigError if it cannot be made.
+    $FACEGRAPH_RUN_DIR where set, else below $XDG_RUNTIME_DIR, else below the temporary folder. Raises ConfigError
+    if it belongs to somebody else or cannot be made.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     fallback = Path(runtime) / "facegraph" if runtime else Path(tempfile.gettempdir()) / f"facegraph-{os.getuid()}"
@@ -43,7 +43,7 @@ def base() -> Path:
             f"the run folder {path} cannot be made: {exc.strerror}; set FACEGRAPH_RUN_DIR to a folder of your own"
         ) from exc
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise GraphError(f"{path} must belong to you with mode 0700; set FACEGRAPH_RUN_DIR to a folder that does")
+        raise ConfigError(f"{path} must belong to you with mode 0700; set FACEGRAPH_RUN_DIR to a folder that does")
     return path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from graph import ConfigError, GraphError, cli, rundir
+from graph import ConfigError, cli, rundir
 from graph.rundir import MARK, RunDir
 
 
@@ -69,7 +69,7 @@ def test_a_run_directory_of_another_user_is_refused(home: Path, monkeypatch: pyt
     """In /tmp anybody may have made a folder of that name."""
     owner = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
-    with pytest.raises(GraphError, match=f"{home} must belong to you with mode 0700; set FACEGRAPH_RUN_DIR to"):
+    with pytest.raises(ConfigError, match=f"{home} must belong to you with mode 0700; set FACEGRAPH_RUN_DIR to"):
         rundir.base()
 
 
