@@ -189,8 +189,8 @@ class Meter:
     def state(self, name: str, now_ns: int) -> None:
         """Note a change of state.
 
-        WAITING for input, PROCESSING or handing over, BLOCKED by a consumer, PAUSED, or DRAINING: its stream is
-        over, and what it has said is being taken.
+        WAITING for input, PROCESSING or handing over, BLOCKED by a consumer, PAUSED; when its stream is over CLOSING,
+        in close(), then DRAINING: what it has said is being taken.
         """
         if self._state:
             self._state_ns[self._state] += now_ns - self._state_since

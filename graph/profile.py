@@ -170,7 +170,7 @@ class Profile:
 
     def busy_percent(self, node: NodeProfile) -> float:
         """Return the share of the run at work: in process() and handing over, neither waiting nor held up."""
-        at_work_s = node.counts("state_ns")["PROCESSING"] / 1e9  # that of close() too
+        at_work_s = node.counts("state_ns")["PROCESSING"] / 1e9
         return min(100 * at_work_s / self.duration_s, 100.0) if self.duration_s else 0.0
 
     def busiest(self) -> NodeProfile | None:

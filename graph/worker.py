@@ -329,7 +329,7 @@ class Worker:
 
     def _close(self, goes_on: bool, in_order: bool) -> None:
         """Close the node; say end of stream, unless it goes on in another process; and wait until all is taken."""
-        self.meter.state("PROCESSING", time.monotonic_ns())
+        self.meter.state("CLOSING", time.monotonic_ns())
         try:
             if hasattr(self, "node"):
                 self.node.close()

@@ -146,7 +146,7 @@ def test_a_node_that_gives_more_than_is_taken_may_hold_up_others_nevertheless():
     assert profile.busiest().name == "slow"
 
 
-def test_the_work_of_close_makes_nobody_busier_than_always():
+def test_work_after_the_last_frame_makes_nobody_busier_than_always():
     profile, meter = Profile(graph_spec()), Meter(trace=False)
     work(meter, 0, T0, T0, T0 + MS, T0 + MS, T0)
     meter.state("PROCESSING", T0 + MS)

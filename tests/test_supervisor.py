@@ -206,7 +206,7 @@ def test_a_node_that_hangs_at_the_end_is_told_from_those_that_wait_for_it(tmp_pa
         wait_for_rows(tmp_path / "out.jsonl", 20)
         graph.interrupt()
         assert graph.wait() == 1, graph.text()
-        assert "error: not finished after 10 s, killed: copy (draining), bad (processing)\n" in graph.text()
+        assert "error: not finished after 10 s, killed: copy (draining), bad (closing)\n" in graph.text()
 
 
 def test_threads_that_a_node_leaves_do_not_hold_up_the_end(tmp_path: Path) -> None:
