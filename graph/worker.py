@@ -46,6 +46,7 @@ class Worker:
     node: Node
     sender: Sender
     upstream: Upstream
+    between_frames: str  # the state: a file has its next frame at once
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -63,7 +64,6 @@ class Worker:
         self.phase = "start"
         self.seq = job.first_seq - 1
         self.unmatched = 0
-        self.between_frames = "WAITING"  # the state: a file has its next frame at once
         self.only_output: dict[type, str] = {}  # the port of a node that has but one, by its message type
 
     def run(self) -> int:
@@ -92,8 +92,7 @@ class Worker:
         self.node.__dict__["_allocate"] = self.pool.empty
         if len(self.node.outputs) == 1:
             self.only_output = {port.type: name for name, port in self.node.outputs.items()}
-        if not self.node.inputs and not self.node.live():
-            self.between_frames = "PROCESSING"
+        self.between_frames = "WAITING" if self.node.inputs or self.node.live() else "PROCESSING"
         self.upstream = Upstream(self.context, self.job, {name: port.type for name, port in self.node.inputs.items()})
         self._serve()
         self.node.open()
@@ -269,7 +268,8 @@ class Worker:
             arrived = taken.get(name)  # nothing at all from an optional input that is not connected
             given[name] = message = None if arrived is None or type(arrived.message) is Mark else arrived.message
             if message is None and not port.optional:
-                self._publish_marks(header)
+                for output in self.node.outputs:
+                    self.sender.publish(output, MARK, header)
                 return
         received = max([arrived.received_ns for arrived in matched])
         ready = max([arrived.made_ns for arrived in matched])
@@ -290,10 +290,6 @@ class Worker:
             if message is not None:
                 self.meter.said(port)
         self.meter.frame(header.seq, ready, *hop[2:], time.monotonic_ns(), header.t_capture_ns)
-
-    def _publish_marks(self, header: Header) -> None:
-        for port in self.node.outputs:
-            self.sender.publish(port, MARK, header)
 
     def _obey_all(self) -> None:
         while self.control.commands:
@@ -370,10 +366,8 @@ class Worker:
         text = str(exc) if known else f"{type(exc).__name__}: {exc}".removesuffix(": ")
         trace = "" if known else "".join(traceback.format_exception(exc))
         wrong_config = isinstance(exc, ConfigError) and self.phase in ("start", "open")
-        no_package = any(isinstance(error, ModuleNotFoundError) for error in (exc, exc.__cause__))
-        self.control.say(
-            "error", where=where, text=text, trace=trace, wrong_config=wrong_config, hopeless=no_package
-        )
+        hopeless = any(isinstance(error, ModuleNotFoundError) for error in (exc, exc.__cause__))
+        self.control.say("error", where=where, text=text, trace=trace, wrong_config=wrong_config, hopeless=hopeless)
         return 1
 
     def _leave(self, code: int) -> None:
