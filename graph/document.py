@@ -99,13 +99,13 @@ class Document:
         """Put `value` at `keys`; errors there name `place` instead of a line. What is around is a mapping, or empty."""
         self.data = _replaced(self.data, keys, value)
         self._places[keys] = place
-        self._lines.setdefault(keys, 0)
+        self._lines[keys] = 0
 
     def place(self, keys: Keys) -> str:
         """Return file and line of the value at `keys`."""
         if keys in self._places:
             return self._places[keys]
-        return f"{self.path}:{self._lines.get(keys, 1)}"
+        return f"{self.path}:{self._lines[keys]}"
 
     def fail(self, place: str, text: str) -> None:
         """Note an error that belongs to no line."""
@@ -121,7 +121,7 @@ class Document:
             self.fail(self._places[keys], text)
             return
         where = f"{'.'.join(map(str, keys))}: " if keys else ""
-        self._problems.append((self._lines.get(keys, 1), f"{self.place(keys)}: {where}{text}"))
+        self._problems.append((self._lines[keys], f"{self.place(keys)}: {where}{text}"))
 
     def _parse(self, text: str) -> Any:
         try:

@@ -16,6 +16,7 @@ CASES = {
     "control character": (SHOW + 'live: "\x07"', ["g.yaml:5: not YAML: it holds '\\x07', which is no character of a text"]),
     "two documents": ("a: 1\n---\nb: 1\n", ["g.yaml:2: not YAML: but found another document, expected a single document in the stream"]),
     "contains itself": (SHOW + "edges: &e {x: *e}", ["g.yaml:5: edges.x: this value contains itself", "g.yaml:5: edges.x: there is no such edge; edges: camera.frame -> show.frame"]),
+    "contains what contains it": ("nodes: &n\n  a:\n    settings: {all: [*n]}", ["g.yaml:1: nodes.a.settings.all.0: this value contains itself", "g.yaml:2: nodes.a: needs a `type:`, like nodes.smooth:Smooth"]),
     "empty file": ("# nothing\n", ["g.yaml:1: is empty, expected `nodes:`"]),
     "not a mapping": ("- a\n", ["g.yaml:1: is ['a'], expected `nodes:`"]),
     "no nodes": ("name: g\n", ["g.yaml:1: needs `nodes:`"]),
