@@ -1,10 +1,11 @@
 """What the words of a YAML file are, by the core schema of YAML 1.2."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from graph.document import parse_value
+from graph.document import Document, parse_value, to_yaml
 
 WORDS = {
     True: ["true", "True", "TRUE"],
@@ -37,3 +38,23 @@ def test_no_number(word: str) -> None:
 @pytest.mark.parametrize("word", TEXTS)
 def test_words_that_are_texts(word: str) -> None:
     assert parse_value(word) == parse_value(f"[{word}]")[0] == word
+
+
+def test_what_is_written_reads_well_and_as_the_same() -> None:
+    settings = {"uri": "für/alle.mp4", "title": "no", "number": "017", "ids": [*range(25)]}
+    data = {"nodes": {"camera": {"type": "a:B", "settings": settings}}, "live": None}
+    text = to_yaml(data)
+    assert text == (
+        "nodes:\n  camera:\n    type: a:B\n    settings:\n"
+        "      uri: für/alle.mp4\n      title: no\n      number: '017'\n"
+        f"      ids: [{', '.join(map(str, range(25)))}]\n"
+        "live: null\n"
+    )
+    assert Document(Path("g.yaml"), text).data == data
+
+
+def test_a_value_is_put_over_what_there_is_but_not_into_what_is_no_mapping() -> None:
+    document = Document(Path("g.yaml"), "a: &a {b: 1}\nalso: *a\nempty:\nwrong: 5")
+    for name in ("a", "empty", "new", "wrong"):
+        document.override((name, "b"), 2, "--set")
+    assert document.data == {"a": {"b": 2}, "also": {"b": 1}, "empty": {"b": 2}, "new": {"b": 2}, "wrong": 5}
