@@ -7,7 +7,7 @@ texts, not truth values, `1e-3` is a number, and a date is a text. A key that st
 import re
 from collections.abc import Callable
 from pathlib import Path
-from reprlib import repr as brief  # a number may have thousands of digits
+from reprlib import repr as brief  # a number may have thousands of digits, and a text of brackets as many levels
 from typing import Any, ClassVar
 
 import yaml
@@ -130,6 +130,8 @@ class Document:
             return None if node is None else self._value(loader, node, (), ())
         except yaml.YAMLError as exc:
             raise ConfigError(f"{self.path}:{_line(exc, text)}: not YAML: {_reason(exc)}") from exc
+        except RecursionError as exc:
+            raise ConfigError(f"{self.path}: not a graph: it is nested too deeply to be read") from exc
 
     def _value(self, loader: _CoreLoader, node: yaml.Node, keys: Keys, around: tuple[int, ...]) -> Any:
         self._lines.setdefault(keys, node.start_mark.line + 1)
@@ -194,6 +196,8 @@ def parse_value(text: str) -> Any:
         return loader.construct_object(yaml.ScalarNode(tag, text))
     except yaml.YAMLError as exc:
         raise ConfigError(f"{text!r} is not YAML: {_reason(exc)}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{brief(text)} is nested too deeply to be read") from exc
 
 
 def _replaced(data: Any, keys: Keys, value: Any) -> Any:
@@ -210,7 +214,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
-        near = did_you_mean(path.name, (other.name for other in path.absolute().parent.glob("*.yaml")))
+        near = did_you_mean(path.name, (other.name for other in path.parent.glob("*.yaml")))
         raise ConfigError(f"no file {path.absolute()}{f'; {near}' if near else ''}") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: not a text file in UTF-8: {exc.reason} at byte {exc.start}") from exc
@@ -221,14 +225,13 @@ def _text(path: Path) -> str:
 def _line(exc: yaml.YAMLError, text: str) -> int:
     if isinstance(exc, yaml.reader.ReaderError):
         return text.count("\n", 0, exc.position) + 1
-    mark = exc.problem_mark if isinstance(exc, yaml.MarkedYAMLError) else None
-    return mark.line + 1 if mark else 1
+    assert isinstance(exc, yaml.MarkedYAMLError) and exc.problem_mark, exc
+    return exc.problem_mark.line + 1
 
 
 def _reason(exc: yaml.YAMLError) -> str:
     if isinstance(exc, yaml.reader.ReaderError):
         return f"it holds {chr(exc.character)!r}, which is no character of a text"
     assert isinstance(exc, yaml.MarkedYAMLError), exc
-    parts = [part for part in (exc.problem, exc.context) if part]
-    hint = "; indent with spaces, not tabs" if "\\t" in (exc.problem or "") else ""
-    return ", ".join(parts) + hint
+    reason = ", ".join(part for part in (exc.problem, exc.context) if part)
+    return reason + ("; indent with spaces, not tabs" if "\\t" in reason else "")

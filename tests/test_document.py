@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from graph import ConfigError
 from graph.document import Document, parse_value, to_yaml
 
 WORDS = {
@@ -38,6 +39,14 @@ def test_no_number(word: str) -> None:
 @pytest.mark.parametrize("word", TEXTS)
 def test_words_that_are_texts(word: str) -> None:
     assert parse_value(word) == parse_value(f"[{word}]")[0] == word
+
+
+@pytest.mark.parametrize("brackets", ["[", "{a: "])
+def test_what_is_nested_too_deeply(brackets: str) -> None:
+    with pytest.raises(ConfigError, match=r"g\.yaml: not a graph: it is nested too deeply to be read"):
+        Document(Path("g.yaml"), brackets * 5000)
+    with pytest.raises(ConfigError, match=r"' is nested too deeply to be read"):
+        parse_value(brackets * 5000)
 
 
 def test_what_is_written_reads_well_and_as_the_same() -> None:
