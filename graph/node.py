@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from graph.finding import Finding
-from graph.messages import Message
+from graph.messages import Mark, Message
 
 PAUSE_S = 0.5  # how often a source that waits lets the graph look whether it is to stop
 
@@ -228,6 +228,7 @@ def as_outputs(node: Node, result: Any) -> dict[str, Message | None]:
     Raises TypeError for anything else, naming what was found and what the node declares.
     """
     found: dict[str, Any] = {}
+    silence = () if node.inputs else (Mark,)  # a recording knows of which frame nothing was said
     class_ = type(node).__name__
     if isinstance(result, Message) and len(node.outputs) == 1:
         ((name, port),) = node.outputs.items()
@@ -241,7 +242,7 @@ def as_outputs(node: Node, result: Any) -> dict[str, Message | None]:
     for name, message in found.items():
         if name not in node.outputs:
             raise TypeError(f"{class_}.process() gave output {name!r}; outputs: {list(node.outputs)}")
-        if message is not None and not isinstance(message, node.outputs[name].type):
+        if message is not None and not isinstance(message, (node.outputs[name].type, *silence)):
             expected = node.outputs[name].type.__name__
             raise TypeError(f"{class_}.{name} is a {type(message).__name__}, expected {expected}")
     return {name: found.get(name) for name in node.outputs}

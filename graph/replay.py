@@ -7,7 +7,7 @@ from pathlib import Path
 
 from graph.errors import ConfigError
 from graph.mcap_reader import Recording
-from graph.messages import Header, Mark, Message
+from graph.messages import Header, Message
 from graph.node import Node, Output, setting, waiting
 from graph.recorder import Span, sent_ns
 from graph.spec import did_you_mean
@@ -42,7 +42,7 @@ class Replay(Node):
         """Return whether it has a speed of its own."""
         return self.speed > 0
 
-    def process(self) -> Iterator[dict[str, Message | None] | None]:
+    def process(self) -> Iterator[dict[str, Message] | None]:
         """Yield what was said about one frame after the other, each when its time has come."""
         timeline = _Timeline(self._recording.span, self.speed)
         for number in count() if self.loop else range(1):
@@ -50,7 +50,7 @@ class Replay(Node):
                 header = next(iter(said.values())).header
                 yield from waiting(timeline.left_s(header, number))
                 header = timeline.moved(header, number)
-                yield {name: _under(said.get(topic), header) for name, topic in self._topics.items()}
+                yield {name: said[topic].with_header(header) for name, topic in self._topics.items() if topic in said}
 
 
 class _Timeline:
@@ -86,10 +86,6 @@ class _Timeline:
     def _now(self, recorded_ns: int, number: int) -> int:
         since_ns = recorded_ns - self._span.sent_ns[0] + number * self._pass_ns
         return self._start_ns + round(since_ns / self._speed)
-
-
-def _under(message: Message | None, header: Header) -> Message | None:
-    return None if message is None or isinstance(message, Mark) else message.with_header(header)
 
 
 def _named(ports: tuple[str, ...], recording: Recording) -> dict[str, str]:

@@ -185,6 +185,7 @@ class Worker:
         given = first_header(outputs)
         self.seq = max(self.seq, given.seq)  # a recording brings its own numbers; they never go back
         header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
+        outputs = {port: None if isinstance(message, Mark) else message for port, message in outputs.items()}
         self._publish(outputs, header, start, hop)
         self.meter.state(self.between_frames, time.monotonic_ns())
         self.seq += 1

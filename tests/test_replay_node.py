@@ -3,15 +3,17 @@
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from graph import ConfigError, Frame, Header, Hop
+from graph import ConfigError, Frame, Header, Hop, Mark
 from graph.mcap_reader import Recording
 from graph.recorder import Recorder
 from graph.replay import Replay, _Timeline
 from graph.testing import run_node
+from tests.graphs import Graph, node, rows
 from tests.recordings import header, write
 from tests.toys import Numbers, picture
 
@@ -70,6 +72,27 @@ def test_replay_speaks_only_of_frames_of_its_ports(tmp_path: Path, seqs: list[in
         recorder.write("a.numbers", Numbers(header=header(seqs[-1]), values=np.zeros(0)))
     [said] = Replay(path=str(tmp_path / "a.mcap"), ports=("a.numbers",), speed=0).process()
     assert said["numbers"] is not None and said["numbers"].seq == seqs[-1]
+
+
+@pytest.mark.slow
+def test_of_which_frames_nothing_was_said_stays_as_it_was(tmp_path: Path) -> None:
+    """A slow node gave 0 and 9, said nothing of 5, and never had the others."""
+    with Recorder(tmp_path / "a.mcap", {"camera.frame": Frame, "slow.copied": Frame}, "main", "none") as recorder:
+        for seq in range(10):
+            frame = Frame(header=header(seq), image=picture(seq))
+            recorder.write("camera.frame", frame)
+            if seq in (0, 5, 9):
+                recorder.write("slow.copied", Mark(header=header(seq)) if seq == 5 else frame)
+    replay: dict[str, Any] = {"type": "graph.replay:Replay", "settings": {"path": str(tmp_path / "a.mcap"), "speed": 0}}
+    nodes = {
+        "camera": {**replay, "settings": replay["settings"] | {"ports": ["camera.frame"]}},
+        "slow": {**replay, "settings": replay["settings"] | {"ports": ["slow.copied"]}},
+        "pair": node("Pair", {"a": "camera.frame", "b": "slow.copied"}),
+        "write": node("WriteNumbers", {"numbers": "pair.paired"}, path=str(tmp_path / "out")),
+    }
+    with Graph(tmp_path, {"name": "again", "nodes": nodes}) as graph:
+        assert graph.wait() == 0, graph.text()
+    assert rows(tmp_path / "out") == [[0, [0, 0, 0]], [5, [5, 5, -1]], [9, [9, 9, 9]]]
 
 
 def test_replay_reads_its_file_which_nobody_may_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
