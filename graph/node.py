@@ -180,6 +180,8 @@ def _check_process(cls: type[Node]) -> None:
         raise TypeError(f"{cls.__name__}.process() takes {arguments}, but its inputs are {list(cls.inputs)}")
     if not cls.inputs and not inspect.isgeneratorfunction(process):
         raise TypeError(f"{cls.__name__} has no inputs, so it is a source: its process() must yield messages")
+    if cls.inputs and (inspect.isgeneratorfunction(process) or inspect.iscoroutinefunction(process)):
+        raise TypeError(f"{cls.__name__} has inputs, so its process() must return messages: no yield, no async")
 
 
 def is_plain(annotation: Any) -> bool:
@@ -238,7 +240,7 @@ def as_outputs(node: Node, result: Any) -> dict[str, Message | None]:
     elif isinstance(result, dict):
         found = result
     elif result is not None:
-        raise TypeError(f"{class_}.process() gave {type(result).__name__}; outputs: {list(node.outputs)}")
+        raise TypeError(f"{class_}.process() gave {type(result).__name__}, expected {_expected(node)}")
     for name, message in found.items():
         if name not in node.outputs:
             raise TypeError(f"{class_}.process() gave output {name!r}; outputs: {list(node.outputs)}")
@@ -246,3 +248,11 @@ def as_outputs(node: Node, result: Any) -> dict[str, Message | None]:
             expected = node.outputs[name].type.__name__
             raise TypeError(f"{class_}.{name} is a {type(message).__name__}, expected {expected}")
     return {name: found.get(name) for name in node.outputs}
+
+
+def _expected(node: Node) -> str:
+    types = {name: port.type.__name__ for name, port in node.outputs.items()}
+    if len(types) == 1:
+        return f"{types.popitem()[1]} or None"
+    listed = ", ".join(f"{name!r}: {type_}" for name, type_ in types.items())
+    return f"a dict of {{{listed}}} or None" if types else "None: it has no outputs"

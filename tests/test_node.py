@@ -114,6 +114,21 @@ def test_process_is_checked_when_the_class_is_made() -> None:
             def process(self) -> Frame:
                 return FRAME
 
+    with pytest.raises(TypeError, match=r"Yields has inputs, so its process\(\) must return"):
+
+        class Yields(Node):
+            frame = Input(Frame)
+
+            def process(self, frame: Frame) -> Iterator[Frame]:
+                yield frame
+
+    with pytest.raises(TypeError, match="Waits has inputs"):
+
+        class Waits(Node):
+            frame = Input(Frame)
+
+            async def process(self, frame: Frame) -> None: ...
+
 
 def test_a_source_yields() -> None:
     class Source(Node):
@@ -169,19 +184,21 @@ def test_one_output_needs_no_name() -> None:
 
     assert as_outputs(One(), FRAME) == {"copied": FRAME}
     assert as_outputs(Sink(), None) == {}
+    with pytest.raises(TypeError, match=r"One\.process\(\) gave ndarray, expected Frame or None$"):
+        as_outputs(One(), FRAME.image)
 
 
 @pytest.mark.parametrize(
     ("class_", "result", "words"),
     [
-        (Blur, "text", r"Blur\.process\(\) gave str; outputs: \['blurred', 'faces'\]"),
-        (Blur, FRAME, r"Blur\.process\(\) gave Frame; outputs: \['blurred', 'faces'\]"),
+        (Blur, "text", r"Blur\.process\(\) gave str, expected a dict of {'blurred': Frame, 'faces': Faces} or None$"),
+        (Blur, FRAME, r"Blur\.process\(\) gave Frame, expected a dict of"),
         (Blur, (FRAME, Faces()), r"Blur\.process\(\) gave tuple"),
         (Blur, {"blured": FRAME}, r"Blur\.process\(\) gave output 'blured'; outputs: \['blurred', 'faces'\]"),
         (Blur, {"blurred": Faces()}, r"Blur\.blurred is a Faces, expected Frame"),
         (Blur, {"blurred": FRAME.image}, r"Blur\.blurred is a ndarray, expected Frame"),
         (Blur, {"blurred": Mark()}, r"Blur\.blurred is a Mark, expected Frame"),
-        (Sink, FRAME, r"Sink\.process\(\) gave Frame; outputs: \[\]"),
+        (Sink, FRAME, r"Sink\.process\(\) gave Frame, expected None: it has no outputs$"),
         (Sink, {"frame": FRAME}, r"Sink\.process\(\) gave output 'frame'; outputs: \[\]"),
     ],
 )
