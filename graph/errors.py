@@ -9,6 +9,8 @@ EndOfStream is not an error: a source raises it when it has nothing more to say,
 other node raises it to ask the whole graph to finish (a window that was closed).
 """
 
+import traceback
+
 
 class GraphError(Exception):
     """Base of all errors of the runtime."""
@@ -28,3 +30,11 @@ class WireError(GraphError):
 
 class EndOfStream(Exception):
     """The stream is over."""
+
+
+def trace(exc: BaseException, caller: str) -> str:
+    """Return the traceback of an exception as text, without the frames of the file `caller` that it begins with."""
+    begin = exc.__traceback__
+    while begin is not None and begin.tb_frame.f_code.co_filename == caller:
+        begin = begin.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, begin))

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import zmq
 
 from graph import slots
 from graph.control import BusHandler, Control
-from graph.errors import ConfigError, EndOfStream, GraphError
+from graph.errors import ConfigError, EndOfStream, GraphError, trace
 from graph.inputs import Inputs, Set
 from graph.job import Job
 from graph.join import first_header, merge
@@ -361,14 +360,14 @@ class Worker:
         root.setLevel(self.job.log_level)
 
     def _report_failure(self, exc: BaseException) -> int:
-        """Tell the supervisor; return the exit code. A GraphError explains itself, anything else needs its trace."""
+        """Tell the supervisor; return the exit code. A GraphError explains itself, others need their trace."""
         where = f"on frame {self.seq}" if self.phase == "process" else f"in {self.phase}"
         known = isinstance(exc, GraphError)
         text = str(exc) if known else f"{type(exc).__name__}: {exc}".removesuffix(": ")
-        trace = "" if known else "".join(traceback.format_exception(exc))
         wrong_config = isinstance(exc, ConfigError) and self.phase in ("start", "open")
-        hopeless = any(isinstance(error, ModuleNotFoundError) for error in (exc, exc.__cause__))
-        self.control.say("error", where=where, text=text, trace=trace, wrong_config=wrong_config, hopeless=hopeless)
+        no_package = any(isinstance(error, ModuleNotFoundError) for error in (exc, exc.__cause__))
+        told = "" if known else trace(exc, __file__)
+        self.control.say("error", where=where, text=text, trace=told, wrong_config=wrong_config, hopeless=no_package)
         return 1
 
     def _leave(self, code: int) -> None:

@@ -190,6 +190,7 @@ def test_failing_node_is_named(tmp_path: Path, how: str, words: str) -> None:
         assert graph.wait() == 1
         assert words in graph.text()
         assert how == "exit" or "Traceback" in graph.text()
+        assert "worker.py" not in graph.text()  # only the node's own lines
     seqs = [row[0] for row in rows(tmp_path / "out.jsonl")]
     if how in ("raise", "interrupt", "sys.exit", "nonsense"):
         assert seqs == list(range(5))
