@@ -133,9 +133,18 @@ class Message:
 
     header: Header = field(default=Header(), repr=False)
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        type.__setattr__(cls, "__repr__", cls.__repr__)  # or the dataclass makes one that tells every pixel
+
     def __post_init__(self) -> None:
         """Check the declared arrays."""
         check_arrays(type(self), self.__dict__)
+
+    def __repr__(self) -> str:
+        values = {name: self.__dict__[name] for name in body_fields(type(self))}
+        told = [f"{name}={describe(v) if isinstance(v, np.ndarray) else repr(v)}" for name, v in values.items()]
+        return f"{type(self).__name__}({', '.join([f'seq={self.seq}', *told])})"
 
     def __bool__(self) -> bool:
         """Be true even with zero rows: empty is a value, and not the same as no message."""

@@ -111,7 +111,13 @@ def test_another_header_shares_the_arrays() -> None:
     assert type(other) is Tracked and other.matrix is message.matrix and (other.name, other.note) == ("t", "kept")
     assert (other.seq, other.epoch, other.pts) == (5, 1, 0.25)
     assert message.seq == -1
-    assert "header" not in repr(other)
+
+
+def test_a_message_is_printed_in_one_line() -> None:
+    assert repr(tracked(ids=np.arange(2), corners=np.zeros((2, 4, 2), np.float32)).with_header(Header(seq=5))) == (
+        "Tracked(seq=5, name='t', ids=int64(2,), corners=float32(2, 4, 2), matrix=float64(3, 3), note='none')"
+    )
+    assert repr(Mark()) == "Mark(seq=-1)"
 
 
 def test_a_source_header_is_completed() -> None:
