@@ -135,7 +135,8 @@ def load_class(type_: str) -> type[Node]:
     if not isinstance(found, type) or not issubclass(found, Node) or found is Node:
         there = sorted(node_classes(module))
         what = "is not a node" if found is not None else "does not exist"
-        listed = f"it has {', '.join(there)}" if there else "it has no nodes"
+        file = getattr(module, "__file__", None) or "built into Python"  # which may hide the one that is meant
+        listed = f"it has {', '.join(there)}" if there else f"it has no nodes ({file})"
         raise ConfigError(f"{class_name} {what} in {module_name}; {did_you_mean(class_name, there) or listed}")
     return found
 

@@ -71,6 +71,7 @@ CASES = {
     "package": (SHOW + "  more: {type: 'acme.smooth:Smooth'}", ["g.yaml:5: nodes.more.type: no module acme; is it installed, in the working directory, or on PYTHONPATH?"]),
     "class": (SHOW + '  more: {type: "@Camra"}', ["g.yaml:5: nodes.more.type: Camra does not exist in @; did you mean 'Camera'?"]),
     "no node": (SHOW + '  more: {type: "@Depth"}', ["g.yaml:5: nodes.more.type: Depth is not a node in @; did you mean 'DepthCamera'?"]),
+    "module of Python's of that name": (SHOW + "  more: {type: 'time:Blur'}", ["g.yaml:5: nodes.more.type: Blur does not exist in time; it has no nodes (built into Python)"]),
     "type of a setting that is not there": (
         SHOW + '  more: {type: "@Missing"}',
         ["g.yaml:5: nodes.more.type: Missing: name 'Fraction' is not defined; settings need their types while the graph runs: import them outside of `if TYPE_CHECKING:`"],
