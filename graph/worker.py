@@ -4,6 +4,7 @@ The supervisor starts `main` with a job on standard input. The node's own code r
 and only here is every exception caught, turned into a report, and the process ended in order.
 """
 
+import faulthandler
 import gc
 import logging
 import os
@@ -383,6 +384,7 @@ class Worker:
 
 def main() -> None:
     """Run the job on standard input; the process's exit code is the node's."""
+    faulthandler.enable(all_threads=False)  # a crash within a library tells the line of the node that called it
     worker = Worker(Job.from_stdin())
     code = worker.run()
     watchdog = threading.Timer(LEAVE_S, _cut_off, (worker.name, code))

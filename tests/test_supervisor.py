@@ -1,6 +1,7 @@
 """Whole graphs in real processes: how they end, and what is left when something is killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,6 +209,14 @@ def test_a_node_that_hangs_at_the_end_is_told_from_those_that_wait_for_it(tmp_pa
         graph.interrupt()
         assert graph.wait() == 1, graph.text()
         assert "error: not finished after 10 s, killed: copy (draining), bad (closing)\n" in graph.text()
+
+
+def test_the_line_is_told_from_which_a_library_crashed(tmp_path: Path) -> None:
+    nodes = {"source": node("Source", frames=3), "bad": node("Fail", {"frame": "source.frame"}, at=1, how="crash")}
+    with Graph(tmp_path, {"name": "crashing", "nodes": nodes}) as graph:
+        assert graph.wait() == 1
+        assert "bad was killed by SIGSEGV" in graph.text()
+        assert re.search(r'File ".*toys\.py", line \d+ in process', graph.text())
 
 
 def test_threads_that_a_node_leaves_do_not_hold_up_the_end(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Small nodes with which the tests of the runtime build their graphs."""
 
+import ctypes
 import importlib
 import json
 import logging
@@ -117,7 +118,7 @@ class Fail(Node):
     copied = Output(Frame)
 
     at: int = 5
-    how: str = "raise"  # raise, interrupt, exit, sys.exit, nonsense, open, import, close, hang
+    how: str = "raise"  # raise, interrupt, exit, crash, sys.exit, nonsense, open, import, close, hang
 
     def open(self) -> None:
         if self.how == "import":
@@ -132,6 +133,8 @@ class Fail(Node):
             raise KeyboardInterrupt
         if frame.seq == self.at and self.how == "exit":
             os._exit(7)
+        if frame.seq == self.at and self.how == "crash":
+            ctypes.string_at(0)
         if frame.seq == self.at and self.how == "sys.exit":
             sys.exit("bye")
         if frame.seq == self.at and self.how == "nonsense":
