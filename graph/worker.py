@@ -6,6 +6,7 @@ and only here is every exception caught, turned into a report, and the process e
 
 import faulthandler
 import gc
+import io
 import logging
 import os
 import sys
@@ -384,6 +385,8 @@ class Worker:
 
 def main() -> None:
     """Run the job on standard input; the process's exit code is the node's."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a node prints comes at once, also through a pipe
     faulthandler.enable(all_threads=False)  # a crash within a library tells the line of the node that called it
     worker = Worker(Job.from_stdin())
     code = worker.run()

@@ -211,6 +211,14 @@ def test_a_node_that_hangs_at_the_end_is_told_from_those_that_wait_for_it(tmp_pa
         assert "error: not finished after 10 s, killed: copy (draining), bad (closing)\n" in graph.text()
 
 
+def test_what_a_node_prints_comes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    nodes = {"source": node("Source", frames=3), "bad": node("Fail", {"frame": "source.frame"}, at=1, how="exit")}
+    with Graph(tmp_path, {"name": "printing", "nodes": nodes}) as graph:
+        assert graph.wait() == 1
+        assert "frame 0 came\n" in graph.text()
+
+
 def test_the_line_is_told_from_which_a_library_crashed(tmp_path: Path) -> None:
     nodes = {"source": node("Source", frames=3), "bad": node("Fail", {"frame": "source.frame"}, at=1, how="crash")}
     with Graph(tmp_path, {"name": "crashing", "nodes": nodes}) as graph:

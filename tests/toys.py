@@ -127,6 +127,7 @@ class Fail(Node):
             raise RuntimeError("no such model")
 
     def process(self, frame: Frame) -> Any:
+        print("frame", frame.seq, "came")
         if frame.seq == self.at and self.how == "raise":
             raise ZeroDivisionError("seven by zero")
         if frame.seq == self.at and self.how == "interrupt":
