@@ -12,6 +12,8 @@ from graph.node import Node, Output, setting, waiting
 from graph.recorder import Span, sent_ns
 from graph.spec import did_you_mean
 
+PAUSE_NS = 1_000_000_000  # a frame that takes longer to be given was not slow: the graph was paused
+
 
 class Replay(Node):
     """Play ports of a recording as they were: the same messages, numbers and times, at any speed, in a loop.
@@ -45,10 +47,17 @@ class Replay(Node):
     def process(self) -> Iterator[dict[str, Message] | None]:
         """Yield what was said about one frame after the other, each when its time has come."""
         timeline = _Timeline(self._recording.span, self.speed)
+        for said in self._frames(timeline):
+            given_ns = time.monotonic_ns()
+            yield said
+            timeline.rest(time.monotonic_ns() - given_ns)
+
+    def _frames(self, timeline: "_Timeline") -> Iterator[dict[str, Message] | None]:
         for number in count() if self.loop else range(1):
             for said in self._recording.frames(self._topics.values()):
                 header = next(iter(said.values())).header
-                yield from waiting(timeline.left_s(header, number))
+                while (left_s := timeline.left_s(header, number)) > 0:
+                    yield from waiting(left_s)
                 header = timeline.moved(header, number)
                 yield {name: said[topic].with_header(header) for name, topic in self._topics.items() if topic in said}
 
@@ -82,6 +91,11 @@ class _Timeline:
         if not self._speed:
             return 0  # now, which the runtime fills in
         return min(self._now(header.t_capture_ns, number), time.monotonic_ns())
+
+    def rest(self, lasted_ns: int) -> None:
+        """Go on where it was after a pause of the graph, rather than rush to where it would be without."""
+        if lasted_ns > PAUSE_NS:
+            self._start_ns += lasted_ns
 
     def _now(self, recorded_ns: int, number: int) -> int:
         since_ns = recorded_ns - self._span.sent_ns[0] + number * self._pass_ns

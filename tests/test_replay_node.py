@@ -106,6 +106,18 @@ def test_a_replay_begins_at_once(path: Path) -> None:
     assert timeline.moved(header(100), 0).t_capture_ns == began - 2_000_000 // 40  # it was sent 2 ms after its capture
 
 
+def test_after_a_pause_a_replay_goes_on_where_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1_000_000_000]
+    monkeypatch.setattr("graph.replay.time.monotonic_ns", lambda: clock[0])
+    monkeypatch.setattr("graph.replay.time.sleep", lambda s: clock.__setitem__(0, clock[0] + round(s * 1e9)))
+    times = []
+    for count, _ in enumerate(Replay(path=str(path), ports=("camera.frame",)).process()):
+        times.append(clock[0])
+        clock[0] += 60_000_000_000 if count == 9 else 5_000_000
+    steps = np.diff(times) / 1e6
+    assert np.allclose(np.delete(steps, 9), 40) and 60_000 <= steps[9] <= 60_040
+
+
 def test_replay_of_one_that_is_cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
     frames = run_node(Replay(path=str(path), speed=0))["frame"]
