@@ -339,9 +339,22 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
     except OSError:
         return None
     try:
-        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None  # type: ignore[return-value]
-    except cv2.error:  # more pixels than it takes, by its header
+        image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        return _of_floats(cv2.imdecode(data, cv2.IMREAD_UNCHANGED)) if image is None else image
+    except cv2.error:  # empty, or more pixels than it takes, by its header
         return None
+
+
+def _of_floats(image: Any) -> NDArray[np.uint8] | None:
+    """Return (H, W, 3) uint8 BGR of a TIFF of floats, which OpenCV reads only as they are; None for anything else.
+
+    White is 1, or the largest value where that is more.
+    """
+    if image is None or image.dtype.kind != "f":
+        return None
+    levels = np.nan_to_num(image) * (255 / max(1.0, np.nanmax(image)))
+    bgr = levels[..., :3] if levels.ndim == 3 else np.repeat(levels[..., None], 3, 2)
+    return np.ascontiguousarray(bgr.clip(0, 255).round(), np.uint8)
 
 
 def picture_paths(folder: Path) -> list[Path]:
