@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graph import STATES, Faces, Frame, Input, Node, Output, setting
+from graph import Faces, Frame, Input, Node, Output, setting
 from nodes._expression import LEAST_EYE, Blinks, eye_widths, eyes_in, openness
 from nodes._flow import Crop, crop
 from nodes._fusion import NOBODY, Found, Memory, begin, found, fuse, predict_by_detection, predict_by_flow, touch
@@ -25,13 +25,11 @@ POSE_TIME, POSE_STEP = 0.05, 3.0
 STATE_TIME, STATE_STEP = 0.06, 0.3
 """The same for the probabilities of eyes and mouth: a blink lasts 0.15 s."""
 
-SMALL_EYE_TIME = 0.3
-"""Seconds over which those of eyes narrower than LEAST_EYE are averaged, at any step: the network guesses anew in each
-frame. Of seven walkers in a 1080p street, with eyes of 7 to 14 px, the eyes opened or shut 75 times in four seconds by
-STATE_TIME, 16 times by this; an eye that stays shut is told of after 0.2 s."""
-
-OF_EYES = np.array(["eye" in name for name in STATES])
-"""Which of the states these are."""
+SMALL_FACE_TIME = 0.3
+"""Seconds over which those of faces with eyes narrower than LEAST_EYE are averaged, at any step: the network guesses
+anew in each frame. Of seven walkers in a 1080p street, with eyes of 7 to 14 px, the eyes opened or shut 75 times in
+four seconds by STATE_TIME, 16 times by this, and what Render says of the mouths changed 54 and 18 times; an eye that
+stays shut is told of after 0.2 s."""
 
 
 def follow(
@@ -56,7 +54,7 @@ class Smooth(Node):
 
     Each face has its own memory, which ends with the track, at a cut, at a pause of half a second, and when the
     stream starts afresh; the next output is then the detection itself. `boxes` are tight around the steadied points,
-    `openness` is theirs; head pose and states are averaged lightly, those of small eyes longer; blinks are counted
+    `openness` is theirs; head pose and states are averaged lightly, states of small faces longer; blinks are counted
     while the id lasts. `spread` passes as it is: most of that error is the same in every frame.
     """
 
@@ -132,8 +130,8 @@ class Smooth(Node):
         pose = turned(faces.pose, now.pose)
         pose = turned(np.zeros(3), follow(faces.pose, pose, elapsed, POSE_TIME * self.strength, POSE_STEP))
         faces.pose = np.where(np.isfinite(pose), pose, now.pose)  # a pose that could not be found is NaN
-        unsure = (eye_widths(faces.points) < LEAST_EYE)[:, None] & OF_EYES
-        period, step = np.where(unsure, SMALL_EYE_TIME, STATE_TIME), np.where(unsure, np.inf, STATE_STEP)
+        unsure = (eye_widths(faces.points) < LEAST_EYE)[:, None]
+        period, step = np.where(unsure, SMALL_FACE_TIME, STATE_TIME), np.where(unsure, np.inf, STATE_STEP)
         faces.states = follow(faces.states, now.states, elapsed, period * self.strength, step)
 
     def _as_faces(self, raw: Faces, rows: NDArray[np.intp], shape: tuple[int, ...]) -> Faces:
