@@ -239,7 +239,7 @@ class WebServer:
 
     async def _dismiss(self, app: web.Application) -> None:
         for client in set(self._clients):
-            await client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the graph has ended")
+            await client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"it has ended")
 
 
 def listen(host: str, port: int) -> socket.socket:

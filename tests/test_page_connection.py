@@ -52,6 +52,15 @@ def test_a_server_with_another_token_asks_for_it(visit: Opener) -> None:
         again.close()
 
 
+def test_a_graph_that_has_ended_is_no_lost_connection(visit: Opener) -> None:
+    with server() as (served, _):
+        page = visit(served.url)
+        assert says(page, "connected")
+    assert says(page, "it has ended, trying again")
+    page.page.wait_for_timeout(1000)  # in which it is tried again
+    assert says(page, "it has ended, trying again")
+
+
 def test_a_server_that_is_full_says_so(visit: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     with server() as (served, _):
         monkeypatch.setattr("nodes._web_server.MAX_CLIENTS", 1)

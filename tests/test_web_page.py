@@ -143,7 +143,7 @@ def pausing(page: Page) -> None:
 @slow
 @needs_browser
 def test_page_finds_the_graph_again(browser: Any) -> None:
-    """It says that the connection is lost, and goes on by itself when there is a server again; with a token, too."""
+    """It says that it has ended, and goes on by itself when there is a server again; with a token, too."""
     newest, port = Newest(), free_port()
     newest.put(frame(0, 512, 384), known(1))
 
@@ -164,7 +164,7 @@ def test_page_finds_the_graph_again(browser: Any) -> None:
         assert eventually(lambda: page.shows("overlay", *CHIN, TRACK_3)), page.said
         colour = style(page, "name", "color")
         served.close()
-        assert eventually(lambda: "no connection" in page.text("#state"))
+        assert eventually(lambda: "it has ended, trying again" in page.text("#state"))
         assert "stale" in str(page.page.get_attribute("#stage", "class"))  # the last picture is dimmed
         assert page.text("#view") == "" and style(page, "faces", "opacity") == "0.45"  # and so is what else was known
         assert style(page, "name", "color") == colour  # the rest stays as it is

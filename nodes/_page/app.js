@@ -13,10 +13,11 @@ const WIDE = [0.4, 0.4, 0.8]; // openness of wide open eyes and mouth
 const PAGE_TYPE = "nodes.web:WebView"; // cannot be restarted from here
 const STALE_MS = 2000; // without a picture for so long, the shown one is dimmed
 const SILENT_MS = 15000; // without a word for so long, a connection is dead (the server says something every second)
-const UNKNOWN = "no connection, trying again"; // for a reason that is not known
+const UNKNOWN = "no connection"; // for a reason that is not known
 
 let socket = null;
 let tries = 0;
+let gone = UNKNOWN; // why the last connection ended
 let graph = null; // what the graph is made of
 let stats = null;
 const ready = []; // pictures that wait to be drawn, of which the newest will be
@@ -35,6 +36,7 @@ function connect() {
   heardAt = performance.now();
   socket.onopen = () => {
     tries = 0;
+    gone = UNKNOWN;
     heardAt = performance.now();
     document.body.classList.remove("lost");
     setState("connected", "good");
@@ -55,17 +57,19 @@ async function lost(closing) {
   $("stage").classList.add("stale");
   document.body.classList.add("lost");
   $("view").textContent = "";
-  setState(UNKNOWN, "bad");
-  if (tries++ && closing) setState(await whyNot().catch(() => UNKNOWN), "bad"); // at first it may just have been lost
+  gone = closing?.reason || gone;
+  setState(`${gone}, trying again`, "bad");
+  const why = tries++ && closing && (await whyNot().catch(() => "")); // at first it may just have been lost
+  if (why) setState(why, "bad");
   setTimeout(connect, RETRY_MS[Math.min(tries - 1, RETRY_MS.length - 1)] * (1 + Math.random() / 2));
 }
 
-// Asks by plain HTTP why there is no connection, of which a WebSocket says nothing.
+// Asks by plain HTTP why there is no connection, of which a WebSocket says nothing; nothing where that is not known.
 async function whyNot() {
   const reply = await fetch("live", { signal: AbortSignal.timeout(SILENT_MS) });
   if (reply.status === 401) location.reload(); // it asks for the token
   if (reply.status === 400) return `${UNKNOWN}: a proxy in front must pass on WebSockets and the header Host`;
-  return reply.status === 503 ? `trying again: ${(await reply.text()).trim()}` : UNKNOWN;
+  return reply.status === 503 ? `trying again: ${(await reply.text()).trim()}` : "";
 }
 
 // Gives up a connection that is dead without a word, or never made: the network has changed, or this machine has slept.
