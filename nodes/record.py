@@ -31,6 +31,8 @@ COLUMNS = (
 )
 """Of the CSV file. Digits kept: pts 6, score, states and openness 4, pixels and degrees 2."""
 
+REFITTED = "frames change from %d x %d to %d x %d: fitted with bars; RecordImages keeps sizes"
+
 LONGEST_LINE = 1 << 20  # bytes; a face takes 2,000
 
 
@@ -89,7 +91,7 @@ class Record(Node):
             self._writer = VideoWriter(container, str(self._file), size, self._encoder, self.crf, self.preset)
         if size != self._writer.size and not self._told_size:
             self._told_size = True
-            logger.warning("frames change from %d x %d to %d x %d: fitted with bars", *self._writer.size, *size)
+            logger.warning(REFITTED, *self._writer.size, *size)
         self._writer.write(fit(frame.image, self._writer.size), frame.pts)
 
     def close(self) -> None:

@@ -182,7 +182,7 @@ def test_another_size_is_fitted_with_bars(tmp_path: Path, caplog: pytest.LogCapt
     assert abs(float(np.median(back[3].image[:, 60:120])) - 28) < 3
     assert abs(float(np.median(back[5].image)) - 28) < 3
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warnings == ["frames change from 160 x 80 to 80 x 80: fitted with bars"]
+    assert warnings == ["frames change from 160 x 80 to 80 x 80: fitted with bars; RecordImages keeps sizes"]
 
 
 def test_fit_leaves_a_picture_of_the_right_size_alone() -> None:
