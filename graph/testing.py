@@ -25,11 +25,10 @@ def run_node(node: Node, limit: int | None = None, **inputs: Sequence[Message | 
 
     `inputs` holds one list per connected input port, all of one length; messages without a `seq` get their place in
     the list, with 30 frames per second as `pts`. None stands for "nothing to say". `limit` ends a source after so
-    many yields. Messages come out with the header of their inputs, as in a running graph.
+    many yields. Messages come in read-only and come out with the header of their inputs, as in a running graph.
+    Raises ValueError or TypeError for inputs that the node does not have, that are missing or of another type.
     """
-    needed = {name for name, port in node.inputs.items() if not port.optional}
-    if not needed <= set(inputs) <= set(node.inputs):
-        raise ValueError(f"{type(node).__name__} has inputs {list(node.inputs)}, given {list(inputs)}")
+    _check(node, inputs)
     said: dict[str, list[Message]] = {name: [] for name in node.outputs}
     with ExitStack() as stack:
         _open(node, stack)
@@ -97,6 +96,21 @@ def _inputs(spec: GraphSpec, name: str, now: Said, said: Mapping[str, list[Messa
     return given
 
 
+def _check(node: Node, inputs: Mapping[str, Sequence[Message | None]]) -> None:
+    class_ = type(node).__name__
+    needed = {name for name, port in node.inputs.items() if not port.optional}
+    if not needed <= set(inputs) <= set(node.inputs):
+        raise ValueError(f"{class_} has inputs {list(node.inputs)}, given {list(inputs)}")
+    lengths = {name: len(messages) for name, messages in inputs.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{class_} takes lists of one length, with None for nothing to say; given {lengths}")
+    for name, messages in inputs.items():
+        type_ = node.inputs[name].type
+        for message in messages:
+            if message is not None and not isinstance(message, type_):
+                raise TypeError(f"{class_}.{name} takes {type_.__name__}, given {type(message).__name__}")
+
+
 def _open(node: Node, stack: ExitStack) -> None:
     stack.callback(node.close)
     node.open()
@@ -113,11 +127,20 @@ def _steps(node: Node, inputs: Mapping[str, Sequence[Message | None]]) -> Iterat
 
 def _process(node: Node, given: Mapping[str, Message | None]) -> Said:
     """Call `process` as a worker does, and stamp what it says with the header of the frame."""
-    arguments = {name: given.get(name) for name in node.inputs}
+    arguments = {name: _read_only(given.get(name)) for name in node.inputs}
     header = next((message.header for message in arguments.values() if message is not None), Mark().header)
     missing = [name for name, message in arguments.items() if message is None and not node.inputs[name].optional]
     outputs = as_outputs(node, None if missing else node.process(**arguments))
     return {name: None if message is None else _sent(message, header) for name, message in outputs.items()}
+
+
+def _read_only(message: Message | None) -> Message | None:
+    if message is None:
+        return None
+    views = {name: array.view() for name, array in wire.arrays_of(message).items()}
+    for view in views.values():
+        view.flags.writeable = False
+    return message.restore(message.header, {**message.__dict__, **views})
 
 
 def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Said]:

@@ -97,8 +97,26 @@ def test_inputs_are_checked() -> None:
         run_node(Pair(), b=frames(1))
     with pytest.raises(ValueError, match=r"given \['a', 'c'\]"):
         run_node(Pair(), a=frames(1), c=frames(1))
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match=r"Pair takes lists of one length, .*; given \{'a': 1, 'b': 2\}"):
         run_node(Pair(), a=frames(1), b=frames(2))
+    with pytest.raises(TypeError, match=r"Pair\.b takes Frame, given ndarray"):
+        run_node(Pair(), a=frames(1), b=[frames(1)[0].image])  # type: ignore[list-item]
+
+
+def test_a_node_that_draws_on_what_it_is_given_fails_as_in_a_running_graph() -> None:
+    class Draws(Node):
+        frame = Input(Frame)
+        drawn = Output(Frame)
+
+        def process(self, frame: Frame) -> Frame:
+            frame.image[:] = 255
+            return frame
+
+    given = frames(1)
+    for messages in (given, [frame.with_header(Header(seq=5)) for frame in given]):
+        with pytest.raises(ValueError, match="read-only"):
+            run_node(Draws(), frame=messages)
+    assert given[0].image.flags.writeable
 
 
 def test_a_source_runs_to_its_end_or_limit() -> None:
