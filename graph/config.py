@@ -43,7 +43,8 @@ _SOURCE = re.compile(rf"(?:(?P<graph>{NAME})/)?(?P<node>{NAME})\.(?P<port>\w+)")
 def load(path: str | Path, overrides: Sequence[str] = ()) -> GraphSpec:
     """Return the graph in the file, with "node.setting=value" put over it (the value is YAML).
 
-    Raises ConfigError with one line per error. Logs a warning for a node that nobody reads.
+    Raises ConfigError with one line per error. Logs a warning for a node that nobody reads, but where it
+    listens for others, who may.
     """
     return read(Document(Path(path)), overrides)
 
@@ -62,7 +63,7 @@ def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -
     _check_listening(document, model)
     _check_address(document, model)
     document.raise_problems()
-    if warn:
+    if warn and not model.listen:
         check.warn_of_unread()
     return GraphSpec(
         listen=model.listen,

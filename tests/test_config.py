@@ -248,6 +248,7 @@ def test_warning_of_a_node_that_nobody_reads(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         good(SHOW + '  more: {type: "@Filter", inputs: {frame: camera.frame}}')
         good(FACES)
+        good("listen: tcp://127.0.0.1:5555\n" + SHOW + '  more: {type: "@Filter", inputs: {frame: camera.frame}}')
         read(Document(Path("g.yaml"), "nodes: {camera: {type: 'tests.config_toys:Camera'}}"), warn=False)
     assert caplog.messages == ["g.yaml:5: nobody reads what more gives (picture)"]
 
