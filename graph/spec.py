@@ -169,6 +169,8 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 
 def _no_module(name: str, missing: str) -> str:
+    if missing.endswith(".py"):
+        return f"no module {missing}; did you mean {missing.removesuffix('.py')!r}?"
     package = sys.modules.get(missing.rpartition(".")[0])
     folders = [Path(folder) for folder in getattr(package, "__path__", [])]
     stems = {path.stem for folder in folders for path in folder.glob("*.py") if not path.name.startswith("_")}

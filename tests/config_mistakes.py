@@ -69,6 +69,7 @@ CASES = {
     "type is a number": (SHOW + "  more: {type: 5}", ["g.yaml:5: nodes.more.type: is 5, expected a text"]),
     "module": (SHOW + "  more: {type: 'nodes.smoth:Smooth'}", ["g.yaml:5: nodes.more.type: no module nodes.smoth; did you mean 'nodes.smooth'?"]),
     "package": (SHOW + "  more: {type: 'acme.smooth:Smooth'}", ["g.yaml:5: nodes.more.type: no module acme; is it installed, in the working directory, or on PYTHONPATH?"]),
+    "file": (SHOW + "  more: {type: 'calendar.py:Blur'}", ["g.yaml:5: nodes.more.type: no module calendar.py; did you mean 'calendar'?"]),
     "class": (SHOW + '  more: {type: "@Camra"}', ["g.yaml:5: nodes.more.type: Camra does not exist in @; did you mean 'Camera'?"]),
     "no node": (SHOW + '  more: {type: "@Depth"}', ["g.yaml:5: nodes.more.type: Depth is not a node in @; did you mean 'DepthCamera'?"]),
     "module of Python's of that name": (SHOW + "  more: {type: 'time:Blur'}", ["g.yaml:5: nodes.more.type: Blur does not exist in time; it has no nodes (built into Python)"]),
