@@ -27,6 +27,7 @@ class Label(NamedTuple):
     beside: Box
     size: int  # of a line, pixels
     color: Color
+    side: int = 0  # of `places`, where it was in the frame before
 
 
 class Writer:
@@ -39,32 +40,35 @@ class Writer:
         """Return how many pixels wide a line is."""
         return int(cv2.getTextSize((0, 0), text, (0, 0), self._font, size, weight)[2])
 
-    def label_all(self, image: Image, labels: Sequence[Label], kept_free: Sequence[Box]) -> None:
-        """Write the labels, each at such length as there is room for.
+    def label_all(self, image: Image, labels: Sequence[Label], kept_free: Sequence[Box]) -> list[int]:
+        """Write the labels, each at such length as there is room for, and return their sides.
 
         No label covers another one, or any of the boxes `kept_free` (of faces, and what else is to be seen) but the
         one that it is beside. All get room for the first word first, and then, the first ones first, for the whole or
-        at least the first line; one without any room is left out.
+        at least the first line; one without any room is left out. A label stays on its side while there is room.
         """
         size = (image.shape[1], image.shape[0])
-        placed: dict[int, tuple[list[str], Box]] = {}
+        placed: dict[int, tuple[list[str], int, Box]] = {}
         for versions in (slice(-1, None), slice(None)):
             for row, label in enumerate(labels):
                 taken = [box for box in kept_free if box != label.beside]
-                taken += [panel for other, (_, panel) in placed.items() if other != row]
+                taken += [panel for other, (_, _, panel) in placed.items() if other != row]
                 for lines in shortened(label.lines)[versions]:
-                    panel = self._room(size, lines, label, taken)
-                    if panel:
-                        placed[row] = lines, panel
+                    room = self._room(size, lines, label, taken)
+                    if room:
+                        placed[row] = lines, *room
                         break
-        for row, (lines, panel) in placed.items():
+        for row, (lines, _, panel) in placed.items():
             self.panel(image, lines, panel, labels[row].size, labels[row].color)
+        return [placed[row][1] if row in placed else label.side for row, label in enumerate(labels)]
 
-    def _room(self, size: tuple[int, int], lines: Sequence[str], label: Label, taken: Sequence[Box]) -> Box | None:
-        extent = self.extent(lines, label.size)
-        for panel in places(label.beside, extent, label.size * GAP, size):
-            if not any(overlap(panel, other) for other in taken):
-                return panel
+    def _room(
+        self, size: tuple[int, int], lines: Sequence[str], label: Label, taken: Sequence[Box]
+    ) -> tuple[int, Box] | None:
+        there = dict(places(label.beside, self.extent(lines, label.size), label.size * GAP, size))
+        for side in sorted(there, key=lambda side: side != label.side):
+            if not any(overlap(there[side], other) for other in taken):
+                return side, there[side]
         return None
 
     def extent(self, lines: Sequence[str], size: int) -> tuple[int, int]:
@@ -92,8 +96,8 @@ def shortened(lines: Sequence[str]) -> list[list[str]]:
     return [version for row, version in enumerate(versions) if version not in versions[:row]]
 
 
-def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]) -> Iterator[Box]:
-    """Yield where a label of `extent` may lie in a picture of `size`: above and below its face, and beside it.
+def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]) -> Iterator[tuple[int, Box]]:
+    """Yield on which sides a label of `extent` may lie in a picture of `size`: above, below and beside its face.
 
     They come only where they lie in the picture as they are. The last place is on the face itself, moved into the
     picture, if the label is small enough for its FOREHEAD. There is none for one that is larger than the picture.
@@ -104,17 +108,17 @@ def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]
     x0, y0, x1, y1 = face
     above, below = round(y0 - gap) - high, round(y1 + gap)
     left, right = round(x0), round(x1) - wide
-    for x, y in ((left, above), (right, above), (left, below), (right, below)):
+    for side, (x, y) in enumerate(((left, above), (right, above), (left, below), (right, below))):
         inside = min(max(0, x), width - wide)  # to the side a label may give way, and still be beside its face
         if y >= 0 and y + high <= height:
-            yield inside, y, inside + wide, y + high
+            yield side, (inside, y, inside + wide, y + high)
     y = min(max(0, round(y0)), height - high)
-    for x in (round(x1 + gap), round(x0 - gap) - wide):
+    for side, x in enumerate((round(x1 + gap), round(x0 - gap) - wide), start=4):
         if x >= 0 and x + wide <= width:
-            yield x, y, x + wide, y + high
+            yield side, (x, y, x + wide, y + high)
     if high <= FOREHEAD * (y1 - y0):
         x, y = min(max(0, left), width - wide), min(max(0, above), height - high)
-        yield x, y, x + wide, y + high
+        yield 6, (x, y, x + wide, y + high)
 
 
 def overlap(a: Box, b: Box) -> bool:

@@ -78,6 +78,7 @@ class Render(Node):
     def open(self) -> None:
         """Load the font."""
         self._writer = Writer()
+        self._sides: dict[int, int] = {}  # of the labels in the last frame, by track id
 
     def process(self, frame: Frame, faces: Faces | None) -> Frame:
         """Return the frame with the faces drawn on it."""
@@ -118,13 +119,15 @@ class Render(Node):
     def _draw_labels(self, image: NDArray[Any], faces: Faces, rows: list[int], panels: list[Box]) -> None:
         """Write beside each face, off the `panels` that are there; the largest faces have the first choice."""
         sizes = {row: size_of(faces.landmarks[row]) for row in rows}
-        labels = []
+        ids, labels = [], []
         for row in sorted(rows, key=lambda row: -sizes[row]):
-            lines = self._lines(faces, row, sizes[row])
+            lines, id_ = self._lines(faces, row, sizes[row]), int(faces.ids[row])
             if lines:
                 size = round(text_size(sizes[row], image.shape[0]) * self.scale)
-                labels.append(Label(lines, frame_of(faces, row), size, track_color(int(faces.ids[row]))))
-        self._writer.label_all(image, labels, [*panels, *(frame_of(faces, row) for row in rows)])
+                ids.append(id_)
+                labels.append(Label(lines, frame_of(faces, row), size, track_color(id_), self._sides.get(id_, 0)))
+        sides = self._writer.label_all(image, labels, [*panels, *(frame_of(faces, row) for row in rows)])
+        self._sides = dict(zip(ids, sides, strict=True))
 
     def _lines(self, faces: Faces, row: int, size: float) -> list[str]:
         lines = []

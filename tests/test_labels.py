@@ -66,6 +66,16 @@ def test_all_get_room_for_a_word_before_the_first_ones_say_more(monkeypatch: pyt
         assert [panel[2] - panel[0] for panel in found] == expected
 
 
+def test_a_label_stays_on_its_side_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, face = np.zeros((360, 640, 3), np.uint8), (200, 150, 280, 230)
+    over = (190.0, 100.0, 400.0, 149.0)
+    sides = [0]
+    for in_the_way in ([], [over], [], [(190.0, 231.0, 400.0, 300.0)]):
+        sides += WRITER.label_all(image, [label(face)._replace(side=sides[-1])], in_the_way)
+    assert sides == [0, 0, 2, 2, 0]
+    assert WRITER.label_all(image[:5], [label(face)._replace(side=3)], []) == [3], "where it is left out"
+
+
 def test_a_label_stands_beside_a_face_that_fills_the_height(monkeypatch: pytest.MonkeyPatch) -> None:
     four = ["#12   97 %", "eyes closed", "mouth open", "3 blinks"]
     wide, high = WRITER.extent(four, 12)

@@ -220,6 +220,17 @@ def test_the_age_of_the_frame_is_written_top_left() -> None:
     assert rows.max() < 60 and columns.max() < 240
 
 
+def test_a_label_stays_where_it_was_once_another_face_has_made_it_give_way(
+    written: list[tuple[list[str], Box, int]],
+) -> None:
+    low = FACE * 0.5 + np.float32([100, 200])
+    above = low - np.float32([0, 100])
+    found = [faces(low[None]), faces(np.stack((low, above))), faces(low[None])]
+    run_node(Render(), frame=[Frame(image=GREY)] * 3, faces=found)
+    first, second, third = (panel for lines, panel, _ in written if lines[0].startswith("#0 "))
+    assert second[1] > first[3] and third == second
+
+
 def test_no_label_is_written_over_the_age_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     panels: list[Box] = []
     monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: panels.append(at))
