@@ -60,6 +60,14 @@ def test_a_label_gives_way_and_says_less_where_there_is_no_room(page: Page) -> N
     assert arranged(page, [[190, 150, 230, 190], *walls])[0][0] == "#0"
 
 
+def test_a_label_stays_on_its_side_while_there_is_room(page: Page) -> None:
+    face = [200, 150, 280, 230]
+    script = """({ arrange }, face, side, height) =>
+        arrange([{ face, side, texts: ["#0  97 %"] }], 10, 640, height, (text) => 6 * text.length)[0].side"""
+    for before, height, after in ((None, 360, 0), (2, 360, 2), (5, 360, 5), (2, 240, 0)):
+        assert page.imported("labels.js", script, face, before, height) == after
+
+
 def test_all_get_room_for_a_word_before_the_first_ones_say_more(page: Page) -> None:
     faces = [[0, 50, 53, 120], [58, 50, 80, 120]]
     for width, said in ((80, ["#0  97 %", "#1"]), (79, ["#0", "#1"]), (22, ["#0"])):

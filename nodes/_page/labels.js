@@ -4,8 +4,9 @@
 const HEIGHT = 1.6, GAP = 1 / 3, BEFORE = 0.6, AROUND = 1;
 const FOREHEAD = 1 / 8; // share of the height of a face's box that lies above its brows
 
-// Returns where labels [{face: [x0, y0, x1, y1], texts}] go: [{label, text, place: [x0, y0, x1, y1]}]. All get room for
-// the last of their texts, the shortest, first; then, the first ones first, for the first of them that there is room for.
+// Returns where labels [{face: [x0, y0, x1, y1], texts, side}] go: [{label, text, side, place: [x0, y0, x1, y1]}]. All get
+// room for the last of their texts, the shortest, first; then, the first ones first, for the first of them that there is
+// room for. A label stays on the `side` where it was, a number of those below, while there is room.
 export function arrange(labels, size, width, height, measure) {
   const placed = new Map();
   for (const texts of [(label) => label.texts.slice(-1), (label) => label.texts]) {
@@ -14,7 +15,9 @@ export function arrange(labels, size, width, height, measure) {
       const taken = others.flatMap((other) => [other.face, ...(placed.has(other) ? [placed.get(other).place] : [])]);
       const found = texts(label).flatMap((text) => {
         const extent = [measure(text) + AROUND * size, HEIGHT * size];
-        return places(label.face, extent, GAP * size, width, height).map((place) => ({ label, text, place }));
+        const there = places(label.face, extent, GAP * size, width, height);
+        const again = there.filter(([side]) => side === label.side);
+        return [...again, ...there].map(([side, place]) => ({ label, text, side, place }));
       }).find(({ place }) => !taken.some((other) => overlap(place, other)));
       if (found) placed.set(label, found);
     }
@@ -29,21 +32,23 @@ function places([x0, y0, x1, y1], [wide, high], gap, width, height) {
   const left = (x) => Math.max(0, Math.min(x, width - wide)), top = (y) => Math.max(0, Math.min(y, height - high));
   const above = y0 - gap - high, below = y1 + gap;
   const found = [[x0, above], [x1 - wide, above], [x0, below], [x1 - wide, below]]
-    .filter(([, y]) => y >= 0 && y + high <= height).map(([x, y]) => [left(x), y]);
-  found.push(...[x1 + gap, x0 - gap - wide].filter((x) => x >= 0 && x + wide <= width).map((x) => [x, top(y0)]));
-  if (high <= FOREHEAD * (y1 - y0)) found.push([left(x0), top(above)]);
-  return found.map(([x, y]) => [x, y, x + wide, y + high]);
+    .map(([x, y], side) => [side, left(x), y]).filter(([, , y]) => y >= 0 && y + high <= height);
+  const beside = [x1 + gap, x0 - gap - wide].map((x, other) => [4 + other, x, top(y0)]);
+  found.push(...beside.filter(([, x]) => x >= 0 && x + wide <= width));
+  if (high <= FOREHEAD * (y1 - y0)) found.push([6, left(x0), top(above)]);
+  return found.map(([side, x, y]) => [side, [x, y, x + wide, y + high]]);
 }
 
 function overlap(a, b) {
   return a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 }
 
-// Writes labels, each with a `colour`, with text of `size` pixels.
+// Writes labels, each with a `colour`, with text of `size` pixels; returns where, as `arrange` does.
 export function drawLabels(context, labels, size) {
   context.font = `600 ${size}px system-ui, sans-serif`;
   const { width, height } = context.canvas;
-  for (const { label, text, place } of arrange(labels, size, width, height, (words) => context.measureText(words).width)) {
+  const arranged = arrange(labels, size, width, height, (words) => context.measureText(words).width);
+  for (const { label, text, place } of arranged) {
     const [x0, y0, x1, y1] = place;
     context.fillStyle = "rgba(10, 14, 16, .68)";
     context.fillRect(x0, y0, x1 - x0, y1 - y0);
@@ -52,4 +57,5 @@ export function drawLabels(context, labels, size) {
     context.fillStyle = "#fff";
     context.fillText(text, x0 + BEFORE * size, y0 + 1.15 * size);
   }
+  return arranged;
 }

@@ -43,6 +43,7 @@ export class PictureView {
     this.overlay = overlay;
     this.layers = new Set();
     this.about = null;
+    this.sides = new Map(); // of the labels that were drawn last, by track id
     new ResizeObserver(() => this.draw()).observe(stage);
   }
 
@@ -77,7 +78,9 @@ export class PictureView {
     const seen = this.about.faces.filter((face) => face.landmarks).map((face) => onScreen(face, scale));
     for (const face of seen) drawFace(context, face, this.layers, sharp);
     const text = Math.min(Math.max(this.stage.clientWidth / 60, TEXT[0]), TEXT[1]);
-    if (this.layers.has("label")) drawLabels(context, seen.sort((a, b) => b.size - a.size).map(labelOf), text * sharp);
+    const labels = seen.sort((a, b) => b.size - a.size).map((face) => labelOf(face, this.sides.get(face.id)));
+    const drawn = this.layers.has("label") ? drawLabels(context, labels, text * sharp) : [];
+    this.sides = new Map(drawn.map(({ label, side }) => [label.id, side]));
   }
 }
 
@@ -93,10 +96,10 @@ function onScreen(face, scale) {
   return { ...face, points, size, small: size < SMALL * scale, frame: [left - room, top - room, right + room, bottom + room] };
 }
 
-function labelOf(face) {
+function labelOf(face, side) {
   const id = `#${face.id}`, first = face.score === null ? id : `${id}  ${Math.round(100 * face.score)} %`;
   const all = [first, ...(face.small ? [] : stateWords(face.states))].join("  ·  ");
-  return { face: face.frame, texts: [all, first, id], colour: colourOf(face.id) };
+  return { id: face.id, face: face.frame, texts: [all, first, id], colour: colourOf(face.id), side };
 }
 
 function drawFace(context, face, layers, sharp) {
