@@ -19,10 +19,11 @@ from nodes._draw import (
     draw_spread,
     rotation,
     splines,
+    stroke,
     track_color,
 )
 from nodes._labels import Box, Writer, overlap
-from nodes.render import Render, radius, state_words
+from nodes.render import Render, radius, size_of, state_words
 from tests.portrait import LANDMARKS, faces
 
 GREY = np.full((360, 480, 3), 110, np.uint8)
@@ -218,6 +219,20 @@ def test_the_age_of_the_frame_is_written_top_left() -> None:
     out = run_node(Render(latency=True), frame=[Frame(image=GREY, header=header)], faces=[None])["image"][0]
     rows, columns = np.nonzero(changed(out.image))
     assert rows.max() < 60 and columns.max() < 240
+
+
+def test_lines_and_text_change_no_size_until_the_face_does(written: list[tuple[list[str], Box, int]]) -> None:
+    limit = (FACE - FACE.min(axis=0)) * 270 / size_of(FACE) + 60  # here the next thickness begins
+    scales = (0.98, 1.02, 0.98, 1.2, 1.0)
+    assert stroke(0.98 * 270) + 1 == stroke(1.02 * 270)
+    frames = [Frame(image=np.full((1300, 700, 3), 110, np.uint8))] * len(scales)
+    found = [faces((limit * scale)[None]) for scale in scales]
+    out = run_node(Render(style="contours", box=False, pose="none"), frame=frames, faces=found)["image"]
+    lines = [np.abs(frame.image - np.float32(track_color(0))).max(axis=2) < 20 for frame in out]  # type: ignore[attr-defined]
+    ink = [line.sum() / scale for line, scale in zip(lines, scales, strict=True)]
+    assert ink[1] < 1.1 * ink[0] and ink[3] > 1.2 * ink[0] and ink[4] < 1.1 * ink[0], ink
+    first, *held, grown, shrunk = (size for _, _, size in written)
+    assert held == [first, first] and grown > shrunk
 
 
 def test_a_label_stays_where_it_was_once_another_face_has_made_it_give_way(
