@@ -106,16 +106,34 @@ def test_a_replay_begins_at_once(path: Path) -> None:
     assert timeline.moved(header(100), 0).t_capture_ns == began - 2_000_000 // 40  # it was sent 2 ms after its capture
 
 
-def test_after_a_pause_a_replay_goes_on_where_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [1_000_000_000]
-    monkeypatch.setattr("graph.replay.time.monotonic_ns", lambda: clock[0])
-    monkeypatch.setattr("graph.replay.time.sleep", lambda s: clock.__setitem__(0, clock[0] + round(s * 1e9)))
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A clock that stands but for sleep()."""
+    now = [1_000_000_000]
+    monkeypatch.setattr("graph.replay.time.monotonic_ns", lambda: now[0])
+    monkeypatch.setattr("graph.replay.time.monotonic", lambda: now[0] / 1e9)
+    monkeypatch.setattr("graph.replay.time.sleep", lambda s: now.__setitem__(0, now[0] + round(s * 1e9)))
+    return now
+
+
+def test_after_a_pause_a_replay_goes_on_where_it_was(path: Path, clock: list[int]) -> None:
     times = []
     for count, _ in enumerate(Replay(path=str(path), ports=("camera.frame",)).process()):
         times.append(clock[0])
         clock[0] += 60_000_000_000 if count == 9 else 5_000_000
     steps = np.diff(times) / 1e6
     assert np.allclose(np.delete(steps, 9), 40) and 60_000 <= steps[9] <= 60_040
+
+
+def test_a_pause_between_two_frames_is_one(path: Path, clock: list[int]) -> None:
+    times: list[int] = []
+    for said in Replay(path=str(path), ports=("camera.frame",), speed=0.05).process():
+        if said is not None:
+            times.append(clock[0])
+        elif len(times) == 9:
+            clock[0] += 60_000_000_000
+    steps = np.diff(times) / 1e6
+    assert np.allclose(np.delete(steps, 8), 800) and steps[8] == pytest.approx(60_800)
 
 
 def test_replay_of_one_that_is_cut_off(path: Path) -> None:
