@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             if given:
                 words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
                 raise SettingsError(f"{words} cannot be used here: {why}")
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)  # where it cannot be made, minutes of measuring are spared
         measure(options)
 
     return exit_code(work, "stopped")

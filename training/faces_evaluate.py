@@ -196,7 +196,6 @@ def measure(options: Any) -> dict[str, float]:
         table |= edge_rows(name, edges)
     logger.info("%s", "\n".join(f"  {key:<52}{value:9.4f}" for key, value in table.items()))
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         draw_curves(curves, options.out / "precision-recall.png")
         misses, alarms = misses_of(found, threshold, 16)[:64], alarms_of(found, threshold)[:64]
         draw_places([pictures[i] for i, _ in misses], [pictures[i].boxes[j] for i, j in misses],

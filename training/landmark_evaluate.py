@@ -210,7 +210,6 @@ def evaluate(options: Any) -> dict[str, dict[str, float]]:
         for part in sorted(set(parts.tolist())) if len(set(parts.tolist())) > 1 else []:
             tables[f"{name}: {part}"], curves[f"{name}: {part}"] = measure(looks.only(parts == part))
         if options.out:
-            options.out.mkdir(parents=True, exist_ok=True)
             worst = options.out / f"worst-{name.replace('/', '-')}.png"
             draw_worst(samples, looks.found, curves[name], worst)
     for name, table in tables.items():

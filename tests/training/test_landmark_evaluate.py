@@ -156,6 +156,17 @@ def test_an_option_that_would_change_nothing_is_refused(arguments: list[str], te
     assert text in caplog.text
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[object] = []
+    monkeypatch.setattr(landmark_evaluate, "evaluate", measured.append)
+    (tmp_path / "file").touch()
+    assert evaluate.main([str(MODELS / "landmarks"), str(tmp_path), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "Not a directory" in caplog.text and not measured
+    assert evaluate.main([str(MODELS / "landmarks"), str(tmp_path), "--out", str(tmp_path / "new" / "out")]) == 0
+    assert len(measured) == 1 and (tmp_path / "new" / "out").is_dir()
+
+
 def test_a_checkpoint_of_something_else_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a.pt").write_bytes(b"none")
     assert evaluate.main([str(tmp_path / "a.pt"), str(tmp_path)]) == 2
