@@ -160,6 +160,9 @@ def pack(data: Path, out: Path, megabytes: float, backgrounds: str, sides: tuple
     """
     if not data.is_dir():
         raise SettingsError(f"{data}: no such folder")
+    if backgrounds and not (data / backgrounds).is_dir():
+        logger.warning("%s: no such folder; no pictures without faces are packed", data / backgrounds)
+        backgrounds = ""
     sets = list(find_sets(data, {}))
     sample = list(members(data, sets, backgrounds, *sides, every=SAMPLE))
     if not sample:

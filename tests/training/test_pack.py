@@ -107,6 +107,15 @@ def test_own_boxes_shrink_with_their_pictures(tmp_path: Path) -> None:
             assert new.points == pytest.approx((old.points + 0.5) / 4 - 0.5, abs=0.01, nan_ok=True)
 
 
+def test_a_set_without_backgrounds_is_packed_and_told_once(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mine, out = data / "landmarks" / "mine", data.parent / "visit.zip"
+    assert pack.main([str(mine), str(out)]) == 0
+    assert caplog.messages == [f"{mine}/backgrounds: no such folder; no pictures without faces are packed"]
+    caplog.clear()
+    assert pack.main([str(mine), str(out), "--backgrounds", ""]) == 0
+    assert not caplog.messages
+
+
 def test_a_set_by_itself_is_packed(data: Path) -> None:
     assert pack.main([str(data / "WIDER"), str(data.parent / "visit.zip")]) == 0
     with zipfile.ZipFile(data.parent / "visit.zip") as file:
