@@ -19,7 +19,8 @@ from nodes.source import read_picture
 from tests.graphs import ROOT
 from tests.portrait import LANDMARKS
 
-MANUALS = [ROOT / "README.md", ROOT / "graph/README.md", ROOT / "training/README.md"]
+MANUALS = [ROOT / "README.md", ROOT / "graph/README.md", ROOT / "training/README.md",
+           ROOT / "training/logs/README.md"]
 
 
 def text(manual: Path) -> str:
@@ -46,6 +47,16 @@ def test_names_and_files_exist(manual: Path) -> None:
         assert (ROOT / path).exists(), path
     for module in set(re.findall(r"python -m ([\w.]+)", text(manual))):
         assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("manual", MANUALS, ids=lambda path: path.parent.name)
+def test_links_lead_to_files_and_headings(manual: Path) -> None:
+    for path, place in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text(manual)):
+        target = manual.parent / path if path else manual
+        assert target.exists(), path
+        if place:
+            headings = re.findall(r"^#+ (.*)", text(target), re.MULTILINE)
+            assert place in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], place
 
 
 def test_commands_exist() -> None:

@@ -15,7 +15,7 @@ SPAN = 1.8, 5.5
 """Heights, in strides, of the faces that a stride learns; the finest takes all lower ones, the coarsest all higher."""
 USELESS, GOOD = 0.25, 0.75
 """Overlap of a cell's box with its face up to which and from which its score should be `LEAST` and 1: about the chance
-that it overlaps by the half which counts as found. The square root of the overlap ranks worse (README)."""
+that it overlaps by the half which counts as found. The square root of the overlap ranks worse."""
 LEAST = 0.1
 """Least target of a cell that learns a face: one whose box does not overlap it yet must still be taught."""
 FULL_WEIGHT = 16.0
