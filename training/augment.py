@@ -201,7 +201,7 @@ def noise(rng: np.random.Generator, image: Image) -> Image:
 
 
 def occlude(rng: np.random.Generator, image: Image, other: Image) -> Image:
-    """Cover up to a fifth of the crop by a rectangle or a blob in one colour, noise or another picture's pixels."""
+    """Cover one or two places, each up to a fifth of the crop, by another picture's pixels, a colour or skin."""
     size = image.shape[0]
     mask = np.zeros((size, size), np.uint8)
     for _ in range(rng.integers(1, 3)):
