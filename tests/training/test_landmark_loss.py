@@ -104,6 +104,48 @@ def test_rare_states_weigh_more_and_unknown_ones_nothing() -> None:
     assert states_loss([shut, none], [0, 0]) == 0
 
 
+@pytest.mark.parametrize(("state", "weight"), [(0, 3), (1, 3), (2, 1), (3, 3)])
+def test_closed_eyes_and_wide_open_mouths_are_rare_and_closed_mouths_are_not(state: int, weight: int) -> None:
+    held = [float(i == state) for i in range(4)]
+    assert states_loss([held, held], [1, 0]) == pytest.approx((3 + weight) / 4 * math.log(2))
+
+
+def voted() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What a voting network finds, a pixel off, and what is true."""
+    points = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(0)) * 63
+    out = {"landmarks": points + 1, "scores": torch.zeros(2, 68, 16), "spread": torch.full((2, 68), 2.0),
+           "states": torch.zeros(2, 4), "presence": torch.zeros(2)}
+    batch = {"points": points, "weights": torch.ones(2, 68), "states": torch.zeros(2, 4),
+             "states_weight": torch.ones(2), "presence": torch.ones(2)}
+    return out, batch
+
+
+def test_points_that_weigh_nothing_are_not_learnt() -> None:
+    out, batch = voted()
+    batch["weights"][:, 30:] = 0
+    before = landmark_loss(out, batch, LandmarkSettings(sources=SOURCES, size=64))[0]
+    out["landmarks"][:, 30:] += 40
+    out["spread"][:, 30:] *= 9
+    out["scores"][:, 30:, 0] = 9
+    assert landmark_loss(out, batch, LandmarkSettings(sources=SOURCES, size=64))[0] == before
+
+
+def test_the_spread_moves_no_points() -> None:
+    out, batch = voted()
+    for name in ("landmarks", "spread"):
+        out[name].requires_grad_()
+    landmark_loss(out, batch, LandmarkSettings(sources=SOURCES, size=64, coordinate_weight=0))[0].backward()
+    assert not out["landmarks"].grad.any() and out["spread"].grad.all()
+
+
+def test_two_looks_come_to_meet_each_other() -> None:
+    points = torch.zeros(2, 68, 2).requires_grad_()
+    batch = {"pair_map": torch.tensor([[[1.0, 0, 3], [0, 1, 0]]]), "pair_mirrored": torch.tensor([False]),
+             "presence": torch.ones(2)}
+    equivariance(points, batch).backward()
+    assert (points.grad[0, :, 0] > 0).all() and (points.grad[1, :, 0] < 0).all()
+
+
 def test_looks_at_a_face_agree_in_the_second_crop() -> None:
     first = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 64
     onto = torch.tensor([[0.0, -1, 63], [2, 0, 5]])  # a turn that is stretched
