@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from training.faces_data import Decoded, face_ovals, five_points, read_backgrounds, split
-from training.landmark_data import MIRROR
+from training.faces_data import Cutouts, Decoded, Picture, chances, face_ovals, five_points, read_backgrounds, split
+from training.landmark_data import MIRROR, Crops
 from training.read_boxes import read_wider
 from training.settings import SettingsError
 
@@ -173,3 +175,18 @@ def test_decoded_pictures_take_no_more_room_than_there_is(tmp_path):
     assert np.array_equal(Decoded(room=1)(path), images[path])  # larger than the room
     with pytest.raises(SettingsError, match=r"none.png: picture cannot be read"):
         decoded(tmp_path / "none.png")
+
+
+def test_pictures_are_drawn_with_the_root_of_their_faces_that_can_be_learnt():
+    def picture(heights, ignored=False):
+        boxes = np.array([(0, 0, 20, height) for height in heights], np.float32).reshape(-1, 4)
+        return Picture(Path(), "", boxes, np.full(len(boxes), ignored))
+
+    pictures = [picture([]), picture([10] * 3), picture([40] * 8), picture([9.9] * 5), picture([40] * 5, True)]
+    np.testing.assert_allclose(chances(pictures), np.array([1, 2, 3, 1, 1]) / 8)
+
+
+def test_faces_by_hand_are_put_in_three_times_as_often_and_infants_six_times():
+    sources = np.array(["YTF", "HELEN", "InfAnFace", "AAF", "mine"])
+    cutouts = Cutouts(Crops(np.zeros((5, 1, 1, 3), np.uint8), np.zeros((5, 68, 2), np.float32), sources))
+    np.testing.assert_allclose(cutouts.chances, np.array([1, 3, 6, 1, 3]) / 14)

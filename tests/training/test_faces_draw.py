@@ -1,12 +1,26 @@
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from training import faces_draw
-from training.faces_data import Cutouts, Picture
-from training.faces_draw import Scene, cut, draw_plain, draw_scene, mirror, mosaic, pick, put_face, settle, turn, window
+from training.faces_data import Cutouts, Ovals, Picture
+from training.faces_draw import (
+    Scene,
+    cut,
+    cut_window,
+    draw_plain,
+    draw_scene,
+    mirror,
+    mosaic,
+    pick,
+    put_face,
+    settle,
+    turn,
+    window,
+)
 from training.faces_loss import FACE, IGNORED
 from training.landmark_data import Crops
 
@@ -212,3 +226,153 @@ def test_a_mosaic_keeps_each_face_in_its_own_tile():
             assert scene.image[int(box[1:4:2].mean()), int(box[0:3:2].mean())].min() == 255
             grown = scene.image[max(0, int(box[1]) - 2), int(box[0:3:2].mean())]
             assert grown.max() < 255 or box[1] < 2
+
+
+def heights_in_windows(box, ignored, count=150):
+    """Heights of a box of a 300 x 200 picture in windows of 256 px, whole or not."""
+    rng, one = np.random.default_rng(0), picture([box], [ignored])
+    scenes = [window(rng, one, 256, 256) for _ in range(count)]
+    return np.array([scene.boxes[0, 3] - scene.boxes[0, 1] for scene in scenes if len(scene.boxes)])
+
+
+def test_windows_show_a_picture_at_about_its_scale_in_a_small_input():
+    scales = heights_in_windows((50, 50, 250, 150), True) / 100 / (400 / 300)  # ignored faces choose none
+    assert 0.5 < scales.min() < 0.66 and 1.15 < scales.max() < 1.45
+    assert np.log(scales).mean() == pytest.approx((np.log(0.6) + np.log(1.25)) / 2, abs=0.04)
+
+
+def test_windows_made_for_a_face_keep_within_what_the_picture_gives():
+    low = heights_in_windows((140, 90, 155, 106), False)
+    assert low.min() > 10.5 and 30 < low.max() < 32 * 1.12  # 12 px and more, at most twice as large
+    high = heights_in_windows((60, 20, 200, 180), False)
+    assert high.min() > 160 * 0.7 * 256 / 300 * 0.85  # the picture fills most of the window
+
+
+def test_a_face_lies_anywhere_in_its_window():
+    one, sides = picture([(490, 490, 510, 510)], shape=(1000, 1000)), np.array([100, 100])
+    boxes = [cut_window(np.random.default_rng(i), one, one.boxes[0], sides, np.ones(2)).boxes[0] for i in range(150)]
+    away = (np.array(boxes)[:, :2] + np.array(boxes)[:, 2:]) / 2 - 49.5
+    assert np.abs(away).max() < 41 and away.std() == pytest.approx(80 / np.sqrt(12), rel=0.08)
+
+
+def test_a_picture_smaller_than_its_window_lies_anywhere_in_it():
+    one, corners = Picture(Path(), "p", np.zeros((0, 4), np.float32), np.zeros(0, bool), np.full((50, 50, 3), 255,
+                           np.uint8)), []
+    for i in range(40):
+        image = cut_window(np.random.default_rng(i), one, None, np.array([100, 100]), np.ones(2)).image[..., 0]
+        assert (image == 255).sum() == 2500
+        corners.append(np.argwhere(image == 255)[0])
+    assert np.std(corners, axis=0).min() > 5
+
+
+@pytest.mark.parametrize("box", [(0, 40, 19, 60), (81, 40, 99, 60), (40, 0, 60, 19), (40, 81, 60, 99)])
+def test_faces_outside_their_window_are_gone_before_a_turn_could_bring_them_back(box):
+    one = picture([(0, 0, 99, 99), box], [True, False], shape=(100, 100))
+    scene = cut_window(np.random.default_rng(0), one, np.array([50, 50, 50, 50]), np.array([60, 60]), np.ones(2))
+    x, y = (-scene.boxes[0, :2]).tolist()
+    inside = box[2] > x and box[3] > y and box[0] < x + 60 and box[1] < y + 60
+    assert len(scene.boxes) == 1 + inside
+
+
+def test_mosaics_show_pictures_at_seven_tenths_of_their_scale():
+    one = picture([(140, 90, 160, 110)], [True])
+    boxes = np.concatenate([mosaic(np.random.default_rng(i), [one] * 4, 256).boxes for i in range(40)])
+    sides = boxes[:, 2:] - boxes[:, :2]
+    whole = sides[np.abs(np.log(sides[:, 0] / sides[:, 1])) < 0.2, 1]
+    assert np.log(whole / (20 * 400 / 300 * 0.7)).mean() == pytest.approx((np.log(0.6) + np.log(1.25)) / 2, abs=0.06)
+
+
+def nothing(size=256):
+    return Scene(np.zeros((size, size, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32),
+                 np.zeros(0, np.int64))
+
+
+def test_faces_are_put_in_at_all_sizes_and_in_any_direction(monkeypatch):
+    cutouts = a_cutout()
+    wide, high = cutouts.ovals.halves[0].tolist()
+    boxes = np.stack([put_face(np.random.default_rng(i), nothing(), cutouts).boxes[0] for i in range(120)])
+    sides = boxes[:, 3] - boxes[:, 1]
+    assert 8 * min(1, wide / high) < sides.min() + 1e-3 and 90 < sides.max() < 154
+    assert 25 < np.median(sides) < 48
+    monkeypatch.setattr(faces_draw, "_draw_roll", lambda _: np.pi / 2)
+    x0, y0, x1, y1 = put_face(np.random.default_rng(0), nothing(), cutouts).boxes[0]
+    head = cutouts.ovals.boxes()[0]
+    assert (x1 - x0) / (y1 - y0) == pytest.approx((head[3] - head[1]) / (head[2] - head[0]), rel=1e-3)
+
+
+def test_a_place_for_a_face_is_looked_for_five_times():
+    boxes, cutouts = np.array([[-0.5, -0.5, 63, 127.5]], np.float32), a_cutout()
+    half = Scene(np.zeros((128, 128, 3), np.uint8), boxes, UNKNOWN[None], np.array([FACE]))
+    put = [len(put_face(np.random.default_rng(i), half, cutouts).boxes) == 2 for i in range(100)]
+    assert np.mean(put) > 0.7
+
+
+def test_a_face_that_is_shrunk_is_averaged_and_stays_in_place():
+    oval = Ovals(np.array([[127.5, 127.5]]), np.array([[60.0, 80.0]]), np.zeros(1))
+    checks = np.repeat(((np.indices((256, 256)).sum(0) % 2) * 255)[..., None], 3, 2).astype(np.uint8)
+    y, x = np.mgrid[:256, :256] - np.array([140, 110])[:, None, None]
+    spot = np.repeat((255 * np.exp(-(x**2 + y**2) / 450))[..., None], 3, 2).astype(np.uint8)
+    for scale in (0.5, 0.2, 0.08):
+        rng = np.random.default_rng(1)
+        image, matrix = faces_draw._paste(rng, nothing(64).image, checks, oval, scale, 0.3, np.array([31.5, 31.5]))
+        assert image[29:35, 29:35].std() < 12
+        rng = np.random.default_rng(1)
+        image, matrix = faces_draw._paste(rng, nothing(64).image, spot, oval, scale, 0.3, np.array([31.5, 31.5]))
+        weight = image[..., 0] / image[..., 0].sum()
+        seen = np.array([(weight * np.arange(64)).sum(), (weight * np.arange(64)[:, None]).sum()])
+        assert np.abs(seen - (matrix[:, :2] @ (110, 140) + matrix[:, 2])).max() < 0.2
+
+
+def test_what_is_seen_of_a_face_leans_with_its_head():
+    oval = Ovals(np.array([[127.5, 127.5]]), np.array([[20.0, 60.0]]), np.array([0.5]))
+    white = np.full((256, 256, 3), 255, np.uint8)
+    image, _ = faces_draw._paste(np.random.default_rng(1), nothing(128).image, white, oval, 0.5, 0.3,
+                                 np.array([63.5, 63.5]))
+    moments = cv2.moments(image[..., 0])
+    lean = np.arctan2(2 * moments["mu11"], moments["mu20"] - moments["mu02"]) / 2  # of the long axis, against x
+    assert lean == pytest.approx(0.8 - np.pi / 2, abs=0.03)
+
+
+def test_heads_lean_and_pictures_turn_as_often_as_told():
+    rng = np.random.default_rng(0)
+    leans = np.abs(np.degrees([faces_draw._draw_roll(rng) for _ in range(600)]))
+    assert 0.65 < (leans < 25).mean() < 0.76 and 0.06 < (leans > 61).mean() < 0.14
+    turns = np.degrees([faces_draw._draw_turn(rng) for _ in range(600)])
+    quarters = np.isin(np.abs(turns), (90, 180))
+    assert 0.87 < (turns == 0).mean() < 0.93 and 0.015 < quarters.mean() < 0.05
+    assert turns[(turns != 0) & ~quarters].std() == pytest.approx(15, rel=0.3)
+
+
+def test_a_third_of_the_faces_that_are_shown_as_pictures_is_turned():
+    rng, cutouts = np.random.default_rng(0), a_cutout()
+    shown = [pick(rng, [picture([])], cutouts) for _ in range(900)]
+    turned = [(one.image() != cutouts.crops.images[0]).any() for one in shown if not one.name]
+    assert 0.2 < np.mean(turned) < 0.45
+
+
+def test_scenes_are_spoilt_and_plain_ones_relit_as_often_as_told(monkeypatch):
+    done, qualities = Counter(), []
+
+    def counted(place, name):
+        call = getattr(place, name)
+
+        def count(*given):
+            done.update([name])
+            qualities.extend(given[2][1:] if name == "imencode" else [])
+            return call(*given)
+
+        monkeypatch.setattr(place, name, count)
+
+    for name in ("relight", "blur", "noise"):
+        counted(faces_draw, name)
+    counted(cv2, "imencode")
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        faces_draw._spoil(rng, nothing(16).image)
+    shares = {name: count / 400 for name, count in done.items()}
+    assert shares == pytest.approx({"relight": 0.7, "blur": 0.1, "noise": 0.1, "imencode": 0.1}, abs=0.045)
+    assert 25 <= min(qualities) < 40 and 70 < max(qualities) < 85
+    done.clear()
+    for _ in range(200):
+        draw_plain(rng, [picture([], shape=(30, 40))], None, 32)
+    assert 25 < done["relight"] < 55 and len(done) == 1
