@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from nodes._boxes import overlaps
 from training.faces_metric import Detected, curve, match, operating_point
 
 
@@ -76,3 +77,49 @@ def test_agrees_with_counting_at_each_threshold():
     for i in range(0, 1000, 37):
         precision, recall = operating_point(pictures, 15, np.nextafter(found.thresholds[i], 0))
         assert (found.precision[i], found.recall[i]) == pytest.approx((precision, recall))
+
+
+def widers_own(pictures, size):
+    """The average precision as the Python port of WIDER's evaluation computes it, step by step."""
+    scores = np.concatenate([one.scores for one in pictures]).astype(np.float64)
+    table, faces = np.zeros((1000, 2)), 0
+    for one in pictures:
+        counted = one.at_least(size)
+        faces += counted.sum()
+        found, proposal, recall = np.zeros(len(counted)), np.ones(len(one.boxes)), np.zeros(len(one.boxes))
+        for h, row in enumerate(overlaps(one.boxes, one.truth)):
+            face = row.argmax()
+            if row[face] >= 0.5:
+                if not counted[face]:
+                    found[face] = proposal[h] = -1
+                elif found[face] == 0:
+                    found[face] = 1
+            recall[h] = (found == 1).sum()
+        scaled = (one.scores.astype(np.float64) - scores.min()) / (scores.max() - scores.min())
+        for t in range(1000):
+            last = np.flatnonzero(scaled >= 1 - (t + 1) / 1000)
+            if len(last):
+                table[t] += (proposal[: last[-1] + 1] == 1).sum(), recall[last[-1]]
+    precision = np.concatenate(([0], table[:, 1] / np.maximum(table[:, 0], 1e-9), [0]))
+    recall = np.concatenate(([0], table[:, 1] / faces, [1]))
+    for i in range(len(precision) - 1, 0, -1):
+        precision[i - 1] = max(precision[i - 1], precision[i])
+    steps = np.where(recall[1:] != recall[:-1])[0]
+    return ((recall[steps + 1] - recall[steps]) * precision[steps + 1]).sum()
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_agrees_with_widers_own_evaluation(size):
+    rng, pictures = np.random.default_rng(5), []
+    for _ in range(12):
+        corner, sides = rng.uniform(0, 300, (7, 2)), np.exp(rng.uniform(np.log(5), np.log(60), (7, 2)))
+        truth = np.concatenate((corner, corner + sides), 1)
+        near = truth + rng.normal(0, 0.15, truth.shape) * np.tile(sides, 2)
+        boxes = np.concatenate((near, truth[:3], truth[2:4] + 9))
+        order = rng.permutation(len(boxes))
+        pictures.append(picture(boxes[order], -np.sort(-rng.uniform(0.1, 0.9, len(boxes)) ** 2), truth,
+                                rng.random(7) < 0.2))
+    found = curve(pictures, size)
+    assert found.average == pytest.approx(widers_own(pictures, size), abs=1e-6) and 0.2 < found.average < 0.8
+    best, least = max(one.scores[0] for one in pictures), min(one.scores[-1] for one in pictures)
+    assert found.thresholds[[0, -1]] == pytest.approx([best - (best - least) / 1000, least])
