@@ -64,6 +64,31 @@ def test_examples_are_right_where_they_overlap_a_face_and_absent_about_ignored_o
         np.testing.assert_allclose(values, np.array([[1.0, 0, 0]])[: len(expected)], atol=1e-5)
 
 
+def test_examples_count_sides_in_strides_and_an_overlap_of_a_half_as_right():
+    maps = [np.full((15, 64 // s, 64 // s), -20, np.float32) for s in (8, 16, 32)]
+    maps[1][:, 1, 1] = [1, 0, 0, np.log(2), 0, *[0] * 10]  # 32 x 16 px about 23.5, 23.5
+    box = np.array((7.5, 15.5, 39.5, 31.5))
+    for share, expected in ((0.55, True), (0.45, False)):
+        part = box - [0, 0, 32 * (1 - share), 0]
+        _, (values, right), _ = examples(lambda _: maps, [picture([part])], (64, 64))
+        np.testing.assert_allclose(values, [[1, np.log(2), 0]], atol=1e-5)
+        assert right.tolist() == [expected]
+    part = box - [0, 0, 32 * 0.6, 0]  # overlaps by 0.4: no face, but about one that is ignored
+    assert len(examples(lambda _: maps, [picture([part], True)], (64, 64))[1][1]) == 0
+    maps[1][:, 1, 2] = [0.5, -1, 0, np.log(2), 0, *[0] * 10]  # its neighbour says the same
+    both, last = (examples(lambda _: maps, [picture([box])], (64, 64), survivors=only)[1][1] for only in (False, True))
+    assert both.tolist() == [True, True] and last.tolist() == [True]
+
+
+def test_fit_moves_less_where_there_is_less_to_go_by():
+    values, right = np.zeros((80, 3)), np.arange(80) < 40
+    assert vars(fit(values, right)) == pytest.approx(vars(Score()), abs=1e-6)
+    parted = fit(np.linspace(-3, 3, 200)[:, None] * [1, 0, 0], np.arange(200) >= 100)
+    assert parted.slope < 30  # without the pull to what it was it would grow without end
+    assert np.isfinite(list(vars(fit(np.linspace(-900, 900, 200)[:, None] * [1, 0, 0], np.arange(200) >= 100))
+                            .values())).all()
+
+
 def test_calibrate_reports_what_it_folds():
     network = FaceNet().eval()
     found = calibrate(network, one_cell(1.0, 0.0), [picture([])], (64, 64))  # too few to fit more than the tilt
