@@ -77,6 +77,30 @@ def test_the_score_moves_no_box():
     assert all(level.grad[:, 1:].abs().max() == 0 for level in maps)
 
 
+@pytest.mark.parametrize(("height", "weight"), [(3.2, 0.3), (8, 0.5), (24, 1)])
+def test_scores_cost_what_varifocal_loss_says(height, weight):
+    face = (24.0, 32 - height / 2, 40.0, 32 + height / 2)
+    owner = owners([face])[0]
+    maps = perfect_maps([(24.0, 32 - height / 2, 32.0, 32 + height / 2)], owner=owner)  # half of it
+    for level in maps:
+        level[:, 0] = -1.0
+        level.requires_grad_()
+    cost = losses(maps, batch_of([face]))["score"]
+    learns, others, shown = int((owner == 0).sum()), int((owner < 0).sum()), torch.tensor(-1.0).sigmoid()
+    target = (0.5 - 0.25) / 0.5
+    right = 0.5 * weight * -(target * shown.log() + (1 - target) * (1 - shown).log())
+    total = max(1.0, learns * target * weight)
+    assert cost.item() == pytest.approx((learns * right - others * 0.75 * shown**2 * (1 - shown).log()).item() / total)
+    cost.backward()
+    slopes = torch.cat([level.grad[0, 0].flatten() for level in maps])[owner < 0]
+    assert slopes.tolist() == pytest.approx([0.75 * shown.item() ** 3 / total] * others)
+
+
+def test_a_face_before_an_ignored_one_is_learnt():
+    faces, kinds = [(24.0, 24.0, 40.0, 40.0), (0.0, 0.0, 64.0, 64.0)], [FACE, IGNORED]
+    assert losses(perfect_maps([]), batch_of(faces, kinds))["score"] > 1
+
+
 def test_ignored_faces_cost_nothing_found_or_not():
     for found in (FACES, FACES[:1]):
         assert losses(perfect_maps(found), batch_of(FACES, [FACE, IGNORED]))["score"] < 1e-3
