@@ -71,6 +71,17 @@ def test_low_faces_weigh_less_and_high_ones_do_not_weigh_more():
     assert box == pytest.approx(float(wrong * low / (low + others)), abs=1e-4)
 
 
+def test_boxes_that_lie_beside_their_face_are_drawn_towards_it():
+    owner = owners(FACES)[0]
+    for away in (60.0, 90.0):
+        beside = [(x0 + away, y0, x1 + away, y1) for x0, y0, x1, y1 in FACES]
+        maps = [level.requires_grad_() for level in perfect_maps(beside, owner=owner)]
+        box = losses(maps, batch_of(FACES))["box"]
+        assert box > 1.1  # an overlap alone would cost 1, and have no slope
+        box.backward()
+        assert torch.cat([level.grad[0, 1].flatten() for level in maps])[owner >= 0].all()
+
+
 def test_the_score_moves_no_box():
     maps = [level.requires_grad_() for level in perfect_maps([(x0 + 3, y0, x1 + 3, y1) for x0, y0, x1, y1 in FACES])]
     losses(maps, batch_of(FACES))["score"].backward()
@@ -99,6 +110,14 @@ def test_scores_cost_what_varifocal_loss_says(height, weight):
 def test_a_face_before_an_ignored_one_is_learnt():
     faces, kinds = [(24.0, 24.0, 40.0, 40.0), (0.0, 0.0, 64.0, 64.0)], [FACE, IGNORED]
     assert losses(perfect_maps([]), batch_of(faces, kinds))["score"] > 1
+
+
+@pytest.mark.parametrize(("edge", "learnt"), [(17.6, False), (17.4, True)])  # the cell at 19.5 has 2 px of slack
+def test_cells_within_a_quarter_of_their_stride_of_an_ignored_face_learn_nothing(edge, learnt):
+    maps = perfect_maps([])
+    maps[0][0, 0, 2, 2] = 3
+    cost = losses(maps, batch_of([(4.0, 4.0, edge, edge)], [IGNORED]))["score"]
+    assert (cost > 0.1) == learnt
 
 
 def test_ignored_faces_cost_nothing_found_or_not():
