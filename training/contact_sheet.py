@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from nodes._geometry import Floats, Image
+from training.landmark_data import shrunk
 from training.settings import SettingsError
 
 TILE = 140
@@ -25,11 +26,10 @@ def with_points(image: Image, points: Floats, side: int = TILE) -> Image:
 
 def with_boxes(image: Image, boxes: Floats, ignored: Sequence[bool], points: Floats | None, side: int = TILE) -> Image:
     """Return a picture fitted into a tile, with boxes (F, 4) yellow, ignored ones grey, and points (F, 5, 2) green."""
-    scale = side / max(image.shape[:2])
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    small, scale = shrunk(image, side / max(image.shape[:2]))
     tile = np.full((side, side, 3), 40, np.uint8)
-    tile[: small.shape[0], : small.shape[1]] = small[:side, :side]
-    for box, unused in zip((np.asarray(boxes) + 0.5) * scale - 0.5, ignored, strict=True):
+    tile[: small.shape[0], : small.shape[1]] = small
+    for box, unused in zip((np.asarray(boxes) + 0.5) * np.tile(scale, 2) - 0.5, ignored, strict=True):
         x0, y0, x1, y1 = box.round().astype(int).tolist()
         cv2.rectangle(tile, (x0, y0), (x1, y1), (128, 128, 128) if unused else (0, 255, 255), 1)
     for x, y in () if points is None else (points[np.isfinite(points).all(2)] + 0.5) * scale - 0.5:

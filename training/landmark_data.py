@@ -21,7 +21,7 @@ logger = logging.getLogger("training")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 CACHE_SIDE, CACHE_MARGIN = 256, 2.2
 """Cached crops: 2.2 face sides leave room for a half-turned crop of 1.4; 116 px of face feed inputs up to 160."""
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 STATES = ("left eye closed", "right eye closed", "mouth closed", "mouth wide open")
 """Left and right as seen in the image."""
 
@@ -253,13 +253,18 @@ def cut_face(image: NDArray[np.uint8], points: NDArray[np.float32], side: int = 
     box = landmark_box(points[None])
     shrink = min(1.0, side / (margin * float((box[0, 2:] - box[0, :2]).max())))
     if shrink < 0.5:  # the crop is bilinear: average first where it would skip pixels
-        before = image.shape
-        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        factor = np.array([image.shape[1] / before[1], image.shape[0] / before[0]], np.float32)
-        points = (points + 0.5) * factor - 0.5
+        image, scale = shrunk(image, shrink)
+        points = (points + 0.5) * scale - 0.5
         box = landmark_box(points[None])
     matrix = crop_matrix(box, side, margin)
     return crop(image, matrix, side)[0], apply(matrix, points[None])[0]
+
+
+def shrunk(image: NDArray[np.uint8], factor: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return a picture averaged to about `factor` of its size, and the scales (2,) of x and y: its sides are whole."""
+    sides = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+    small = cv2.resize(image, sides, interpolation=cv2.INTER_AREA)
+    return small, np.array(sides, np.float32) / image.shape[1::-1]  # type: ignore[return-value]
 
 
 def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: Path, count: int) -> NDArray[np.uint8]:

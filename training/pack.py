@@ -28,7 +28,7 @@ from training.command import exit_code
 from training.faces_data import Picture
 from training.files import below, read_image, whole
 from training.find_sets import Found, find_sets
-from training.landmark_data import CACHE_SIDE, PICTURES, cut_face
+from training.landmark_data import CACHE_SIDE, PICTURES, cut_face, shrunk
 from training.prepare import judge, read_all
 from training.read_boxes import VOC_EDGES
 from training.settings import SettingsError
@@ -91,10 +91,7 @@ def unused(stem: str, taken: set[str]) -> str:
 
 def shrink(image: Image, side: int) -> tuple[Image, Floats]:
     """Return a picture whose longer side is at most `side` pixels, and the scales (2,) of x and y."""
-    factor = min(1.0, side / max(image.shape[:2]))
-    size = [max(1, round(length * factor)) for length in image.shape[1::-1]]
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return small, np.array(size, np.float32) / image.shape[1::-1]  # type: ignore[return-value]
+    return shrunk(image, min(1.0, side / max(image.shape[:2])))
 
 
 def label_file(layout: str, path: Path, name: str) -> str:

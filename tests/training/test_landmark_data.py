@@ -61,6 +61,19 @@ def test_cache_keeps_points_on_their_pixels_and_lists_unusable_pictures(tmp_path
     assert (again.images == crops.images).all()
 
 
+@pytest.mark.parametrize("width", [1999, 2003])  # shrunk by a seventh: 297.1 and 297.7 pixels
+def test_a_face_in_a_large_picture_keeps_its_points_on_their_pixels(width: int) -> None:
+    points = (points68() * 400 + (width - 450, 400)).astype(np.float32)
+    x, y = points[54].round().astype(int)  # a corner of the mouth, on a whole pixel
+    image = np.zeros((900, width, 3), np.uint8)
+    image[y - 15 : y + 16, x - 15 : x + 16] = 255
+    cut, mapped = landmark_data.cut_face(image, points)
+    left, top = mapped[54].astype(int) - 9
+    part = cut[top : top + 19, left : left + 19, 0].astype(float)
+    seen = [corner + (part.sum(axis) * np.arange(19)).sum() / part.sum() for corner, axis in ((left, 0), (top, 1))]
+    assert seen == pytest.approx(mapped[54].tolist(), abs=0.05)
+
+
 @pytest.mark.parametrize(("scale", "shift", "text"), [
     (20, (50, 40), ""), (3.5, (50, 40), "face of 7."), (20, (-1, 40), "face centre"), (20, (101, 40), "face centre"),
     (20, (50, -8), "face centre"), (20, (50, 81), "lies outside the 100 x 80 picture"),

@@ -59,6 +59,16 @@ def test_every_picture_that_a_graph_takes_can_be_trained_with(suffix: str, tmp_p
     assert not faults and cv2.imdecode(np.frombuffer(packed, np.uint8), cv2.IMREAD_COLOR).shape == image.shape
 
 
+def test_pictures_a_few_pixels_wide_or_high_are_prepared_and_shown(tmp_path: Path) -> None:
+    for name, sides in {"a": (2, 900), "b": (900, 2), "c": (1, 1), "d": (90, 90)}.items():
+        for folder in ("images", "labels"):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "data" / "images" / f"{name}.png"), np.full((*sides, 3), 90, np.uint8))
+        text(tmp_path / "data" / "labels" / f"{name}.txt", "0 0.5 0.5 0.2 0.9\n")
+    assert prepare.main([str(tmp_path / "data"), "--out", str(tmp_path / "out")]) == 0
+    assert len((tmp_path / "out" / "pictures.jsonl").read_text().splitlines()) == 4
+
+
 HUGE = b"P6 60000 60000 255\n"  # a header that speaks of more pixels than OpenCV takes
 
 
