@@ -207,6 +207,7 @@ def test_only_labelled_faces_teach_points_and_points_move_no_box():
     offsets = torch.zeros(2, 10, requires_grad=True)
     true = torch.full((2, 5, 2), torch.nan)
     true[0] = torch.tensor([10.0, 24])  # a tenth of the box's height below its centre
+    true[1, :3] = 10  # a face of which some points are known teaches none
     loss = points_loss(offsets, boxes, true)
     loss.backward()
     assert loss.item() == pytest.approx(0.0375)  # half the numbers are off by 0.1: less half of beta

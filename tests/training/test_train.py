@@ -251,6 +251,31 @@ def test_a_run_of_minutes_follows_the_clock(settings: RunSettings, tmp_path: Pat
     assert checkpoint.load(tmp_path / "tiny" / "last.pt")["step"] == len(rates)
 
 
+@pytest.mark.parametrize(("clip", "moved"), [(1.0, 1.0), (5.0, 3.0)])
+def test_a_step_goes_by_the_mean_of_its_parts_clipped_and_the_first_averages_are_short(clip: float,
+                                                                                       moved: float) -> None:
+    settings = load_settings(CONFIG, [f"clip={clip}", "learning_rate=0.01", "ema=0.9"])
+    network, ema = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+    for one in (network, ema):
+        torch.nn.init.zeros_(one.weight)
+
+    def loss(model: torch.nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return model(batch).mean() + 1, {"input": batch.mean()}
+
+    run = SimpleNamespace(settings=settings, group=ALONE, network=network, ema=ema, step=0,
+                          optimiser=torch.optim.SGD(network.parameters()), task=SimpleNamespace(loss=loss))
+    means = train.learn(run, network, [torch.tensor([[2.0]]), torch.tensor([[4.0]])], settings.warm_up)
+    assert {name: value.item() for name, value in means.items()} == pytest.approx(
+        {"loss": 1, "input": 3, "gradient": 3})
+    assert network.weight.item() == pytest.approx(-0.01 * moved) and run.step == 1
+    assert ema.weight.item() == pytest.approx(-0.01 * moved * (1 - 2 / 11))
+    for _ in range(200):
+        train.learn(run, network, [torch.tensor([[0.0]])], settings.warm_up)
+    before = ema.weight.item()
+    train.learn(run, network, [torch.tensor([[-3.0]])], settings.warm_up)
+    assert ema.weight.item() == pytest.approx(0.9 * before + 0.1 * network.weight.item(), rel=1e-4)
+
+
 def test_average_follows_weights_and_counts() -> None:
     ema, network = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     torch.nn.init.constant_(network.weight, 3.0)
