@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -5,15 +6,16 @@ import pytest
 import torch
 
 from tests.training.faces68 import write_two_sets
-from training import landmark_data
+from training import augment, landmark_data, landmark_task
 from training.landmark_data import states
 from training.landmark_loss import equivariance
 from training.landmark_settings import LandmarkSettings
 from training.landmark_sources import read_backgrounds
-from training.landmark_task import LandmarkTask
+from training.landmark_task import LandmarkTask, half_profile, mirrored
 from training.landmark_validation import crop_pose, run
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
 from training.settings import SettingsError, checked
+from training.task import relit
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,80 @@ def test_poses_are_learnt_where_the_network_has_them(task: LandmarkTask) -> None
     assert batch["pose"][~known].abs().sum() == 0
     metrics = slim.validate(slim.network().eval())
     assert {f"{kind}{angle}_error" for kind in ("", "head_") for angle in ("pitch", "yaw", "roll")} <= metrics.keys()
+
+
+def test_rare_faces_are_drawn_more_often_where_their_states_are_known(task: LandmarkTask) -> None:
+    rare = LandmarkTask(task.settings.model_copy(update={"rare": 3.0}))
+    rare.states[:] = 0
+    even = rare._chances()
+    assert even == pytest.approx(np.full(len(even), even[0]))
+    rare.states[0, 1] = rare.states[1, 3] = rare.states[2, 2] = 1  # a closed eye, a wide open mouth, a closed one
+    rare.states[3, [0, 3]] = 1
+    assert rare._chances() / rare._chances()[2] == pytest.approx([3, 3, 1, 9, 1, 1])
+    nobody = {name: source.model_copy(update={"states": False}) for name, source in rare.settings.sources.items()}
+    rare.settings = rare.settings.model_copy(update={"sources": nobody})
+    assert rare._chances() == pytest.approx(even)
+
+
+def test_half_profiles_show_one_side_of_the_nose_twice_as_wide() -> None:
+    points = np.zeros((3, 68, 2))
+    points[:, 30, 0], points[:, 14, 0], points[:, 2, 0] = (1.9, 2.1, -2.1), (2.9, 3.1, -3.1), 0
+    assert half_profile(points).tolist() == [False, True, True]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, place: object, name: str, done: Counter[str]) -> None:
+    call = getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *given: (done.update([name]), call(*given))[1])
+
+
+def test_batches_hold_what_the_settings_say(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: Counter[str] = Counter()
+    own = {"size": 32, "negatives": 0.3, "mild": 0.7, "covered": 0.4}
+    drawn = LandmarkTask(task.settings.model_copy(update=own))
+    drawn.backgrounds = np.full((2, 256, 256, 3), 90, np.uint8)
+    for place, name in ((augment, "relight"), (augment, "degrade"), (augment, "draw_miss"), (landmark_task, "cover")):
+        counted(monkeypatch, place, name, done)
+    present = drawn.batch(np.random.default_rng(0), 400)["presence"] > 0
+    faces = int(present.sum())
+    wild = done["degrade"] - (400 - faces)
+    assert 0.64 < faces / 400 < 0.76 and 0.23 < wild / faces < 0.37 and 0.28 < done["cover"] / wild < 0.52
+    assert done["relight"] == 400
+    assert 0.3 < done["draw_miss"] / (400 - faces) < 0.5
+
+
+def test_sources_say_what_is_learnt_from_them(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = {name: source.model_copy(update={"jaw_weight": 0.5, "states": False, "mild": 1.0})
+               for name, source in task.settings.sources.items()}
+    done: Counter[str] = Counter()
+    own = LandmarkTask(task.settings.model_copy(update={"sources": sources, "mild": 0.0, "negatives": 0.0}))
+    counted(monkeypatch, augment, "degrade", done)
+    batch = own.batch(np.random.default_rng(0), 12)
+    assert (batch["weights"][:, :17] == 0.5).all() and (batch["weights"][:, 17:] == 1).all()
+    assert not batch["states_weight"].any() and not done
+
+
+def test_faces_are_drawn_by_their_chances(task: LandmarkTask) -> None:
+    one = LandmarkTask(task.settings.model_copy(update={"negatives": 0.0, "mild": 1.0}))
+    one.chances = np.eye(6)[2]
+    one.jaw_weights = np.arange(6, dtype=np.float32)
+    assert (one.batch(np.random.default_rng(0), 9)["weights"][:, 0] == 2).all()
+
+
+def test_mirrored_points_keep_their_weights(task: LandmarkTask) -> None:
+    batch = task.batch(np.random.default_rng(0), 4)
+    batch["weights"][:, 36] = 7
+    other = mirrored(batch, batch["image"])["weights"]
+    assert (other[:, 45] == 7).all() and (other[:, 36] == batch["weights"][:, 45]).all()
+
+
+def test_a_further_look_has_at_most_a_third_more_contrast_and_wraps_nowhere() -> None:
+    image = torch.full((200, 3, 4, 4), 127, dtype=torch.uint8)
+    image[:, :, 0], image[:, :, 3] = 87, 167
+    seen = relit(torch.Generator().manual_seed(0), image).float()
+    contrast, middle = (seen[:, 1, 3, 0] - seen[:, 1, 0, 0]) / 80, seen[:, 1, 1, 0] - 127
+    assert 0.64 < contrast.min() < 0.75 and 1.25 < contrast.max() < 1.36
+    assert middle.abs().max() <= 26 and middle.std() == pytest.approx(50 / 12**0.5, rel=0.15)
+    assert relit(torch.Generator().manual_seed(0), torch.full((50, 3, 4, 4), 255, dtype=torch.uint8)).min() > 180
 
 
 @pytest.mark.slow
