@@ -204,7 +204,8 @@ def batches(task: Task, settings: RunSettings, start: int, group: Group) -> Iter
     first, last = start // settings.looks, -(-settings.steps // settings.looks)
     places = ((drawn, part) for drawn in range(first, last) for part in own)
     loader = DataLoader(draws, batch_size=None, sampler=places, num_workers=settings.workers,
-                        pin_memory=group.device.type == "cuda", worker_init_fn=quiet_worker)
+                        pin_memory=group.device.type == "cuda", worker_init_fn=quiet_worker,
+                        generator=torch.Generator())  # by default it draws from the one that networks draw from
     skipped = start % settings.looks  # a run that goes on may have had some of its first batch's looks
     parts: list[Batch] = []
     for part in loader:

@@ -9,6 +9,7 @@ import time
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,15 +51,21 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                            looks: int) -> None:
     settings = settings.model_copy(update={"looks": looks})
-    train.train(settings, tmp_path / "whole")
     steps = iter(range(100))
     average = train.average
 
-    def stop_after_two(*arguments: object) -> None:
-        average(*arguments)
+    @torch.no_grad()
+    def with_noise(ema: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+        next(network.parameters()).mul_(1 + 1e-3 * torch.rand(()))  # draws from torch's generator, as dropout does
+        average(ema, network, decay)
+
+    def stop_after_two(*arguments: Any) -> None:
+        with_noise(*arguments)
         if next(steps) == 1:
             signal.raise_signal(signal.SIGTERM)
 
+    monkeypatch.setattr(train, "average", with_noise)
+    train.train(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(train, "average", stop_after_two)
         with pytest.raises(KeyboardInterrupt, match="tiny: stopped at step 2; the same command goes on from here"):
