@@ -13,7 +13,7 @@ from nodes import _boxes  # noqa: E402
 from nodes._backend import MODELS  # noqa: E402
 from nodes.landmarks import LandmarkModel  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
-from training import evaluate, export, prepare  # noqa: E402
+from training import evaluate, export, faces_task, prepare  # noqa: E402
 from training.faces_data import Picture, five_points  # noqa: E402
 from training.faces_evaluate import edge_rows, find, in_picture, landmarked, measure_points  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
@@ -88,6 +88,33 @@ def test_a_further_look_at_scenes_is_mirrored_with_its_faces(data):
     assert mirrored["points"][0, 0].tolist() == [[43, 5], [53, 5], [48, 9], [44, 12], [52, 12]]
     for new, old in zip(mirrored["image"].flip(-1).flatten(1), batch["image"].flatten(1), strict=True):
         assert torch.corrcoef(torch.stack((new.float(), old.float())))[0, 1] > 0.9
+
+
+def test_scenes_are_plain_and_empty_as_often_as_the_settings_say(data, monkeypatch):
+    task = FaceTask(settings_of(data, plain=0.7, background_share=0.2, background_hold_out=0))
+    drawn = []
+    for kind in ("draw_plain", "draw_scene"):
+        call = getattr(faces_task, kind)
+
+        def draw(rng, pictures, cutouts, size, likely, kind=kind, call=call):
+            drawn.append((kind == "draw_plain", pictures is task.backgrounds, likely))
+            return call(rng, pictures, cutouts, size, likely)
+
+        monkeypatch.setattr(faces_task, kind, draw)
+    task.batch(np.random.default_rng(0), 200)
+    plain, empty, likely = zip(*drawn, strict=True)
+    assert 0.6 < np.mean(plain) < 0.8 and 0.13 < np.mean(empty) < 0.27
+    assert all((one is None) if none else (one is task.chances) for none, one in zip(empty, likely, strict=True))
+
+
+def test_boxes_and_points_weigh_as_the_settings_say(data):
+    task = FaceTask(settings_of(data, bfloat16=False, box_weight=3.0, point_weight=7.0))
+    batch = task.batch(np.random.default_rng(1), 2)
+    batch["points"] = batch["boxes"][:, :, None, :2].expand(-1, -1, 5, -1)
+    with torch.no_grad():
+        total, parts = task.loss(task.network(), batch)
+    assert parts["points"] > 0
+    assert total.item() == pytest.approx((parts["score"] + 3 * parts["box"] + 7 * parts["points"]).item())
 
 
 def test_held_out_pictures_are_not_trained_with(data):
