@@ -64,7 +64,14 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path
         if next(steps) == 1:
             signal.raise_signal(signal.SIGTERM)
 
+    validate, validated = LandmarkTask.validate, []
+
+    def noted(task: LandmarkTask, network: torch.nn.Module) -> dict[str, float]:
+        validated.append({name: value.clone() for name, value in network.state_dict().items()})
+        return validate(task, network)
+
     monkeypatch.setattr(train, "average", with_noise)
+    monkeypatch.setattr(LandmarkTask, "validate", noted)
     train.train(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(train, "average", stop_after_two)
@@ -77,6 +84,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
+    assert all(torch.equal(value, whole[f"ema.{name}"]) for name, value in validated[-1].items())
     lines = [json.loads(text) for text in (tmp_path / "parts" / "tiny" / "metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in lines if entry["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [entry["step"] for entry in lines if entry["kind"] == "validation"] == [3, 6]
@@ -92,6 +100,32 @@ def test_a_batch_is_looked_at_as_often_as_asked(settings: RunSettings) -> None:
         points, expected = batch["points"][:, 8, 0], drawn[step // 2]["points"][:, 8, 0]
         assert torch.allclose(points, last - expected if step % 2 else expected, atol=1e-4)
     assert [torch.equal(a["image"], drawn[i]["image"]) for a, i in zip(seen[1::2], (1, 2), strict=True)] == [True] * 2
+
+
+def test_every_further_look_has_a_light_of_its_own_and_the_same_when_it_goes_on() -> None:
+    task = SimpleNamespace(batch=lambda rng, size: {"image": torch.zeros(size)},
+                           again=lambda rng, part, look: {"light": torch.tensor(rng.initial_seed())})
+    settings = load_settings(CONFIG, ["looks=3", "steps=9", "parts=2"])
+
+    def lights(start: int) -> list[list[int]]:
+        looks = train.batches(task, settings, start, ALONE)
+        return [[int(part["light"]) for part in parts if "light" in part] for parts in looks]
+
+    whole = lights(0)
+    assert [len(parts) for parts in whole] == [0, 2, 2] * 3
+    assert len({light for parts in whole for light in parts}) == 12
+    assert lights(5) == whole[5:]
+
+
+@pytest.mark.parametrize("higher", [False, True])
+def test_the_best_weights_are_those_of_the_lowest_error_or_the_highest_precision(
+    higher: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: Any = SimpleNamespace(settings=SimpleNamespace(name="a", steps=9), step=1, seconds=0.0, best=5.0,
+                               task=SimpleNamespace(higher_is_better=higher))
+    log = train.Log(run)
+    monkeypatch.setattr(log, "_record", lambda *_: None)
+    assert [log.validation({"first": value, "second": 9.0}) for value in (4.0, 6.0, 5.0)] == [not higher, higher, False]
+    assert run.best == (6.0 if higher else 4.0)
 
 
 def test_a_part_is_seen_alike_by_however_many_processes(settings: RunSettings) -> None:
