@@ -14,6 +14,7 @@ from nodes._backend import MODELS  # noqa: E402
 from nodes.landmarks import LandmarkModel  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
 from training import evaluate, export, faces_task, prepare  # noqa: E402
+from training.faces_calibrate import Score  # noqa: E402
 from training.faces_data import Picture, five_points  # noqa: E402
 from training.faces_evaluate import edge_rows, find, in_picture, landmarked, measure_points  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
@@ -21,7 +22,7 @@ from training.faces_points import with_points  # noqa: E402
 from training.faces_settings import FaceSettings  # noqa: E402
 from training.faces_sources import terms_of  # noqa: E402
 from training.faces_task import FaceTask, torch_maps  # noqa: E402
-from training.landmark_data import Sample  # noqa: E402
+from training.landmark_data import Sample, held_out  # noqa: E402
 from training.landmark_net import macs  # noqa: E402
 from training.settings import SettingsError, checked, load_settings  # noqa: E402
 from training.train import train  # noqa: E402
@@ -105,6 +106,24 @@ def test_scenes_are_plain_and_empty_as_often_as_the_settings_say(data, monkeypat
     plain, empty, likely = zip(*drawn, strict=True)
     assert 0.6 < np.mean(plain) < 0.8 and 0.13 < np.mean(empty) < 0.27
     assert all((one is None) if none else (one is task.chances) for none, one in zip(empty, likely, strict=True))
+
+
+def test_nothing_that_is_held_out_is_trained_with_or_calibrated_on(data, monkeypatch):
+    (data / "many").mkdir(exist_ok=True)
+    for i in range(12):
+        cv2.imwrite(str(data / f"many/{i}.png"), np.full((40, 40, 3), 60, np.uint8))
+    task = FaceTask(settings_of(data).model_copy(update={"backgrounds": "many"}))
+    names = {picture.name for picture in task.backgrounds}
+    assert 0 < len(names) < 12 and not any(held_out(name, 0.5) for name in names)
+    fitted = []
+
+    def calibrate(network, maps, pictures, size):
+        fitted.extend(picture.name for picture in pictures)
+        return [Score()] * 3
+
+    monkeypatch.setattr(faces_task, "calibrate", calibrate)
+    deployed = task.deploy(task.network().eval(), np.zeros((600, 512, 3), np.uint8))
+    assert fitted == [picture.name for picture in task.training] and len(deployed.calibration) == len(fitted)
 
 
 def test_boxes_and_points_weigh_as_the_settings_say(data):

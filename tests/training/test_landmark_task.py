@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from tests.training.faces68 import write_two_sets
-from training import augment, landmark_data, landmark_task
+from training import augment, landmark_data, landmark_task, landmark_validation
 from training.landmark_data import states
 from training.landmark_loss import equivariance
 from training.landmark_settings import LandmarkSettings
-from training.landmark_sources import read_backgrounds
+from training.landmark_sources import read_backgrounds, read_sources
 from training.landmark_task import LandmarkTask, half_profile, mirrored
 from training.landmark_validation import crop_pose, run
+from training.lookalikes import Lookalikes
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
 from training.settings import SettingsError, checked
 from training.task import relit
@@ -156,6 +157,34 @@ def test_batches_hold_what_the_settings_say(task: LandmarkTask, monkeypatch: pyt
     assert 0.64 < faces / 400 < 0.76 and 0.23 < wild / faces < 0.37 and 0.28 < done["cover"] / wild < 0.52
     assert done["relight"] == 400
     assert 0.3 < done["draw_miss"] / (400 - faces) < 0.5
+
+
+def test_backgrounds_and_lookalikes_that_are_held_out_are_measured_and_not_learnt(
+    task: LandmarkTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = task.settings.data / "empty"
+    own.mkdir()
+    for i in range(40):
+        (own / f"{i}.png").touch()
+    asked: list[tuple[str, bool]] = []
+
+    def cached(pictures: list[tuple[Path, np.ndarray]], *_: object) -> np.ndarray:
+        asked.extend(("backgrounds", landmark_data.held_out(path.name, 0.1)) for path, _ in pictures)
+        return np.zeros((1, 256, 256, 3), np.uint8)
+
+    def found(*_: object, held_out: bool) -> Lookalikes:
+        asked.append(("lookalikes", held_out))
+        return Lookalikes(np.zeros((1, 256, 256, 3), np.uint8), np.zeros((1, 68, 2), np.float32))
+
+    monkeypatch.setattr(landmark_data, "cache_backgrounds", cached)
+    for place in (landmark_task, landmark_validation):
+        monkeypatch.setattr(place, "find_lookalikes", found)
+    monkeypatch.setattr(landmark_task, "Validation", lambda *_: None)
+    settings = task.settings.model_copy(update={"backgrounds": "empty", "lookalikes": tmp_path / "faces.yaml"})
+    LandmarkTask(settings)
+    assert set(asked) == {("backgrounds", False), ("lookalikes", False)}
+    asked.clear()
+    landmark_validation.Validation(read_sources(settings)[1], settings)
+    assert set(asked) == {("backgrounds", True), ("lookalikes", True)}
 
 
 def test_sources_say_what_is_learnt_from_them(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
