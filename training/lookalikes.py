@@ -60,7 +60,9 @@ def find_lookalikes(config: Path, data: Path, held_out: bool) -> Lookalikes:
     """
     try:
         settings = checked(FaceSettings, load_settings(config).settings | {"data": data}, str(config))
-        pictures = read_backgrounds(data / (settings.backgrounds or ""), set(settings.not_backgrounds))
+        if not settings.backgrounds:
+            raise SettingsError(f"{config}: backgrounds: expected a folder of pictures without faces, found none")
+        pictures = read_backgrounds(data / settings.backgrounds, set(settings.not_backgrounds))
     except SettingsError as exc:
         raise SettingsError(f"settings.lookalikes: {exc}") from exc
     maps = exported(MODELS / "faces")

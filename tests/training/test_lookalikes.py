@@ -64,5 +64,8 @@ def test_backgrounds_in_which_nothing_is_found_are_named(data: Path) -> None:
         find_lookalikes(data / "faces.yaml", data, held_out=False)
     with pytest.raises(SettingsError, match=r"^settings\.lookalikes: .*elsewhere/backgrounds: no such folder"):
         find_lookalikes(data / "faces.yaml", data / "elsewhere", held_out=False)
+    (data / "without.yaml").write_text("base: faces.yaml\nsettings: {backgrounds: null}\n")  # all of data, faces too
+    with pytest.raises(SettingsError, match=r"without\.yaml: backgrounds: expected a folder of pictures without faces"):
+        find_lookalikes(data / "without.yaml", data, held_out=False)
     with pytest.raises(SettingsError, match=r"^settings\.lookalikes: .*none\.yaml: No such file"):
         find_lookalikes(data / "none.yaml", data, held_out=False)
