@@ -1,6 +1,5 @@
 """Pictures with face boxes: the held-out split, how often each is drawn, and faces with points to put into scenes."""
 
-import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +13,6 @@ from nodes._geometry import Floats, Image, landmark_box, landmark_roll
 from training.files import below, read_image
 from training.landmark_data import PICTURES, Crops, check_folder, held_out
 from training.settings import SettingsError
-
-logger = logging.getLogger("training")
-
 
 LEARNABLE = 10.0
 """Height in pixels of the picture from which a face can be learnt."""

@@ -31,8 +31,6 @@ from training.prepared import CROPS, FACES, PICTURES, POINTS
 from training.read_landmarks import Labelled
 from training.settings import SettingsError, share
 
-logger = logging.getLogger("training")
-
 OFFICIAL_TESTS = r".*(testset|[iI][bB][uU][gG]|300W(/.*)?|AFLW2000[^/]*|WFLW[^/]*/test|/val)"
 """Names of sets that others measure themselves on; not trained with unless asked for."""
 SMALL_EYE_DISTANCE = 0.5
