@@ -108,6 +108,7 @@ def test_own_boxes_shrink_with_their_pictures(tmp_path: Path) -> None:
 
 
 def test_a_set_without_backgrounds_is_packed_and_told_once(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING")
     mine, out = data / "landmarks" / "mine", data.parent / "visit.zip"
     assert pack.main([str(mine), str(out)]) == 0
     assert caplog.messages == [f"{mine}/backgrounds: no such folder; no pictures without faces are packed"]
