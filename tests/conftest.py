@@ -1,5 +1,6 @@
 """Every test gets a run folder of its own, and fails if it leaves a process, thread, socket or memory behind."""
 
+import itertools
 import logging
 import os
 import resource
@@ -76,21 +77,43 @@ def pytest_sessionstart() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def has_children() -> bool:
+    """Say whether this process has any, running or ended; psutil would look at all processes of the machine for it."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def run_dirs() -> Iterator[Iterator[Path]]:
+    """Folders that are not there yet, for most tests need none."""
+    with tempfile.TemporaryDirectory(prefix=f"fg{os.getpid()}-") as folder:
+        yield (Path(folder, str(number)) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def run_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=f"fg{os.getpid()}-"))
+def nothing_is_left(run_dirs: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = next(run_dirs)
     monkeypatch.setenv("FACEGRAPH_RUN_DIR", str(folder))
     threads, memory = set(threading.enumerate()), shared_memory()
     yield folder
-    children = psutil.Process().children(recursive=True)
+    children = psutil.Process().children(recursive=True) if has_children() else []
     for child in children:
         child.kill()
-    left = sorted(path.name for path in folder.iterdir())
-    shutil.rmtree(folder)
+    left = sorted(os.listdir(folder)) if os.path.exists(folder) else []  # some tests break Path.stat()
+    shutil.rmtree(folder, ignore_errors=True)
     assert not [child for child in children if "pytest" not in child.name()], f"processes left: {children}"
     assert not left, f"left in the run folder: {left}"
     assert eventually(lambda: set(threading.enumerate()) <= threads), f"threads left: {threading.enumerate()}"
     assert shared_memory() <= memory, f"left in /dev/shm: {shared_memory() - memory}"
+
+
+@pytest.fixture
+def run_dir(nothing_is_left: Path) -> Path:
+    nothing_is_left.mkdir(mode=0o700)
+    return nothing_is_left
 
 
 @pytest.fixture
