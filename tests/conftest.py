@@ -45,11 +45,12 @@ def free_port() -> int:
 
 def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
     """Wait for a condition; say whether it came true."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.001
     while time.monotonic() < end:
         if condition():
             return True
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)  # most come true at once
     return condition()
 
 

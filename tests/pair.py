@@ -2,6 +2,7 @@
 
 import select
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from graph.link import Home
 from graph.receiver import Receiver, type_names
 from graph.sender import Sender
 from graph.slots import SlotPool, SlotServer
-from tests.conftest import eventually
+from tests.conftest import PATIENCE_S
 
 Context = zmq.Context[zmq.Socket[bytes]]
 SHAPE = (40, 30, 3)
@@ -94,15 +95,16 @@ class Pair:
     def until(self, condition: Callable[[], bool]) -> None:
         """Let the sender do its work until something is true."""
 
-        def worked() -> bool:
-            if self.sender.lock.acquire(blocking=False):
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            if self.sender.lock.acquire(timeout=0.001):  # unless a thread that publishes is blocked with it
                 try:
-                    self.sender.wait(5)
+                    self.sender.wait(1)
                 finally:
                     self.sender.lock.release()
-            return condition()
-
-        assert eventually(worked)
+            if condition():
+                return
+            assert time.monotonic() < end
 
     def arrived(self, receiver: Receiver) -> None:
         """Wait until something has come for a consumer."""
