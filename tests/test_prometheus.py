@@ -17,12 +17,12 @@ NODES = {name: NodeSpec(name, f"tests.toys:{name}") for name in "ab"}
 READER = 'a.x -> he said "x"\\\n'  # whoever attaches names itself
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def states() -> dict[str, str]:
     return {"a": "PLAYING", "b": "PLAYING"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def endpoint(states: dict[str, str]) -> Iterator[Endpoint]:
     profile, meter = Profile(GraphSpec("g", None, NODES, (EdgeSpec("a.x", "b.x"),), "g.yaml")), Meter(trace=False)
     meter.frame(0, MS, 3 * MS, 10 * MS, 3000 * MS, MS)
@@ -56,8 +56,10 @@ def test_a_reader_may_have_any_name(endpoint: Endpoint) -> None:
     assert scraped(endpoint)["facegraph_dropped_total", READER] == 2
 
 
-def test_a_node_without_a_process_has_no_memory(endpoint: Endpoint, states: dict[str, str]) -> None:
-    states["b"] = "DONE"
+def test_a_node_without_a_process_has_no_memory(
+    endpoint: Endpoint, states: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(states, "b", "DONE")
     found = scraped(endpoint)
     assert found["facegraph_resident_memory_bytes", "a"] > 10**6
     assert ("facegraph_resident_memory_bytes", "b") not in found

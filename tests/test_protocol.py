@@ -123,7 +123,7 @@ def test_second_hello_takes_the_place_of_the_first(pair: Pair) -> None:
     assert [*pair.sender.depths()] == ["n.out -> second"]
     pair.publish(0, 1)
     assert pair.answer(stranger)["seq"] == 0
-    assert not stranger.poll(200)  # one credit, one message
+    assert not stranger.poll(50)  # one credit, one message
     stranger.close()
 
 
@@ -167,13 +167,13 @@ def test_who_hears_nothing_for_long_is_pinged_once(pair: Pair, monkeypatch: pyte
     stranger.send(hello())
     assert pair.answer(stranger)["k"] == "welcome"
     pair.sender.ping()
-    assert not stranger.poll(100)
+    assert not stranger.poll(50)
     [link] = pair.sender._links.values()
     link.heard_ns -= 601 * 10**9
     for _ in range(3):
         pair.sender.ping()
     assert pair.answer(stranger) == {"v": 1, "k": "ping"}
-    assert not stranger.poll(100)
+    assert not stranger.poll(50)
     stranger.close()
 
 

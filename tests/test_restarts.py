@@ -38,8 +38,9 @@ def test_who_blocks_waits_for_the_next_process_of_its_reader(pair: Pair) -> None
     first.close(again=True)
     pair.until(lambda: pair.sender.depths() == {EDGE: 1} and away(pair))
     publishing = Publishing(pair, 4, first=5)
-    publishing.join(0.5)
-    assert publishing.is_alive() and pair.blocked == [True]
+    assert eventually(lambda: pair.blocked == [True])
+    publishing.join(0.25)
+    assert publishing.is_alive()
     second = next_process(pair, "block", 2)
     assert pair.take(second, 5) == [4, 5, 6, 7, 8]
     publishing.join()
@@ -99,7 +100,8 @@ def test_nobody_waits_for_a_node_that_will_not_come_back(pair: Pair) -> None:
     pair.receiver("block", 2).close(again=True)
     pair.until(lambda: away(pair))
     publishing = Publishing(pair, 10)
-    publishing.join(0.5)
+    assert eventually(lambda: pair.blocked == [True])
+    publishing.join(0.25)
     assert publishing.is_alive()
     pair.sender.forget("r")
     publishing.join(20)
@@ -109,8 +111,9 @@ def test_nobody_waits_for_a_node_that_will_not_come_back(pair: Pair) -> None:
 def test_a_process_that_is_new_itself_waits_for_those_who_have_yet_to_find_it(pair: Pair) -> None:
     pair.sender.expect([EdgeSpec("n.out", "r.in", "block", 2, "seq")])
     publishing = Publishing(pair, 5)
-    publishing.join(0.5)
-    assert publishing.is_alive() and pair.blocked == [True] and pair.sender.depths() == {EDGE: 2}
+    assert eventually(lambda: pair.blocked == [True])
+    publishing.join(0.25)
+    assert publishing.is_alive() and pair.sender.depths() == {EDGE: 2}
     assert pair.take(next_process(pair, "block", 2), 5) == [0, 1, 2, 3, 4]
     publishing.join()
     pair.until(lambda: pair.leases() == 0)

@@ -97,12 +97,13 @@ def test_a_run_directory_that_cannot_be_made(
     assert error.endswith("cannot be made: Not a directory; set FACEGRAPH_RUN_DIR to a folder of your own\n")
 
 
-def test_a_name_whose_graph_was_killed_is_free_but_not_that_of_one_that_runs() -> None:
+def test_a_name_whose_graph_was_killed_is_free_but_not_that_of_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     killed("main")
     (rundir.base() / "begun").mkdir()
     (rundir.base() / "begun" / "lock").touch()  # killed before it had left its mark
     claims = [RunDir.of(name).claim([]) for name in ("main", "begun")]
     assert not (claims[0].rundir.path / "control").exists()
+    monkeypatch.setattr(rundir, "CLAIM_S", 0.05)
     with pytest.raises(ConfigError, match="a graph named 'main' is running already"):
         RunDir.of("main").claim([])
     for claim in claims:

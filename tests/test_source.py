@@ -114,7 +114,7 @@ def test_a_paced_source_does_not_make_up_for_a_pause(monkeypatch: pytest.MonkeyP
     source.open()
     frames = source.process()
     next(frames)
-    time.sleep(1.1)
+    time.sleep(1.5)
     next(frames)
     start = time.monotonic()
     for _ in range(5):

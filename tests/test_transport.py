@@ -116,7 +116,7 @@ def test_the_end_waits_a_while_for_an_attached_consumer_that_stalls(
     stalled = pair.receiver("block", 2, name="attached/1", run="")
     publishing = Publishing(pair, 10)
     assert eventually(lambda: pair.blocked == [True])
-    publishing.join(0.2)
+    publishing.join(0.25)
     assert publishing.is_alive(), "nothing ends yet, and the edge says block"
     pair.sender.finish()
     publishing.join(20)
@@ -126,12 +126,12 @@ def test_the_end_waits_a_while_for_an_attached_consumer_that_stalls(
 
 
 def test_the_end_waits_for_a_slow_node_of_the_graph(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "FAREWELL_S", 0.05)
+    monkeypatch.setattr(sender, "FAREWELL_S", 0.02)
     slow = pair.receiver("block", 2)
     publishing = Publishing(pair, 10)
     assert eventually(lambda: pair.blocked == [True])
     pair.sender.finish()
-    publishing.join(0.5)
+    publishing.join(0.25)
     assert publishing.is_alive()
     assert pair.take(slow, 10) == list(range(10))
     publishing.join()
