@@ -3,9 +3,9 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +24,7 @@ PURE = {"nodes._geometry", "nodes._boxes", "nodes._pose", "nodes._backend", "nod
 parity check of an export, what loads the exported network."""
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Return the modules and names that a file imports, as dotted names, wherever in the file that is."""
     found: set[str] = set()
@@ -36,12 +37,13 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def tops(path: Path) -> set[str]:
-    return {name.partition(".")[0] for name in imported(path)}
+def importers(paths: list[Path], wrong: Callable[[str], bool]) -> list[str]:
+    """Return which files import what they may not, each with its name."""
+    return [f"{path.relative_to(ROOT)}: {name}" for path in paths for name in imported(path) if wrong(name)]
 
 
-def names(paths: list[Path]) -> list[str]:
-    return [str(path.relative_to(ROOT)) for path in paths]
+def importers_of(paths: list[Path], *packages: str) -> list[str]:
+    return importers(paths, lambda name: name.partition(".")[0] in packages)
 
 
 def test_there_is_something_to_check() -> None:
@@ -50,51 +52,42 @@ def test_there_is_something_to_check() -> None:
     assert len(TRAINING) > 3
 
 
-@pytest.mark.parametrize("file", names(GRAPH))
-def test_graph_knows_nothing_of_faces(file: str) -> None:
-    foreign = {"nodes", "training", "torch", "cv2", "onnxruntime", "MNN", "av"}
-    assert not tops(ROOT / file) & foreign
+def test_graph_knows_nothing_of_faces() -> None:
+    assert not importers_of(GRAPH, "nodes", "training", "torch", "cv2", "onnxruntime", "MNN", "av")
 
 
-@pytest.mark.parametrize("file", names(GRAPH))
-def test_only_the_transport_talks_zeromq(file: str) -> None:
-    assert "zmq" not in tops(ROOT / file) or Path(file).stem in SOCKETS
+def test_only_the_transport_talks_zeromq() -> None:
+    assert not importers_of([path for path in GRAPH if path.stem not in SOCKETS], "zmq")
 
 
-@pytest.mark.parametrize("file", names(NODES))
-def test_nodes_use_the_public_names_of_graph_and_shared_files_of_nodes(file: str) -> None:
+def test_nodes_use_the_public_names_of_graph() -> None:
     import graph
 
-    assert not tops(ROOT / file) & {"training", "zmq", "pydantic", "typer", "yaml"}
-    for name in imported(ROOT / file):
-        first, _, rest = name.partition(".")
-        if first == "graph":
-            assert rest in graph.__all__, f"from graph import ... only, not {name}"
-        if first == "nodes":
-            assert rest.startswith("_"), f"a node imports no other node: {name}"
+    public = {f"graph.{name}" for name in graph.__all__}
+    assert not importers(NODES, lambda name: name.partition(".")[0] == "graph" and name not in public)
 
 
-@pytest.mark.parametrize("file", names(NODES))
-def test_torch_is_imported_by_its_backend_only(file: str) -> None:
-    assert "torch" not in tops(ROOT / file) or Path(file).stem == "_backend"
+def test_nodes_share_files_and_import_no_other_node() -> None:
+    assert not importers(NODES, lambda name: name.startswith("nodes") and not name.startswith("nodes._"))
+    assert not importers_of(NODES, "training", "zmq", "pydantic", "typer", "yaml")
 
 
-@pytest.mark.parametrize("file", names(TRAINING))
-def test_training_shares_only_what_is_pure(file: str) -> None:
-    for name in imported(ROOT / file):
-        first, _, rest = name.partition(".")
-        assert first not in {"run_graph", "zmq"}
-        if first == "nodes":
-            assert any(name == pure or name.startswith(f"{pure}.") for pure in PURE), name
-        if first == "graph":
-            assert "." not in rest, f"public names of graph only, not {name}"
+def test_torch_is_imported_by_its_backend_only() -> None:
+    assert not importers_of([path for path in NODES if path.stem != "_backend"], "torch")
 
 
-@pytest.mark.parametrize("file", names([*GRAPH, *NODES, *TRAINING]))
-def test_files_are_named_for_what_they_hold_and_stay_short(file: str) -> None:
-    assert Path(file).stem.strip("_") not in {"utils", "util", "misc", "common", "helpers", "helper", "base"}
-    if not file.startswith("training"):
-        assert len((ROOT / file).read_text(encoding="utf-8").splitlines()) <= 400
+def test_training_shares_only_what_is_pure() -> None:
+    pure = tuple(f"{name}." for name in PURE)
+    assert not importers_of(TRAINING, "run_graph", "zmq")
+    assert not importers(TRAINING, lambda name: name.startswith("nodes") and not f"{name}.".startswith(pure))
+    assert not importers(TRAINING, lambda name: name.startswith("graph.") and name.count(".") > 1)
+
+
+def test_files_are_named_for_what_they_hold_and_stay_short() -> None:
+    idle = {"utils", "util", "misc", "common", "helpers", "helper", "base"}
+    assert not [path for path in (*GRAPH, *NODES, *TRAINING) if path.stem.strip("_") in idle]
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (*GRAPH, *NODES)}
+    assert not {path: count for path, count in lines.items() if count > 400}
 
 
 def test_the_process_of_a_node_does_not_load_what_only_the_supervisor_needs() -> None:
