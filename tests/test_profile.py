@@ -288,23 +288,28 @@ def test_times_of_a_node_in_numbers():
     assert found == pytest.approx({"p50": 1, "p95": 3, "p99": 5, "mean": 1.29, "max": 8}, rel=1 / 60)
 
 
-def test_write(tmp_path):
-    written = played().write(tmp_path / "deep" / "profile")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return played().write(tmp_path_factory.mktemp("profile") / "deep" / "profile")
+
+
+def test_write(written):
     assert [path.name for path in written] == ["latency.json", "latency.png", "trace.json"]
-    assert sorted(path.name for path in (tmp_path / "deep" / "profile").iterdir()) == sorted(p.name for p in written)
+    assert sorted(path.name for path in written[0].parent.iterdir()) == sorted(path.name for path in written)
     assert json.loads(written[0].read_text())["graph"] == "webcam"
     assert len(json.loads(written[2].read_text())["traceEvents"]) > 500
 
 
 def test_without_trace_there_is_no_trace_file(tmp_path):
-    played().write(tmp_path)
+    (tmp_path / "trace.json").touch()
     assert [path.name for path in played(trace=False).write(tmp_path)] == ["latency.json", "latency.png"]
     assert not (tmp_path / "trace.json").exists(), "that of the run before is of no use beside these"
 
 
 def test_a_failed_write_leaves_all_files_of_the_run_before(tmp_path, monkeypatch):
-    played().write(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {name: name.encode() for name in ("latency.json", "latency.png", "trace.json")}
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
 
     def fail(profile, path):
         path.write_bytes(b"half")
@@ -323,9 +328,8 @@ def columns_of(picture, colour):
     return [int(column) for column in matches.sum(axis=0).nonzero()[0]]
 
 
-def test_the_picture_shows_the_parts_to_scale(tmp_path):
-    played().write(tmp_path)
-    picture = imread(tmp_path / "latency.png")
+def test_the_picture_shows_the_parts_to_scale(written):
+    picture = imread(written[1])
     publish = len(columns_of(picture, latency_plot.COLOURS["publish"]))  # 1 ms, of the camera
     wait = len(columns_of(picture, latency_plot.COLOURS["wait"]))  # 3 ms, of slow
     way = columns_of(picture, latency_plot.SINK)
