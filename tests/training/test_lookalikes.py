@@ -21,7 +21,7 @@ from training.settings import SettingsError  # noqa: E402
 def data(tmp_path: Path) -> Path:
     """Backgrounds that the released detector finds something in: a portrait passes for a dog."""
     (tmp_path / "backgrounds").mkdir()
-    for i in range(8):
+    for i in range(4):
         cv2.imwrite(str(tmp_path / f"backgrounds/{i}.png"), np.roll(portrait(), 8 * i, 1))
     cv2.imwrite(str(tmp_path / "backgrounds/person.png"), portrait())
     settings = {"data": "data", "backgrounds": "backgrounds", "background_hold_out": 0.5,
@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_lookalikes_are_what_the_detector_finds_and_are_seen_as_faces_are(data: Path) -> None:
     train, held = (find_lookalikes(data / "faces.yaml", data, held_out) for held_out in (False, True))
-    assert len(train.images) + len(held.images) >= 8 * 2  # in eight pictures, near and far, and the person in none
+    assert len(train.images) + len(held.images) >= 4 * 2  # in four pictures, near and far, and the person in none
     face = crop(portrait(), crop_matrix(landmark_box(LANDMARKS[None]), 160), 160)[0]
     likest = max(np.corrcoef(one.mean(2).ravel(), face.mean(2).ravel())[0, 1] for one in train.crops(160))
     assert likest > 0.5  # boxes differ by some pixels; of other places it is 0.1
@@ -60,7 +60,7 @@ def test_backgrounds_in_which_nothing_is_found_are_named(data: Path) -> None:
     for path in (data / "backgrounds").iterdir():
         cv2.imwrite(str(path), np.full((64, 64, 3), 90, np.uint8))
     (data / "backgrounds" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(SettingsError, match=r"faces\.yaml: nothing found in 8 backgrounds"):
+    with pytest.raises(SettingsError, match=r"faces\.yaml: nothing found in 4 backgrounds"):
         find_lookalikes(data / "faces.yaml", data, held_out=False)
     with pytest.raises(SettingsError, match=r"^settings\.lookalikes: .*elsewhere/backgrounds: no such folder"):
         find_lookalikes(data / "faces.yaml", data / "elsewhere", held_out=False)
