@@ -22,6 +22,8 @@ TIED = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 class Graph:
     """`run_graph.py` in a process of its own, with its output collected in a file."""
 
+    script = (str(ROOT / "run_graph.py"),)
+
     def __init__(self, folder: Path, config: dict[str, Any], *arguments: str) -> None:
         self.folder = folder
         self.name = config.get("name", "extra")
@@ -30,7 +32,7 @@ class Graph:
         self.log = folder / f"{self.name}.log"
         with open(self.log, "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [*TIED, sys.executable, str(ROOT / "run_graph.py"), *arguments, str(path)],
+                [*TIED, sys.executable, *self.script, *arguments, str(path)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,

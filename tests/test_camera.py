@@ -104,14 +104,14 @@ def test_rate_is_thinned_and_size_converted(camera: Callable[..., Camera]) -> No
 
 
 def test_slow_consumer_gets_the_newest(camera: Callable[..., Camera]) -> None:
-    """Sleeping 0.3 s a frame for 18 s: a queue would have grown by some 15 s."""
+    """Sleeping 0.3 s a frame for 7 s: a queue would have grown by some 6 s."""
     with playing(camera().uri()) as until:
         until(lambda frame: frame.clock == "camera")
         ages = []
-        for _ in range(60):
+        for _ in range(24):
             time.sleep(0.3)
             ages.append((time.monotonic_ns() - until(any_frame).header.t_capture_ns) / 1e9)
-    assert np.median(ages[-10:]) < np.median(ages[:10]) + 1.0
+    assert np.median(ages[-8:]) < np.median(ages[:8]) + 1.0
 
 
 @pytest.mark.parametrize("harm", ["--lose=0.15", "--garble=0.0005"])

@@ -279,12 +279,18 @@ def test_restarted_source_bumps_the_epoch(tmp_path: Path) -> None:
     assert seqs == sorted(set(seqs))
 
 
+class Hasty(Graph):
+    """Starts nodes again as often as ever, and does not wait before."""
+
+    script = ("-c", "import run_graph, graph.child; graph.child.BACK_OFF_S = (0.1,) * 5; run_graph.main()")
+
+
 def test_restart_gives_up(tmp_path: Path) -> None:
     config = line(frames=100_000, pause=0.01)
     config["nodes"]["bad"] = node("Fail", {"frame": "copy.copied"}, how="open")
     config["nodes"]["bad"]["restart"] = "on_failure"
     config["nodes"]["write"]["inputs"] = {"frame": "bad.copied"}
-    with Graph(tmp_path, config) as graph:
+    with Hasty(tmp_path, config) as graph:
         assert graph.wait() == 1
         assert "giving up" in graph.text()
 
@@ -294,7 +300,7 @@ def test_a_source_that_is_always_started_again_and_soon_ends_has_failed(tmp_path
     config = line(frames=20)
     config["nodes"]["source"]["restart"] = "always"
     config["nodes"]["copy"]["settings"] = {"pause": 0.02}
-    with Graph(tmp_path, config) as graph:
+    with Hasty(tmp_path, config) as graph:
         assert graph.wait() == 1
         assert "source: started again 5 times within 60 s; giving up" in graph.text()
     assert [row[1] for row in rows(tmp_path / "out.jsonl")] == [epoch for epoch in range(6) for _ in range(20)]
