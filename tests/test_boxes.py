@@ -160,7 +160,7 @@ def test_letterbox_keeps_proportions_and_pads_to_multiples_of_32(shape, fitted):
 @pytest.mark.parametrize("enlarged", [1, 3, 4, 5.33])
 def test_letterbox_maps_points_as_it_says(enlarged):
     height, width = round(400 * enlarged), round(600 * enlarged)
-    y, x = np.mgrid[:height, :width]
+    y, x = np.ogrid[:height, :width]
     place = np.array([450.0, 200.0]) * enlarged
     distance = np.hypot(x - place[0], y - place[1]) / enlarged
     image = np.repeat((255 * np.clip(6 - distance, 0, 1)).astype(np.uint8)[..., None], 3, 2)  # a soft disc

@@ -87,7 +87,7 @@ def test_an_eye_near_any_rim_of_the_picture_may_be_cut_off(at: tuple[float, floa
 
 
 def test_every_blink_of_a_noisy_clip_is_counted() -> None:
-    clip, closed = blink_clip()
+    clip, closed = blink_clip(width=640, height=360)
     true = int(((closed[1:] > 0.5) & (closed[:-1] <= 0.5)).sum())
     assert true == 4
     last = ours_faces(clip)[-1]
