@@ -51,8 +51,8 @@ def test_the_first_key_frame_is_shown_and_not_used_up_to_find_out_what_comes(cam
 
 
 def test_between_two_key_frames_a_camera_is_waited_for(camera: Callable[..., Camera]) -> None:
-    """It is watched already, so that nobody else begins with a key frame; they are 4 s apart, the patience is 1 s."""
-    cam = camera("--gop", "120")
+    """It is watched already, so that nobody else begins with a key frame; they are 2.5 s apart, the patience is 1 s."""
+    cam = camera("--gop", "75")
     with playing(cam.uri()) as watching:
         watching(any_frame)
         time.sleep(0.5)
@@ -117,11 +117,11 @@ def test_slow_consumer_gets_the_newest(camera: Callable[..., Camera]) -> None:
 @pytest.mark.parametrize("harm", ["--lose=0.15", "--garble=0.0005"])
 @pytest.mark.parametrize("codec", ["h264", "mjpeg"])
 def test_plays_on_through_loss_and_garbage(camera: Callable[..., Camera], codec: str, harm: str) -> None:
-    """Pictures go missing and come broken; those that come go on for 10 s, in order, and whole ones are among them."""
+    """Pictures go missing and come broken; those that come go on for 5 s, in order, and whole ones are among them."""
     cam = camera("--codec", codec, harm)
     with playing(cam.uri(), transport="udp") as until:
         first = until(any_frame)
-        pts = [until(lambda frame, after=first.pts + second: frame.pts > after).pts for second in range(10)]
+        pts = [until(lambda frame, after=first.pts + second: frame.pts > after).pts for second in range(5)]
         assert until(shows_ball).image.shape == (240, 320, 3)
     assert pts == sorted(pts)
 
