@@ -68,7 +68,7 @@ def waiting_for_readers(main: Graph) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_reader_notices_the_end_and_the_death_of_the_graph(tmp_path: Path) -> None:
+def test_a_reader_notices_the_end_and_the_death_of_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Graph(tmp_path, config()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
@@ -87,6 +87,7 @@ def test_a_reader_notices_the_end_and_the_death_of_the_graph(tmp_path: Path) -> 
             stream = g.subscribe("copy.copied")
             next(stream)
             main.process.kill()
+            monkeypatch.setattr(network, "SILENT_S", 2.0)
             with pytest.raises(GraphError, match="the graph 'main' has died"):
                 list(stream)
 
