@@ -211,7 +211,7 @@ class _Check:
                 right = False
                 self.document.add(("nodes", name, "settings", key), str(exc))
         for key, setting in known.items():
-            if setting.required and key not in node.settings:
+            if setting.required and key not in node.settings and name not in self.broken:
                 right = False
                 self.document.add(("nodes", name), f"setting {key!r} ({type_name(setting.type)}) is missing")
         self.specs[name] = NodeSpec(name, node.type, values, node.restart)

@@ -81,6 +81,10 @@ CASES = {
         SHOW + '  more: {type: "@Writer", inputs: {frame: camera.frame}}',
         ["g.yaml:5: nodes.more: setting 'path' (str) is missing"],
     ),
+    "settings that are none": (
+        SHOW + '  more: {type: "@Writer", inputs: {frame: camera.frame}, settings: 5}',
+        ["g.yaml:5: nodes.more.settings: is 5, expected a mapping (key: value)"],
+    ),
     "refused settings": (
         SHOW + '  more:\n    type: "@Writer"\n    inputs: {frame: camera.frame}\n    settings: {path: a.txt}',
         ["g.yaml:8: nodes.more.settings: Writer: a .txt holds no pictures; write .mp4"],
