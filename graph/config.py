@@ -223,7 +223,7 @@ class _Check:
         try:
             self.tried[name] = tried = _tried_out(self.specs[name])
             self.outputs[name] = tried.outputs
-            if tried.live and not self.classes[name].inputs:
+            if tried.live:
                 self.live.add(name)
         except ConfigError as exc:
             self.document.add(("nodes", name, "settings"), str(exc))

@@ -33,6 +33,7 @@ CASES = {
         ["g.yaml:6: edges.camera.frame -> show.frame.polcy: there is no such key; did you mean 'policy'?"],
     ),
     "name": (SHOW.replace("g", "2 g", 1), ["g.yaml:1: name: is '2 g', which is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
+    "name of another graph": ("attach: 2 g\n" + SHOW, ["g.yaml:1: attach: is '2 g', which is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
     "long name": (SHOW.replace("g", 41 * "g", 1), [f"g.yaml:1: name: is '{41 * 'g'}', which is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
     "node name": (SHOW + '  a.b: {type: "@Camera"}', ["g.yaml:5: nodes.a.b: is no name; valid: letters, digits, _ and -, no digit first, at most 40 characters"]),
     "name of the runtime": (SHOW.replace("camera", "lock"), ["g.yaml:3: nodes.lock: is a name that the graph itself needs; valid: any but control, lock"]),
