@@ -182,6 +182,11 @@ nodes:
         SHOW + "edges:\n  camera.frame -> show.frame: {join: hold}",
         ["g.yaml:4: nodes.show.inputs: are all `join: hold`; one must be `seq`, to set the pace"],
     ),
+    "hold beside an input that is none": (
+        FACES.replace("render: {type: \"@Render\", inputs: {frame: camera.frame", "render: {type: \"@Render\", inputs: {frame: 5")
+        + "edges: {landmarks.faces -> render.faces: {join: hold}}",
+        ["g.yaml:6: nodes.render.inputs.frame: is 5, expected a text"],
+    ),
     "live": (SHOW + "live: fast", ["g.yaml:5: live: is 'fast', expected true or false"]),
     "other graph": (
         SHOW.replace("camera.frame", "other/camera.frame"),
