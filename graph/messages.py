@@ -47,12 +47,16 @@ class Header(NamedTuple):
     t_capture_ns: int = 0
     hops: tuple[Hop, ...] = ()
 
-    def numbered(self, stream: str, seq: int, now_ns: int, epoch: int = 0, hops: tuple[Hop, ...] = ()) -> "Header":
+    def numbered(
+        self, stream: str, seq: int, now_ns: int, epoch: int = 0, hops: tuple[Hop, ...] = (), pts: float = 0.0
+    ) -> "Header":
         """Return the header of a source's message: what the source left open is filled in.
 
         A source sets `pts`, `t_capture_ns` and `epoch` where it knows them: `Frame(header=Header(pts=1.5), ...)`.
+        Where it sets nothing, `pts` is as given here.
         """
-        return Header(stream, seq, self.epoch + epoch, self.pts, self.t_capture_ns or now_ns, self.hops + hops)
+        pts = pts if self == Header() else self.pts
+        return Header(stream, seq, self.epoch + epoch, pts, self.t_capture_ns or now_ns, self.hops + hops)
 
     def after(self, hop: Hop) -> "Header":
         """Return the header with one more hop."""

@@ -164,7 +164,8 @@ def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Said]:
 def _stamp(message: Message | None, stream: str, seq: int) -> Message | None:
     if message is None or isinstance(message, Mark):
         return None
-    return _sent(message, message.header.numbered(stream, seq, _header(seq).t_capture_ns))
+    now = _header(seq)
+    return _sent(message, message.header.numbered(stream, seq, now.t_capture_ns, pts=now.pts))
 
 
 def _sent(message: Message, header: Header) -> Message:

@@ -64,6 +64,7 @@ class Worker:
         self.finish_asked = False  # sources are to stop, the others when their inputs end
         self.phase = "start"
         self.seq = job.first_seq - 1
+        self.began_ns = 0  # when a source gave its first frame
         self.unmatched = 0
         self.only_output: dict[type, str] = {}  # the port of a node that has but one, by its message type
 
@@ -185,7 +186,9 @@ class Worker:
         hop = Hop(self.name, start, start, end)
         given = first_header(outputs)
         self.seq = max(self.seq, given.seq)  # a recording brings its own numbers; they never go back
-        header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,))
+        self.began_ns = self.began_ns or end
+        since_s = (end - self.began_ns) / 1e9
+        header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,), since_s)
         outputs = {port: None if isinstance(message, Mark) else message for port, message in outputs.items()}
         self._publish(outputs, header, start, hop)
         self.meter.state(self.between_frames, time.monotonic_ns())

@@ -123,6 +123,8 @@ def test_a_message_is_printed_in_one_line() -> None:
 def test_a_source_header_is_completed() -> None:
     now = 1234
     assert Header(pts=1.5).numbered("cam", 3, now) == Header("cam", 3, 0, 1.5, now)
+    assert Header().numbered("cam", 3, now, pts=0.5) == Header("cam", 3, 0, 0.5, now)
+    assert Header(t_capture_ns=7).numbered("cam", 3, now, pts=0.5) == Header("cam", 3, 0, 0.0, 7)
     assert Header(t_capture_ns=7, epoch=2).numbered("cam", 3, now) == Header("cam", 3, 2, 0.0, 7)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,19 @@ def fan_out(policies: dict[str, dict[str, Any]], frames: int, **source: Any) -> 
 
 def numbers(path: Path) -> list[int]:
     return [row[0] for row in rows(path)]
+
+
+def test_frames_of_a_source_that_sets_no_times_have_those_at_which_they_were_given(tmp_path: Path) -> None:
+    nodes = {
+        "source": node("Untimed"),
+        "times": node("Times", {"frame": "source.frame"}),
+        "write": node("WriteNumbers", {"numbers": "times.times"}),
+    }
+    with Graph(tmp_path, {"name": "untimed", "nodes": nodes}) as graph:
+        assert graph.wait() == 0, graph.text()
+    times = [values[0] for _, values in rows(tmp_path / "numbers.jsonl")]
+    assert times[0] == 0.0 and len(times) == 5
+    assert all(later - earlier >= 0.002 for earlier, later in pairwise(times))
 
 
 def test_diamond_that_blocks_matches_every_frame(tmp_path: Path) -> None:

@@ -217,6 +217,27 @@ class Pair(Node):
         return Numbers(word="pair", values=np.array(values, np.float64))
 
 
+class Untimed(Node):
+    """A source that sets no times."""
+
+    frame = Output(Frame)
+
+    def process(self) -> Iterator[Frame]:
+        for seq in range(5):
+            yield Frame(image=picture(seq))
+            time.sleep(0.002)
+
+
+class Times(Node):
+    """Gives the pts of every frame."""
+
+    frame = Input(Frame)
+    times = Output(Numbers)
+
+    def process(self, frame: Frame) -> Numbers:
+        return Numbers(values=np.array([frame.pts]))
+
+
 class Write(Node):
     """Writes a line for every frame: seq, epoch, first pixel, pts, nodes on the way."""
 
