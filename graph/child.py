@@ -27,7 +27,7 @@ for number in endings:
     signal.signal(number, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, endings)
 sys.path[:] = os.environ["FACEGRAPH_PATH"].split(os.pathsep)
-from graph.worker import main
+from graph.process import main
 main()
 """
 """Terminals and service managers send ENDINGS to the whole group. The supervisor sees to an orderly end; a node ignores

@@ -1,16 +1,12 @@
 """One node in its process: open, link, play, drain, close.
 
-The supervisor starts `main` with a job on standard input. The node's own code runs only in the main thread
+The node's own code runs only in the main thread
 and only here is every exception caught, turned into a report, and the process ended in order.
 """
 
-import faulthandler
 import gc
-import io
 import logging
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +33,6 @@ from graph.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 MARK = Mark()
-LEAVE_S = 3.0  # threads that a node has left behind get so long to end by themselves
 IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast as fingers are
 
 
@@ -384,24 +379,3 @@ class Worker:
             self.sender.close()
         self.pool.close()
         self.context.term()
-
-
-def main() -> None:
-    """Run the job on standard input; the process's exit code is the node's."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # what a node prints comes at once, also through a pipe
-    faulthandler.enable(all_threads=False)  # a crash within a library tells the line of the node that called it
-    worker = Worker(Job.from_stdin())
-    code = worker.run()
-    watchdog = threading.Timer(LEAVE_S, _cut_off, (worker.name, code))
-    watchdog.daemon = True
-    watchdog.start()
-    sys.exit(code)  # once the node's own threads have ended
-
-
-def _cut_off(name: str, code: int) -> None:
-    """End the process though threads of its node still run: nobody is left to tell it."""
-    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.is_alive()]
-    sys.stderr.write(f"warning: {name}: cut off, as it is closed, but threads still run: {', '.join(left)}\n")
-    sys.stdout.flush()
-    os._exit(code)

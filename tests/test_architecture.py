@@ -92,7 +92,7 @@ def test_files_are_named_for_what_they_hold_and_stay_short() -> None:
 
 def test_the_process_of_a_node_does_not_load_what_only_the_supervisor_needs() -> None:
     """Each of them costs every node some 50 to 200 ms at its start."""
-    code = "import sys, graph.worker, graph.spec; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, graph.process, graph.spec; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )

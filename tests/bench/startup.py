@@ -34,7 +34,7 @@ import logging, sys, time
 logging.disable(logging.WARNING)  # nodes that write complain of getting nothing
 start = time.monotonic()
 import msgpack
-import graph.worker
+import graph.process
 runtime = time.monotonic()
 from graph.spec import NodeSpec, build
 node = build(NodeSpec(*msgpack.unpackb(sys.stdin.buffer.read())))
