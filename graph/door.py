@@ -68,18 +68,18 @@ class Door(threading.Thread):
         self._asked: OrderedDict[int, tuple[bytes, Any]] = OrderedDict()
         self._numbers = itertools.count(1)  # of requests and of readers
         self._stopping = threading.Event()
-        self._context: zmq.Context[Any] = zmq.Context()
-        self._zap = self._context.socket(zmq.REP)
+        self._zmq: zmq.Context[Any] = zmq.Context()
+        self._zap = self._zmq.socket(zmq.REP)
         self._zap.bind(ZAP)
         self._front = self._front_socket(secret)
         self._front.set(zmq.IPV6, ":" in parse(listen)[0])  # without need, it writes all addresses in its way
         try:
             self._front.bind(listen)
         except zmq.ZMQError as exc:
-            self._context.destroy(linger=0)
+            self._zmq.destroy(linger=0)
             raise ConfigError(f"cannot listen at {listen}: {exc.strerror}") from exc
         self.address = self._front.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        self._control = self._context.socket(zmq.DEALER)
+        self._control = self._zmq.socket(zmq.DEALER)
         self._control.set(zmq.LINGER, 0)
         self._control.connect(rundir.control)
         self._poller = zmq.Poller()
@@ -87,7 +87,7 @@ class Door(threading.Thread):
             self._poller.register(socket, zmq.POLLIN)
 
     def _front_socket(self, keys: Keys | None) -> "zmq.Socket[bytes]":
-        front: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        front: zmq.Socket[bytes] = self._zmq.socket(zmq.ROUTER)
         front.set(zmq.ROUTER_MANDATORY, 1)
         front.set(zmq.SNDHWM, MAX_UNREAD)
         front.set(zmq.LINGER, 1000)
@@ -117,7 +117,7 @@ class Door(threading.Thread):
             self._leave(identity)
         for socket in (self._zap, self._control, self._front):
             socket.close()
-        self._context.term()
+        self._zmq.term()
 
     def close(self) -> None:
         """Take leave of all clients."""
@@ -172,7 +172,7 @@ class Door(threading.Thread):
         if queue > MAX_CREDITS:
             raise WireError(f"queue of {queue}; 1..{MAX_CREDITS} are allowed over tcp")
         self._leave(identity)
-        socket = self._context.socket(zmq.DEALER)
+        socket = self._zmq.socket(zmq.DEALER)
         socket.set(zmq.LINGER, 500)
         socket.set(zmq.RCVHWM, 0)  # bounded by the credits
         socket.connect(self._rundir.data(node))
