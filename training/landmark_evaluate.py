@@ -54,6 +54,8 @@ class Looks:
     again: Floats
     mirrored: Floats
     nudged: Floats
+    nudged_again: Floats
+    """What the second look makes of it, as in a graph."""
     noisy: Floats
     detected: Floats
     """Behind the face detector, NaN where it did not find the face."""
@@ -75,11 +77,12 @@ def look(predictor: Predictor, detector: FaceModel, sample: Sample) -> list[Floa
     all_of = predictor([image, image, image, noisy, np.ascontiguousarray(image[:, ::-1])], boxes.astype(np.float32))
     found, jittered, nudged, noised, mirrored = all_of.points
     mirrored = mirrored[MIRROR] * [-1, 1] + [last, 0]
-    roll = landmark_roll(found[None])
-    again = predictor([image], landmark_box(found[None], roll), roll).points[0]
+    first = np.stack((found, nudged))
+    rolls = landmark_roll(first)
+    again, nudged_again = predictor([image, image], landmark_box(first, rolls), rolls).points
     detected = behind(detector, predictor, image, box[0])
     return [true[0], found, all_of.spread[0], all_of.states[0], all_of.presence[0], jittered, again, mirrored, nudged,
-            noised, detected]
+            nudged_again, noised, detected]
 
 
 def behind(detector: FaceModel, predictor: Predictor, image: NDArray[np.uint8], box: Floats) -> Floats:
@@ -128,6 +131,7 @@ def measure(looks: Looks) -> tuple[dict[str, float], NDArray[np.float64]]:
             np.concatenate((detected, np.full((~seen).sum(), np.inf))), LIMITS[0]),
         "response to a mirror": mean(looks.mirrored, looks.found),
         "response to box errors of 2 %": mean(looks.nudged, looks.found),
+        "response to box errors of 2 %, second pass": mean(looks.nudged_again, looks.again),
         "response to noise of 4 levels": mean(looks.noisy, looks.found),
         **states_f1(looks.states, true),
         "present": 100 * (looks.presence > 0.5).mean(),
