@@ -29,9 +29,10 @@ print(sys.modules["_mnncengine"].__file__)
 
 
 def library() -> Path:
-    found = importlib.util.find_spec("_mnncengine")
-    assert found is not None and found.origin is not None
-    return Path(found.origin)
+    package = importlib.util.find_spec("MNN")
+    assert package is not None and package.origin is not None
+    (found,) = Path(package.origin).parent.parent.glob("_mnncengine*.so")
+    return found
 
 
 def stack_flags(elf: bytes) -> int:
