@@ -23,13 +23,16 @@ class Proxy:
         self._change = change
 
     def run(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        asyncio.run(self._serve(ready, stop))  # which ends every connection
+        asyncio.run(self._serve(ready, stop))
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         self.loop = asyncio.get_running_loop()
         async with await asyncio.start_server(self._connected, "127.0.0.1", self.port):
             ready.set()
             await stop.wait()
+            for connection in self.connections:  # from Python 3.12 on the end of this block waits for them
+                if connection:
+                    connection.cancel()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.append(asyncio.current_task())
