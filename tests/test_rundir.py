@@ -1,5 +1,6 @@
 """The run folder of a graph: it is made, found, and removed, and nothing that lies beside it is ever touched."""
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -122,3 +123,20 @@ def test_who_wakes_late_does_not_remove_the_folder_of_a_new_graph() -> None:
     new.close()
     RunDir.of("moved").remove_left_over()
     assert rundir.left_over() == rundir.running() == []
+
+
+def test_a_folder_that_another_graph_replaces_while_it_is_locked_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of the lock and the locking of it, which cannot be one step."""
+    locked, others = fcntl.flock, []
+
+    def too_late(lock: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", locked)
+        RunDir.of("wanted").remove()
+        others.append(RunDir.of("wanted").claim([]))
+        locked(lock, how)
+
+    monkeypatch.setattr(rundir, "CLAIM_S", 0.1)
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    with pytest.raises(ConfigError, match="a graph named 'wanted' is running already"):
+        RunDir.of("wanted").claim([])
+    others[0].close()
