@@ -79,6 +79,18 @@ class Graph:
         self.process.wait()
 
 
+def line(frames: int = 100, pause: float = 0.0, **write: object) -> dict[str, Any]:
+    """source -> copy -> write"""
+    return {
+        "name": "line",
+        "nodes": {
+            "source": node("Source", frames=frames, pause=pause),
+            "copy": node("Copy", {"frame": "source.frame"}),
+            "write": node("Write", {"frame": "copy.copied"}, **write),
+        },
+    }
+
+
 def rows(path: Path) -> list[Any]:
     """Return the lines that a Write node wrote."""
     if not path.exists():
