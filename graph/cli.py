@@ -54,7 +54,7 @@ err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Level(enum.StrEnum):
-    """How much is logged."""
+    """Least level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -76,10 +76,10 @@ def seconds(number: float | None) -> float | None:
     return number
 
 
-Config = Annotated[str, typer.Argument(help="A YAML file; also by its name in configs/, like demo.")]
+Config = Annotated[str, typer.Argument(help="A YAML file, or the name of one in configs/, such as demo.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NODE.SETTING=VALUE", help="Put a setting over the file's; may be repeated."),
+    typer.Option("--set", metavar="NODE.SETTING=VALUE", help="Override a setting of the file; may be repeated."),
 ]
 Duration = Annotated[
     float | None, typer.Option(metavar="S", min=0.0, callback=seconds, help="End after so many seconds.")
@@ -90,7 +90,7 @@ Profile = Annotated[
 ]
 Dot = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", parser=folder, help="Draw the graph there (DOT) at every change of a state."),
+    typer.Option(metavar="DIR", parser=folder, help="Draw the graph there (DOT) whenever a state changes."),
 ]
 Metrics = Annotated[
     int | None,
@@ -100,9 +100,9 @@ Metrics = Annotated[
 ]
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="[NAME]", help="A running graph; needed where several run.", show_default=False),
+    typer.Argument(metavar="[NAME]", help="A running graph; needed if several are running.", show_default=False),
 ]
-Log = Annotated[Level, typer.Option(case_sensitive=False, help="How much is logged.")]
+Log = Annotated[Level, typer.Option(case_sensitive=False, help="Least level that is logged.")]
 
 
 @app.command()
@@ -125,7 +125,7 @@ def attach(
     overrides: Overrides = None,
     duration: Duration = None,
     profile: Profile = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until that graph runs.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the graph to start.")] = False,
     log: Log = Level.INFO,
 ) -> None:
     """Add the nodes of a config with `attach: NAME` to the running graph of that name, or at that address."""
@@ -139,7 +139,7 @@ def attach(
 
 @app.command()
 def draw(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a running graph: with its rates now.")],
+    config: Annotated[str, typer.Argument(help="A YAML file, or a running graph: with its current rates.")],
     overrides: Overrides = None,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Mermaid, which GitHub draws, instead of DOT.")] = False,
 ) -> None:
@@ -161,10 +161,10 @@ def draw(
 @app.command()
 def top(
     name: Name = None,
-    once: Annotated[bool, typer.Option("--once", help="Print the table once and end.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print everything once as JSON, see graph/README.md.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the table once and exit.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything once as JSON; see graph/README.md.")] = False,
     every: Annotated[
-        float, typer.Option(metavar="S", min=0.1, callback=seconds, help="Seconds from one look to the next.")
+        float, typer.Option(metavar="S", min=0.1, callback=seconds, help="Seconds between updates.")
     ] = 1.0,
 ) -> None:
     """Show what a running graph does: rates, queues, times, drops, CPU and memory of every node."""
@@ -183,9 +183,9 @@ def top(
 def tap(
     port: Annotated[str, typer.Argument(metavar="[NAME/]NODE.PORT", help="An output of a running graph.")],
     count: Annotated[int | None, typer.Option(metavar="N", min=1, help="End after so many messages.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Long arrays in full.")] = False,
-    hz: Annotated[bool, typer.Option("--hz", help="The rate instead, once a second.")] = False,
-    bw: Annotated[bool, typer.Option("--bw", help="The bytes per second instead.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Print long arrays in full.")] = False,
+    hz: Annotated[bool, typer.Option("--hz", help="Print the rate instead, once a second.")] = False,
+    bw: Annotated[bool, typer.Option("--bw", help="Print bytes per second instead.")] = False,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="Save one picture instead.")] = None,
 ) -> None:
     """Print the messages of a port as JSON lines; Ctrl-C ends it."""
@@ -224,21 +224,21 @@ def set_(
 
 @app.command()
 def pause(name: Name = None) -> None:
-    """Hold the sources of a running graph."""
+    """Pause the sources of a running graph."""
     with running(name) as g:
         g.pause()
 
 
 @app.command()
 def resume(name: Name = None) -> None:
-    """Let the sources of a paused graph go on."""
+    """Resume the sources of a paused graph."""
     with running(name) as g:
         g.resume()
 
 
 @app.command()
 def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A node of a running graph.")]) -> None:
-    """Start the process of one node again; returns when it plays."""
+    """Restart the process of one node; returns when it plays."""
     name, node = split(node)
     with running(name) as g:
         g.restart(node)
@@ -246,11 +246,11 @@ def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A n
 
 @app.command()
 def doctor(
-    config: Annotated[str | None, typer.Argument(help="Only what this graph needs, and its cameras and files.")] = None,
+    config: Annotated[str | None, typer.Argument(help="Test what this graph needs, and its cameras and files.")] = None,
     overrides: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Look at what this machine can do, and say what to mend; exit code 1 if something must be."""
+    """Test what this machine can do, and say how to fix what is wrong; exit code 1 if something must be fixed."""
     from graph.doctor import as_json, examine, exit_code, report
 
     found = examine(PACKAGE, None if config is None else load_config(config, overrides))

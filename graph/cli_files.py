@@ -14,7 +14,7 @@ from graph.spec import did_you_mean, load_class
 
 @app.command()
 def check(config: Config, overrides: Overrides = None) -> None:
-    """Check a graph without starting it; shows what its edges do."""
+    """Check a graph without starting it, and show the policies of its edges."""
     spec = load_config(config, overrides)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     for title in ("from", "to", "policy", "queue", "join"):
@@ -29,10 +29,10 @@ def check(config: Config, overrides: Overrides = None) -> None:
 @app.command()
 def nodes(
     type_: Annotated[
-        str | None, typer.Argument(metavar="TYPE", help="One node in detail, like nodes.smooth:Smooth, or just Smooth.")
+        str | None, typer.Argument(metavar="TYPE", help="One node in detail: nodes.smooth:Smooth, or just Smooth.")
     ] = None,
 ) -> None:
-    """Show what nodes there are, their ports and settings."""
+    """List the nodes, or show the ports and settings of one."""
     from graph.catalog import details, find_nodes, overview
 
     if type_ and ":" in type_:
@@ -52,9 +52,9 @@ def nodes(
 @app.command()
 def compare(
     before: Annotated[Path, typer.Argument(help="The folder of a run with --profile.")],
-    after: Annotated[Path, typer.Argument(help="The folder of another one.")],
+    after: Annotated[Path, typer.Argument(help="The folder of another such run.")],
 ) -> None:
-    """Compare two runs: what got slower, what faster."""
+    """Compare two runs: what got slower, what got faster."""
     from graph.compare import load as load_summary
     from graph.compare import report
 
@@ -65,11 +65,11 @@ def compare(
 @app.command()
 def keys(
     into: Annotated[
-        Path, typer.Argument(metavar="DIR", parser=folder, help="Of the graph's own keys; made if need be.")
+        Path, typer.Argument(metavar="DIR", parser=folder, help="Folder of the graph's own keys; created if missing.")
     ],
     clients: Annotated[list[str] | None, typer.Argument(metavar="[CLIENT]...", help="Names of new clients.")] = None,
 ) -> None:
-    """Make the keys with which a graph listens beyond this machine, and those with which clients attach."""
+    """Make the keys of a graph that listens to other machines, and those of its clients."""
     from graph.network import make_keys
 
     for path in make_keys(into, clients or ["client"]):

@@ -1,4 +1,4 @@
-"""The command that makes a graph out of one line, and runs it."""
+"""The command that runs a graph written in one line."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +22,9 @@ from graph.cli import (
 
 @app.command()
 def launch(
-    line: Annotated[list[str], typer.Argument(metavar="LINE", help='Like "capture uri=clip.mp4 ! detect ! ...".')],
-    only_print: Annotated[bool, typer.Option("--print", help="Only print the graph, as a file would hold it.")] = False,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Of the graph.")] = "launch",
+    line: Annotated[list[str], typer.Argument(metavar="LINE", help='Such as "capture uri=clip.mp4 ! detect ! ...".')],
+    only_print: Annotated[bool, typer.Option("--print", help="Only print the graph as YAML.")] = False,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the graph.")] = "launch",
     overrides: Overrides = None,
     duration: Duration = None,
     profile: Profile = None,
@@ -32,10 +32,10 @@ def launch(
     metrics: Metrics = None,
     log: Log = Level.INFO,
 ) -> None:
-    """Run a graph out of one line: "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! record path=out.mp4".
+    """Run a graph from one line: "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! record path=out.mp4".
 
-    Each input takes the nearest output before it that carries its type. NAME. ! ... branches off behind the element
-    with name=NAME. Elements are the nodes that `nodes` lists (detect: nodes.detect:FaceDetector), or module:Class.
+    Elements are the nodes that `nodes` lists (detect: nodes.detect:FaceDetector), or module:Class. Each input takes the
+    nearest earlier output of its type. NAME. ! ... branches off behind the element with name=NAME.
     """
     from graph.catalog import find_nodes
     from graph.config import read

@@ -38,12 +38,12 @@ def record(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="An .mcap file; it is overwritten.")],
     duration: Duration = None,
     block: Annotated[
-        bool, typer.Option("--block", help="Make the graph wait where the disk is slower, rather than miss frames.")
+        bool, typer.Option("--block", help="Make the graph wait if the disk is too slow, instead of dropping messages.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until that graph runs, to have its first frame.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the graph to start; record its first frame.")] = False,
     compression: Annotated[Literal["lz4", "zstd", "none"], typer.Option(help="zstd is smaller and slower.")] = "lz4",
 ) -> None:
-    """Record ports of a running graph into one MCAP file, until Ctrl-C or its end; the graph is not held up."""
+    """Record ports of a running graph into an MCAP file, until Ctrl-C or its end; the graph is not slowed."""
     from graph import recorder
 
     places = [split(port) for port in ports]
@@ -77,20 +77,20 @@ def tell(done: "Recorder") -> None:
 
 @app.command()
 def replay(
-    recording: Annotated[Path, typer.Argument(metavar="FILE", help="What run_graph.py record has written.")],
+    recording: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by run_graph.py record.")],
     config: Annotated[
         str | None,
-        typer.Argument(metavar="[CONFIG]", help="A graph to play it into; else its nodes run as they were called."),
+        typer.Argument(metavar="[CONFIG]", help="A graph to play into (default: the recorded nodes, by their names)."),
     ] = None,
     in_place_of: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NODE[=RECORDED]", help="Nodes of CONFIG that it replaces; else the sources. May be repeated."
+            metavar="NODE[=RECORDED]", help="Nodes of CONFIG to replace (default: the sources); may be repeated."
         ),
     ] = None,
     speed: Annotated[float, typer.Option(metavar="X", min=0.0, help="0: every frame, as fast as possible.")] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the graph; else as in CONFIG or FILE.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Start again at the end.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Default: that of CONFIG or FILE.")] = None,
     overrides: Overrides = None,
     duration: Duration = None,
     profile: Profile = None,
@@ -98,7 +98,7 @@ def replay(
     metrics: Metrics = None,
     log: Log = Level.INFO,
 ) -> None:
-    """Play a recording in place of the live source of a graph, or as the graph that was recorded."""
+    """Play a recording in place of the sources of a graph, or as the graph that was recorded."""
     from graph.config import read
     from graph.mcap_reader import Recording
 

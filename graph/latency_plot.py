@@ -26,7 +26,7 @@ EXPLAINED = (
     "The whisker: 95 % of the frames are done by there.\n"
     "wait: since the last input was made: in queues, on the way, and until the node is free.    "
     "process: the node's own work.\n"
-    "publish: handing over, and being held up by a full queue.    "
+    "publish: handing over, and waiting while a queue is full.    "
     "busy: share of the time at work.    CPU: 100 is one core.    dropped: frames that this node was too slow for."
 )
 

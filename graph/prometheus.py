@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 TIMES = {
     "wait": "From when the last input of a frame was made to the start of process(): in queues, until the node is free",
     "process": "In process()",
-    "publish": "Handing a frame over, including being held up by a full queue",
+    "publish": "Handing a frame over, including waiting while a queue is full",
     "age": "From the capture of a frame until the node was done with it",
 }
 States = Callable[[], dict[str, str]]
