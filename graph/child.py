@@ -132,7 +132,7 @@ class Child:
         silent_s = time.monotonic() - self.heard
         quiet = self.running and silent_s > (START_S if self.state == "NULL" else QUIET_S)
         if quiet and not self.quiet_told:
-            logger.warning("%s has not been heard of for %.0f s", self.spec.name, silent_s)
+            logger.warning("%s has not been heard from for %.0f s", self.spec.name, silent_s)
         self.quiet_told = quiet
 
     def tell_of_failure(self, said: dict[str, Any]) -> None:

@@ -270,7 +270,7 @@ def test_stalled_consumer_harms_nobody_else(tmp_path: Path) -> None:
         stalled.suspend()
         before = len(rows(tmp_path / "out.jsonl"))
         wait_for_rows(tmp_path / "out.jsonl", before + 300)
-        assert eventually(lambda: "stalled has not been heard of for 5 s" in graph.text())
+        assert eventually(lambda: "stalled has not been heard from for 5 s" in graph.text())
         stalled.resume()
         before = len(rows(tmp_path / "stalled.jsonl"))
         wait_for_rows(tmp_path / "stalled.jsonl", before + 10)
