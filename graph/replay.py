@@ -25,9 +25,9 @@ class Replay(Node):
     """
 
     path: str  # a file of run_graph.py record; one that is cut off is played up to the cut
-    ports: tuple[str, ...] = ()  # node.port, or output=node.port; empty: all that were recorded
-    speed: float = setting(1.0, minimum=0.0, maximum=1000.0)  # times as fast as recorded; 0: as fast as it is taken
-    loop: bool = False  # begin again at the end
+    ports: tuple[str, ...] = ()  # node.port, or output=node.port; empty: all recorded ports
+    speed: float = setting(1.0, minimum=0.0, maximum=1000.0)  # times as fast as recorded; 0: as fast as possible
+    loop: bool = False  # start again at the end
 
     def __post_init__(self) -> None:
         """Look what is in the file. Raises ConfigError if it is no recording, or lacks a port."""

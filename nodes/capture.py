@@ -37,12 +37,12 @@ class Capture(Node):
     frame = Output(Frame)
 
     uri: str | int  # video, picture, folder, "pattern*.png"; webcam: 0, 1, ... or /dev/video0; rtsp:// or http://
-    width: int = setting(0, minimum=0, maximum=16384)  # pixels; 0: as it is. Files are scaled to fit into width and
-    height: int = setting(0, minimum=0, maximum=16384)  # height, and keep their shape; a webcam is asked for them
-    fps: float = setting(0.0, minimum=0.0, maximum=1000.0)  # at most; webcam: asked for; 0: pictures 30, snapshots 5
-    loop: bool = False  # start a file again at its end
-    paced: bool = False  # a file in real time by its timestamps; otherwise as fast as the graph takes it
-    transport: Literal["tcp", "udp"] = "tcp"  # of RTSP: udp loses pictures rather than wait for them
+    width: int = setting(0, minimum=0, maximum=16384)  # pixels; 0: unchanged. Files are scaled to fit width and
+    height: int = setting(0, minimum=0, maximum=16384)  # height, keeping their shape; a webcam is asked for them
+    fps: float = setting(0.0, minimum=0.0, maximum=1000.0)  # at most; asked of webcams; 0: pictures 30, snapshots 5
+    loop: bool = False  # start a file again when it ends
+    paced: bool = False  # play a file in real time by its timestamps; otherwise as fast as possible
+    transport: Literal["tcp", "udp"] = "tcp"  # for RTSP; udp loses pictures instead of waiting for them
     patience: float = setting(5.0, minimum=0.5, maximum=120.0)  # seconds without a picture after which RTSP reconnects
 
     def live(self) -> bool:

@@ -171,17 +171,17 @@ class FaceDetector(Node):
     frame = Input(Frame)
     faces = Output(Detections)
 
-    every: int = setting(5, minimum=1, changeable=True)  # frames from one search to the next
-    scene: float = setting(10.0, minimum=0.0, changeable=True)  # grey levels; a change that starts a search; 0: off
-    lost: float = setting(0.5, minimum=-1.0, maximum=1.0, changeable=True)  # least likeness of a followed face; -1: off
+    every: int = setting(5, minimum=1, changeable=True)  # search every so many frames
+    scene: float = setting(10.0, minimum=0.0, changeable=True)  # change that starts a search, grey levels; 0: off
+    lost: float = setting(0.5, minimum=-1.0, maximum=1.0, changeable=True)  # least similarity of a known face; -1: off
     threshold: float = setting(0.5, minimum=0.0, maximum=1.0, changeable=True)  # least score of a face
-    size: int = setting(320, minimum=64, changeable=True)  # pixels, longer side searched; larger finds smaller faces
-    tiles: int = setting(1, minimum=1, maximum=16, changeable=True)  # parts per side, each searched at size; 4K: 3
-    sideways: bool = setting(False, changeable=True)  # search the frame on its sides too: three times the cost
+    size: int = setting(320, minimum=64, changeable=True)  # pixels of the longer side; larger finds smaller faces
+    tiles: int = setting(1, minimum=1, maximum=16, changeable=True)  # tiles per side, each searched at size; for 4K: 3
+    sideways: bool = setting(False, changeable=True)  # also search the frame on its sides; three times the cost
     region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # x0, y0, x1, y1; shares of the frame's sides
-    min_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels of the frame; smaller faces are left out
-    max_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels; larger faces are left out; 0: none are
-    max_faces: int = setting(20, minimum=1, changeable=True)  # only the best so many are kept, rather known ones
+    min_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels of the frame; smaller faces are ignored
+    max_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels; larger faces are ignored; 0: no limit
+    max_faces: int = setting(20, minimum=1, changeable=True)  # at most; known faces come first, then the best
     model: str = ""  # path of the network file, with or without suffix; empty: the released one
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch

@@ -220,7 +220,7 @@ class Landmarks(Node):
     faces = Output(Faces)
 
     presence: float = setting(0.5, minimum=0.0, maximum=1.0)  # least probability of a face
-    patience: float = setting(1.0, minimum=0.0)  # seconds a face keeps its id out of sight, or undetected
+    patience: float = setting(1.0, minimum=0.0)  # seconds a face keeps its id out of sight or undetected
     fov: float = setting(FOV, minimum=1.0, maximum=WIDEST_FOV, changeable=True)  # degrees seen across the longer side
     model: str = ""  # path of a network file, with or without suffix, or landmarks-large; empty: the released one
     backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network

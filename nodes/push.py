@@ -29,9 +29,9 @@ class Push(Node):
     frame = Input(Frame)
 
     uri: str  # rtsp://, rtmp://, srt://, udp:// or tcp://, with user:password@ where needed
-    transport: Literal["tcp", "udp"] = "tcp"  # of RTSP
-    crf: int = setting(26, minimum=0, maximum=51)  # quality: lower is better and needs more of the network
-    preset: Literal["ultrafast", "superfast", "veryfast", "faster"] = "ultrafast"  # later: less network, more time
+    transport: Literal["tcp", "udp"] = "tcp"  # for RTSP
+    crf: int = setting(26, minimum=0, maximum=51)  # quality; lower is better and needs more bandwidth
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster"] = "ultrafast"  # later: less bandwidth, more CPU
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:

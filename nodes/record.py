@@ -47,9 +47,9 @@ class Record(Node):
     frame = Input(Frame)
 
     path: str  # .mp4, .mov or .mkv; missing folders are made
-    crf: int = setting(23, minimum=0, maximum=51)  # quality: lower is better and larger, 18 looks like the original
+    crf: int = setting(23, minimum=0, maximum=51)  # quality; lower is better and larger; 18 looks like the original
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "superfast"  # later: smaller
-    codec: Literal["auto", "libx264", "mpeg4"] = "auto"  # auto: libx264, or mpeg4 where FFmpeg lacks it
+    codec: Literal["auto", "libx264", "mpeg4"] = "auto"  # auto: libx264, or mpeg4 if FFmpeg lacks it
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ class RecordImages(Node):
 
     folder: str  # is made; pictures of the same number are overwritten
     format: Literal["jpg", "png", "webp"] = "jpg"
-    quality: int = setting(92, minimum=1, maximum=100)  # of jpg and webp; png loses nothing
+    quality: int = setting(92, minimum=1, maximum=100)  # for jpg and webp; png is lossless
     every: int = setting(1, minimum=1, changeable=True)
 
     def writes(self) -> list[Path]:

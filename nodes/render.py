@@ -75,7 +75,7 @@ class Render(Node):
     label: bool = setting(True, changeable=True)  # track id and score
     states: bool = setting(True, changeable=True)  # closed eyes, open mouth, blinks, in words
     pose: Literal["axes", "cube", "none"] = setting("axes", changeable=True)  # of the head
-    spread: bool = setting(False, changeable=True)  # circles of twice the spread around the points: 93 % lie within
+    spread: bool = setting(False, changeable=True)  # circles of twice the spread; 93 % of true points are inside
     latency: bool = setting(False, changeable=True)  # age of the frame when it was drawn, top left
     scale: float = setting(1.0, minimum=0.2, maximum=5.0, changeable=True)  # of lines, points and text
 

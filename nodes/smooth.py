@@ -62,7 +62,7 @@ class Smooth(Node):
     raw = Input(Faces)
     faces = Output(Faces)
 
-    flow: bool = setting(True, changeable=True)  # measure motion in the picture; off: from the detections alone
+    flow: bool = setting(True, changeable=True)  # measure motion in the picture; off: use the detections alone
     strength: float = setting(1.0, minimum=0.0, maximum=10.0, changeable=True)  # 0: as detected; larger is calmer
 
     def open(self) -> None:

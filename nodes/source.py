@@ -164,16 +164,16 @@ class TestSource(Node):
     frame = Output(Frame)
     truth = Output(Truth)
 
-    pattern: Literal["picture", "noise", "plain"] = "picture"  # noise and plain cost one copy or less per frame
+    pattern: Literal["picture", "noise", "plain"] = "picture"  # noise and plain take at most one copy per frame
     picture: str = ""  # a picture file; empty: the public-domain portrait that matplotlib ships
     width: int = setting(1280, minimum=16, maximum=7680)  # pixels
     height: int = setting(720, minimum=16, maximum=4320)  # pixels
     fps: float = setting(30.0, minimum=0.1, maximum=1000.0)  # frames per second of the stream's time axis
-    frames: int = setting(0, minimum=0)  # ends after so many; 0: never
-    paced: bool = False  # deliver in real time like a camera; otherwise as fast as they are taken
+    frames: int = setting(0, minimum=0)  # end after so many; 0: never
+    paced: bool = False  # deliver in real time like a camera; otherwise as fast as possible
     copies: int = setting(1, minimum=1, maximum=20)  # pictures, each in a cell of a grid and on its own path
-    size: float = setting(0.9, minimum=0.05, maximum=4.0)  # of the cell that a picture fills
-    motion: Motion = "sine"  # shape of the swing: smooth, or at constant speed and turning at once, or with rests
+    size: float = setting(0.9, minimum=0.05, maximum=4.0)  # share of its cell that a picture fills
+    motion: Motion = "sine"  # shape of the swing: smooth, constant speed with sharp turns, or with rests
     period: float = setting(4.0, minimum=0.05)  # seconds of one swing to the right, to the left and back
     pan: float = setting(0.1, minimum=0.0, maximum=2.0)  # swing to each side, of the cell's height
     zoom: float = setting(0.15, minimum=0.0, maximum=0.9)  # swing of the size, 0.15: 15 % larger and smaller

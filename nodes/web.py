@@ -30,11 +30,11 @@ class WebView(Node):
     frame = Input(Frame)
     faces = Input(Faces, optional=True)
 
-    host: str = "127.0.0.1"  # who is listened to; 0.0.0.0: the whole network, which must know the token
-    port: int = setting(8080, minimum=0, maximum=65535)  # 0: any that is free; the log says which
-    token: str = setting("", secret=True)  # asked of browsers; empty: $FACEGRAPH_WEB_TOKEN, else none is asked
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: the whole network, with a token
+    port: int = setting(8080, minimum=0, maximum=65535)  # 0: any free one; the log says which
+    token: str = setting("", secret=True)  # that browsers must give; empty: $FACEGRAPH_WEB_TOKEN, if set
     control: bool = True  # whether the page may change the graph
-    graph: str = ""  # name of the graph to show; empty: the one of this node, or the one that that is attached to
+    graph: str = ""  # name of the graph to show; empty: this node's own, or the one it is attached to
     width: int = setting(960, minimum=64, maximum=7680, changeable=True)  # pixels; wider pictures are scaled down
     quality: int = setting(80, minimum=1, maximum=100, changeable=True)  # of the JPEG pictures
 
