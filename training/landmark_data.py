@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -148,7 +149,7 @@ def states(points: NDArray[np.float32]) -> NDArray[np.float32]:
 class Crops:
     """Cached faces: (F, 256, 256, 3) uint8 BGR, points (F, 68, 2) in crop pixels, and the set each comes from."""
 
-    images: "NDArray[np.uint8] | Rows"
+    images: "CropFile | Rows"
     points: NDArray[np.float32]
     sources: NDArray[np.str_]
 
@@ -156,10 +157,30 @@ class Crops:
         return len(self.points)
 
 
+class CropFile:
+    """A file of cached crops as an array (F, 256, 256, 3) of them, read only where it is looked at.
+
+    Pickled, as for the workers of a training, it is its path: a memory map would be a copy of all that is in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._crops = np.memmap(path, np.uint8, "r").reshape(-1, CACHE_SIDE, CACHE_SIDE, 3)
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
+        return self._crops[index]
+
+    def __reduce__(self) -> "tuple[type[CropFile], tuple[Path]]":
+        return CropFile, (self.path,)
+
+
 class Rows:
     """Crops that lie in several memory-mapped files, taken one by one, as from an array of all of them."""
 
-    def __init__(self, places: list[tuple[NDArray[np.uint8], int]]) -> None:
+    def __init__(self, places: "list[tuple[CropFile | Rows, int]]") -> None:
         self._places = places
 
     def __len__(self) -> int:
@@ -172,12 +193,7 @@ class Rows:
 
 def read_picture(sample: Sample) -> NDArray[np.uint8] | None:
     """Return the picture (H, W, 3) BGR that a face's points lie in, or None when it cannot be read."""
-    return read_image(sample.path) if sample.row is None else map_crops(sample.path)[sample.row]
-
-
-def map_crops(path: Path) -> NDArray[np.uint8]:
-    """Return a file of cached crops as (F, 256, 256, 3), read only where it is looked at."""
-    return np.memmap(path, np.uint8, "r").reshape(-1, CACHE_SIDE, CACHE_SIDE, 3)
+    return read_image(sample.path) if sample.row is None else CropFile(sample.path)[sample.row]
 
 
 def cache_crops(samples: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
@@ -198,12 +214,12 @@ def cache_crops(samples: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
         folder.mkdir(parents=True, exist_ok=True)
         _write_cache(samples, base)
     found = np.load(index)
-    images = map_crops(base.with_suffix(".u8"))
+    images = CropFile(base.with_suffix(".u8"))
     return Crops(images, found["points"], found["sources"]), [str(text) for text in found["faults"]]
 
 
 def _with_prepared(ready: list[Sample], others: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
-    files = {path: map_crops(path) for path in {sample.path for sample in ready}}
+    files = {path: CropFile(path) for path in {sample.path for sample in ready}}
     places = [(files[sample.path], sample.row or 0) for sample in ready]
     points, sources = np.stack([sample.points for sample in ready]), np.array([sample.source for sample in ready])
     if not others:
@@ -267,12 +283,12 @@ def shrunk(image: NDArray[np.uint8], factor: float) -> tuple[NDArray[np.uint8], 
     return small, np.array(sides, np.float32) / image.shape[1::-1]  # type: ignore[return-value]
 
 
-def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: Path, count: int) -> NDArray[np.uint8]:
+def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: Path, count: int) -> CropFile:
     """Return (count, 256, 256, 3) crops without faces from pictures with known face boxes (F, 4); made on first use."""
     key = hashlib.sha256(repr((CACHE_VERSION, count)).encode())
     for path, boxes in pictures:
         key.update(os.fsencode(f"{path} {path.stat().st_mtime_ns}") + boxes.tobytes())
-    file = folder / f"backgrounds-{key.hexdigest()[:16]}.npy"
+    file = folder / f"backgrounds-{key.hexdigest()[:16]}.u8"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(0)
@@ -287,9 +303,9 @@ def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: 
             raise SettingsError(f"{pictures[0][0].parent}: no crop without a face in {len(pictures)} pictures, the "
                                 f"first of which is {pictures[0][0].name}")
         with whole(file) as out:
-            np.save(out, np.stack(cuts))
+            out.writelines(cuts)
         logger.info("cached %d backgrounds in %s", len(cuts), file)
-    return np.load(file, mmap_mode="r")
+    return CropFile(file)
 
 
 def _cut_background(image: NDArray[np.uint8] | None, boxes: NDArray[np.float32],

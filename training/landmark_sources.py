@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from training import faces_data, landmark_data, prepared, read_boxes
-from training.landmark_data import Sample
+from training.landmark_data import CropFile, Sample
 from training.landmark_settings import LandmarkSettings, Source
 from training.settings import SettingsError
 
@@ -35,7 +35,7 @@ def read_source(data: Path, name: str, source: Source) -> tuple[list[Sample], li
     return landmark_data.read_folder(data / source.folder, name, landmark_data.person_of(source.person))
 
 
-def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray:
+def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray | CropFile:
     """Return crops without faces for training or for validation, (0, ...) when the settings name none."""
     pictures = []
     nobody = np.zeros((0, 4), np.float32)

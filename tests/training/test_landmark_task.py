@@ -1,6 +1,8 @@
+import pickle
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,17 @@ def test_batches_depend_on_their_generator_alone(task: LandmarkTask) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["image"], other["image"])
     assert first["image"].shape == (5, 3, 64, 64)
+
+
+def test_a_worker_is_given_not_even_one_cached_crop_and_draws_the_same(task: LandmarkTask, tmp_path: Path) -> None:
+    own = LandmarkTask(task.settings.model_copy(update={"negatives": 0.5}))
+    cv2.imwrite(str(tmp_path / "wall.png"), np.full((99, 99, 3), 90, np.uint8))
+    walls = [(tmp_path / "wall.png", np.zeros((0, 4), np.float32))]
+    own.backgrounds = landmark_data.cache_backgrounds(walls, tmp_path, 2)
+    given = pickle.dumps(own)
+    assert len(given) < own.crops.images[0].nbytes
+    here, there = (each.batch(np.random.default_rng(2), 12) for each in (own, pickle.loads(given)))
+    assert all(torch.equal(here[name], there[name]) for name in here)
 
 
 def test_inputs_are_no_larger_than_the_cached_crops(task: LandmarkTask) -> None:

@@ -258,6 +258,26 @@ def test_worker_processes_draw_the_same_batches(settings: RunSettings) -> None:
         assert all(torch.equal(here[name], there[name]) for name in here)
 
 
+@pytest.mark.slow
+def test_a_fork_server_draws_the_same_batches(settings: RunSettings) -> None:
+    script = """if True:
+        import multiprocessing, sys, torch
+        from training import train
+        from training.distributed import Group
+        from training.settings import RunSettings
+        multiprocessing.set_start_method("forkserver")  # Python's own way from 3.14 on
+        settings = RunSettings.model_validate_json(sys.argv[1])
+        task, alone = train.load_task(settings.task, settings.settings), Group(0, 1, torch.device("cpu"))
+        mine, workers = (list(train.batches(task, settings.model_copy(update={"workers": count}), 4, alone))
+                         for count in (0, 1))
+        for (here,), (there,) in zip(mine, workers, strict=True):
+            assert all(torch.equal(here[name], there[name]) for name in here)
+        print(len(mine))
+    """
+    run = subprocess.run([sys.executable, "-c", script, settings.model_dump_json()], capture_output=True, text=True)
+    assert (run.stdout, run.returncode) == ("2\n", 0), run.stderr
+
+
 def test_log_forgets_steps_that_were_not_saved(tmp_path: Path) -> None:
     log = tmp_path / "metrics.jsonl"
     log.write_text("".join(json.dumps({"kind": "train", "step": step}) + "\n" for step in (1, 2, 3)))
