@@ -4,6 +4,7 @@ Shapes: B batch, N 68 points.
 """
 
 import logging
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class LandmarkTask:
         self.crops = relabelled(self.crops, settings)
         self.validation = Validation(validation, settings)
         self.backgrounds = read_backgrounds(settings, held_out=False)
-        self.lookalikes = settings.lookalikes and find_lookalikes(settings.lookalikes, settings.data, held_out=False)
+        self.lookalikes = find_lookalikes(settings, held_out=False)
         self.states = landmark_data.states(self.crops.points)
         self.chances = self._chances()
         sources = [settings.sources[name] for name in self.crops.sources]
@@ -68,6 +69,10 @@ class LandmarkTask:
         self.region_weights = np.ones(landmark_net.POINTS, np.float32)
         for name, weight in settings.region_weights.items():
             self.region_weights[metrics.REGIONS[name]] = weight
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the held-out crops, in memory: worker processes, for which a task is pickled, only draw batches."""
+        return vars(self) | {"validation": None}
 
     def _chances(self) -> np.ndarray:
         weights = np.array([self.settings.sources[name].weight for name in self.crops.sources])

@@ -44,7 +44,7 @@ class Validation:
         self.points = np.stack(points)
         self.images = np.stack(cuts)
         self.known = np.array([settings.sources[name].states for name in self.sources])
-        like = settings.lookalikes and find_lookalikes(settings.lookalikes, settings.data, held_out=True)
+        like = find_lookalikes(settings, held_out=True)
         self.lookalikes = like.crops(settings.size) if like else None
         backgrounds = read_backgrounds(settings, held_out=True)
         middle = (landmark_data.CACHE_SIDE - settings.size) // 2

@@ -3,26 +3,32 @@
 Crops without a face that are drawn at random teach little about these, and behind the detector there are no others.
 """
 
+import hashlib
 import logging
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
-from nodes import _boxes
-from nodes._backend import MODELS
+from nodes import _backend, _boxes
 from nodes._geometry import MARGIN, crop, crop_matrix, detector_to_landmark_box, landmark_box
 from training import augment
-from training.faces_data import read_backgrounds, split
+from training.faces_data import Picture, read_backgrounds, split
 from training.faces_evaluate import exported, find
 from training.faces_settings import FaceSettings
-from training.files import read_image
-from training.landmark_data import cut_face
+from training.files import read_image, whole
+from training.landmark_data import CropFile, cut_face
+from training.landmark_settings import LandmarkSettings
 from training.settings import SettingsError, checked, load_settings
 
 logger = logging.getLogger("training")
 
+DETECTOR = _backend.MODELS / "faces"
+VERSION = b"1"
+"""Of how it looks; another one makes cached lookalikes old."""
 SIZES = (320, 240), (640, 480)
 """Width and height that pictures are fitted to, as the run time does near and far."""
 THRESHOLD = 0.05
@@ -36,7 +42,7 @@ UPRIGHT[[0, 16]], UPRIGHT[36:42], UPRIGHT[42:48], UPRIGHT[48:] = ((0, 0), (1, 1)
 class Lookalikes:
     """Crops (L, 256, 256, 3) uint8 BGR, and where a face would have its points in them, (L, 68, 2)."""
 
-    images: NDArray[np.uint8]
+    images: CropFile
     points: NDArray[np.float32]
 
     def draw(self, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
@@ -52,12 +58,15 @@ class Lookalikes:
         return np.stack([crop(image, matrix[None], size)[0] for image, matrix in pairs])
 
 
-def find_lookalikes(config: Path, data: Path, held_out: bool) -> Lookalikes:
-    """Return what the released detector finds in the backgrounds of its training `config`.
+def find_lookalikes(own: LandmarkSettings, held_out: bool) -> Lookalikes | None:
+    """Return what the released detector finds in the backgrounds of its training's config, looked for on first use.
 
-    `held_out`: from those that the detector is measured on, in place of those it trains with. Raises SettingsError when
-    it finds nothing.
+    `held_out`: from those that the detector is measured on, in place of those it trains with. None where the settings
+    name no config. Raises SettingsError when it finds nothing.
     """
+    config, data = own.lookalikes, own.data
+    if config is None:
+        return None
     try:
         settings = checked(FaceSettings, load_settings(config).settings | {"data": data}, str(config))
         if not settings.backgrounds:
@@ -65,9 +74,28 @@ def find_lookalikes(config: Path, data: Path, held_out: bool) -> Lookalikes:
         pictures = read_backgrounds(data / settings.backgrounds, set(settings.not_backgrounds))
     except SettingsError as exc:
         raise SettingsError(f"settings.lookalikes: {exc}") from exc
-    maps = exported(MODELS / "faces")
-    images, points = [], []
-    for picture in split(pictures, settings.background_hold_out, "name")[held_out]:
+    pictures = split(pictures, settings.background_hold_out, "name")[held_out]
+    key = hashlib.sha256(VERSION + _backend.locate(DETECTOR, "onnxruntime").read_bytes())
+    for picture in pictures:
+        key.update(os.fsencode(f"{picture.path} {picture.path.stat().st_mtime_ns}"))
+    base = own.cache / f"lookalikes-{key.hexdigest()[:16]}"
+    if not base.with_suffix(".npy").exists():
+        own.cache.mkdir(parents=True, exist_ok=True)
+        cuts = list(_cut(pictures))
+        if not cuts:
+            raise SettingsError(f"settings.lookalikes: {config}: nothing found in {len(pictures)} "
+                                f"backgrounds of {data}")
+        with whole(base.with_suffix(".u8")) as images:
+            images.writelines(cut for cut, _ in cuts)
+        with whole(base.with_suffix(".npy")) as points:
+            np.save(points, np.stack([inside for _, inside in cuts]))
+    return Lookalikes(CropFile(base.with_suffix(".u8")), np.load(base.with_suffix(".npy")))
+
+
+def _cut(pictures: list[Picture]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """Yield a crop and its points for all that the detector finds in the pictures."""
+    maps = exported(DETECTOR)
+    for picture in track(pictures, "looking for lookalikes"):
         image = read_image(picture.path)
         if image is None:
             logger.warning("%s: picture cannot be read", picture.path)
@@ -76,9 +104,4 @@ def find_lookalikes(config: Path, data: Path, held_out: bool) -> Lookalikes:
             boxes, _, _ = find(maps, image, size, THRESHOLD)
             _, scale, offset = _boxes.letterbox(image, size)
             for box in detector_to_landmark_box(_boxes.to_frame(boxes, scale, offset)):
-                cut, inside = cut_face(image, box[:2] + UPRIGHT * (box[2:] - box[:2]))
-                images.append(cut)
-                points.append(inside)
-    if not images:
-        raise SettingsError(f"settings.lookalikes: {config}: nothing found in {len(pictures)} backgrounds of {data}")
-    return Lookalikes(np.stack(images), np.stack(points))
+                yield cut_face(image, box[:2] + UPRIGHT * (box[2:] - box[:2]))

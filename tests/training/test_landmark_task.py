@@ -37,11 +37,12 @@ def test_batches_depend_on_their_generator_alone(task: LandmarkTask) -> None:
 
 def test_a_worker_is_given_not_even_one_cached_crop_and_draws_the_same(task: LandmarkTask, tmp_path: Path) -> None:
     own = LandmarkTask(task.settings.model_copy(update={"negatives": 0.5}))
+    own.lookalikes = Lookalikes(own.crops.images, own.crops.points)
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((99, 99, 3), 90, np.uint8))
     walls = [(tmp_path / "wall.png", np.zeros((0, 4), np.float32))]
     own.backgrounds = landmark_data.cache_backgrounds(walls, tmp_path, 2)
     given = pickle.dumps(own)
-    assert len(given) < own.crops.images[0].nbytes
+    assert own.validation and len(given) < own.validation.images.nbytes < own.crops.images[0].nbytes
     here, there = (each.batch(np.random.default_rng(2), 12) for each in (own, pickle.loads(given)))
     assert all(torch.equal(here[name], there[name]) for name in here)
 
@@ -184,7 +185,7 @@ def test_backgrounds_and_lookalikes_that_are_held_out_are_measured_and_not_learn
         asked.extend(("backgrounds", landmark_data.held_out(path.name, 0.1)) for path, _ in pictures)
         return np.zeros((1, 256, 256, 3), np.uint8)
 
-    def found(*_: object, held_out: bool) -> Lookalikes:
+    def found(_: object, held_out: bool) -> Lookalikes:
         asked.append(("lookalikes", held_out))
         return Lookalikes(np.zeros((1, 256, 256, 3), np.uint8), np.zeros((1, 68, 2), np.float32))
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ torch = pytest.importorskip("torch")
 from nodes._geometry import crop, crop_matrix, landmark_box, landmark_roll  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
 from tests.training.faces68 import write_two_sets  # noqa: E402
+from training import lookalikes  # noqa: E402
 from training.export import portrait  # noqa: E402
 from training.landmark_settings import LandmarkSettings  # noqa: E402
 from training.landmark_task import LandmarkTask  # noqa: E402
@@ -31,14 +33,34 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def settings_of(data: Path, config: str = "faces.yaml") -> LandmarkSettings:
+    return LandmarkSettings(data=data, cache=data / "cache", sources={}, lookalikes=data / config)
+
+
 def test_lookalikes_are_what_the_detector_finds_and_are_seen_as_faces_are(data: Path) -> None:
-    train, held = (find_lookalikes(data / "faces.yaml", data, held_out) for held_out in (False, True))
+    train, held = (find_lookalikes(settings_of(data), held_out) for held_out in (False, True))
+    assert train and held
     assert len(train.images) + len(held.images) >= 4 * 2  # in four pictures, near and far, and the person in none
     face = crop(portrait(), crop_matrix(landmark_box(LANDMARKS[None]), 160), 160)[0]
     likest = max(np.corrcoef(one.mean(2).ravel(), face.mean(2).ravel())[0, 1] for one in train.crops(160))
     assert likest > 0.5  # boxes differ by some pixels; of other places it is 0.1
     assert np.abs(landmark_roll(train.points)).max() < 1e-4
     assert train.draw(np.random.default_rng(0), 64).shape == (64, 64, 3)
+
+
+def test_lookalikes_are_looked_for_once_and_anew_where_pictures_have_changed(
+    data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = find_lookalikes(settings_of(data), held_out=False)
+    assert first
+    with monkeypatch.context() as patch:
+        patch.setattr(lookalikes, "exported", None)  # the detector
+        again = find_lookalikes(settings_of(data), held_out=False)
+        assert again and np.array_equal(first.images[:], again.images[:]) and np.array_equal(first.points, again.points)
+    for path in (data / "backgrounds").iterdir():
+        cv2.imwrite(str(path), portrait()[:, ::-1])
+        os.utime(path, (1, 1))
+    changed = find_lookalikes(settings_of(data), held_out=False)
+    assert changed and not np.array_equal(first.images[0], changed.images[0])
 
 
 def test_the_upright_face_is_one() -> None:
@@ -60,12 +82,13 @@ def test_backgrounds_in_which_nothing_is_found_are_named(data: Path) -> None:
     for path in (data / "backgrounds").iterdir():
         cv2.imwrite(str(path), np.full((64, 64, 3), 90, np.uint8))
     (data / "backgrounds" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(SettingsError, match=r"faces\.yaml: nothing found in 4 backgrounds"):
-        find_lookalikes(data / "faces.yaml", data, held_out=False)
+    with pytest.raises(SettingsError, match=r"faces\.yaml: nothing found in [1-4] backgrounds"):
+        find_lookalikes(settings_of(data), held_out=False)
+    elsewhere = settings_of(data).model_copy(update={"data": data / "elsewhere"})
     with pytest.raises(SettingsError, match=r"^settings\.lookalikes: .*elsewhere/backgrounds: no such folder"):
-        find_lookalikes(data / "faces.yaml", data / "elsewhere", held_out=False)
+        find_lookalikes(elsewhere, held_out=False)
     (data / "without.yaml").write_text("base: faces.yaml\nsettings: {backgrounds: null}\n")  # all of data, faces too
     with pytest.raises(SettingsError, match=r"without\.yaml: backgrounds: expected a folder of pictures without faces"):
-        find_lookalikes(data / "without.yaml", data, held_out=False)
+        find_lookalikes(settings_of(data, "without.yaml"), held_out=False)
     with pytest.raises(SettingsError, match=r"^settings\.lookalikes: .*none\.yaml: No such file"):
-        find_lookalikes(data / "none.yaml", data, held_out=False)
+        find_lookalikes(settings_of(data, "none.yaml"), held_out=False)
