@@ -77,6 +77,25 @@ def test_flow_finds_a_known_motion_and_says_how_well() -> None:
     assert 0.4 < ratio < 2.5
 
 
+@pytest.mark.parametrize("noise", [0.0, 10.0])
+def test_flow_knows_its_error_on_a_still_face(noise: float) -> None:
+    images, points = still_picture(frames=2, noise=noise)
+    old, new = (cut_out(image, points) for image in images)
+    beyond, claim = track([old], [new], points[None], points[None])
+    if noise:
+        missed = np.median(np.linalg.norm(beyond[0], axis=1)) / 1.18
+        assert 0.5 < missed / np.median(claim) < 1.2
+    else:
+        assert np.median(claim) == pytest.approx(0.013, rel=0.5)  # what 8-bit crops allow, even where all is the same
+
+
+def test_flow_reaches_ten_pixels_beyond_the_guess() -> None:
+    images, points = still_picture()
+    cut = cut_out(images[0], points)
+    found, _ = tracked(cut, cut, points, points + 10 * cut.step * np.float32([0.8, 0.6]))
+    assert np.mean(np.linalg.norm(found - inside([cut], points[None])[0], axis=1) < 0.5) > 0.7
+
+
 def test_flow_into_a_plain_crop_is_not_believed() -> None:
     images, points = still_picture()
     cut = cut_out(images[0], points)
