@@ -125,6 +125,7 @@ def track(
         )  # fmt: skip
         ok[i] = np.logical_and(ok_there, ok_back)[:, 0]
         texture[i], residual[i] = textures[:, 0], residuals[:, 0]
+    residual[~ok] = 0  # OpenCV leaves anything there
     missed = np.square(back - start).sum(axis=2)
     noise = np.square(TEXTURE_LAW * residual) / np.maximum(texture, 1e-6)
     error = np.sqrt(FLOOR**2 + noise + missed)

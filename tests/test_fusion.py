@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nodes._flow import crop
 from nodes._fusion import (
     Found,
     Memory,
@@ -14,8 +15,9 @@ from nodes._fusion import (
     fuse,
     learn_noise,
     predict_by_detection,
+    predict_by_flow,
 )
-from tests.portrait import LANDMARKS, faces
+from tests.portrait import LANDMARKS, faces, still_picture
 
 FACE = LANDMARKS.astype(np.float64)
 SIZE = float(found(faces(LANDMARKS[None])).sizes[0, 0])
@@ -121,3 +123,23 @@ def test_without_flow_slow_movement_is_taken_for_noise_and_fast_movement_is_beli
         return float(share)
 
     assert believed(0.7) < 0.2 and 0.35 < believed(2.2) < 0.65 and believed(7) > 0.8
+
+
+def seen_again(before: NDArray[np.uint8], now: NDArray[np.uint8], points: NDArray[np.float32]) -> bool:
+    """Say whether a face that stays at its points is known again in the next picture."""
+    face = found(faces(points[None]))
+    crops = [crop(image, face.boxes, [None]) for image in (before, now)]
+    return bool(predict_by_flow(begin(face), *crops, face)[1][0])
+
+
+@pytest.mark.parametrize(("covered", "again"), [(0.4, True), (0.7, False)])
+def test_a_face_goes_on_while_two_fifths_of_its_points_are_seen_again(covered: float, again: bool) -> None:
+    (before, now), points = still_picture(frames=2)
+    now = now.copy()
+    now[int(np.quantile(points[:, 1], 1 - covered)) :] = 90
+    assert seen_again(before, now, points) == again
+
+
+def test_a_small_face_in_a_grainy_picture_is_seen_again() -> None:
+    (before, now), points = still_picture(frames=2, size=0.3, noise=20.0)
+    assert seen_again(before, now, points)
