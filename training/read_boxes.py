@@ -143,10 +143,11 @@ def _triples(values: list[float]) -> np.ndarray | None:
 def read_voc(root: Path) -> Read:
     """Read Pascal VOC: Annotations/*.xml about JPEGImages; objects with 'face' in their name, edges from pixel 1.
 
-    Those marked difficult are ignored: they count neither way.
+    Those marked difficult are ignored: they count neither way. A set whose objects all have other names is left out.
     """
     pictures: list[Picture] = []
     faults: list[str] = []
+    kinds: set[str] = set()
     labels, images = root / "Annotations", root / "JPEGImages"
     found, texts = by_name(below(images, PICTURES), images, faults), by_name(below(labels, (".xml",)), labels, faults)
     faults += [f"{found[name]}: no {name}.xml in Annotations" for name in found.keys() - texts.keys()]
@@ -160,7 +161,9 @@ def read_voc(root: Path) -> Read:
             continue
         faces = _Faces()
         for thing in tree.iter("object"):
-            if "face" not in (thing.findtext("name") or "").lower():
+            kind = (thing.findtext("name") or "").strip()
+            kinds.add(kind)
+            if "face" not in kind.lower():
                 continue
             try:
                 x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{edge}", "")) for edge in VOC_EDGES)
@@ -172,6 +175,10 @@ def read_voc(root: Path) -> Read:
             faces.add((x0 - 1.5, y0 - 1.5, x1 - 0.5, y1 - 0.5), None, difficult, str(path), faults)
         if faces.readable:
             pictures.append(faces.picture(found[name], found[name].relative_to(images).as_posix()))
+    if kinds and not any("face" in kind.lower() for kind in kinds):
+        faults.append(f"{labels}: no object with 'face' in its name, found {', '.join(sorted(kinds))[:60]!r}; its "
+                      "pictures are left out")
+        pictures = []
     return pictures, sorted(faults)
 
 

@@ -152,6 +152,19 @@ def test_voc_edges_count_from_one(tmp_path: Path) -> None:
         assert text in fault
 
 
+def test_a_voc_set_without_faces_by_name_is_not_learnt_as_background(tmp_path: Path) -> None:
+    box = "<bndbox><xmin>3</xmin><ymin>4</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>"
+    (tmp_path / "Annotations").mkdir()
+    for name, kind in (("a", "head"), ("b", "dog"), ("c", "head")):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(
+            f"<annotation><object><name>{kind}</name>{box}</object></annotation>")
+    pictures, faults = read_boxes.read_voc(tmp_path)
+    assert not pictures
+    assert faults == [f"{tmp_path}/Annotations: no object with 'face' in its name, found 'dog, head'; its pictures are "
+                      "left out"]
+
+
 def test_yolo_shares_become_pixels(tmp_path: Path) -> None:
     for name in ("a", "b", "d"):
         picture(tmp_path / "images" / "train" / f"{name}.jpg")  # 120 x 120
