@@ -61,6 +61,9 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
         raise SettingsError(f"{data}: no such folder")
     sets = list(_merged(track(find_sets(data, people), "reading labels", console=console)))
     if not any(found.faces or found.pictures for found in sets):
+        faults = [fault for found in sets for fault in found.faults]
+        if faults:
+            raise SettingsError(f"{data}: nothing in it can be used; the first of {len(faults)} faults is {faults[0]}")
         raise SettingsError(f"{data}: no data set found; expected pictures with .pts beside them, or another layout "
                             "that training/README.md names")
     check_people(people, sets)

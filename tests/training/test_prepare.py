@@ -152,6 +152,15 @@ def test_voc_edges_count_from_one(tmp_path: Path) -> None:
         assert text in fault
 
 
+def test_why_nothing_of_a_set_can_be_used_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.1 0.1 0.1 0.2 0.2 0.2 0.2 0.1\n")  # a turned box
+    assert prepare.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "nothing in it can be used; the first of 1 faults is" in caplog.text
+    assert "a.txt:1: expected 5, 15 or 20 numbers" in caplog.text
+
+
 def test_a_voc_set_without_faces_by_name_is_not_learnt_as_background(tmp_path: Path) -> None:
     box = "<bndbox><xmin>3</xmin><ymin>4</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>"
     (tmp_path / "Annotations").mkdir()
