@@ -50,7 +50,10 @@ def read_by_set(folder: Path, sets: str = ".*") -> list[Sample]:
 
 
 def read_pictures(folder: Path, data: Path, sets: str = ".*") -> tuple[list[Picture], list[Picture]]:
-    """Return the prepared pictures with boxes, to train with and held out; `data` is the folder of all sets."""
+    """Return the prepared pictures with boxes, to train with and held out; `data` is the folder of all sets.
+
+    Raises SettingsError when the folder is not a prepared one, no set matches, or a picture is gone.
+    """
     training: list[Picture] = []
     aside: list[Picture] = []
     for _, line in _matching(list(_lines(folder / PICTURES)), sets, folder):
@@ -62,6 +65,10 @@ def read_pictures(folder: Path, data: Path, sets: str = ".*") -> tuple[list[Pict
         picture = Picture(data / line["picture"], line["picture"], boxes, np.array(line["ignored"], bool),
                           points=points)
         (aside if line["held_out"] else training).append(picture)
+    gone = [picture.path for picture in training + aside if not picture.path.is_file()]
+    if gone:
+        raise SettingsError(f"{folder}: {len(gone)} of its {len(training + aside)} pictures are not there, the first "
+                            f"is {gone[0]}; run training.prepare again, or give another settings.data")
     return training, aside
 
 

@@ -252,6 +252,9 @@ def test_prepared_pictures_have_boxes(data: Path) -> None:
     assert found.boxes.tolist() == [[29.5, 29.5, 89.5, 89.5]]
     assert found.image().shape == (120, 120, 3)
     assert not aside
+    found.path.unlink()
+    with pytest.raises(SettingsError, match=rf"1 of its 1 pictures are not there, the first is {found.path}; run"):
+        prepared.read_pictures(out, data)
 
 
 def test_prepared_pictures_train_a_detector(data: Path) -> None:
