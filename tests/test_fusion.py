@@ -39,27 +39,26 @@ def step(memory: Memory, now: Found, by_flow: bool, elapsed: float = 1 / 30) -> 
     return memory.points[0]
 
 
-def settled(by_flow: bool, jitter: float = TYPICAL) -> Memory:
-    """Return the memory of a face that has been still for three seconds."""
-    memory = begin(seen(FACE, jitter))
-    for _ in range(90):
-        step(memory, seen(FACE, jitter), by_flow)
-    return memory
-
-
-def followed(jitter: float) -> NDArray[np.float64]:
+def followed(jitter: float, rate: float = 30) -> NDArray[np.float64]:
     """Return (68,) the share of a detection's small difference that is followed where the flow sees that all is still.
 
     The reciprocal is the number of detections that are averaged.
     """
-    memory, away = settled(True, jitter), 0.5 * jitter * SIZE
-    return (step(memory, seen(FACE + np.array([away, 0]), jitter), True) - FACE)[:, 0] / away
+    memory, away = begin(seen(FACE, jitter)), np.array([0.5 * jitter * SIZE, 0])
+    for _ in range(90):
+        step(memory, seen(FACE, jitter), True, 1 / rate)
+    return (step(memory, seen(FACE + away, jitter), True, 1 / rate) - FACE)[:, 0] / away[0]
 
 
 def test_with_flow_about_ten_detections_are_averaged_in_eyes_and_mouth_and_twenty_elsewhere() -> None:
     averaged = 1 / followed(TYPICAL)
     assert 8 < averaged[EYES].mean() < 13 and 8 < averaged[MOUTH].mean() < 13
     assert 16 < averaged[OUTLINE].mean() < 25
+
+
+@pytest.mark.parametrize("rate", [15, 60])
+def test_detections_are_averaged_over_the_same_time_at_other_rates(rate: float) -> None:
+    assert followed(TYPICAL, rate) * rate == pytest.approx(followed(TYPICAL) * 30, rel=0.15)
 
 
 def test_detections_that_hardly_jitter_are_averaged_little_and_never_believed_wholly() -> None:
@@ -75,6 +74,14 @@ def test_without_flow_about_three_detections_are_averaged() -> None:
         left.append(step(memory, seen(noisy), False) - FACE)
     calm = np.std(left[30:]) / (TYPICAL * SIZE)
     assert 0.38 < calm < 0.54  # of n detections: 1 / sqrt(2 n - 1), which is 0.45 for three
+
+
+@pytest.mark.parametrize("told", [1, 10])
+def test_a_second_detection_counts_as_much_as_the_first_whatever_spread_is_told(told: float) -> None:
+    memory, away = begin(seen(FACE, told * TYPICAL)), np.array([0.5 * TYPICAL * SIZE, 0])
+    still = Prediction(memory.points, np.zeros((1, 68)), np.full(1, 1 / told**2))
+    fuse(memory, still, seen(FACE + away, told * TYPICAL), 1 / 30, 1.0, True)
+    assert (memory.points[0] - FACE)[EYES, 0].mean() / away[0] == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("rate", [15, 60])
@@ -101,13 +108,14 @@ def test_what_neighbours_agree_on_is_followed_beyond_chance_alone(part: slice, b
 
 
 def test_a_lone_point_pulls_no_more_than_three_standard_deviations_do() -> None:
-    def pulled(deviations: float) -> float:
-        raw, affinity = FACE[None].copy(), begin(seen(FACE)).affinity
-        raw[0, 30, 0] += deviations
+    def pulled(deviations: float, others: float = 0) -> float:
+        raw, affinity = FACE[None] + np.array([others, 0]), begin(seen(FACE)).affinity
+        raw[0, 30, 0] = FACE[30, 0] + deviations
         points, _ = correct(FACE[None], np.full((1, 68), 0.1), raw, np.full((1, 68), 0.9), affinity, False)
         return float(points[0, 30, 0] - FACE[30, 0])
 
     assert pulled(2) == pytest.approx(2 * pulled(1)) and 2.2 * pulled(1) < pulled(1000) < 4 * pulled(1)
+    assert pulled(1000, others=1) < 4 * pulled(1)  # neighbours that agree on a little do not vouch for it
 
 
 def test_without_flow_slow_movement_is_taken_for_noise_and_fast_movement_is_believed() -> None:
@@ -140,6 +148,37 @@ def test_a_face_goes_on_while_two_fifths_of_its_points_are_seen_again(covered: f
     assert seen_again(before, now, points) == again
 
 
+def test_a_face_is_not_seen_again_in_its_mirror_image() -> None:
+    (before,), points = still_picture()
+    assert not seen_again(before, np.roll(before[:, ::-1], 40, 1), points)
+
+
+@pytest.mark.parametrize(("part", "share"), [(slice(17, 27), (0, 0.1)), (EYES, (0.17, 0.4)), (MOUTH, (0.17, 0.4))])
+def test_flow_is_believed_less_of_eyes_and_mouths_that_move_within_the_face(
+    part: slice, share: tuple[float, float]
+) -> None:
+    (before,), points = still_picture()
+    now, moved = before.copy(), points.copy()
+    (left, top), (right, bottom) = points[part].min(0).astype(int) - 12, points[part].max(0).astype(int) + 12
+    now[top + 3 : bottom + 3, left:right] = before[top:bottom, left:right]
+    moved[part, 1] += 3
+    last, face = begin(found(faces(points[None]))), found(faces(moved[None]))
+    crops = [crop(image, face.boxes, [None]) for image in (before, now)]
+    predicted, _ = predict_by_flow(last, *crops, face)
+    doubt = np.median(np.sqrt(2 * predicted.variance[0, part])) / 3
+    assert share[0] <= doubt < share[1]
+
+
 def test_a_small_face_in_a_grainy_picture_is_seen_again() -> None:
     (before, now), points = still_picture(frames=2, size=0.3, noise=20.0)
     assert seen_again(before, now, points)
+
+
+def test_without_flow_points_are_half_a_frame_late_where_movement_is_half_believed() -> None:
+    random, speed = np.random.default_rng(0), 2.2 * TYPICAL * SIZE
+    memory, late = begin(seen(FACE)), []
+    for frame in range(1, 61):
+        there = FACE + np.array([frame * speed, 0])
+        noisy = there + random.normal(0, TYPICAL * SIZE, FACE.shape)
+        late.append((there - step(memory, seen(noisy), False))[:, 0].mean() / speed)
+    assert np.mean(late[20:]) < 0.55
