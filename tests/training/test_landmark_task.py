@@ -1,5 +1,6 @@
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -147,6 +148,28 @@ def test_rare_faces_are_drawn_more_often_where_their_states_are_known(task: Land
     assert rare._chances() == pytest.approx(even)
 
 
+def test_sources_are_drawn_by_their_weights_and_half_profiles_more_often(task: LandmarkTask) -> None:
+    own = task.settings.model_dump(mode="json")
+    own["sources"] |= {"often": own["sources"]["train"] | {"weight": 3}}
+    both = LandmarkTask(checked(LandmarkSettings, own | {"rare": 2}, "settings"))
+    both.states[:] = 0
+    chances = dict(zip(both.crops.sources, both._chances(), strict=True))
+    assert len(both.crops) == 12 and chances["often"] == pytest.approx(3 * chances["train"])
+    assert sum(both._chances()) == pytest.approx(1)
+    turned = both.crops.points.copy()
+    turned[4, 30] = turned[4, 2]  # the tip of the nose before a cheek
+    both.crops = replace(both.crops, points=turned)
+    assert both._chances()[4] / both._chances()[3] == pytest.approx(2)
+
+
+def test_points_of_a_teacher_are_those_that_are_learnt(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    shut = task.crops.points.copy()
+    shut[:, 36:42] = shut[:, 36:37]
+    monkeypatch.setattr(landmark_task, "relabelled", lambda crops, _: replace(crops, points=shut))
+    taught = LandmarkTask(task.settings)
+    assert taught.states[:, 0].all() and np.array_equal(taught.crops.points, shut)
+
+
 def test_half_profiles_show_one_side_of_the_nose_twice_as_wide() -> None:
     points = np.zeros((3, 68, 2))
     points[:, 30, 0], points[:, 14, 0], points[:, 2, 0] = (1.9, 2.1, -2.1), (2.9, 3.1, -3.1), 0
@@ -205,9 +228,14 @@ def test_sources_say_what_is_learnt_from_them(task: LandmarkTask, monkeypatch: p
     sources = {name: source.model_copy(update={"jaw_weight": 0.5, "states": False, "mild": 1.0})
                for name, source in task.settings.sources.items()}
     done: Counter[str] = Counter()
-    own = LandmarkTask(task.settings.model_copy(update={"sources": sources, "mild": 0.0, "negatives": 0.0}))
+    changes = {"sources": sources, "mild": 0.0, "negatives": 0.0, "pairs": 0.5}
+    own = LandmarkTask(task.settings.model_copy(update=changes))
     counted(monkeypatch, augment, "degrade", done)
+    views: list[bool] = []
+    draw = augment.draw_view
+    monkeypatch.setattr(augment, "draw_view", lambda *given: (views.append(given[3]), draw(*given))[1])
     batch = own.batch(np.random.default_rng(0), 12)
+    assert views == [True] * 9  # of three pairs one each
     assert (batch["weights"][:, :17] == 0.5).all() and (batch["weights"][:, 17:] == 1).all()
     assert not batch["states_weight"].any() and not done
 
@@ -217,6 +245,15 @@ def test_faces_are_drawn_by_their_chances(task: LandmarkTask) -> None:
     one.chances = np.eye(6)[2]
     one.jaw_weights = np.arange(6, dtype=np.float32)
     assert (one.batch(np.random.default_rng(0), 9)["weights"][:, 0] == 2).all()
+
+
+def test_the_two_looks_of_a_pair_are_learnt_alike(task: LandmarkTask) -> None:
+    own = LandmarkTask(task.settings.model_copy(update={"pairs": 0.5, "negatives": 0.3}))
+    own.jaw_weights = np.arange(1, 7, dtype=np.float32)
+    batch = own.batch(np.random.default_rng(0), 32)
+    for name in ("weights", "presence", "states_weight"):
+        assert torch.equal(batch[name][:16:2], batch[name][1:16:2])
+    assert len(batch["weights"][:16, 0].unique()) > 3 and 0 < batch["presence"][:16].sum() < 16
 
 
 def test_mirrored_points_keep_their_weights(task: LandmarkTask) -> None:
@@ -268,12 +305,14 @@ def test_validation_measures_every_set(task: LandmarkTask) -> None:
     assert not task.validate(network).keys() & f1s
 
 
-def test_held_out_faces_that_cannot_be_used_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_faces_that_cannot_be_used_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = LandmarkSettings(data=tmp_path, cache=tmp_path / "cache", size=64, sources=write_two_sets(tmp_path))
-    pictures = sorted((tmp_path / "held").glob("*.png"))
-    pictures[0].write_bytes(b"no picture")
-    assert len(LandmarkTask(settings).validation.images) == 3
-    assert f"{pictures[0]}: picture cannot be read" in caplog.messages
+    pictures, other = sorted((tmp_path / "held").glob("*.png")), next((tmp_path / "train").glob("*.png"))
+    for path in (pictures[0], other):
+        path.write_bytes(b"no picture")
+    task = LandmarkTask(settings)
+    assert len(task.validation.images) == 3 and len(task.crops) == 5
+    assert {f"{path}: picture cannot be read" for path in (pictures[0], other)} == set(caplog.messages)
     for picture in pictures:
         picture.write_bytes(b"no picture")
     with pytest.raises(SettingsError, match=r"settings\.sources: no usable face is held out"):
