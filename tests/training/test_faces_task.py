@@ -13,6 +13,7 @@ from nodes import _boxes  # noqa: E402
 from nodes._backend import MODELS  # noqa: E402
 from nodes.landmarks import LandmarkModel  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
+from tests.training.faces68 import write_set  # noqa: E402
 from training import evaluate, export, faces_task, prepare  # noqa: E402
 from training.faces_calibrate import Score  # noqa: E402
 from training.faces_data import Picture, five_points  # noqa: E402
@@ -93,13 +94,15 @@ def test_a_further_look_at_scenes_is_mirrored_with_its_faces(data):
 
 def test_scenes_are_plain_and_empty_as_often_as_the_settings_say(data, monkeypatch):
     task = FaceTask(settings_of(data, plain=0.7, background_share=0.2, background_hold_out=0))
+    task.cutouts = "the faces of the landmark sets"
     drawn = []
     for kind in ("draw_plain", "draw_scene"):
         call = getattr(faces_task, kind)
 
         def draw(rng, pictures, cutouts, size, likely, kind=kind, call=call):
+            assert cutouts is task.cutouts and size == 64
             drawn.append((kind == "draw_plain", pictures is task.backgrounds, likely))
-            return call(rng, pictures, cutouts, size, likely)
+            return call(rng, pictures, None, size, likely)
 
         monkeypatch.setattr(faces_task, kind, draw)
     task.batch(np.random.default_rng(0), 200)
@@ -124,6 +127,31 @@ def test_nothing_that_is_held_out_is_trained_with_or_calibrated_on(data, monkeyp
     monkeypatch.setattr(faces_task, "calibrate", calibrate)
     deployed = task.deploy(task.network().eval(), np.zeros((600, 512, 3), np.uint8))
     assert fitted == [picture.name for picture in task.training] and len(deployed.calibration) == len(fitted)
+
+
+def test_backgrounds_that_show_people_are_not_learnt_and_what_cannot_be_used_is_told(data, tmp_path, caplog):
+    (data / "some").mkdir()
+    for name in ("empty", "person"):
+        cv2.imwrite(str(data / f"some/{name}.png"), np.full((40, 40, 3), 60, np.uint8))
+    own = write_set(data / "own", 4)
+    (own / "p0_0.png").write_bytes(b"no picture")
+    (own / "p0_1.pts").unlink()
+    task = FaceTask(settings_of(data, points={"own": "own"}, cache=tmp_path).model_copy(
+        update={"backgrounds": "some", "not_backgrounds": ["person.png"], "background_hold_out": 0}))
+    assert [picture.name for picture in task.backgrounds] == ["empty.png"]
+    assert len(task.cutouts.crops) == 2
+    told = {f"{own}/p0_0.png: picture cannot be read", f"{own}/p0_1.png: no .pts beside it"}
+    assert set(caplog.messages) == told
+
+
+def test_a_teacher_gives_points_to_the_pictures_to_train_with_alone(data, monkeypatch):
+    asked = []
+    monkeypatch.setattr(faces_task, "with_points", lambda *given: (asked.append(given), given[0])[1])
+    FaceTask(settings_of(data))
+    assert not asked
+    task = FaceTask(settings_of(data, point_teacher=MODELS / "landmarks"))
+    assert asked == [(task.training, MODELS / "landmarks", task.settings.cache)]
+    assert FaceTask.higher_is_better
 
 
 def test_boxes_and_points_weigh_as_the_settings_say(data):
