@@ -176,7 +176,7 @@ class LandmarkTask:
         size = self.settings.size
         pictures = self.backgrounds if len(self.backgrounds) else self.crops.images
         picture = pictures[rng.integers(len(pictures))]
-        x, y = rng.integers(0, landmark_data.CACHE_SIDE - size + 1, 2) if size < landmark_data.CACHE_SIDE else (0, 0)
+        x, y = rng.integers(0, landmark_data.CACHE_SIDE - size + 1, 2)
         cut = picture[y : y + size, x : x + size]
         return cut[:, ::-1] if rng.random() < 0.5 else cut
 

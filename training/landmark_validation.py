@@ -48,8 +48,8 @@ class Validation:
         self.lookalikes = like.crops(settings.size) if like else None
         backgrounds = read_backgrounds(settings, held_out=True)
         middle = (landmark_data.CACHE_SIDE - settings.size) // 2
-        inner = slice(middle, middle + settings.size) if middle > 0 else slice(None)
-        self.backgrounds = np.ascontiguousarray(backgrounds[:, inner, inner][:, : settings.size, : settings.size])
+        inner = slice(middle, middle + settings.size)
+        self.backgrounds = np.ascontiguousarray(backgrounds[:, inner, inner])
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
         """Return the metrics; the first is the mean error of the first data set named in the settings' order.

@@ -94,7 +94,7 @@ def test_spread_is_scaled_to_be_the_mean_error_of_the_first_set(validation: Vali
     assert validation.spread_scale(Told(landmarks=landmarks)) == 1
 
 
-@pytest.mark.parametrize("size", [64, 256])
+@pytest.mark.parametrize("size", [64, 255, 256])
 def test_faces_fill_their_crops_as_at_run_time_and_backgrounds_are_the_middle_of_theirs(
     files: LandmarkSettings, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     crops = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (3, 256, 256, 3))
