@@ -56,9 +56,9 @@ def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bo
 
 
 def shared_memory() -> set[str]:
-    """Return what is left in /dev/shm; a training beside the tests has files of torch there."""
+    """Return what is left in /dev/shm; programs beside the tests have files of torch and semaphores there."""
     names = os.listdir("/dev/shm") if Path("/dev/shm").is_dir() else []
-    return {name for name in names if not name.startswith("torch_")}
+    return {name for name in names if not name.startswith(("torch_", "sem."))}
 
 
 @pytest.hookimpl(wrapper=True)
