@@ -99,7 +99,7 @@ def is_hd(picture: VideoFrame) -> bool:
     What decoders give has its parts in planes; the packed pixels of webcams are BT.601 at any size.
     """
     large = picture.height >= 720 or picture.width >= 1280
-    return large and picture.format.is_planar and not picture.format.is_rgb
+    return large and picture.format.is_planar
 
 
 def is_flipped(picture: VideoFrame) -> bool:
@@ -228,7 +228,7 @@ def open_video(path: Path) -> InputContainer:
     if path.is_file() and path.stat().st_size == 0:
         raise ConfigError(f"{path} is empty (0 bytes)")
     try:
-        container = av.open(f"file:{path}", mode="r")  # "file:" or a colon in the name would be taken for a protocol
+        container = av.open(str(path), mode="r")
     except av.FFmpegError as exc:
         raise ConfigError(f"{path} {_why_unreadable(path, exc)}") from exc
     try:

@@ -11,7 +11,8 @@ from av.video.reformatter import Colorspace
 
 from graph import Header
 from graph.testing import run_node
-from nodes._video import Converter
+from nodes import _video
+from nodes._video import Converter, VideoFile
 from nodes.capture import Capture
 from tests import clips
 from tests.clips import block, captured, numbers, times
@@ -25,6 +26,13 @@ def test_every_frame_in_order_with_its_time(tmp_path: Path, name: str) -> None:
     assert np.allclose(np.diff([frame.pts for frame in frames]), 1 / 30, atol=1e-3)
     assert 0 <= frames[0].pts < 0.1
     assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
+
+
+def test_an_avi_with_b_frames_has_the_times_of_its_rate(tmp_path: Path) -> None:
+    """FFmpeg makes up presentation stamps for them, which go to and fro."""
+    frames = captured(uri=str(clips.write(tmp_path / "clip.avi", clips.steady(12), b_frames=3)))
+    assert numbers(frames) == list(range(12))
+    assert np.allclose(np.diff([frame.pts for frame in frames]), 1 / 30)
 
 
 def test_colours_are_bgr(tmp_path: Path) -> None:
@@ -133,6 +141,15 @@ def test_fps_thins_a_video_out(tmp_path: Path) -> None:
     assert numbers(captured(uri=path, fps=30.0)) == [0, 1, 3, 5, 7, 9, 11]
     assert numbers(captured(uri=path, fps=60.0)) == list(range(12))
     assert numbers(captured(uri=path, fps=1000.0)) == list(range(12))
+
+
+def test_stamps_that_go_to_and_fro_give_no_more_than_fps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = VideoFile(clips.write(tmp_path / "clip.mp4", [0.0]), fps=10.0)
+    frames = [av.VideoFrame(16, 16, "yuv420p") for _ in range(7)]
+    for frame, frame.pts in zip(frames, (0, 1, 2, 1, 2, 3, 4), strict=True):
+        frame.time_base = Fraction(1, 10)
+    monkeypatch.setattr(_video, "_frames", lambda *_: iter(frames))
+    assert [shot.pts for shot in file.shots()] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
 def test_where_the_stamps_begin_anew_fps_goes_on_and_the_epoch_grows(tmp_path: Path) -> None:

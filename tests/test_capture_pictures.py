@@ -4,13 +4,14 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
-from graph import ConfigError, NodeError
+from graph import ConfigError, Frame, NodeError
 from graph.wire import MAX_BUFFER
-from nodes._video import LARGEST
+from nodes._video import LARGEST, Converter
 from nodes.capture import find
 from tests import clips
 from tests.clips import block, captured, numbers, times
@@ -114,3 +115,6 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     frame = captured(uri=str(path))[0]
     assert frame.image.shape == (64, 48, 3)
     assert block(frame) == (0, 1)
+    with av.open(str(path)) as container:  # so the snapshots of cameras are read; PyAV has no name for EXIF
+        picture = next(container.decode(video=0))
+    assert block(Frame(image=Converter(0, 0).convert(picture, lambda shape: np.empty(shape, np.uint8)))) == (0, 1)
