@@ -30,7 +30,6 @@ SET_BACK_S = 0.5  # stamps that go back by more are a clock that began anew; by 
 DECODE_THREADS = min(4, os.cpu_count() or 1)  # 4 decode 4K H.264 in real time; more only hold more pictures
 LARGEST = 1 << 28  # bytes of an array that a message may hold
 DEFAULT_PERIOD = 1 / 30  # seconds between frames where the file does not say
-ENDS_AT_ITS_DURATION = frozenset({"matroska,webm", "nut"})  # formats whose duration counts from 0, not from the start
 UNTAGGED = 2  # H.273: a picture does not say by which matrix its colours were made
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 
@@ -289,11 +288,8 @@ def _promised_end(stream: VideoStream) -> float | None:
     if stream.duration and stream.time_base:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     container = stream.container
-    if container.format.name == "flv":  # what it has is too long by the delay of B-frames
-        return None
     if isinstance(container, InputContainer) and container.duration and len(container.streams) == 1:
-        start = 0 if container.format.name in ENDS_AT_ITS_DURATION else container.start_time or 0
-        return (container.duration + start) / av.time_base
+        return container.duration / av.time_base  # of Matroska, NUT and FLV, from 0 on and not from the first picture
     return None
 
 

@@ -18,15 +18,22 @@ from tests import clips
 from tests.clips import captured, times
 
 
-@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
-def test_a_cut_off_file_gives_what_it_has(tmp_path: Path, name: str, warnings_of: Callable[[], list[str]]) -> None:
-    path = clips.write(tmp_path / name, clips.steady(90), size=(320, 240), movflags="faststart")
+@pytest.mark.parametrize(
+    ("name", "begins"), [("clip.mp4", 0), ("clip.mp4", 5), ("clip.mkv", 0), ("clip.mkv", 5), ("clip.flv", 0)]
+)
+def test_a_cut_off_file_gives_what_it_has(
+    tmp_path: Path, name: str, begins: int, warnings_of: Callable[[], list[str]]
+) -> None:
+    path = clips.write(
+        tmp_path / name, [begins + at for at in clips.steady(90)], size=(320, 240), movflags="faststart"
+    )
     frames = captured(uri=str(clips.cut(path, 0.5)))
     assert 5 < len(frames) < 85
-    assert times(frames) == [round(index / 30, 3) for index in range(len(frames))]
+    assert times(frames) == [round(begins + index / 30, 3) for index in range(len(frames))]
     (warning,) = warnings_of()
-    assert warning.startswith(f"{path} ends at {len(frames) / 30:.2f} s of 3.00 s: the file is cut off; ")
-    assert f"{len(frames)} of 90 frames delivered" in warning or name == "clip.mkv"
+    end = begins + len(frames) / 30
+    assert warning.startswith(f"{path} ends at {end:.2f} s of {begins + 3:.2f} s: the file is cut off; ")
+    assert f"{len(frames)} of 90 frames delivered" in warning or name != "clip.mp4"
 
 
 def test_a_whole_file_gives_no_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
@@ -43,6 +50,22 @@ def test_a_whole_file_that_begins_late_gives_no_warning(
     codec = "libvpx" if name == "clip.webm" else "libx264"
     path = clips.write(tmp_path / name, [5 + at for at in clips.steady(36)], codec=codec, b_frames=b_frames)
     assert len(captured(uri=str(path))) == 36
+    assert warnings_of() == []
+
+
+def test_sound_that_lasts_longer_does_not_make_a_file_cut_off(
+    tmp_path: Path, warnings_of: Callable[[], list[str]]
+) -> None:
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        pictures, sound = container.add_stream("libx264", rate=30), container.add_stream("pcm_s16le", rate=8000)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        for index in range(5):
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(clips.picture(index), format="bgr24")))
+        container.mux(pictures.encode(None))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 16_000), np.int16), format="s16", layout="stereo")
+        silence.rate = 8000
+        container.mux(sound.encode(silence))
+    assert len(captured(uri=str(tmp_path / "clip.mkv"))) == 5
     assert warnings_of() == []
 
 
@@ -76,7 +99,7 @@ def test_a_loop_of_a_damaged_file_ends_with_an_error_not_in_circles(tmp_path: Pa
         captured(uri=str(path), loop=True)
 
 
-def sound(path: Path, cover: bool = False) -> Path:
+def sound(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le" if path.suffix == ".wav" else "mp3", rate=44_100)
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 2304), np.int16), format="s16", layout="stereo")

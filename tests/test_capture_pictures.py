@@ -84,8 +84,10 @@ def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
         captured(uri=str(tmp_path))
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
-    with pytest.raises(NodeError, match=r"a\.png cannot be read as a picture, nor can the 1 others"):
+    with pytest.raises(NodeError, match=r"a\.png cannot be read as a picture, nor can the 1 others$"):
         captured(uri=str(tmp_path))
+    with pytest.raises(NodeError, match=r"a\.png cannot be read as a picture$"):
+        captured(uri=str(tmp_path / "a.png"))
 
 
 def test_one_picture_looped_is_one_scene(tmp_path: Path) -> None:
