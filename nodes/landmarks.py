@@ -246,7 +246,7 @@ class Landmarks(Node):
         """Load the network."""
         cv2.setNumThreads(self.threads)
         self._model = LandmarkModel(self.model or None, self.backend, self.threads, self.device)
-        self._tracks = Tracks(self.presence, self.patience)
+        self._tracks, self._scene = Tracks(self.presence, self.patience), Scene()
         self._stream: tuple[int, tuple[int, ...]] | None = None
         self._used = -1
 
@@ -255,7 +255,7 @@ class Landmarks(Node):
         stream = (frame.epoch, frame.image.shape)
         if stream != self._stream:
             self._tracks.forget()
-            self._stream, self._scene = stream, Scene()
+            self._stream = stream
         if found is not None and (found.epoch != frame.epoch or found.seq <= self._used):
             found = None  # of another stream, or held from an earlier frame and used then
         looks = self._looks(frame, found)

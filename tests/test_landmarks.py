@@ -8,6 +8,7 @@ import pytest
 
 from graph import Detections, Faces, Frame, Header
 from graph.testing import run_node
+from nodes import landmarks
 from nodes._geometry import landmark_roll
 from nodes.detect import FaceDetector
 from nodes.landmarks import LandmarkModel, Landmarks, certain, landmark_boxes, roll_of_points
@@ -58,6 +59,20 @@ def model() -> LandmarkModel:
     return LandmarkModel()
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many faces the network is asked for, each time that it is asked."""
+    asked: list[int] = []
+    look = LandmarkModel._look
+
+    def counted(model: LandmarkModel, image: np.ndarray, boxes: np.ndarray, rolls: np.ndarray) -> dict[str, np.ndarray]:
+        asked.append(len(boxes))
+        return look(model, image, boxes, rolls)
+
+    monkeypatch.setattr(LandmarkModel, "_look", counted)
+    return asked
+
+
 @pytest.mark.parametrize("kind", ["detector", "landmarks"])
 def test_finds_the_points_of_the_portrait(model: LandmarkModel, kind: str) -> None:
     frames, [truth] = source()
@@ -70,6 +85,17 @@ def test_finds_the_points_of_the_portrait(model: LandmarkModel, kind: str) -> No
     eyes = np.linalg.norm(truth[0, 36] - truth[0, 45])
     assert (faces.spread > 0).all() and faces.spread.mean() < 0.3 * eyes
     np.testing.assert_allclose(faces.boxes, tight(faces.landmarks), atol=1e-3)
+
+
+def test_a_face_in_the_box_of_a_detector_is_looked_at_twice_and_what_is_none_once(
+    model: LandmarkModel, looks: list[int]
+) -> None:
+    [frame], [truth] = source()
+    both = np.concatenate((detected(truth).boxes, np.float32([[5, 5, 60, 60]])))
+    assert (model.predict(frame.image, both).scores > 0.5).tolist() == [True, False] and looks == [2, 1]
+    looks.clear()
+    model.predict(frame.image, tight(truth), kind="landmarks")
+    assert looks == [1]
 
 
 def test_a_batch_gives_what_single_faces_give(model: LandmarkModel) -> None:
@@ -121,6 +147,14 @@ def test_no_eye_outside_the_picture_is_said_to_be_closed(model: LandmarkModel) -
     cut = model.predict(frames[0].image[top:], tight(truth) - np.float32([0, top, 0, top]), kind="landmarks")
     assert whole.states.all(), "every probability is more than nothing"
     assert not cut.states[0, :2].any() and cut.states[0, 2:].all()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "mnn"])
+def test_for_no_box_the_network_is_not_asked(backend: str, looks: list[int]) -> None:
+    """MNN would not come back from it."""
+    image = np.zeros((48, 64, 3), np.uint8)
+    assert len(LandmarkModel(backend=backend).predict(image, np.zeros((0, 4), np.float32))) == 0
+    assert not looks
 
 
 def test_no_box_is_no_face_and_odd_input_is_refused(model: LandmarkModel) -> None:
@@ -230,14 +264,16 @@ def test_two_faces_late_and_repeated_detections_two_ids() -> None:
         assert (errors(faces.landmarks, truth) < NME).all() or (errors(faces.landmarks[::-1], truth) < NME).all()
 
 
-def test_a_false_detection_starts_nothing() -> None:
+def test_a_false_detection_starts_nothing_and_is_looked_at_once(looks: list[int]) -> None:
     frames, truths = source(frames=3)
-    wrong = detected(truths[0] * 0.25 + np.float32([5, 5]))
-    seen = follow(frames, [wrong] * 3)
+    frames = [frame.with_header(Header(seq=i, pts=i / 30)) for i, frame in enumerate(frames)]
+    wrong = detected(truths[0] * 0.25 + np.float32([5, 5]), frames[0].header)
+    seen = follow(frames, [wrong] * 3)  # held, as no newer one comes
     assert [len(faces) for faces in seen] == [0, 0, 0]
+    assert looks == [1]
 
 
-def test_a_face_that_disappears_leaves_no_ghost_and_comes_back_with_its_id() -> None:
+def test_a_face_that_disappears_leaves_no_ghost_and_comes_back_with_its_id(looks: list[int]) -> None:
     frames, truths = source(frames=12, motion="still")
     blank = Frame(image=np.full_like(frames[0].image, 100))
     shown = [*frames[:4], *[blank] * 4, *frames[:4]]
@@ -245,6 +281,7 @@ def test_a_face_that_disappears_leaves_no_ghost_and_comes_back_with_its_id() -> 
     assert [len(faces) for faces in seen] == [1] * 4 + [0] * 4 + [1] * 4
     assert seen[-1].ids[0] == seen[0].ids[0]
     assert seen[4].landmarks.shape == (0, 68, 2)
+    assert looks == [1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1], "it is looked for around its place but once"
 
 
 @pytest.mark.parametrize("other", [True, False])
@@ -289,7 +326,7 @@ def test_detector_and_landmarks_together() -> None:
         assert (gaps.min(1) < NME).all()
 
 
-def test_what_has_vague_points_is_no_face() -> None:
+def test_what_has_vague_points_is_no_face(monkeypatch: pytest.MonkeyPatch) -> None:
     faces = Faces(
         ids=np.arange(2), boxes=np.float32([[0, 0, 100, 80]] * 2), scores=np.float32([1, 1]),
         landmarks=np.zeros((2, 68, 2), np.float32), spread=np.float32([[5] * 68, [30] * 68]),
@@ -297,3 +334,7 @@ def test_what_has_vague_points_is_no_face() -> None:
     )  # fmt: skip
     assert certain(faces).tolist() == [True, False]
     assert certain(Faces()).shape == (0,)
+    frames, truths = source()
+    assert len(follow(frames, [detected(truths[0])])[0]) == 1
+    monkeypatch.setattr(landmarks, "VAGUE", 0.0)
+    assert len(follow(frames, [detected(truths[0])])[0]) == 0
