@@ -246,7 +246,7 @@ def twins(looks: list[Look], landmarks: Floats, boxes: Floats, present: NDArray[
     track that jumps. A track out of sight has less claim than any in sight, a new face the least.
     """
     doubled = np.zeros(len(looks), bool)
-    if len(looks) < 2 or np.count_nonzero(overlaps(boxes[present], boxes[present])) <= present.sum():
+    if np.count_nonzero(overlaps(boxes[present], boxes[present])) <= present.sum():
         return doubled  # no two touch
     kept: list[int] = []
     for row in sorted(np.flatnonzero(present), key=lambda row: _claim(looks[row], landmarks[row])):

@@ -7,7 +7,8 @@ import pytest
 
 from graph import Detections, Frame, Header
 from graph.testing import run_node
-from nodes._boxes import overlaps
+from nodes import detect
+from nodes._boxes import letterbox, overlaps
 from nodes._windows import turned, turned_back
 from nodes.detect import FaceDetector, FaceModel, most_upright
 from nodes.source import TestSource
@@ -81,6 +82,36 @@ def test_a_face_that_fills_a_picture_on_end_is_found_once(model: FaceModel, size
     assert truth[0, 3] - truth[0, 1] > 480  # three quarters of it, and as wide
     boxes, scores, _ = model.detect(shot["frame"][0].image, size=size)
     assert len(boxes) == 1 and overlaps(boxes, truth)[0, 0] > 0.5 and scores[0] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("shown", "size", "searched"),
+    [(0.5, 320, [320]), (1.8, 320, [320, 160]), (0, 320, [320, 160]), (0, 160, [160]), (0.5, 480, [480, 320, 160])],
+)
+def test_a_picture_is_searched_again_where_a_face_may_be_too_large_for_the_network(
+    model: FaceModel, shown: float, size: int, searched: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a face gives a large box on a part of it, or none; a small one says that there is no such face."""
+    sizes: list[int] = []
+
+    def fitted(image: np.ndarray, sides: tuple[int, int]) -> tuple[np.ndarray, float, np.ndarray]:
+        sizes.append(sides[0])
+        return letterbox(image, sides)
+
+    monkeypatch.setattr(detect, "letterbox", fitted)
+    picture = source(frames=1, size=shown)["frame"][0].image if shown else np.full((480, 640, 3), 90, np.uint8)
+    boxes, _, _ = model.detect(picture, size=size)
+    assert len(boxes) == (shown > 0) and sizes == searched
+
+
+def test_a_face_at_the_seam_of_a_tile_is_left_to_the_tile_that_shows_more_of_it(
+    model: FaceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here whatever is searched shows a face at its right edge: only the picture's own edge may cut one."""
+    face = np.float32([[280, 60, 325, 105]])
+    monkeypatch.setattr(detect, "decode", lambda *_: (face, np.float32([0.9]), np.zeros((1, 5, 2), np.float32)))
+    boxes, _, _ = model.detect(np.full((480, 640, 3), 90, np.uint8), tiles=2)
+    assert len(boxes) > 0 and (boxes[:, 2] >= 640).all()
 
 
 def test_no_face_is_no_row(model: FaceModel) -> None:
@@ -223,6 +254,39 @@ def test_of_two_who_score_alike_the_one_that_is_known_is_kept() -> None:
     assert said == [here[0], here[0], there[0]]
 
 
+def test_faces_are_said_best_first_whoever_is_known() -> None:
+    image = source(frames=1)["frame"][0].image
+    detector = FaceDetector(every=1, scene=0.0, lost=-1.0)
+    here, there = np.array([[10, 10, 60, 60], [200, 10, 250, 60]], np.float32)
+    searches = [([here], [0.9]), ([there, here], [0.95, 0.9])]
+
+    class Model:
+        def detect(self, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            boxes, scores = searches.pop(0)
+            return np.array(boxes), np.array(scores, np.float32), np.zeros((len(boxes), 5, 2), np.float32)
+
+    detector.open()
+    detector._model = Model()
+    said = [detector.process(Frame(image=image)).scores.tolist() for _ in range(2)]
+    assert said == [pytest.approx([0.9]), pytest.approx([0.95, 0.9])]
+
+
+def test_a_face_known_of_another_stream_is_not_let_out_of_the_region() -> None:
+    image = source(frames=1)["frame"][0].image
+    detector = FaceDetector(every=1, scene=0.0, lost=-1.0, region=(0.5, 0.0, 1.0, 1.0))
+    inside, outside = np.array([[280, 100, 380, 200], [260, 100, 360, 200]], np.float32)  # the middle is at 320
+    searches = [inside, outside, outside]
+
+    class Model:
+        def detect(self, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            return searches.pop(0)[None], np.float32([0.9]), np.zeros((1, 5, 2), np.float32)
+
+    detector.open()
+    detector._model = Model()
+    said = [detector.process(Frame(header=Header(epoch=epoch), image=image)) for epoch in (0, 0, 1)]
+    assert [len(one.boxes) for one in said] == [1, 1, 0]
+
+
 def test_an_empty_region_is_refused_before_anything_starts() -> None:
     with pytest.raises(ValueError, match=r"region: expected .* found \[0\.5, 0\.0, 0\.5, 1\.0\]"):
         FaceDetector(region=(0.5, 0.0, 0.5, 1.0))
@@ -279,3 +343,12 @@ def test_of_a_face_found_three_times_the_one_that_is_seen_most_upright_is_kept(u
     boxes, scores, points = most_upright(found)
     assert len(boxes) == 1 and scores[0] == np.float32(0.8)
     np.testing.assert_array_equal(points[0], face + upright)
+
+
+def test_who_leans_and_scores_more_comes_first() -> None:
+    upright = np.float32([[-10, -10], [10, -10], [0, 0], [-10, 10], [10, 10]])
+    lying = upright[:, ::-1] * [-1, 1]
+    boxes, points = np.float32([[0, 0, 40, 40], [100, 0, 140, 40]]), np.float32([upright, lying])
+    nobody = boxes[:0], np.zeros(0, np.float32), points[:0]
+    _, scores, _ = most_upright([(boxes, np.float32([0.8, 0.9]), points), nobody, nobody])
+    assert scores.tolist() == pytest.approx([0.9, 0.8])

@@ -9,7 +9,7 @@ import pytest
 
 from graph import ConfigError
 from graph.testing import run_node
-from nodes.source import TestSource, apply, grid, read_picture, wave
+from nodes.source import Canvas, TestSource, apply, grid, read_picture, wave
 from tests.portrait import LANDMARKS
 
 
@@ -75,6 +75,32 @@ def test_copies_each_have_their_own_path() -> None:
     moves = truths[-1].transforms - truths[0].transforms
     assert moves.shape == (20, 2, 3)
     assert len(np.unique(np.round(moves[:, 0, 2], 3))) == 20
+
+
+def test_each_copy_begins_in_the_middle_of_its_cell() -> None:
+    truth = shown(copies=4, width=400, height=400, frames=1, pan=0.0, zoom=0.0, rotation=0.0)["truth"][0]
+    height, width = read_picture("").shape[:2]
+    middles = [apply(transform, np.float32([(width - 1) / 2, (height - 1) / 2])) for transform in truth.transforms]
+    expected = [(x, y) for y in (99.5, 299.5) for x in (99.5, 299.5)]  # pixel 0 has its middle at 0
+    np.testing.assert_allclose(middles, expected, atol=1e-3)
+
+
+def test_a_picture_beyond_the_frame_leaves_the_backdrop() -> None:
+    canvas = Canvas(np.full((600, 500, 3), 200, np.uint8), 320, 240)
+    image = np.empty((240, 320, 3), np.uint8)
+    for x, y in ((-900, 50), (900, 50), (50, -900), (50, 900), (-900, -900)):
+        canvas.paint(image, np.float32([[[0.5, 0, x], [0, 0.5, y]]]))
+        np.testing.assert_array_equal(image, canvas.background)
+
+
+def test_a_picture_has_a_white_edge_and_one_that_is_much_smaller_is_averaged() -> None:
+    squares = np.kron(np.indices((300, 250)).sum(0) % 2, np.ones((2, 2))) * 200
+    canvas = Canvas(np.repeat(squares[..., None], 3, 2).astype(np.uint8), 320, 240)
+    image = np.empty((240, 320, 3), np.uint8)
+    canvas.paint(image, np.float32([[[1 / 8, 0, 100], [0, 1 / 8, 100]]]))
+    assert image[105:170, 105:155].std() < 5 and image[105:170, 105:155].mean() == pytest.approx(100, abs=5)
+    canvas.paint(image, np.float32([[[1, 0, 100], [0, 1, 100]]]))
+    assert (image[120:, 92:98] == 245).all() and image[120:, 80].max() < 245
 
 
 def test_the_grid_makes_the_pictures_large() -> None:
