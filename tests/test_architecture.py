@@ -90,32 +90,31 @@ def test_files_are_named_for_what_they_hold_and_stay_short() -> None:
     assert not {path: count for path, count in lines.items() if count > 400}
 
 
-def test_the_process_of_a_node_does_not_load_what_only_the_supervisor_needs() -> None:
-    """Each of them costs every node some 50 to 200 ms at its start."""
-    code = "import sys, graph.process, graph.spec; print(*{name.partition('.')[0] for name in sys.modules})"
+LOADS = """
+import sys
+
+def show():
+    print(*{name.partition(".")[0] for name in sys.modules})
+
+import graph.process, graph.spec
+show()
+from nodes.capture import Capture
+Capture(uri="a.mp4").reads()
+show()
+from graph.catalog import find_nodes
+found, failed = find_nodes("nodes")
+assert found and not failed, failed
+show()
+"""
+
+
+def test_each_process_loads_what_it_needs_and_no_more() -> None:
+    """A node's own, one that checks a graph of videos, and one that looks at all nodes; one after the other in one."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", LOADS], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
     )
-    assert not set(done.stdout.split()) & {"pydantic", "typer", "yaml", "rich", "matplotlib", "cv2", "torch", "psutil"}
-
-
-def test_a_graph_is_checked_without_what_reads_its_videos() -> None:
-    code = "import sys; from nodes.capture import Capture; Capture(uri='a.mp4').reads(); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    )
-    assert not set(done.stdout.split()) & {"cv2", "av"}
-
-
-def test_nothing_at_run_time_loads_torch() -> None:
-    code = (
-        "import sys\n"
-        "from graph.catalog import find_nodes\n"
-        "found, failed = find_nodes('nodes')\n"
-        "assert found and not failed, failed\n"
-        "print(*{name.partition('.')[0] for name in sys.modules})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
-    )
-    assert not set(done.stdout.split()) & {"torch", "training", "onnxruntime", "MNN"}
+    node, check, catalog = (set(line.split()) for line in done.stdout.splitlines())
+    # Each of these costs every node some 50 to 200 ms at its start.
+    assert not node & {"pydantic", "typer", "yaml", "rich", "matplotlib", "cv2", "torch", "psutil"}
+    assert not check & {"cv2", "av"}
+    assert not catalog & {"torch", "training", "onnxruntime", "MNN"}
