@@ -300,13 +300,19 @@ def test_write(written):
     assert len(json.loads(written[2].read_text())["traceEvents"]) > 500
 
 
-def test_without_trace_there_is_no_trace_file(tmp_path):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The picture is not drawn, which takes ten times as long as the rest."""
+    monkeypatch.setattr(latency_plot, "draw", lambda profile, path: path.write_bytes(b"picture"))
+
+
+def test_without_trace_there_is_no_trace_file(tmp_path, undrawn):
     (tmp_path / "trace.json").touch()
     assert [path.name for path in played(trace=False).write(tmp_path)] == ["latency.json", "latency.png"]
     assert not (tmp_path / "trace.json").exists(), "that of the run before is of no use beside these"
 
 
-def test_a_failed_write_leaves_all_files_of_the_run_before(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_all_files_of_the_run_before(tmp_path, monkeypatch, undrawn):
     before = {name: name.encode() for name in ("latency.json", "latency.png", "trace.json")}
     for name, content in before.items():
         (tmp_path / name).write_bytes(content)
