@@ -225,7 +225,7 @@ def test_the_node_searches_at_once_when_a_face_is_lost() -> None:
 
 
 def test_new_faces_come_from_the_region_and_known_ones_may_leave_it() -> None:
-    frames = source(frames=55, motion="triangle", period=2.0, pan=0.3)["frame"]
+    frames = source(frames=28, fps=15.0, motion="triangle", period=2.0, pan=0.3)["frame"]
     x = [boxes[0, [0, 2]].mean() for message in run_node(FaceDetector(), frame=frames)["faces"]
          if len(boxes := message.boxes)]
     assert min(x) < 240 and max(x) > 400  # it crosses the picture
