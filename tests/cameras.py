@@ -49,9 +49,11 @@ class Camera:
 
 
 @contextmanager
-def playing(uri: str, **settings: object) -> Iterator[Callable[[Callable[[Frame], bool]], Frame]]:
+def playing(
+    uri: str, patience: float = 1.0, **settings: object
+) -> Iterator[Callable[[Callable[[Frame], bool]], Frame]]:
     """Give a function that takes frames until one fulfils a condition."""
-    node = Capture(uri=uri, patience=1.0, **settings)
+    node = Capture(uri=uri, patience=patience, **settings)
     node.open()
     frames = node.process()
     next(frames)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from nodes import _arrivals, _camera, _webcam
 from nodes._arrivals import Arrivals
 from nodes.capture import Capture
+from tests import clips
 from tests.cameras import Camera, playing, said
 from tests.conftest import eventually
 
@@ -150,6 +152,16 @@ def test_sound_that_goes_on_does_not_hide_that_no_picture_comes() -> None:
         sender.send("S")
         with pytest.raises(ValueError, match=r"has sent only sound or data for 0\.2 s"):
             next(packets)
+
+
+def test_what_comes_broken_is_no_picture_and_no_end(tmp_path: Path) -> None:
+    shown = []
+    with av.open(str(clips.write(tmp_path / "clip.avi", clips.steady(5), codec="mjpeg"))) as container:
+        for number, packet in enumerate(container.demux(video=0)):
+            if number == 2:
+                packet.update(bytes(packet.size))
+            shown += [clips.number(picture.to_ndarray(format="bgr24")) for picture in _arrivals.decoded(packet)]
+    assert shown == [0, 1, 3, 4]
 
 
 def slow(seconds: float) -> Callable[[av.Packet], list[av.VideoFrame]]:
