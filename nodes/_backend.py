@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import sys
 import zipfile
 from contextlib import suppress
@@ -19,6 +20,8 @@ Floats = NDArray[np.float32]
 
 MODELS = Path(__file__).with_name("models")
 """Where the released networks lie."""
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime 1.32 reports to its maker from its import on
 
 
 class MissingPackage(ConfigError, ModuleNotFoundError):

@@ -1,8 +1,11 @@
 """The three backends on the released networks (their numbers: test_models.py), and what is said when there is none."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +143,13 @@ def test_every_backend_has_its_released_files() -> None:
     for _, suffix, _ in _backend.BACKENDS.values():
         for name in ("faces", "landmarks", "landmarks-large"):
             assert (MODELS / f"{name}{suffix}").is_file()
+
+
+@pytest.mark.slow
+def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+    """onnxruntime begins with a number for this machine in the user's folder."""
+    unknown = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    code = "from nodes.detect import FaceModel; FaceModel()"
+    folders = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME")}
+    subprocess.run([sys.executable, "-c", code], env=unknown | folders, check=True, timeout=60)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
