@@ -30,11 +30,13 @@ def base() -> Path:
     """Return the user's run directory, made if need be.
 
     $FACEGRAPH_RUN_DIR where set, else below $XDG_RUNTIME_DIR, else below the temporary folder. Raises ConfigError
-    if it belongs to somebody else or cannot be made.
+    if it belongs to somebody else, cannot be made, or has a name that is not UTF-8.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     fallback = Path(runtime) / "facegraph" if runtime else Path(tempfile.gettempdir()) / f"facegraph-{os.getuid()}"
     path = Path(os.environ.get("FACEGRAPH_RUN_DIR") or fallback).absolute()  # a node may change its folder
+    if os.fsencode(path) != str(path).encode(errors="replace"):  # ZeroMQ would look for the sockets elsewhere
+        raise ConfigError(f"the run folder {path} is not named in UTF-8; set FACEGRAPH_RUN_DIR to one that is")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()

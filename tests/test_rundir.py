@@ -66,6 +66,13 @@ def test_a_relative_run_directory_is_the_same_for_a_node_that_changes_its_folder
     assert RunDir.of("a").data("node") == f"ipc://{home}/new/run/a/node"
 
 
+def test_a_run_directory_whose_name_is_not_utf8_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEGRAPH_RUN_DIR", os.fsdecode(bytes(home) + b"/\xe4"))
+    with pytest.raises(ConfigError, match=f"the run folder {home}/.* is not named in UTF-8; set FACEGRAPH_RUN_DIR to"):
+        rundir.base()
+    assert not any(path.name.startswith("\udce4") for path in home.iterdir())
+
+
 def test_a_run_directory_of_another_user_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In /tmp anybody may have made a folder of that name."""
     owner = os.getuid()
