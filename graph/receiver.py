@@ -1,5 +1,6 @@
 """The receiving side of one edge: a DEALER that says hello, grants credits, and gives typed messages."""
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,8 @@ _RCVMORE, _NOBLOCK, _POLLIN = int(zmq.RCVMORE), int(zmq.NOBLOCK), int(zmq.POLLIN
 
 QUIET_S = 2.5
 """A node says something every two seconds, if only `ping`."""
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What this process or machine lacks, and no fault of a sender's."""
 MADE = "__made__"
 """Attribute of message types that a recording told of: never to be taken for the true ones of the same name."""
 
@@ -92,7 +95,8 @@ class Receiver:
         """Return the next message that is there, or None. Sees to the protocol: `welcomed`, `ended`.
 
         Every message returned must be followed by one `consumed` when it has been processed or let go.
-        A message that breaks the protocol is reported, and ends the edge.
+        A message that breaks the protocol is reported, and ends the edge. Raises GraphError if the sender refuses to
+        serve, gives another type, or shares what cannot be mapped here for want of memory or file descriptors.
         """
         while not self.ended:
             try:
@@ -207,6 +211,8 @@ class Receiver:
         self.welcomed = True
 
     def _take_failed(self, exc: Exception) -> None:
+        if isinstance(exc, OSError) and exc.errno in SHORT:
+            raise GraphError(f"{self.name}: what {self._source} shares cannot be mapped here: {exc.strerror}") from exc
         if isinstance(exc, OSError) and self._map is not None and not self._map.alive():
             return  # memory of a dead sender that was never mapped here; another may take its place
         self.ended = True

@@ -8,6 +8,7 @@ process that maps it dies, so nothing can be left behind (measured: notes on mem
 A slot is free again when no consumer has a lease on it and no array of this process lies in it.
 """
 
+import errno
 import fcntl
 import itertools
 import logging
@@ -320,9 +321,11 @@ class SlotMap:
         reply, fds, _flags, _address = socket.recv_fds(self._socket, REPLY.size, 1)
         if not reply:
             raise ConnectionResetError("the sender has closed its shared memory")
+        size = int.from_bytes(reply, "little")
+        if size and not fds:  # the kernel had no number left here for the one that came
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if not fds:
             raise WireError(f"the sender has no slot {number}")
-        size = int.from_bytes(reply, "little")
         if sum(map(len, (self._memories | self._idle).values())) + size > self._limit:
             self._memories.clear()
             self._idle.clear()

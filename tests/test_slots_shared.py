@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from graph import Frame, Header, Message, WireError, sender, slots, wire
+from graph import Frame, GraphError, Header, Message, WireError, sender, slots, wire
 from graph.slots import slot_size
 from tests.conftest import eventually
 from tests.graphs import Graph, node, wait_for_rows
@@ -172,6 +173,21 @@ def test_memory_of_a_dead_sender_ends_nothing(
     pair.until(lambda: receiver.receive() is None and (receiver.ended or not expired))
     assert receiver.ended is expired and not caplog.records
     assert receiver.lost() is not expired
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_who_has_no_file_descriptor_left_blames_nobody(
+    pair: Pair, spare: int, descriptors: Callable[[int], None]
+) -> None:
+    """One is needed for what comes, and one more for the mapping."""
+    receiver = pair.receiver()
+    pair.publish(0)
+    pair.arrived(receiver)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    descriptors(free + spare)
+    with pytest.raises(GraphError, match=r"r\.in: what .* out shares cannot be mapped here: Too many open files"):
+        receiver.receive()
 
 
 def test_array_that_is_too_large_names_itself(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
