@@ -82,7 +82,7 @@ class Child:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(AttributeError, OSError):  # not on Linux, or not before 5.3, or a container forbids it
             self.pidfd = os.pidfd_open(self.process.pid)
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once; `reap` tells
