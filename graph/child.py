@@ -54,6 +54,7 @@ class Child:
     done: bool = False
     failure_told: bool = False
     hopeless: bool = False  # it lacks a package, and would for ever
+    stillborn: bool = False  # the system had no process for it; `reap` tells
     dismissed: bool = False
     quiet_told: bool = False
     endings: deque[float] = field(default_factory=deque)  # CLOCK_MONOTONIC s; after each it was to be started again
@@ -68,10 +69,12 @@ class Child:
     @property
     def running(self) -> bool:
         """Say whether the process has started and not been reaped."""
-        return self.process is not None
+        return self.process is not None or self.stillborn
 
     def start(self, job: Job) -> None:
         """Start a fresh interpreter on a job; never a fork, whose threads and locks would be broken."""
+        self.state, self.heard, self.done = "NULL", time.monotonic(), False
+        self.untold.clear()
         path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
         try:
@@ -80,6 +83,10 @@ class Child:
                 stdin=subprocess.PIPE,
                 env={**ONE_THREAD, **os.environ, "FACEGRAPH_PATH": path},
             )
+        except OSError as exc:  # as many processes run, or files are open, as may be
+            logger.error("%s cannot be started: %s", self.spec.name, exc.strerror)
+            self.stillborn = self.failure_told = True
+            return
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         with contextlib.suppress(AttributeError, OSError):  # not on Linux, or not before 5.3, or a container forbids it
@@ -88,8 +95,6 @@ class Child:
         with contextlib.suppress(BrokenPipeError):  # it died at once; `reap` tells
             self.process.stdin.write(job.to_wire())
             self.process.stdin.flush()
-        self.state, self.heard, self.done = "NULL", time.monotonic(), False
-        self.untold.clear()
 
     def back_off(self) -> float | None:
         """Return how many seconds to wait before a node that ended by itself is started again; None: too often."""
@@ -103,6 +108,9 @@ class Child:
 
     def reap(self) -> int | None:
         """Return the exit code if the process has ended, and forget it."""
+        if self.stillborn:
+            self.stillborn = False
+            return os.EX_OSERR
         if self.process is None or self.process.poll() is None:
             return None
         assert self.process.stdin is not None

@@ -1,4 +1,4 @@
-"""Graphs where the system gives less than elsewhere: no pidfds."""
+"""Graphs where the system gives less than elsewhere: no pidfds, no more processes."""
 
 from pathlib import Path
 
@@ -23,7 +23,42 @@ run_graph.main()
 """)
 
 
+class Crowded(Graph):
+    """As in a container that may have no more processes when the third is started, or the fourth."""
+
+    script = ("-c", """
+import errno, os, run_graph, subprocess, sys
+
+class Popen(subprocess.Popen):
+    left = int(sys.argv.pop(1))
+
+    def __init__(self, *arguments, **options):
+        Popen.left -= 1
+        if Popen.left == 0:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        super().__init__(*arguments, **options)
+
+subprocess.Popen = Popen
+run_graph.main()
+""")
+
+
 def test_a_kernel_without_pidfds(tmp_path: Path) -> None:
     with WithoutPidfds(tmp_path, line(frames=20)) as graph:
         assert graph.wait() == 0, graph.text()
     assert len(rows(tmp_path / "out.jsonl")) == 20
+
+
+def test_a_node_for_which_there_is_no_process_is_named(tmp_path: Path) -> None:
+    with Crowded(tmp_path, line(frames=20), "3") as graph:
+        assert graph.wait() == 1
+        assert graph.text() == "error: write cannot be started: Resource temporarily unavailable\n"
+
+
+def test_a_node_for_which_there_is_no_process_is_tried_again(tmp_path: Path) -> None:
+    config = line(frames=20)
+    config["nodes"]["copy"] |= {"type": "tests.toys:Fail", "settings": {"how": "exit"}, "restart": "on_failure"}
+    with Crowded(tmp_path, config, "4") as graph:
+        assert graph.wait() == 0, graph.text()
+        assert "error: copy cannot be started: Resource temporarily unavailable\n" in graph.text()
+    assert rows(tmp_path / "out.jsonl")[-1][0] == 19
