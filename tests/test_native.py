@@ -52,7 +52,7 @@ def test_only_the_wish_for_an_executable_stack_is_taken_away() -> None:
 
 def test_a_refused_library_is_loaded_without_the_wish() -> None:
     done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.splitlines()[-1].startswith("/proc/self/fd/")
+    assert any(line.startswith("/proc/self/fd/") for line in done.stdout.splitlines())  # MNN prints, too, when it ends
 
 
 def test_other_faults_of_an_import_are_told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
