@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from graph.spec import NodeSpec, build
 logger = logging.getLogger("facegraph")
 
 QUIET_S = 5.0  # ten heartbeats missed: say so
+FAILED_S = 10.0  # a node that has failed gets so long to close, and those behind it to take what it had given
 START_S = 30.0  # the same before the first word: Python and a node's libraries must load
 BOOTSTRAP = """\
 import os, signal, sys
@@ -60,6 +62,7 @@ class Child:
     endings: deque[float] = field(default_factory=deque)  # CLOCK_MONOTONIC s; after each it was to be started again
     untold: deque[tuple[str, dict[str, Any]]] = field(default_factory=deque)  # for a process that cannot hear it yet
     start_again_at: float | None = None
+    end_by: float = math.inf  # when a process that has told of a failure is killed
     restart_by: float | None = None  # when a process that was asked to end, to be started again, is killed
 
     def __post_init__(self) -> None:
@@ -73,7 +76,7 @@ class Child:
 
     def start(self, job: Job) -> None:
         """Start a fresh interpreter on a job; never a fork, whose threads and locks would be broken."""
-        self.state, self.heard, self.done = "NULL", time.monotonic(), False
+        self.state, self.heard, self.done, self.end_by = "NULL", time.monotonic(), False, math.inf
         self.untold.clear()
         path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
@@ -146,8 +149,16 @@ class Child:
     def tell_of_failure(self, said: dict[str, Any]) -> None:
         """Log the error with which a node says that it ends."""
         self.failure_told, self.hopeless = True, bool(said["hopeless"])
+        self.end_by = min(self.end_by, time.monotonic() + FAILED_S)
         trace = "".join(f"\n    {line}" for line in said["trace"].splitlines())
         logger.error("%s failed %s: %s%s", self.spec.name, said["where"], said["text"], trace)
+
+    def end_in_time(self) -> None:
+        """Kill a process that has failed but does not end, as where a node behind it hangs."""
+        if self.process is not None and time.monotonic() >= self.end_by:
+            logger.warning("%s: killed, not ended %.0f s after it failed", self.spec.name, FAILED_S)
+            self.end_by = math.inf
+            self.process.kill()
 
     def describe_death(self, code: int) -> str:
         """Return what an exit code tells of a process that said nothing."""

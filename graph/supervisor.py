@@ -332,6 +332,7 @@ class Supervisor:
             self._give_up()
         for child in self.children.values():
             child.tell_of_silence()
+            child.end_in_time()
 
     def _finish(self) -> None:
         """End the streams at their sources; everything downstream drains."""

@@ -51,6 +51,26 @@ def test_a_node_that_hangs_at_the_end_is_told_from_those_that_wait_for_it(tmp_pa
         assert "error: not finished after 10 s, killed: copy (draining), bad (closing)\n" in graph.text()
 
 
+class Impatient(Graph):
+    """With a second where there are ten."""
+
+    script = ("-c", """
+import graph.child, graph.supervisor, run_graph
+graph.child.FAILED_S = graph.supervisor.GRACE_S = 1.0
+run_graph.main()
+""")
+
+
+def test_a_node_that_has_failed_is_not_waited_for_where_nobody_takes_what_it_gave(tmp_path: Path) -> None:
+    config = line(frames=10**6, pause=0.01)
+    config["nodes"]["copy"] |= {"type": "tests.toys:Fail", "settings": {"at": 3}}
+    config["nodes"]["write"] = node("Copy", {"frame": "copy.copied"}, pause=1000.0)
+    with Impatient(tmp_path, config) as graph:
+        assert graph.wait() == 1
+        assert "warning: copy: killed, not ended 1 s after it failed\n" in graph.text()
+        assert "error: not finished after 1 s, killed: write (processing)\n" in graph.text()
+
+
 def test_the_line_is_told_from_which_a_library_crashed(tmp_path: Path) -> None:
     nodes = {"source": node("Source", frames=3), "bad": node("Fail", {"frame": "source.frame"}, at=1, how="crash")}
     with Graph(tmp_path, {"name": "crashing", "nodes": nodes}) as graph:
