@@ -34,6 +34,7 @@ def run() -> int:
     from graph.passwords import hide_arguments
 
     hide_arguments()
+    open_what_is_closed()
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is imported now may swallow a KeyboardInterrupt
@@ -44,6 +45,15 @@ def run() -> int:
         return 2
     signal.signal(signal.SIGINT, before)
     return command_line()
+
+
+def open_what_is_closed() -> None:
+    """Let closed standard files lead nowhere: else the next file gets their number, and what a library prints."""
+    import os
+
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 def shadows() -> list[tuple[str, str]]:

@@ -1,12 +1,19 @@
-"""Graphs where the system gives less than elsewhere: no pidfds, no more processes."""
+"""Graphs where the system gives less than elsewhere: no pidfds, no more processes, no standard files."""
 
+import json
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.graphs import Graph, line, rows
+from tests.graphs import ROOT, Graph, line, rows
 
 pytestmark = pytest.mark.slow
+
+PATHS = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 class WithoutPidfds(Graph):
@@ -62,3 +69,12 @@ def test_a_node_for_which_there_is_no_process_is_tried_again(tmp_path: Path) -> 
         assert graph.wait() == 0, graph.text()
         assert "error: copy cannot be started: Resource temporarily unavailable\n" in graph.text()
     assert rows(tmp_path / "out.jsonl")[-1][0] == 19
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_files(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "line.yaml").write_text(json.dumps(line(frames=20)))
+    command = shlex.join([sys.executable, str(ROOT / "run_graph.py"), "line.yaml"])
+    done = subprocess.run(f"{command} {closed}", shell=True, cwd=tmp_path, env=PATHS, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "out.jsonl")) == 20
