@@ -320,6 +320,7 @@ def load_config(config: str, overrides: list[str] | None, log: Level = Level.WAR
 def log_to_terminal(level: Level) -> None:
     """Show what is logged from here on."""
     logging.basicConfig(level=level.name, handlers=[_TerminalHandler()])
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts, and where it keeps them
 
 
 def find_config(config: str) -> Path:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
@@ -135,16 +136,20 @@ def blurred(picture: Image, width: int, height: int) -> Image:
     return cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
+def portrait() -> Path:
+    """Return where matplotlib's portrait lies. matplotlib is not imported: it would make folders and find fonts."""
+    spec = find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        raise ConfigError("TestSource.picture: the built-in one comes with matplotlib: pip install matplotlib")
+    return Path(spec.origin).with_name("mpl-data") / "sample_data" / "grace_hopper.jpg"
+
+
 def read_picture(path: str) -> Image:
     """Read a picture as BGR; an empty path is the public-domain portrait that matplotlib ships (512 x 600).
 
     Raises ConfigError if there is no picture at `path`.
     """
-    if not path:
-        from matplotlib.cbook import get_sample_data
-
-        path = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
-    file = Path(expanduser(path)).absolute()
+    file = Path(expanduser(path)).absolute() if path else portrait()
     if not file.is_file():
         raise ConfigError(f"TestSource.picture: no file {file}; leave it empty for the built-in one")
     picture = cv2.imread(str(file), cv2.IMREAD_COLOR)

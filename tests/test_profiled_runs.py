@@ -38,3 +38,15 @@ def test_a_node_that_has_said_all_is_not_held_up_by_those_that_still_take_it(tmp
     source = profiled(tmp_path, nodes)["nodes"]["source"]
     states = [*source["states_percent"]]
     assert states == ["CLOSING", "DRAINING", "PROCESSING"], "there is room for both frames in the queue"
+
+
+@pytest.mark.slow
+def test_a_library_that_draws_says_nothing_where_it_can_keep_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    profiled(tmp_path, {"source": {"type": "nodes.source:TestSource", "settings": {"frames": 2}}})
+    log = (tmp_path / "profiled.log").read_text()
+    assert "source" in log and "matplotlib" not in log.lower() and "font" not in log
