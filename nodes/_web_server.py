@@ -170,7 +170,9 @@ class WebServer:
             raise web.HTTPUnauthorized(text="The token is missing.\n")
         if len(self._clients) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_CLIENTS} browsers look already.\n")
-        response = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_COMMAND, timeout=1.0)
+        response = web.WebSocketResponse(  # pictures are JPEG: nothing is left to deflate
+            heartbeat=HEARTBEAT_S, max_msg_size=MAX_COMMAND, timeout=1.0, compress=False
+        )
         await response.prepare(request)
         client = Client(response)
         self._clients.add(client)

@@ -242,6 +242,17 @@ def test_pictures_go_on_while_a_command_is_obeyed(monkeypatch: pytest.MonkeyPatc
         asyncio.run(look(served, newest))
 
 
+def test_pictures_are_not_deflated_once_more() -> None:
+    """aiohttp does that in a task of its own, whose end in a browser that leaves is an error which nobody awaits."""
+
+    async def look(served: WebServer) -> int:
+        async with aiohttp.ClientSession(served.url) as session, session.ws_connect("/live", compress=15) as live:
+            return live.compress
+
+    with server() as (served, _):
+        assert asyncio.run(look(served)) == 0
+
+
 async def received(live: aiohttp.ClientWebSocketResponse) -> int:
     """The number of the next picture."""
     async with asyncio.timeout(PATIENCE_S):
