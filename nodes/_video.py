@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
@@ -107,7 +108,8 @@ def is_flipped(picture: VideoFrame) -> bool:
     So a selfie that is mirrored left to right is flipped, and rotated by half a turn.
     """
     try:
-        matrix: Any = picture.side_data.get("DISPLAYMATRIX")
+        # What picture.side_data gives the picture keeps, and is kept by: hundreds stayed until garbage was looked for.
+        matrix: Any = SideDataContainer(picture).get("DISPLAYMATRIX")  # type: ignore[call-arg]  # its stub has none
     except ValueError:  # beside something that PyAV has no name for, as the EXIF of a JPEG
         return False
     a, b, _, c, d = struct.unpack_from("=5i", matrix) if matrix else (1, 0, 0, 0, 1)

@@ -1,3 +1,4 @@
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -61,6 +62,14 @@ def test_of_several_streams_the_default_is_taken_or_else_the_largest(tmp_path: P
 def test_variable_frame_rate_is_kept(tmp_path: Path) -> None:
     at = [0.0, 0.04, 0.05, 0.3, 0.301, 1.7]
     assert times(captured(uri=str(clips.write(tmp_path / "clip.mp4", at)))) == at
+
+
+def test_a_picture_is_given_back_when_it_has_been_converted(tmp_path: Path) -> None:
+    with av.open(str(clips.write(tmp_path / "clip.mp4", [0.0], turned=90, mirrored=True))) as container:
+        picture = next(container.decode(video=0))
+        before = sys.getrefcount(picture)
+        Converter(0, 0).convert(picture, lambda shape: np.empty(shape, np.uint8))
+        assert sys.getrefcount(picture) == before, "it is kept until garbage is collected, with all of its memory"
 
 
 def test_capture_time_is_now(tmp_path: Path) -> None:
