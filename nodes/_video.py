@@ -286,7 +286,9 @@ def _period(stream: VideoStream) -> float:
 
 
 def _promised_end(stream: VideoStream) -> float | None:
-    """Return the end of the stream in seconds as the header has it, None where it has nothing."""
+    """Return the end of the stream in seconds as the header has it, None where it has nothing that can be relied on."""
+    if stream.container.format.name == "mpegts":  # guessed from the last stamp there
+        return None
     if stream.duration and stream.time_base:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     container = stream.container

@@ -36,9 +36,10 @@ def test_a_cut_off_file_gives_what_it_has(
     assert f"{len(frames)} of 90 frames delivered" in warning or name != "clip.mp4"
 
 
-def test_a_whole_file_gives_no_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
-    for at in (clips.steady(10), [0.0, 0.1, 2.0], [0.0]):
-        captured(uri=str(clips.write(tmp_path / "clip.mp4", at)))
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".flv", ".ts"])
+def test_a_whole_file_gives_no_warning(tmp_path: Path, suffix: str, warnings_of: Callable[[], list[str]]) -> None:
+    for at in (clips.steady(10), clips.steady(10, fps=10), [0.0, 0.1, 2.0], [0.0]):
+        captured(uri=str(clips.write(tmp_path / f"clip{suffix}", at)))
     assert warnings_of() == []
 
 
