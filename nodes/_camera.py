@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # before a new attempt, doubling; a rebooting camera takes 20 to 60 s
 GOOD_FRAMES = 30  # after so many, a connection counts as sound, and the next wait is the first again
 PAUSE_S = 0.5  # how often a consumer that waits for a picture gets the word, to see whether it is asked to stop
+STEP_S = 0.001  # at least from one picture to the next: nothing that goes by time can use two of the same
 JUMP_S = 2.0  # stamps that leave the arrival by more than this are a clock that was set
 OLDEST_S = 10.0  # a camera's wall clock that differs more from ours is not set by NTP, and says nothing about delay
 SNAPSHOTS = 5.0  # per second, of an address that gives one picture per request, where no other rate is asked for
@@ -82,15 +83,15 @@ class NetworkCamera:
     def shots(self) -> Iterator[Shot | None]:
         """Yield pictures as they come, and None each half second without one; ends only with a file over HTTP.
 
-        `pts` follows the camera's stamps within a connection and the arrival between two. A new connection is a
-        new epoch. Raises NodeError where no attempt can succeed.
+        `pts` follows the camera's stamps within a connection, and the arrival between two and where the stamps jump
+        or do not grow. A new connection is a new epoch. Raises NodeError where no attempt can succeed.
         """
         if self._thread is not None:  # it has closed the file of the pass before only when it is over
             self._thread.join()
         self._ended = False
         self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
         self._thread.start()
-        origin_ns, offset, epoch, end = 0, 0.0, -1, 0.0
+        origin_ns, offset, epoch, end = 0, 0.0, -1, -STEP_S
         while True:
             taken = self._take()
             if taken is None:
@@ -103,9 +104,9 @@ class NetworkCamera:
             origin_ns = origin_ns or taken.arrived_ns
             arrival = (taken.arrived_ns - origin_ns) / 1e9
             pts = offset + taken.time_s
-            if taken.epoch != epoch or pts < end or abs(pts - arrival) > JUMP_S:
+            if taken.epoch != epoch or pts <= end or abs(pts - arrival) > JUMP_S:
                 epoch = taken.epoch
-                pts = max(arrival, end)
+                pts = max(arrival, end + STEP_S)
                 offset = pts - taken.time_s
             self.end, end = 2 * pts - end, pts  # as if the next one came after as long a time again
             clock: Literal["arrival", "camera"] = "arrival" if taken.captured_ns is None else "camera"
