@@ -224,20 +224,21 @@ class NetworkCamera:
         first, place, is_keyed = None, -1, False
         for packet in packets:
             frames = decoded(packet)
-            if frames or (packet.is_keyframe and not is_keyed):
-                heard_s, is_keyed = time.monotonic(), not frames
             for frame in frames:
                 came_ns = arrived_ns(frame)
                 time_s = came_ns / 1e9 if untimed or frame.time is None else frame.time
                 first = time_s if first is None else first
                 if _can_wait(container):
                     self._stopping.wait(pacer.left_s(time_s))
+                    came_ns = time.monotonic_ns()
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
                 if place != last:
                     captured_ns = _captured_ns(container, frame, came_ns)
                     yield Taken(frame, time_s, came_ns, captured_ns, self._epoch, pixel_aspect(stream))
             if self._stopping.is_set():
                 return
+            if frames or (packet.is_keyframe and not is_keyed):
+                heard_s, is_keyed = time.monotonic(), not frames
             silence_s = time.monotonic() - heard_s
             if silence_s > (self.patience_s if is_keyed or first is not None else max(KEYLESS_S, self.patience_s)):
                 missing = "picture that can be decoded" if is_keyed else "key frame"

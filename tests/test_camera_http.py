@@ -174,6 +174,14 @@ def test_of_the_resolutions_that_a_list_offers_only_the_largest_is_fetched(tmp_p
     assert not {"/small1.ts", "/middle1.ts"} & {*asked}, "the first say what there is"
 
 
+def test_a_file_over_http_may_show_a_picture_for_longer_than_patience(tmp_path: Path) -> None:
+    """What waits for its time has come already: this is no silence of the camera."""
+    clips.write(tmp_path / "clip.mp4", [0.0, 0.1, 2.6, 2.7, 2.8])
+    with served(partial(Files, directory=tmp_path)) as port, playing(f"http://127.0.0.1:{port}/clip.mp4") as until:
+        late = until(lambda frame: clips.number(frame.image) > 1)
+    assert late.epoch == 0 and 2.5 < late.pts < 2.9
+
+
 def test_a_gap_in_the_stamps_of_a_file_over_http_is_not_waited_out(tmp_path: Path) -> None:
     clips.write(tmp_path / "clip.mp4", [*clips.steady(10), *(1000 + time_s for time_s in clips.steady(20))])
     with served(partial(Files, directory=tmp_path)) as port, playing(f"http://127.0.0.1:{port}/clip.mp4") as until:
