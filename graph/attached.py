@@ -26,7 +26,7 @@ from graph.link import unfit
 from graph.lookout import Fate, Lookout, ask
 from graph.messages import Mark, Message
 from graph.network import Remote, is_remote
-from graph.receiver import Receiver, find_type, known_types, wait_for_any
+from graph.receiver import Receiver, ahead_ns, find_type, is_other_clock, known_types, wait_for_any
 from graph.rundir import RunDir
 from graph.spec import GraphSpec, did_you_mean, import_module
 
@@ -98,14 +98,12 @@ class RunningGraph:
                 place.greet(self._context)
             self.description = self.spec()
             self.name = self.description["name"]
+            ahead = ahead_ns(self.description)
+            self.far = isinstance(place, Remote) or is_other_clock(ahead)  # the times in messages are of another clock,
+            self.ahead_ns = ahead if self.far else 0  # and that is ahead of ours by so much
         except GraphError:
             self.close()
             raise
-
-    @property
-    def far(self) -> bool:
-        """Say whether it may be on another host: its times are then of another clock."""
-        return isinstance(self._place, Remote)
 
     @property
     def ports(self) -> dict[str, str]:

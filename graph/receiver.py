@@ -25,6 +25,8 @@ QUIET_S = 2.5
 """A node says something every two seconds, if only `ping`."""
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What this process or machine lacks, and no fault of a sender's."""
+OTHER_CLOCK_NS = 60_000_000_000
+"""By so much differs what is another clock, on this host that of a container with one of its own; less is delay."""
 MADE = "__made__"
 """Attribute of message types that a recording told of: never to be taken for the true ones of the same name."""
 
@@ -47,7 +49,7 @@ class Receiver:
         shm: bool = True,
         marks: bool = True,
         secure: Callable[["zmq.Socket[bytes]"], None] | None = None,
-        far: bool = False,
+        far: bool | None = False,
     ) -> None:
         """Connect and say hello; `welcomed` turns true when the answer came (see receive).
 
@@ -56,7 +58,8 @@ class Receiver:
         that reads was started again in it. `secure` prepares the socket. `shm`
         False asks for all bytes inline, `marks` False for no marks: whoever joins nothing by seq needs none. `far`
         is for a sender that may be on another host, whose clock is another one: its frames count as captured when
-        they arrive here, as those of a network camera do, and their hops begin anew.
+        they arrive here, as those of a network camera do, and their hops begin anew. None:
+        where its welcome tells that its clock is another one.
         """
         self.name = name
         self.far = far
@@ -206,6 +209,8 @@ class Receiver:
         elif type_name(self.type) not in types:
             raise GraphError(f"{self.name}: reads {type_name(self.type)}, but {self._source} gives {types[0]}")
         self.run, self.restarts = run, restarts
+        if self.far is None:
+            self.far = is_other_clock(ahead_ns(packet))
         if path:
             self._map = SlotMap(path)
         self.welcomed = True
@@ -227,6 +232,17 @@ def wait_for_any(receivers: Iterable[Receiver], timeout_ms: int, wake_fd: int = 
             receiver.flush(idle=True)
             awaited.append((receiver.socket, _POLLIN))
     return bool(zmq.zmq_poll(awaited, timeout_ms))
+
+
+def ahead_ns(told: dict[str, Any]) -> int:
+    """Return by how much the clock of who says `now` is ahead of ours, less the time that its word took to come."""
+    now = told.get("now")
+    return now - time.monotonic_ns() if isinstance(now, int) else 0
+
+
+def is_other_clock(ahead_ns: int) -> bool:
+    """Say whether a clock that is so far ahead, or behind, is another one than ours."""
+    return abs(ahead_ns) > OTHER_CLOCK_NS
 
 
 def type_name(type_: type[Message]) -> str:

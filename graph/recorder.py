@@ -44,7 +44,7 @@ class Span:
     seq: tuple[int, int] = (0, -1)
     epoch: tuple[int, int] = (0, 0)
     pts: tuple[float, float] = (0.0, 0.0)  # seconds
-    sent_ns: tuple[int, int] = (0, 0)  # CLOCK_MONOTONIC of the host that recorded
+    sent_ns: tuple[int, int] = (0, 0)  # CLOCK_MONOTONIC of the graph's host
 
     def take(self, header: Header) -> None:
         """Grow so that a message is in it."""
@@ -85,13 +85,24 @@ def sent_ns(header: Header) -> int:
 class Recorder:
     """Writes messages into a file. What lies there is readable at any time, up to the last half second."""
 
-    def __init__(self, path: Path, types: Mapping[str, type[Message]], graph: str, compression: Compression) -> None:
-        """Open the file, with a channel for each port. Raises ConfigError if it cannot be written."""
+    def __init__(
+        self,
+        path: Path,
+        types: Mapping[str, type[Message]],
+        graph: str,
+        compression: Compression,
+        ahead_ns: int = 0,
+    ) -> None:
+        """Open the file, with a channel for each port. Raises ConfigError if it cannot be written.
+
+        `ahead_ns` is by how much the clock of the messages is ahead of ours.
+        """
         mcap_writer = library().writer
         self.path = path
         self.span = Span()
         self.counts = {port: Count() for port in types}
-        self._to_wall_ns = time.time_ns() - time.monotonic_ns()
+        self._ahead_ns = ahead_ns
+        self._to_wall_ns = time.time_ns() - time.monotonic_ns() - ahead_ns
         self._flushed = time.monotonic()
         try:
             self._file = path.open("wb")
@@ -121,7 +132,7 @@ class Recorder:
         with self._told():
             self._writer.add_message(
                 channel_id=count.channel,
-                log_time=time.monotonic_ns() + self._to_wall_ns,
+                log_time=time.monotonic_ns() + self._ahead_ns + self._to_wall_ns,
                 data=recorded.to_bytes(message),
                 publish_time=max(0, sent_ns(header) + self._to_wall_ns),
                 sequence=header.seq & 0xFFFFFFFF,
@@ -202,7 +213,7 @@ def record(
     stop = _Stop()
     with (
         heeding(stop.ask),
-        Recorder(path, types, g.name, compression) as recorder,
+        Recorder(path, types, g.name, compression, g.ahead_ns) as recorder,
         contextlib.closing(g.listen(*ports, policy=policy, queue=QUEUE)) as stream,
     ):
         until: float | None = None  # CLOCK_MONOTONIC s
@@ -214,7 +225,7 @@ def record(
                 started()
             if stop.asked:
                 until = min(until, now)
-            if said is not None and sent_ns(said[1].header) <= until * 1e9:
+            if said is not None and sent_ns(said[1].header) - g.ahead_ns <= until * 1e9:
                 recorder.write(*said)
             elif said is not None:
                 late.discard(said[0])

@@ -324,6 +324,7 @@ class Sender:
             "shm": self._slots_path if link.shm else None,
             "run": self._home.run,
             "restarts": self._home.restarts,
+            "now": time.monotonic_ns(),
         }
         for other in list(self._links.values()):
             if other.identity == identity:

@@ -121,6 +121,7 @@ class Service:
             "attach": supervisor.spec.attach,
             "run": supervisor.run_id,
             "pid": os.getpid(),
+            "now": time.monotonic_ns(),
             "path": supervisor.spec.path,
             "state": supervisor.state,
             "nodes": {name: _describe(child) for name, child in supervisor.children.items()},

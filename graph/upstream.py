@@ -83,5 +83,5 @@ class Upstream:
             queue=edge.queue,
             marks=edge.join == "seq",  # a held value stays until there is a new one
             secure=place.secure,
-            far=isinstance(place, Remote),
+            far=isinstance(place, Remote) or (None if edge.source_graph else False),
         )

@@ -253,10 +253,11 @@ def test_missing_frames_are_counted_but_not_across_a_restart(tmp_path: Path) -> 
     assert recorder.counts["count.numbers"].missing == 3 + 1
 
 
-def test_other_programs_find_the_times_of_the_wall_clock(tmp_path: Path) -> None:
-    done_ns = time.monotonic_ns() - 10**9
+@pytest.mark.parametrize("ahead_ns", [0, 10**15])
+def test_other_programs_find_the_times_of_the_wall_clock(tmp_path: Path, ahead_ns: int) -> None:
+    done_ns = time.monotonic_ns() + ahead_ns - 10**9
     said = Header("s", 2**32 + 7, hops=(Hop("count", done_ns - 2, done_ns - 1, done_ns),))
-    with Recorder(tmp_path / "a.mcap", {"count.numbers": Numbers}, "main", "none") as recorder:
+    with Recorder(tmp_path / "a.mcap", {"count.numbers": Numbers}, "main", "none", ahead_ns) as recorder:
         recorder.write("count.numbers", Numbers(header=said, values=np.zeros(0)))
     with (tmp_path / "a.mcap").open("rb") as file:
         reader = library().reader.make_reader(file)
@@ -283,11 +284,14 @@ class SlowToCome:
 
     name = "slow"
 
+    def __init__(self, ahead_ns: int) -> None:
+        self.ahead_ns = ahead_ns
+
     def type_of(self, port: str) -> type[Message]:
         return {"camera.frame": Frame, "count.numbers": Numbers}[port]
 
     def listen(self, *ports: str, policy: str, queue: int) -> Iterator[tuple[str, Message] | None]:
-        begun = time.monotonic_ns()
+        begun = time.monotonic_ns() + self.ahead_ns
 
         def header(seq: int, after_s: float) -> Header:
             return Header("camera", seq, 0, seq / 25, begun, (Hop("camera", begun, begun, begun + int(after_s * 1e9)),))
@@ -299,7 +303,9 @@ class SlowToCome:
         raise AssertionError("both ports have given what was sent after the end")
 
 
-def test_what_waits_for_the_disk_at_the_end_is_recorded_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead_ns", [0, 10**15, -(10**15)])
+def test_what_waits_for_the_disk_at_the_end_is_recorded_too(tmp_path: Path, ahead_ns: int) -> None:
+    """Also of a graph whose clock, on another host, is days ahead of ours, or behind."""
     path = tmp_path / "end.mcap"
-    done = record(SlowToCome(), ["camera.frame", "count.numbers"], path, duration=0.0)
+    done = record(SlowToCome(ahead_ns), ["camera.frame", "count.numbers"], path, duration=0.0)
     assert {port: count.messages for port, count in done.counts.items()} == {"camera.frame": 3, "count.numbers": 0}
