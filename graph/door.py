@@ -30,6 +30,7 @@ logger = logging.getLogger("facegraph")
 
 MAX_CREDITS = 64  # messages that may be under way to a client: what it does not read lies in our memory
 START_S = 30.0  # seconds more than SILENT_S until a node's first word: it may load its models yet
+ABSENT_S = 60.0  # whoever comes again after so long is told of again
 SHOWN = 100  # characters of the name that a client gives itself
 OPEN_REQUESTS = 1000  # whose answers are still known whom to give to
 MAX_UNREAD = OPEN_REQUESTS + MAX_CREDITS  # by a client that grants credits, or asks, without ever reading: it is left
@@ -66,6 +67,7 @@ class Door(threading.Thread):
         self._nodes = nodes
         self._relays: dict[bytes, Relay] = {}
         self._asked: OrderedDict[int, tuple[bytes, Any]] = OrderedDict()
+        self._came: dict[tuple[str | None, str], float] = {}  # by name and address, CLOCK_MONOTONIC s
         self._numbers = itertools.count(1)  # of requests and of readers
         self._stopping = threading.Event()
         self._zmq: zmq.Context[Any] = zmq.Context()
@@ -130,12 +132,22 @@ class Door(threading.Thread):
         version, request, _domain, address, _identity, _mechanism, *credentials = self._zap.recv_multipart()
         known = allowed(self._folder) if self._folder else {}
         name = known.get(z85.encode(credentials[0])) if credentials else None
-        if name is None:
-            logger.warning("a client at %s has a key that is not in %s/clients", address.decode(), self._folder)
-        else:
-            logger.info("client %s comes from %s", name, address.decode())
+        self._tell_of(name, address.decode())
         code, text = (b"200", b"OK") if name else (b"400", b"unknown key")
         self._zap.send_multipart([version, request, code, text, (name or "").encode(), b""])
+
+    def _tell_of(self, name: str | None, address: str) -> None:
+        """Log who comes, None for an unknown key, unless he was here just now: each request is a connection."""
+        now = time.monotonic()
+        self._came = {who: came_s for who, came_s in self._came.items() if now - came_s < ABSENT_S}
+        is_told = (name, address) in self._came
+        self._came[name, address] = now
+        if is_told:
+            return
+        if name is None:
+            logger.warning("a client at %s has a key that is not in %s/clients", address, self._folder)
+        else:
+            logger.info("client %s comes from %s", name, address)
 
     @contextlib.contextmanager
     def _only_with(self, identity: bytes) -> Iterator[None]:

@@ -124,6 +124,7 @@ def test_only_clients_with_a_known_key_come_in(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(GraphError, match="does not know the key in"):
             graph.attach(address, keys=keys / "laptop")
         assert "has a key that is not in" in main.text()
+        assert main.text().count("client laptop comes from 127.0.0.1") == 1, "not of each request"
         assert "broken.key is no key and lets nobody in" in main.text()
 
 
