@@ -263,7 +263,7 @@ class RunningGraph:
         """
         fates = lookout.look(receivers) if lookout.due() else {}
         if "died" in fates.values():
-            raise GraphError(f"the graph {self.name!r} has died")
+            raise GraphError(f"the graph {self.name!r} {lookout.died}")
         for port, fate in fates.items():
             if fate == "ended":
                 receivers[port].expire()

@@ -35,6 +35,7 @@ class Lookout:
         `joined` tells that what they give is matched by frame: then a frame that is lost before one of them can hold
         up all, for whoever waits for it takes no more of the others.
         """
+        self.died = place.died
         self._context = context
         self._place = place
         self._graph = graph

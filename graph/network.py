@@ -169,6 +169,8 @@ def listening(listen: str, keys: str | None) -> Keys | None:
 class Remote:
     """A graph at an address: all of it behind one port. The counterpart of graph.rundir.RunDir."""
 
+    died = "has died, or cannot be reached any more"  # what is known of a graph that has fallen silent
+
     def __init__(self, address: str, keys: str | Path | None = None) -> None:
         """Look at the address and the keys, in `keys` or $FACEGRAPH_KEYS; raises ConfigError if they are none."""
         parse(address)

@@ -103,6 +103,8 @@ def _held(path: Path) -> bool:
 class RunDir:
     """The addresses of one graph."""
 
+    died = "has died"
+
     def __init__(self, path: Path) -> None:
         self.path = path
 

@@ -65,7 +65,8 @@ class Upstream:
             elif fate == "gap":
                 inputs.restarted(name)
             else:
-                logger.warning("%s has %s; its stream ends here", self._foreign[name].source, fate)
+                why = self._lookout.died if fate == "died" else "has ended"
+                logger.warning("%s %s; its stream ends here", self._foreign[name].source, why)
                 inputs.expire([name])
         return not {"again", "gap"}.isdisjoint(fates.values())
 

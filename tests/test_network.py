@@ -88,7 +88,7 @@ def test_a_reader_notices_the_end_and_the_death_of_the_graph(tmp_path: Path, mon
             next(stream)
             main.process.kill()
             monkeypatch.setattr(network, "SILENT_S", 2.0)
-            with pytest.raises(GraphError, match="the graph 'main' has died"):
+            with pytest.raises(GraphError, match="the graph 'main' has died, or cannot be reached any more"):
                 list(stream)
 
 
@@ -225,7 +225,7 @@ def test_extra_nodes_over_tcp(tmp_path: Path, end: str, monkeypatch: pytest.Monk
                 assert main.wait() == 0, main.text()
             if end != "extra first":
                 assert attached.wait() == 0, attached.text()
-            assert ("has died; its stream ends here" in attached.text()) == (end == "main is killed")
+            assert ("cannot be reached any more; its stream ends here" in attached.text()) == (end == "main is killed")
     assert all(a == b for _, (a, _, b) in rows(tmp_path / "extra/extra.jsonl"))
 
 
