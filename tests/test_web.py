@@ -1,12 +1,15 @@
 """The server of the web page against slow, foreign and wrong clients."""
 
 import asyncio
+import errno
 import json
 import math
+import os
 import socket
 import struct
 import sys
 import threading
+import time
 from typing import Any
 
 import aiohttp
@@ -16,11 +19,12 @@ import pytest
 
 from graph import ConfigError, Faces
 from graph.testing import run_node
+from nodes._web_client import Client
 from nodes._web_inside import Inside, as_json
 from nodes._web_picture import Newest, describe_faces
 from nodes._web_server import MAX_COMMAND, WebServer
 from nodes.web import WebView
-from tests.conftest import PATIENCE_S
+from tests.conftest import PATIENCE_S, eventually
 from tests.known_faces import known
 from tests.web_server import TOKEN, frame, server
 
@@ -108,6 +112,15 @@ def test_port_that_is_taken() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use; set p"):
             run_node(WebView(port=port), frame=[], faces=[])
+
+
+def test_port_that_only_root_may_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(ConfigError, match=r"port 80: Permission denied; set port to another one, or 0 for any"):
+        run_node(WebView(port=80), frame=[], faces=[])
 
 
 def test_without_aiohttp_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +229,51 @@ def test_a_slow_client_gets_the_newest_and_holds_up_nobody() -> None:
         asyncio.run(look(served, newest))
 
 
+def test_who_comes_is_told_at_once_what_is_known_and_nothing_of_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Known(Inside):
+        def look(self) -> dict[str, str]:
+            self.known = {"stats": '{"k": "stats"}'}
+            return self.known
+
+    async def look(served: WebServer) -> None:
+        async with aiohttp.ClientSession(served.url) as session, session.ws_connect("/live") as live:
+            async with asyncio.timeout(PATIENCE_S):
+                assert await live.receive_json() == {"k": "stats"}
+
+    monkeypatch.setattr("nodes._web_server.LOOK_S", 3600.0)  # who waited for the next look would wait so long
+    with server(inside=Known) as (served, _):
+        asyncio.run(look(served))
+        monkeypatch.setattr("nodes._web_server.LOOK_S", 0.01)
+        asyncio.run(look(served))
+        assert eventually(lambda: not served._inside.known)
+
+
+def test_a_server_that_is_full_takes_the_next_one_when_somebody_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look(served: WebServer) -> None:
+        async with aiohttp.ClientSession(served.url) as session, session.ws_connect("/live"):
+            async with session.ws_connect("/live"):
+                with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+                    await session.ws_connect("/live")
+            async with asyncio.timeout(PATIENCE_S):
+                while len(served._clients) > 1:
+                    await asyncio.sleep(0.001)
+            async with session.ws_connect("/live") as live:
+                assert not live.closed
+
+    monkeypatch.setattr("nodes._web_server.MAX_CLIENTS", 2)
+    with server() as (served, _):
+        asyncio.run(look(served))
+
+
+def test_only_what_was_seen_of_what_was_sent_counts_as_shown() -> None:
+    client = Client(None)  # type: ignore[arg-type]
+    now_ns = time.monotonic_ns()
+    client._under_way = {1: now_ns, 2: now_ns}
+    for seq, seen in ((1, True), (1, True), (2, False), (3, True)):
+        client.drawn(seq, seen)
+    assert client.view()["fps"] == 1.0  # who has looked for less than a second has looked for one
+
+
 def test_pictures_go_on_while_a_command_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
@@ -264,8 +322,9 @@ async def received(live: aiohttp.ClientWebSocketResponse) -> int:
 
 @pytest.mark.parametrize(
     "said",
-    ["no json", "[]", '"drawn"', "{}", '{"k": "drawn"}', '{"k": "drawn", "seq": [], "seen": 1}', '{"k": "set"}', b"\0",
-     "x" * (MAX_COMMAND + 1)],
+    ["no json", "[]", '"drawn"', "{}", '{"k": "drawn"}', '{"k": "drawn", "seq": [], "seen": 1}', '{"k": "set"}',
+     b'{"k": "drawn", "seq": 0, "seen": true}',
+     json.dumps({"k": "drawn", "seq": 0, "seen": True, "more": "x" * MAX_COMMAND})],
 )  # fmt: skip
 def test_nonsense_ends_the_connection_only(said: str | bytes) -> None:
     async def talk(served: WebServer, newest: Newest) -> None:
@@ -285,19 +344,27 @@ def test_nonsense_ends_the_connection_only(said: str | bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "status"),
     [
-        b"\x16\x03\x01\r\n\r\n",  # https
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
-        b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5\r\n\r\nabcde",
-        b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999\r\n"
-        b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" + b"x" * 99_999,
+        (b"\x16\x03\x01\r\n\r\n", b"400"),  # https
+        (b"GET / HTTP/9.9\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b"400"),
+        (
+            b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 5\r\n\r\nabcde",
+            b"400",
+        ),
+        (
+            b"POST /login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" + b"x" * 99_999,
+            b"413",
+        ),
     ],
 )
-def test_broken_requests_are_answered_and_not_logged(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_requests_are_answered_and_not_logged(
+    sent: bytes, status: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     with server() as (served, _), socket.create_connection((LOCAL, served.port), timeout=PATIENCE_S) as connection:
         connection.sendall(sent)
-        assert b" 4" in connection.recv(100).partition(b"\r\n")[0]  # 400 or 413
+        assert connection.recv(100).split()[1] == status
     assert not caplog.messages

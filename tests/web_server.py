@@ -19,10 +19,12 @@ def frame(seq: int = 0, width: int = 64, height: int = 48) -> Frame:
 
 
 @contextmanager
-def server(host: str = "127.0.0.1", token: str = "") -> Iterator[tuple[WebServer, Newest]]:
+def server(
+    host: str = "127.0.0.1", token: str = "", inside: type[Inside] = Inside
+) -> Iterator[tuple[WebServer, Newest]]:
     """A server without a graph, and where it gets its pictures from."""
     newest = Newest()
-    served = WebServer(host, 0, token, lambda: newest.picture(960, 80), Inside("", follow=False, control=True))
+    served = WebServer(host, 0, token, lambda: newest.picture(960, 80), inside("", follow=False, control=True))
     try:
         yield served, newest
     finally:
