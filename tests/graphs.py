@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -36,7 +37,7 @@ class Graph:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
                 start_new_session=True,
             )
 
