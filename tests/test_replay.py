@@ -69,7 +69,7 @@ FACES: dict[str, Any] = {
 
 
 def test_landmarks_of_a_replay_are_equal_to_the_bit(folder: Path) -> None:
-    """The camera's frames through the same nodes again: whole, by another graph's name for the camera, and cut off."""
+    """The camera's frames through the same nodes again: whole, and cut off by another graph's name for the camera."""
     source = {"type": "tests.recorded_nodes:GatedSource", "settings": {"width": 320, "height": 240, "frames": 40}}
     with Graph(folder, {"name": "faces", "nodes": {"camera": source, **FACES}}) as main:
         with command("record", "camera.frame", "faces/smooth.faces", "--wait", "-o", "a.mcap", "--block") as recorder:
@@ -88,25 +88,25 @@ def test_landmarks_of_a_replay_are_equal_to_the_bit(folder: Path) -> None:
     assert all(faces.landmarks.tobytes() in live for faces in recorded)
 
     Path("go").unlink()  # nobody may wait for it
-    assert replayed("faces.yaml") == (live, "camera is replayed (camera.frame)")
-    text = Path("faces.yaml").read_text()
-    Path("other.yaml").write_text(text.replace("camera", "eye"))
-    assert replayed("other.yaml") == (live, "eye is replayed (frame=camera.frame)")
+    faces, said = replayed("faces.yaml")
+    assert faces == live and said.startswith("camera is replayed (camera.frame)\n")
 
+    Path("other.yaml").write_text(Path("faces.yaml").read_text().replace("camera", "eye"))
     Path("a.mcap").write_bytes(Path("a.mcap").read_bytes()[: Path("a.mcap").stat().st_size // 2])
     there = len(list(graph.recording("a.mcap", "camera.frame")))
     assert 10 < there < 30
-    faces, said = replayed("faces.yaml")
+    faces, said = replayed("other.yaml")
     assert live.startswith(faces) and len(faces) >= len(live) // 40 * (there - 1)
     assert said.startswith("a.mcap is cut off, or still being written")
+    assert "\neye is replayed (frame=camera.frame)\n" in said
 
 
 def replayed(config: str) -> tuple[bytes, str]:
-    """Return the faces that the nodes of a graph find in a recording, and what the command says first."""
+    """Return the faces that the nodes of a graph find in a recording, and what the command says."""
     with command("replay", "a.mcap", config, "--speed", "0") as process:
         code, said = ended(process)
     assert code == 0, said
-    return Path("faces.bin").read_bytes(), said.splitlines()[0]
+    return Path("faces.bin").read_bytes(), said
 
 
 def numbers_graph(frames: int = 100_000, pause: float = 0.003) -> dict[str, Any]:
