@@ -92,9 +92,11 @@ def test_sigkill_of_the_supervisor_while_nodes_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("hangs_up")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("whole_group", [False, True])
-def test_interrupt_ends_in_order(tmp_path: Path, whole_group: bool, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGHUP, True)],
+)
+def test_interrupt_ends_in_order(tmp_path: Path, number: signal.Signals, whole_group: bool) -> None:
     with Graph(tmp_path, line(frames=100_000, pause=0.005)) as graph:
         wait_for_rows(tmp_path / "out.jsonl", 10)
         if whole_group:  # as terminals and service managers do
