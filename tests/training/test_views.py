@@ -203,6 +203,9 @@ def test_noise_stays_in_range_and_is_grey_half_of_the_time() -> None:
     seen = [augment.noise(np.random.default_rng(seed), white) for seed in range(60)]
     assert min(image.min() for image in seen) > 150
     assert 20 < sum((image == image[..., :1]).all() for image in seen) < 40
+    grey = np.full((24, 24, 3), 128, np.uint8)
+    spread = [augment.noise(np.random.default_rng(seed), grey)[..., 0].std() for seed in range(60)]
+    assert 1.8 < min(spread) < 3 and 12 < max(spread) < 14.6
 
 
 def test_what_covers_is_another_picture_a_colour_or_skin() -> None:
