@@ -109,6 +109,24 @@ class LandmarkModel:
             boxes = landmark_boxes(boxes, rolls)
         if not len(boxes):
             return Faces()
+        seen = self._look_closely(image, boxes, rolls, rough)
+        landmarks = seen["landmarks"]
+        return Faces(
+            ids=np.arange(len(boxes)),
+            boxes=landmark_box(landmarks),
+            scores=seen["scores"],
+            landmarks=landmarks,
+            spread=seen["spread"],
+            pose=head_pose(landmarks, camera_matrix(image.shape[1], image.shape[0], fov)),
+            states=_of_whole_eyes(seen["states"], landmarks, (image.shape[1], image.shape[0])),
+            openness=openness(landmarks),
+        )
+
+    def _look_closely(self, image: Image, boxes: Floats, rolls: Floats, rough: bool) -> dict[str, Floats]:
+        """Return what `_look` does, of faces that lie elsewhere once more, where they were found; of rough boxes all.
+
+        See OFF_CENTRE, LEANING and LOOKS.
+        """
         seen = self._look(image, boxes, rolls)
         for _ in range(LOOKS - 1):
             found_rolls = landmark_roll(seen["landmarks"])
@@ -121,17 +139,7 @@ class LandmarkModel:
             for name, values in self._look(image, found[off], found_rolls[off]).items():
                 seen[name][off] = values
             boxes, rolls = np.where(off[:, None], found, boxes), np.where(off, found_rolls, rolls)
-        landmarks = seen["landmarks"]
-        return Faces(
-            ids=np.arange(len(boxes)),
-            boxes=landmark_box(landmarks),
-            scores=seen["scores"],
-            landmarks=landmarks,
-            spread=seen["spread"],
-            pose=head_pose(landmarks, camera_matrix(image.shape[1], image.shape[0], fov)),
-            states=_of_whole_eyes(seen["states"], landmarks, (image.shape[1], image.shape[0])),
-            openness=openness(landmarks),
-        )
+        return seen
 
     def _look(self, image: Image, boxes: Floats, rolls: Floats) -> dict[str, Floats]:
         """Return what the network itself says of the faces at boxes (F, 4), in pixels of the picture."""
