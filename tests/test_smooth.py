@@ -357,12 +357,16 @@ def test_unknown_landmarks_pass_through_and_no_face_is_fine() -> None:
 
 
 def test_flow_can_be_switched_while_running(still: Scene) -> None:
-    node = Smooth()
+    node, out = Smooth(), []
     node.open()
     for index, image in enumerate(still.frames()):
         node.flow = not 10 <= index < 20
         header = Header(seq=index, pts=index / 30)
-        node.process(Frame(header=header, image=image), faces(still.raw[index][None]).with_header(header))
+        frame = Frame(header=header, image=image)
+        out.append(node.process(frame, faces(still.raw[index][None]).with_header(header)).landmarks[0])
+    steps, raw = (np.linalg.norm(np.diff(points, axis=0), axis=2).mean(1) for points in (out, still.raw))
+    before, without, after = ((steps / raw)[part].mean() for part in (slice(5, 9), slice(11, 19), slice(23, None)))
+    assert max(before, after) < 0.15 and 0.25 < without < 0.5
 
 
 def test_input_arrays_are_neither_kept_nor_written() -> None:
