@@ -118,8 +118,6 @@ class VideoWriter:
         picture = VideoFrame.from_ndarray(planes, format="yuv420p")  # from_numpy_buffer takes height 242 for 240
         picture.pts = self._timeline.tick(pts)
         picture.time_base = Fraction(1, TICKS)
-        picture.colorspace = SMPTE170M
-        picture.color_range = LIMITED_RANGE
         self._mux(picture)
 
     def close(self) -> None:

@@ -186,6 +186,11 @@ def test_loop_goes_on_in_time_and_starts_a_new_epoch(tmp_path: Path) -> None:
     assert [frame.epoch for frame in frames] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
+def test_a_loop_of_a_clip_that_begins_late_goes_on_at_once(tmp_path: Path) -> None:
+    path = clips.write(tmp_path / "clip.mp4", [5.0, 5.1, 5.2])
+    assert times(captured(uri=str(path), loop=True, limit=5)) == [5, 5.1, 5.2, 5.233, 5.333]
+
+
 def test_paced_takes_the_time_of_the_clip(tmp_path: Path) -> None:
     path = clips.write(tmp_path / "clip.mp4", [0.0, 0.05, 0.2])
     frames = captured(uri=str(path), paced=True)

@@ -11,7 +11,7 @@ import pytest
 
 from graph import ConfigError, Frame, Header, NodeError, config
 from graph.testing import run_node
-from nodes._encoder import Timeline, encoder, fit, mpeg4_quantiser
+from nodes._encoder import LIMITED_RANGE, SMPTE170M, Timeline, encoder, fit, mpeg4_quantiser
 from nodes.capture import Capture
 from nodes.record import COLUMNS, Record, RecordFaces
 from tests import clips
@@ -54,6 +54,17 @@ def test_nothing_is_written_over_what_the_graph_reads_or_writes(tmp_path: Path) 
         f"{file}:5: nodes.pictures.settings: would write over what album reads: {tmp_path}/in",
         f"{file}:7: nodes.other.settings: writes to {tmp_path}/out.mp4, and so does one",
     ]
+
+
+def test_a_file_says_how_its_colours_are_made_how_long_it_lasts_and_where_a_player_may_begin(tmp_path: Path) -> None:
+    still = [Frame(header=Header(seq=i, pts=i / 10), image=clips.picture(0)) for i in range(130)]
+    run_node(Record(path=str(tmp_path / "clip.mp4")), frame=still)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        (stream,) = container.streams.video
+        made = (stream.codec_context.colorspace, stream.codec_context.color_range)
+        assert made == (SMPTE170M, LIMITED_RANGE), "or players take those of HD for BT.709"
+        assert container.duration == 13_000_000, "the last frame is shown as long as the others"
+        assert [index for index, packet in enumerate(container.demux(stream)) if packet.is_keyframe] == [0, 60, 120]
 
 
 def test_a_path_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graph import Faces, Frame, Header
 from graph.testing import run_node
 from nodes._fusion import noise_ratio, similarity
-from nodes.smooth import GAP, Smooth, follow, turned
+from nodes.smooth import FACES_KEPT, GAP, Smooth, follow, turned
 from nodes.source import TestSource
 from tests.bench.smoothing import (
     Scene,
@@ -170,6 +170,15 @@ def test_blinks_are_counted_while_the_id_lasts() -> None:
     assert blinking(LANDMARKS, 2)[-1].blinks.tolist() == [2]
     away = blinking(LANDMARKS, 3, slice(16, 20))
     assert [away[15].blinks.tolist(), away[18].blinks.tolist(), away[-1].blinks.tolist()] == [[1], [], [3]]
+
+
+def test_blinks_of_a_thousand_faces_are_kept_those_seen_last() -> None:
+    node = Smooth()
+    node._blinks = {}
+    for id_ in (*range(FACES_KEPT), 0, FACES_KEPT):
+        node._counter(id_).count += 1
+    assert len(node._blinks) == FACES_KEPT
+    assert node._blinks[0].count == 2 and 1 not in node._blinks
 
 
 def test_eyes_outside_the_picture_do_not_blink() -> None:
