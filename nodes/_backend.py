@@ -128,6 +128,8 @@ def load(path: str | Path, backend: str = "onnxruntime", threads: int = 1, devic
     file = locate(path, backend)
     known(device, "device", ("cpu", "cuda"))
     kind, _, package = BACKENDS[backend]
+    if os.fsencode(file) != str(file).encode(errors="replace"):
+        raise UnfitNetwork(f"{file}: {package} opens no file that is not named, with its folders, in UTF-8; rename it")
     try:
         return kind(file, threads, device)
     except ModuleNotFoundError as exc:

@@ -145,6 +145,15 @@ def test_every_backend_has_its_released_files() -> None:
             assert (MODELS / f"{name}{suffix}").is_file()
 
 
+@pytest.mark.parametrize(("backend", "suffix"), [("onnxruntime", ".onnx"), ("mnn", ".mnn")])
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, backend: str, suffix: str) -> None:
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/\xe4")) / f"faces{suffix}"
+    path.parent.mkdir()
+    shutil.copy(MODELS / path.name, path)
+    with pytest.raises(ConfigError, match=f"faces{suffix}: .* opens no file that is not named, with its folders, in"):
+        load(path, backend)
+
+
 @pytest.mark.slow
 def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
     """onnxruntime begins with a number for this machine in the user's folder."""
