@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from os.path import expanduser
@@ -152,10 +153,11 @@ def read_picture(path: str) -> Image:
     file = Path(expanduser(path)).absolute() if path else portrait()
     if not file.is_file():
         raise ConfigError(f"TestSource.picture: no file {file}; leave it empty for the built-in one")
-    picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise ConfigError(f"TestSource.picture: {file} is not a picture that OpenCV reads")
-    return picture
+    with suppress(cv2.error, OSError):  # empty, or more pixels than it takes, or closed to us
+        picture: Image | None = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)  # any name: imread crashes
+        if picture is not None:
+            return picture
+    raise ConfigError(f"TestSource.picture: {file} is not a picture that OpenCV reads")
 
 
 class TestSource(Node):

@@ -1,5 +1,6 @@
 """The test source shows what its truth says."""
 
+import os
 import time
 from typing import Any
 
@@ -174,9 +175,10 @@ def test_a_missing_or_broken_picture_is_named(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match=r"no file .*/~nobody-here/a\.png"):
         shown(picture="~nobody-here/a.png")
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"not a picture")
-    with pytest.raises(ConfigError, match=r"broken\.png is not a picture"):
-        shown(picture=str(broken))
+    for content in (b"not a picture", b""):
+        broken.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"broken\.png is not a picture"):
+            shown(picture=str(broken))
 
 
 def test_own_pictures_are_read(tmp_path: Any) -> None:
@@ -190,3 +192,10 @@ def test_own_pictures_may_lie_at_home(tmp_path: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", str(tmp_path))
     cv2.imwrite(str(tmp_path / "Süd.png"), np.zeros((90, 120, 3), np.uint8))
     assert read_picture("~/Süd.png").shape == (90, 120, 3)
+
+
+def test_a_picture_whose_name_is_not_utf8(tmp_path: Any) -> None:
+    content = cv2.imencode(".png", np.zeros((90, 120, 3), np.uint8))[1]
+    path = os.fsdecode(bytes(tmp_path) + b"/\xe4.png")
+    content.tofile(path)
+    assert read_picture(path).shape == (90, 120, 3)
