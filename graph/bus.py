@@ -69,4 +69,4 @@ class Bus:
 
 
 def _packed(words: Words) -> bytes:
-    return wire.pack({"v": wire.VERSION, **words})
+    return wire.pack_words({"v": wire.VERSION, **words})

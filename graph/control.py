@@ -179,7 +179,7 @@ class Control(threading.Thread):
 
     def _send_outbox(self) -> None:
         while self._outbox:
-            self._socket.send(wire.pack(self._outbox.popleft()))
+            self._socket.send(wire.pack_words(self._outbox.popleft()))
 
     def _supervisor_died(self) -> None:
         """End: whoever would have told us to is gone. The memory goes with us; sockets must be removed.

@@ -41,6 +41,8 @@ Place = int | Sequence[int]
 """Where an array's bytes are: their number (inline), or (slot, offset, number) in shared memory."""
 
 pack: Callable[[Any], bytes] = msgpack.Packer(autoreset=True).pack
+pack_words: Callable[[Any], bytes] = msgpack.Packer(autoreset=True, unicode_errors="backslashreplace").pack
+"""For what people read: files that it speaks of may have names that are no texts."""
 
 
 def unpack(data: bytes | memoryview) -> dict[str, Any]:
