@@ -5,6 +5,7 @@ python -m training.export runs/landmarks/best.pt nodes/models/landmarks
 
 import argparse
 import hashlib
+import io
 import json
 import logging
 import re
@@ -138,7 +139,9 @@ def write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
         for node in module.graph.nodes if hasattr(module, "graph") else ():
             for key in ("stack_trace", "nn_module_stack"):
                 node.meta.pop(key, None)
-    torch.export.save(program, path)
+    content = io.BytesIO()
+    torch.export.save(program, content)  # into a file it would end this process where the disk is full
+    path.write_bytes(content.getbuffer())
 
 
 def write_onnx(deployment: Deployment, example: torch.Tensor, path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from nodes import _backend
 from nodes._geometry import to_input
 from nodes.landmarks import LandmarkModel
+from tests.accidents import full_disk
 from tests.training.faces68 import write_set
 from training import checkpoint, evaluate, export, quantise
 from training.landmark_net import convolution
@@ -185,6 +186,15 @@ def test_a_name_with_dots_stays_whole(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "out").iterdir()} == names | small
     assert names == {*card["files"], "mine-v1.2.json", card["reference"]["picture"]}
     assert evaluate.main([str(tmp_path / "out" / "mine-v1.2"), str(tmp_path / "data" / "held")]) == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = untrained(tmp_path, "vote")
+    with full_disk(100_000):
+        assert export.main([str(source), str(tmp_path / "out" / "tiny")]) == 2
+    assert f"File too large: '{tmp_path / 'out'}" in caplog.text
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow
