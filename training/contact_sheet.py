@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from nodes._geometry import Floats, Image
+from training.files import whole
 from training.landmark_data import shrunk
 from training.settings import SettingsError
 
@@ -43,7 +44,9 @@ def save_picture(path: Path, image: Image) -> None:
     OpenCV is not given the name: one that is not UTF-8 ends the process in `cv2.imwrite`.
     """
     try:
-        path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+        content = cv2.imencode(path.suffix, image)[1].tobytes()
+        with whole(path) as file:
+            file.write(content)
     except cv2.error as exc:  # no format has this suffix
         raise SettingsError(f"{path}: cannot be written: {exc.err}") from exc
     except OSError as exc:

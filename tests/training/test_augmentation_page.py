@@ -5,8 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.accidents import full_disk
 from training import augmentation_page, contact_sheet
 from training.files import read_image
+from training.settings import SettingsError
 
 
 @pytest.mark.parametrize(("name", "why"), [
@@ -25,6 +27,13 @@ def test_a_picture_can_be_written_into_a_folder_whose_name_is_not_utf_8(tmp_path
     path.parent.mkdir()
     contact_sheet.save_picture(path, np.full((4, 4, 3), 7, np.uint8))
     assert read_image(path).tolist() == np.full((4, 4, 3), 7).tolist()
+
+
+def test_no_half_of_a_picture_is_left_on_a_full_disk(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    with full_disk(1000), pytest.raises(SettingsError, match=r"page\.png: cannot be written: File too large"):
+        contact_sheet.save_picture(tmp_path / "page.png", noise)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

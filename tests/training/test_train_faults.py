@@ -2,11 +2,9 @@
 
 import contextlib
 import itertools
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.accidents import full_disk
 from tests.training.faces68 import write_set, write_two_sets
 from training import augmentation_page, checkpoint, evaluate, landmark_data, prepare, train
 from training.going_on import alone
@@ -59,27 +58,16 @@ def test_a_log_that_a_full_disk_cut_off_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\nnext\n'
 
 
-@contextlib.contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Let no file become longer than so many bytes: what cannot be written is told as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_save_to_a_full_disk_says_so_and_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     checkpoint.save(path, {"ema": {}, "step": 1})
-    with room_for(100_000), pytest.raises(OSError, match=r"File too large: .*last.pt"):
+    with full_disk(100_000), pytest.raises(OSError, match=r"File too large: .*last.pt"):
         checkpoint.save(path, {"ema": {"a": torch.zeros(100_000)}, "step": 2})
     assert checkpoint.load(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path) -> None:
-    with room_for(0), pytest.raises(OSError, match=r"File too large: .*run/lock"), alone(tmp_path / "run"):
+    with full_disk(0), pytest.raises(OSError, match=r"File too large: .*run/lock"), alone(tmp_path / "run"):
         pass
 
 
@@ -88,7 +76,7 @@ def test_a_disk_that_fills_up_between_checkpoints_is_named(settings: RunSettings
     record, full = train.Log._record, contextlib.ExitStack()
 
     def record_on_a_full_disk(self: train.Log, kind: str, values: dict[str, float]) -> None:
-        full.enter_context(room_for(0))
+        full.enter_context(full_disk(0))
         record(self, kind, values)
 
     monkeypatch.setattr(train.Log, "_record", record_on_a_full_disk)
@@ -116,7 +104,7 @@ def test_a_cache_that_was_not_written_whole_is_written_again(tmp_path: Path, mon
         with pytest.raises(OSError, match="No space"):
             landmark_data.cache_crops(samples, cache)
     assert [file.suffix for file in cache.iterdir()] == [".u8"]
-    with room_for(300_000), pytest.raises(OSError, match=r"File too large: '.*backgrounds-\w*\.u8'"):
+    with full_disk(300_000), pytest.raises(OSError, match=r"File too large: '.*backgrounds-\w*\.u8'"):
         landmark_data.cache_backgrounds(walls, cache, 3)
     assert len(list(cache.iterdir())) == 1
     assert len(landmark_data.cache_crops(samples, cache)[0]) == 2
