@@ -1,5 +1,8 @@
 """MNN's converter, without its command `mnnconvert`: that one installs further packages as it runs."""
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +11,7 @@ from pathlib import Path
 def convert(source: Path, path: Path, *options: str) -> None:
     """Convert ONNX to MNN by the wheel's native converter, in a process of its own because it writes to stdout.
 
-    Raises RuntimeError with its last words when it fails.
+    Raises RuntimeError with its last words when it fails, and OSError when the disk is full, which it does not notice.
     """
     arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "MNN",
                  *options]
@@ -16,3 +19,5 @@ def convert(source: Path, path: Path, *options: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     if done.returncode or not path.exists():
         raise RuntimeError(f"MNN could not convert {source}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    if not shutil.disk_usage(path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

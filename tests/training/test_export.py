@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from nodes._geometry import to_input
 from nodes.landmarks import LandmarkModel
 from tests.accidents import full_disk
 from tests.training.faces68 import write_set
-from training import checkpoint, evaluate, export, quantise
+from training import checkpoint, evaluate, export, mnn_converter, quantise
 from training.landmark_net import convolution
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
@@ -195,6 +196,18 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, caplog: pytest.LogCap
         assert export.main([str(source), str(tmp_path / "out" / "tiny")]) == 2
     assert f"File too large: '{tmp_path / 'out'}" in caplog.text
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_disk_that_is_full_after_a_conversion_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> SimpleNamespace:
+        (tmp_path / "a.mnn").write_bytes(b"half")
+        return SimpleNamespace(returncode=0, stdout="Converted Success!", stderr="")
+
+    monkeypatch.setattr(mnn_converter.subprocess, "run", run)
+    mnn_converter.convert(tmp_path / "a.onnx", tmp_path / "a.mnn")
+    monkeypatch.setattr(mnn_converter.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.mnn'"):
+        mnn_converter.convert(tmp_path / "a.onnx", tmp_path / "a.mnn")
 
 
 @pytest.mark.slow
