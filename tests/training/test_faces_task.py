@@ -11,13 +11,14 @@ torch = pytest.importorskip("torch")
 
 from nodes import _boxes  # noqa: E402
 from nodes._backend import MODELS  # noqa: E402
+from nodes._geometry import to_input  # noqa: E402
 from nodes.landmarks import LandmarkModel  # noqa: E402
 from tests.portrait import LANDMARKS  # noqa: E402
 from tests.training.faces68 import write_set  # noqa: E402
 from training import evaluate, export, faces_task, prepare  # noqa: E402
 from training.faces_calibrate import Score  # noqa: E402
 from training.faces_data import Picture, five_points  # noqa: E402
-from training.faces_evaluate import edge_rows, find, in_picture, landmarked, measure_points  # noqa: E402
+from training.faces_evaluate import edge_rows, exported, find, in_picture, landmarked, measure_points  # noqa: E402
 from training.faces_net import FaceNet  # noqa: E402
 from training.faces_points import with_points  # noqa: E402
 from training.faces_settings import FaceSettings  # noqa: E402
@@ -154,6 +155,23 @@ def test_a_teacher_gives_points_to_the_pictures_to_train_with_alone(data, monkey
     assert FaceTask.higher_is_better
 
 
+def test_pictures_are_drawn_by_the_chances_of_those_to_train_with(data, monkeypatch):
+    asked = []
+    monkeypatch.setattr(faces_task, "chances", lambda pictures: asked.append(pictures) or np.eye(len(pictures))[3])
+    task = FaceTask(settings_of(data))
+    assert asked == [task.training] and task.chances[3] == 1
+
+
+@pytest.mark.slow
+def test_a_released_detector_is_gone_on_with(data):
+    task = FaceTask(settings_of(data, init=MODELS / "faces.pt2"))
+    network = task.network()
+    task.begin(network)
+    image = to_input(export.portrait()[None, 100:356, 140:396])
+    for found, released in zip(torch_maps(network.eval())(image), exported(MODELS / "faces")(image), strict=True):
+        np.testing.assert_allclose(found, released, atol=0.02)
+
+
 def test_boxes_and_points_weigh_as_the_settings_say(data):
     task = FaceTask(settings_of(data, bfloat16=False, box_weight=3.0, point_weight=7.0))
     batch = task.batch(np.random.default_rng(1), 2)
@@ -267,8 +285,6 @@ def test_faces_without_points_get_them_from_a_teacher(tmp_path):
 
 def test_a_missing_network_is_named(data, tmp_path):
     with pytest.raises(SettingsError, match="nothing"):
-        from training.faces_evaluate import exported
-
         exported(tmp_path / "nothing")
 
 
