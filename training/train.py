@@ -112,7 +112,7 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         checkpoint.restore_random_state(state["random"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        logger.info("%s: goes on from step %d, best %.4f", self.settings.name, self.step, self.best)
+        logger.info("%s: goes on from step %d", self.settings.name, self.step)
 
     def save(self, name: str) -> None:
         """Write a checkpoint of this name into the run's folder; the leader does it for all."""
