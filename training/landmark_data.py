@@ -209,13 +209,12 @@ def cache_crops(samples: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
         key.update(os.fsencode(f"{sample.path} {sample.path.stat().st_mtime_ns}"))
         key.update(sample.points.tobytes())
     base = folder / f"faces-{key.hexdigest()[:16]}"
-    index = base.with_suffix(".npz")
-    if not index.exists():
+    file, index = base.with_suffix(".u8"), base.with_suffix(".npz")
+    if not (file.exists() and index.exists()):
         folder.mkdir(parents=True, exist_ok=True)
         _write_cache(samples, base)
     found = np.load(index)
-    images = CropFile(base.with_suffix(".u8"))
-    return Crops(images, found["points"], found["sources"]), [str(text) for text in found["faults"]]
+    return Crops(CropFile(file), found["points"], found["sources"]), [str(text) for text in found["faults"]]
 
 
 def _with_prepared(ready: list[Sample], others: list[Sample], folder: Path) -> tuple[Crops, list[str]]:

@@ -79,17 +79,18 @@ def find_lookalikes(own: LandmarkSettings, held_out: bool) -> Lookalikes | None:
     for picture in pictures:
         key.update(os.fsencode(f"{picture.path} {picture.path.stat().st_mtime_ns}"))
     base = own.cache / f"lookalikes-{key.hexdigest()[:16]}"
-    if not base.with_suffix(".npy").exists():
+    file, index = base.with_suffix(".u8"), base.with_suffix(".npy")
+    if not (file.exists() and index.exists()):
         own.cache.mkdir(parents=True, exist_ok=True)
         cuts = list(_cut(pictures))
         if not cuts:
             raise SettingsError(f"settings.lookalikes: {config}: nothing found in {len(pictures)} "
                                 f"backgrounds of {data}")
-        with whole(base.with_suffix(".u8")) as images:
+        with whole(file) as images:
             images.writelines(cut for cut, _ in cuts)
-        with whole(base.with_suffix(".npy")) as points:
+        with whole(index) as points:
             np.save(points, np.stack([inside for _, inside in cuts]))
-    return Lookalikes(CropFile(base.with_suffix(".u8")), np.load(base.with_suffix(".npy")))
+    return Lookalikes(CropFile(file), np.load(index))
 
 
 def _cut(pictures: list[Picture]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:

@@ -58,8 +58,12 @@ def test_cache_keeps_points_on_their_pixels_and_lists_unusable_pictures(tmp_path
         for eye in (slice(36, 42), slice(42, 48)):
             x, y = points[eye].mean(0).round().astype(int)
             assert image[y, x].max() < 60  # the pupils are drawn dark on a light skin
-    again, _ = landmark_data.cache_crops(samples, tmp_path / "cache")
-    assert (again.images[:] == crops.images[:]).all()
+    for gone in (None, ".u8", ".npz"):  # somebody needed the room
+        for file in (tmp_path / "cache").iterdir():
+            if file.suffix == gone:
+                file.unlink()
+        again, _ = landmark_data.cache_crops(samples, tmp_path / "cache")
+        assert (again.images[:] == crops.images[:]).all()
 
 
 def test_cached_crops_are_given_to_workers_as_their_path(tmp_path: Path) -> None:
