@@ -134,6 +134,7 @@ def test_backgrounds_that_show_people_are_not_learnt_and_what_cannot_be_used_is_
     (data / "some").mkdir()
     for name in ("empty", "person"):
         cv2.imwrite(str(data / f"some/{name}.png"), np.full((40, 40, 3), 60, np.uint8))
+    caplog.set_level("WARNING", "training")
     own = write_set(data / "own", 4)
     (own / "p0_0.png").write_bytes(b"no picture")
     (own / "p0_1.pts").unlink()

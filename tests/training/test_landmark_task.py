@@ -310,6 +310,7 @@ def test_faces_that_cannot_be_used_are_listed(tmp_path: Path, caplog: pytest.Log
     pictures, other = sorted((tmp_path / "held").glob("*.png")), next((tmp_path / "train").glob("*.png"))
     for path in (pictures[0], other):
         path.write_bytes(b"no picture")
+    caplog.set_level("WARNING", "training")
     task = LandmarkTask(settings)
     assert len(task.validation.images) == 3 and len(task.crops) == 5
     assert {f"{path}: picture cannot be read" for path in (pictures[0], other)} == set(caplog.messages)
