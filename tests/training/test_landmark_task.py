@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nodes._geometry import to_input
 from tests.training.faces68 import write_two_sets
 from training import augment, landmark_data, landmark_task, landmark_validation
 from training.landmark_data import states
@@ -19,7 +20,7 @@ from training.landmark_validation import crop_pose, run
 from training.lookalikes import Lookalikes
 from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
 from training.settings import SettingsError, checked
-from training.task import relit
+from training.task import network_input, relit
 
 
 @pytest.fixture(scope="module")
@@ -247,12 +248,15 @@ def test_faces_are_drawn_by_their_chances(task: LandmarkTask) -> None:
     assert (one.batch(np.random.default_rng(0), 9)["weights"][:, 0] == 2).all()
 
 
-def test_the_two_looks_of_a_pair_are_learnt_alike(task: LandmarkTask) -> None:
+def test_the_two_looks_of_a_pair_are_learnt_alike(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
     own = LandmarkTask(task.settings.model_copy(update={"pairs": 0.5, "negatives": 0.3}))
     own.jaw_weights = np.arange(1, 7, dtype=np.float32)
+    done: Counter[str] = Counter()
+    counted(monkeypatch, own, "_face", done)
     batch = own.batch(np.random.default_rng(0), 32)
     for name in ("weights", "presence", "states_weight"):
         assert torch.equal(batch[name][:16:2], batch[name][1:16:2])
+    assert done["_face"] == batch["presence"].sum()  # the others show none
     assert len(batch["weights"][:16, 0].unique()) > 3 and 0 < batch["presence"][:16].sum() < 16
 
 
@@ -261,6 +265,12 @@ def test_mirrored_points_keep_their_weights(task: LandmarkTask) -> None:
     batch["weights"][:, 36] = 7
     other = mirrored(batch, batch["image"])["weights"]
     assert (other[:, 45] == 7).all() and (other[:, 36] == batch["weights"][:, 45]).all()
+
+
+def test_networks_are_trained_on_the_range_that_they_are_run_on() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    shown = network_input(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
+    assert shown == pytest.approx(to_input(image), abs=1e-6)
 
 
 def test_a_further_look_has_at_most_a_third_more_contrast_and_wraps_nowhere() -> None:
