@@ -1,7 +1,9 @@
+import copy
 import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -172,7 +174,8 @@ def test_points_of_a_teacher_are_those_that_are_learnt(task: LandmarkTask, monke
 
 
 def test_half_profiles_show_one_side_of_the_nose_twice_as_wide() -> None:
-    points = np.zeros((3, 68, 2))
+    points = np.full((3, 68, 2), 9.0)
+    points[:, [2, 14, 30], 1] = 0
     points[:, 30, 0], points[:, 14, 0], points[:, 2, 0] = (1.9, 2.1, -2.1), (2.9, 3.1, -3.1), 0
     assert half_profile(points).tolist() == [False, True, True]
 
@@ -195,6 +198,51 @@ def test_batches_hold_what_the_settings_say(task: LandmarkTask, monkeypatch: pyt
     assert 0.64 < faces / 400 < 0.76 and 0.23 < wild / faces < 0.37 and 0.28 < done["cover"] / wild < 0.52
     assert done["relight"] == 400
     assert 0.3 < done["draw_miss"] / (400 - faces) < 0.5
+
+
+def test_a_third_of_the_crops_without_a_face_are_lookalikes(task: LandmarkTask) -> None:
+    own = LandmarkTask(task.settings.model_copy(update={"size": 32, "negatives": 0.9}))
+    drawn: Counter[str] = Counter()
+    own.lookalikes = SimpleNamespace(draw=lambda *_: (drawn.update(["drawn"]), np.zeros((32, 32, 3), np.uint8))[1])
+    present = own.batch(np.random.default_rng(0), 400)["presence"].sum().item()
+    assert 0.26 < drawn["drawn"] / (400 - present) < 0.4
+
+
+def test_what_covers_a_face_is_seen(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = LandmarkTask(task.settings.model_copy(update={"mild": 0.0, "negatives": 0.0, "covered": 1.0}))
+    monkeypatch.setattr(landmark_task, "cover", lambda _, image, __: np.zeros_like(image))
+    monkeypatch.setattr(augment, "degrade", lambda _, image, __: image)
+    assert not own.batch(np.random.default_rng(0), 4)["image"].any()
+
+
+def test_any_part_of_any_background_is_shown_either_way(task: LandmarkTask) -> None:
+    own = LandmarkTask(task.settings)
+    own.backgrounds = np.empty((2, 256, 256, 3), np.uint8)
+    own.backgrounds[..., 0] = np.arange(2)[:, None, None]
+    own.backgrounds[..., 1], own.backgrounds[..., 2] = np.mgrid[:256, :256]
+    rng = np.random.default_rng(0)
+    parts = np.stack([own._other(rng) for _ in range(100)]).astype(int)
+    which, top, left = parts[:, 0, 0, 0], parts[:, 0, 0, 1], parts[:, 0].min(1)[:, 2]
+    for drawn in (which, parts[:, 0, 0, 2] > parts[:, 0, 1, 2]):
+        assert 0.3 < drawn.mean() < 0.7
+    for corner in (top, left):
+        assert corner.min() < 20 and corner.max() > 172
+    assert abs(np.corrcoef(top, left)[0, 1]) < 0.4
+
+
+def test_a_card_names_the_data_that_was_trained_with(task: LandmarkTask) -> None:
+    own = copy.copy(task)
+    train = task.settings.sources["train"].model_copy(update={"terms": "ours"})
+    own.settings = task.settings.model_copy(update={
+        "wider": "WIDER", "background_terms": "walls", "init": Path("small"), "tutor_init": Path("large"),
+        "sources": task.settings.sources | {"train": train, "taught": train.model_copy(update={"labels": "teacher"}),
+                                            "both": train.model_copy(update={"labels": "mean"})},
+    })
+    assert own._terms() == [
+        "train: ours", "taught: ours; points by a teacher network",
+        "both: ours; points: mean with a teacher network's", "no faces: walls",
+        "init: small: terms not stated", "init: large: terms not stated",
+    ]
 
 
 def test_backgrounds_and_lookalikes_that_are_held_out_are_measured_and_not_learnt(
