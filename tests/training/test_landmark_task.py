@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from nodes._geometry import to_input
 from tests.training.faces68 import write_two_sets
 from training import augment, landmark_data, landmark_task, landmark_validation
 from training.landmark_data import states
@@ -20,9 +19,7 @@ from training.landmark_sources import read_backgrounds, read_sources
 from training.landmark_task import LandmarkTask, half_profile, mirrored
 from training.landmark_validation import crop_pose, run
 from training.lookalikes import Lookalikes
-from training.metrics import area_under_curve, f1, failure_rate, normalised_errors
 from training.settings import SettingsError, checked
-from training.task import network_input, relit
 
 
 @pytest.fixture(scope="module")
@@ -315,22 +312,6 @@ def test_mirrored_points_keep_their_weights(task: LandmarkTask) -> None:
     assert (other[:, 45] == 7).all() and (other[:, 36] == batch["weights"][:, 45]).all()
 
 
-def test_networks_are_trained_on_the_range_that_they_are_run_on() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    shown = network_input(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
-    assert shown == pytest.approx(to_input(image), abs=1e-6)
-
-
-def test_a_further_look_has_at_most_a_third_more_contrast_and_wraps_nowhere() -> None:
-    image = torch.full((200, 3, 4, 4), 127, dtype=torch.uint8)
-    image[:, :, 0], image[:, :, 3] = 87, 167
-    seen = relit(torch.Generator().manual_seed(0), image).float()
-    contrast, middle = (seen[:, 1, 3, 0] - seen[:, 1, 0, 0]) / 80, seen[:, 1, 1, 0] - 127
-    assert 0.64 < contrast.min() < 0.75 and 1.25 < contrast.max() < 1.36
-    assert middle.abs().max() <= 26 and middle.std() == pytest.approx(50 / 12**0.5, rel=0.15)
-    assert relit(torch.Generator().manual_seed(0), torch.full((50, 3, 4, 4), 255, dtype=torch.uint8)).min() > 180
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["vote", "large", "slim", "shufflenetv2-50-vote"])
 def test_one_small_batch_can_be_learnt(task: LandmarkTask, network: str) -> None:
@@ -391,17 +372,3 @@ def test_run_in_batches_is_run_at_once(task: LandmarkTask) -> None:
     split, whole = run(network, crops, batch=2), run(network, crops)
     for name, value in whole.items():
         assert split[name] == pytest.approx(value, abs=1e-3)
-
-
-def test_measures_by_hand() -> None:
-    true = np.zeros((1, 68, 2))
-    true[0, 45] = (50, 0)
-    assert normalised_errors(true + np.array([0, 2]), true) == pytest.approx(np.full((1, 68), 4.0))
-    errors = np.array([2.0, 4.0, 12.0])
-    assert failure_rate(errors, 8) == pytest.approx(100 / 3)
-    assert area_under_curve(errors, 8) == pytest.approx((0.75 + 0.5 + 0) / 3)
-    curve = [(errors <= limit).mean() for limit in np.arange(0, 8, 0.001)]
-    assert area_under_curve(errors, 8) == pytest.approx(np.mean(curve), abs=1e-3)
-    assert f1(np.array([True, True, False]), np.array([True, False, True])) == 0.5
-    assert f1(np.array([True, False]), np.array([False, False])) == 0
-    assert np.isnan(f1(np.array([False]), np.array([False])))
