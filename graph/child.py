@@ -20,8 +20,8 @@ from graph.spec import NodeSpec, build
 logger = logging.getLogger("facegraph")
 
 QUIET_S = 5.0  # ten heartbeats missed: say so
-FAILED_S = 10.0  # a node that has failed gets so long to close, and those behind it to take what it had given
 START_S = 30.0  # the same before the first word: Python and a node's libraries must load
+FAILED_S = 10.0  # a node that has failed gets so long to close, and those behind it to take what it had given
 BOOTSTRAP = """\
 import os, signal, sys
 endings = signal.SIGINT, signal.SIGTERM, signal.SIGHUP

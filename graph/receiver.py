@@ -55,11 +55,10 @@ class Receiver:
 
         `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
         the sender's counts; if the edge is the graph's own, `run` is the graph's run, and `restarts` how often the node
-        that reads was started again in it. `secure` prepares the socket. `shm`
-        False asks for all bytes inline, `marks` False for no marks: whoever joins nothing by seq needs none. `far`
-        is for a sender that may be on another host, whose clock is another one: its frames count as captured when
-        they arrive here, as those of a network camera do, and their hops begin anew. None:
-        where its welcome tells that its clock is another one.
+        that reads was started again in it. `secure` prepares the socket. `shm` False asks for all bytes inline, `marks`
+        False for no marks: whoever joins nothing by seq needs none. `far` is for a sender whose clock is another one,
+        None if its welcome shall tell: its frames count as captured when they arrive here, as those of a network camera
+        do, and their hops begin anew.
         """
         self.name = name
         self.far = far

@@ -110,6 +110,11 @@ class Sender:
         """Say whether an edge of the graph itself is still open."""
         return any(link.own for link in list(self._links.values()))
 
+    def owed(self) -> int:
+        """Return how many messages those who are attached, and block, have yet to take."""
+        links = [link for link in list(self._links.values()) if link.policy == "block" and not link.own]
+        return sum(len(link.queue) + link.window - link.credits for link in links)
+
     def all_taken(self) -> bool:
         """Say whether the nodes of this graph have taken all that was published for them."""
         return not any(link.own and (link.queue or link.credits < link.window) for link in list(self._links.values()))

@@ -339,9 +339,11 @@ class Worker:
 
     def _drain(self, drained: Callable[[], bool]) -> None:
         self.meter.state("DRAINING", time.monotonic_ns())
-        farewell = time.monotonic() + FAREWELL_S
+        farewell, owed = time.monotonic() + FAREWELL_S, self.sender.owed()
         while not drained():
             self.sender.wait(100)
+            if self.sender.owed() < owed:  # who blocks shall lose nothing: he gets as long for each
+                farewell, owed = time.monotonic() + FAREWELL_S, self.sender.owed()
             if time.monotonic() > farewell and not self.sender.has_consumers_of_this_graph():
                 return
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -165,6 +166,16 @@ def test_stalled_reader_that_blocks_does_not_hold_up_the_end(tmp_path: Path) -> 
         assert "did not come back" not in graph.text(), "a source that is held up is not stuck"
         stream.close()
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
+
+
+def test_reader_that_blocks_loses_nothing_at_the_end_however_slow(tmp_path: Path) -> None:
+    with Graph(tmp_path, line(frames=150, pause=0.02)) as graph, attach("line", wait=PATIENCE_S) as running:
+        came = []
+        for frame in running.subscribe("source.frame", policy="block", queue=8):
+            came.append(frame.seq)
+            time.sleep(0.2 if frame.seq >= 126 else 0)  # the last 24 are on their way, or wait: for over four seconds
+        assert graph.wait() == 0, graph.text()
+    assert came == list(range(came[0], 150))
 
 
 def test_what_a_node_prints_comes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
