@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.cameras import Camera
     from tests.pair import Pair
 
+os.environ.pop("COLUMNS", None)  # the width of the tester's terminal, which tables would be made for
+
 PATIENCE_S = 60.0
 """How long a condition may take to come true; only a failing test waits so long, on however slow a machine."""
 
