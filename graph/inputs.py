@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from graph.join import Arrived, Join, JoinKind
+from graph.messages import Message
 from graph.receiver import Receiver, wait_for_any
 
 Set = dict[str, Arrived | None]
@@ -54,6 +55,10 @@ class Inputs:
         self.receive()
         self._return_credits(self._join.settle())
         return self._join.pop()
+
+    def partial(self) -> dict[str, Message]:
+        """Return the messages that have arrived of the next frame, by input, after `take` found it incomplete."""
+        return {} if self._only is not None else self._join.partial()
 
     def _take_early(self) -> Set | None:
         taken = self._join.pop()

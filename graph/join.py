@@ -86,6 +86,10 @@ class Join:
         taken.update(self._held)
         return taken
 
+    def partial(self) -> dict[str, Message]:
+        """Return the messages that have arrived of the next frame, by input. The join must be settled."""
+        return {name: queue[0].message for name, queue in self._waiting.items() if queue}
+
     def _skip_to_newest(self) -> list[str]:
         if not self._newest:
             return []

@@ -112,6 +112,14 @@ class Node:
     def idle(self) -> None:
         """Do what must go on while no input comes (a window's events). Called some 20 times a second then."""
 
+    def prepare(self, *args: Any, **given: Any) -> None:
+        """Start on the next frame while some of its inputs are still on their way, so that `process` takes less time.
+
+        Takes the same arguments as `process`: None for inputs that have not arrived, and for those that are held. The
+        graph may or may not call it before `process`, and may drop the frame afterwards, so it must only save time:
+        what `process` returns must not depend on it.
+        """
+
     @classmethod
     def check(cls, node: Self | None) -> Iterable[Finding]:
         """Say what this machine offers of what the node needs, for `run_graph.py doctor`; by doing it, briefly.
@@ -180,6 +188,9 @@ def _check_process(cls: type[Node]) -> None:
         raise TypeError(f"{cls.__name__}.process() takes {arguments}, but its inputs are {list(cls.inputs)}")
     if not cls.inputs and not inspect.isgeneratorfunction(process):
         raise TypeError(f"{cls.__name__} has no inputs, so it is a source: its process() must yield messages")
+    prepared = list(inspect.signature(cls.prepare).parameters)[1:]
+    if cls.prepare is not Node.prepare and prepared != list(cls.inputs):
+        raise TypeError(f"{cls.__name__}.prepare() takes {prepared}, but its inputs are {list(cls.inputs)}")
     if cls.inputs and (inspect.isgeneratorfunction(process) or inspect.iscoroutinefunction(process)):
         raise TypeError(f"{cls.__name__} has inputs, so its process() must return messages: no yield, no async")
 

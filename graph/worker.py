@@ -61,6 +61,7 @@ class Worker:
         self.seq = job.first_seq - 1
         self.began_ns = 0  # when a source gave its first frame
         self.unmatched = 0
+        self.prepared: set[tuple[str, int]] = set()  # inputs, and their frame, that the node has prepared
         self.only_output: dict[type, str] = {}  # the port of a node that has but one, by its message type
 
     def run(self) -> int:
@@ -235,9 +236,23 @@ class Worker:
                 return taken
             if self.inputs.finished:
                 break
+            if self._prepare():
+                continue
             self.meter.state("WAITING", time.monotonic_ns())
             self._wait_for_input(self._patience_ms())
         return None
+
+    def _prepare(self) -> bool:
+        """Let the node start on a frame that is not complete; return whether something new of it has arrived."""
+        if type(self.node).prepare is Node.prepare:
+            return False
+        given = self.inputs.partial()
+        known, self.prepared = self.prepared, {(name, message.header.seq) for name, message in given.items()}
+        if self.prepared <= known or any(type(message) is Mark for message in given.values()):
+            return False
+        self.meter.state("PROCESSING", time.monotonic_ns())
+        self.node.prepare(**dict.fromkeys(self.node.inputs) | given)
+        return True
 
     def _rest(self) -> None:
         """Wait for a word of the supervisor, without taking in frames."""

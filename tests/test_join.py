@@ -128,6 +128,18 @@ def test_newest_lets_older_sets_go() -> None:
     assert run.join.let_go == {"a": 4, "b": 4}
 
 
+def test_what_has_arrived_of_the_next_frame_is_known() -> None:
+    run = Run(Join({"a": "seq", "b": "seq", "c": "hold"}, newest=True), "a", "b")
+    assert run.join.partial() == {}
+    for name, seq in (("a", 1), ("c", 2), ("a", 2)):
+        run.push(name, seq)
+    run.take()
+    assert {name: message.seq for name, message in run.join.partial().items()} == {"a": 1}
+    run.push("b", 2)  # so 1 can never be complete
+    run.take()
+    assert run.out == [2] and run.join.partial() == {}
+
+
 def test_single_input_is_never_skipped() -> None:
     run = Run(Join({"a": "seq"}, newest=True), "a")
     for seq in range(5):

@@ -122,6 +122,16 @@ def test_process_is_checked_when_the_class_is_made() -> None:
             def process(self, frame: Frame) -> Iterator[Frame]:
                 yield frame
 
+    with pytest.raises(TypeError, match=r"Ahead\.prepare\(\) takes \['a'\], but its inputs are \['a', 'b'\]"):
+
+        class Ahead(Node):
+            a = Input(Frame)
+            b = Input(Frame)
+
+            def prepare(self, a: Frame | None) -> None: ...
+
+            def process(self, a: Frame, b: Frame) -> None: ...
+
     with pytest.raises(TypeError, match="Waits has inputs"):
 
         class Waits(Node):

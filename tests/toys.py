@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -215,6 +216,37 @@ class Pair(Node):
     def process(self, a: Frame, b: Frame | None) -> Numbers:
         values = [a.seq, a.image[0, 0, 0], -1 if b is None else b.seq]
         return Numbers(word="pair", values=np.array(values, np.float64))
+
+
+class Ahead(Node):
+    """Joins two inputs, and says of each frame how often it prepared it; AfterAhead waits for that."""
+
+    a = Input(Frame)
+    b = Input(Frame)
+    numbers = Output(Numbers)
+
+    def open(self) -> None:
+        self.prepared: Counter[int] = Counter()
+
+    def prepare(self, a: Frame | None, b: Frame | None) -> None:
+        if a is not None and b is None:
+            self.prepared[a.seq] += 1
+            Path(f"prepared-{a.seq}").touch()
+
+    def process(self, a: Frame, b: Frame) -> Numbers:
+        return Numbers(values=np.array([self.prepared[a.seq]], np.float64))
+
+
+class AfterAhead(Node):
+    """Hands a frame on once Ahead has prepared it."""
+
+    frame = Input(Frame)
+    copied = Output(Frame)
+
+    def process(self, frame: Frame) -> Frame:
+        while not Path(f"prepared-{frame.seq}").exists():
+            time.sleep(0.01)
+        return Frame(image=frame.image)
 
 
 class Untimed(Node):
