@@ -45,6 +45,12 @@ def inside(crops: Sequence[Crop], points: NDArray[Any]) -> Points:
     return np.asarray((points - places[..., :2]) / places[..., 2:] - 0.5, np.float32)
 
 
+def outside(crops: Sequence[Crop], points: NDArray[Any]) -> NDArray[np.float64]:
+    """Map points (F, 68, 2) in pixels of the crops of their faces to those of the frame."""
+    places = np.array([(*crop.origin, crop.step) for crop in crops]).reshape(-1, 1, 3)
+    return np.asarray((points + 0.5) * places[..., 2:] + places[..., :2])
+
+
 def box_size(boxes: NDArray[Any]) -> NDArray[np.float64]:
     """Return (...) the sizes of faces with tight boxes (..., 4): side of the square that is as large as the box."""
     sides = boxes[..., 2:] - boxes[..., :2]
@@ -79,6 +85,14 @@ def fits(area: Area, x: float, y: float, side: float) -> bool:
     return off < area.length / 10 and 0.84 < side / area.length < 1.19
 
 
+class Tracked(NamedTuple):
+    """A face of the last frame in the next one, by optical flow."""
+
+    crop: Crop
+    points: NDArray[np.float64]  # (68, 2)
+    error: Points  # (68,) standard error per axis, pixels of the crop
+
+
 WINDOW = (11, 11)
 """LK window, crop pixels: spans an eye opening. 15 is no better on moving faces (median error 0.067 against 0.065 px
 on a panned portrait with noise) and costs twice."""
@@ -104,11 +118,11 @@ LOST = 1e3
 
 def track(
     before: Sequence[Crop], now: Sequence[Crop], points: NDArray[Any], guess: NDArray[Any]
-) -> tuple[Points, Points]:
+) -> tuple[NDArray[np.float64], Points]:
     """Follow points (F, 68, 2) from the crops of their faces into the next ones and back.
 
-    `guess` says where they might be now. Returns how far from there they are, in pixels of the crops `now` (F, 68, 2),
-    and the standard error per axis (F, 68), to which the distance between start and return counts in full.
+    `guess` says where they might be now. Returns where they are (F, 68, 2), and the standard error per axis in pixels
+    of the crops `now` (F, 68), to which the distance between start and return counts in full.
     """
     start, guessed = inside(before, points), inside(now, guess)
     found, back = guessed.copy(), np.empty_like(start)
@@ -131,9 +145,8 @@ def track(
     error = np.sqrt(FLOOR**2 + noise + missed)
     lost = ~ok | ~np.isfinite(error)
     error[lost] = LOST
-    beyond = found - guessed
-    beyond[lost] = 0
-    return beyond, error
+    found[lost] = guessed[lost]
+    return outside(now, found), error
 
 
 GROUPS = (

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Faces
-from nodes._flow import Crop, box_size, neighbours, prior, regularise, track
+from nodes._flow import Tracked, box_size, neighbours, prior, regularise
 from nodes._geometry import landmark_box
 
 Doubles = NDArray[np.float64]
@@ -131,9 +131,14 @@ class Memory(Rows):
     covariance: Doubles  # (F, 68, 68) expected motion, see nodes._flow.prior
     affinity: Doubles  # (F, 68, 68) weights of the other points, rows sum to 1
     noise: Doubles  # (F,) (measured noise / announced spread) squared of the detection, 0: not yet known
-    velocity: Doubles  # (F, 68, 2) of the face as a whole, pixels per second; only without flow
+    velocity: Doubles  # (F, 68, 2) of the face as a whole, pixels per second
     pose: NDArray[np.float32]  # (F, 3)
     states: NDArray[np.float32]  # (F, 4)
+
+    def expected(self, elapsed: float) -> tuple[Floats, Doubles]:
+        """Return the boxes (F, 4) and points (F, 68, 2) after so many seconds, if the faces move on as they did."""
+        step = self.velocity * elapsed
+        return self.boxes + np.tile(step.mean(1), 2).astype(np.float32), self.points + step
 
 
 @dataclass
@@ -168,13 +173,12 @@ def noise_ratio(difference: NDArray[Any], spread: NDArray[Any]) -> Doubles:
     return np.asarray(np.sort(squared, axis=1)[:, 34] / 1.386 / 2)
 
 
-def predict_by_flow(
-    last: Memory, before: Sequence[Crop], crops: Sequence[Crop], now: Found
-) -> tuple[Prediction, NDArray[np.bool_]]:
-    """Predict from the optical flow between the crops, and say of which faces (F,) enough was seen again."""
+def predict_by_flow(last: Memory, tracked: Sequence[Tracked], now: Found) -> tuple[Prediction, NDArray[np.bool_]]:
+    """Predict from the optical flow, and say of which faces (F,) enough was seen again."""
     guess = similarity(last.raw, now.points, last.points)
-    beyond, error = track(before, crops, last.points, guess)
-    steps = np.array([one.step for one in crops])[:, None]
+    steps = np.array([one.crop.step for one in tracked])[:, None]
+    error = np.array([one.error for one in tracked])
+    beyond = (np.array([one.points for one in tracked]) - guess) / steps[..., None]
     unit = now.sizes / steps  # crop pixels per face size
     motion, variance = regularise(beyond, error, last.covariance * np.square(unit)[..., None])
     points = guess + motion * steps[..., None]
@@ -260,7 +264,10 @@ def fuse(faces: Memory, predicted: Prediction, now: Found, elapsed: float, stren
     noise = np.maximum(faces.noise[:, None] * np.square(now.spread), np.square(NOISE_FLOOR * now.sizes))
     noise *= strength**2 / frames
     variance = faces.variance + (predicted.variance + np.square(DRIFT * now.sizes)) * frames
+    last = faces.points
     faces.points, faces.variance = correct(predicted.points, variance, now.points, noise, faces.affinity, by_flow)
+    if by_flow:
+        faces.velocity = np.broadcast_to((faces.points - last).mean(1, keepdims=True) / elapsed, last.shape)
 
 
 def learn_noise(faces: Memory, ratio: Doubles, elapsed: float) -> None:

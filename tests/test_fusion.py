@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nodes._flow import crop
+from nodes._flow import Tracked, crop, track
 from nodes._fusion import (
     Found,
     Memory,
@@ -133,11 +133,19 @@ def test_without_flow_slow_movement_is_taken_for_noise_and_fast_movement_is_beli
     assert believed(0.7) < 0.2 and 0.35 < believed(2.2) < 0.65 and believed(7) > 0.8
 
 
+def predicted(
+    before: NDArray[np.uint8], now: NDArray[np.uint8], last: Memory, face: Found
+) -> tuple[Prediction, NDArray[np.bool_]]:
+    """Predict one face from the flow between two pictures, looked for where it was."""
+    old, new = (crop(image, face.boxes, [None]) for image in (before, now))
+    tracked = list(map(Tracked, new, *track(old, new, last.points, last.points)))
+    return predict_by_flow(last, tracked, face)
+
+
 def seen_again(before: NDArray[np.uint8], now: NDArray[np.uint8], points: NDArray[np.float32]) -> bool:
     """Say whether a face that stays at its points is known again in the next picture."""
     face = found(faces(points[None]))
-    crops = [crop(image, face.boxes, [None]) for image in (before, now)]
-    return bool(predict_by_flow(begin(face), *crops, face)[1][0])
+    return bool(predicted(before, now, begin(face), face)[1][0])
 
 
 @pytest.mark.parametrize(("covered", "again"), [(0.4, True), (0.7, False)])
@@ -163,9 +171,7 @@ def test_flow_is_believed_less_of_eyes_and_mouths_that_move_within_the_face(
     now[top + 3 : bottom + 3, left:right] = before[top:bottom, left:right]
     moved[part, 1] += 3
     last, face = begin(found(faces(points[None]))), found(faces(moved[None]))
-    crops = [crop(image, face.boxes, [None]) for image in (before, now)]
-    predicted, _ = predict_by_flow(last, *crops, face)
-    doubt = np.median(np.sqrt(2 * predicted.variance[0, part])) / 3
+    doubt = np.median(np.sqrt(2 * predicted(before, now, last, face)[0].variance[0, part])) / 3
     assert share[0] <= doubt < share[1]
 
 
