@@ -84,14 +84,21 @@ class Render(Node):
         self._writer = Writer()
         self._sizes: dict[int, float] = {}  # of the faces in the last frame, as they were drawn, by track id
         self._sides: dict[int, int] = {}  # of their labels
+        self._copies: dict[tuple[int, int], NDArray[Any]] = {}  # of the prepared frame, by epoch and seq
+
+    def prepare(self, frame: Frame | None, faces: Faces | None) -> None:
+        """Copy the frame while its faces are on their way, if the last frame had any."""
+        if frame is not None and faces is None and self._sizes:
+            self._copies = {(frame.epoch, frame.seq): self._copy(frame.image)}
 
     def process(self, frame: Frame, faces: Faces | None) -> Frame:
         """Return the frame with the faces drawn on it."""
+        copies, self._copies = self._copies, {}
         found = faces is not None and len(faces) > 0
         if not found and not self.latency:
             return frame
-        image = self.empty(frame.image.shape)
-        np.copyto(image, frame.image)
+        image = copies.get((frame.epoch, frame.seq))
+        image = self._copy(frame.image) if image is None else image
         faces = faces or Faces()
         seen = [row for row in range(len(faces)) if is_known(faces, row)]
         sizes = {row: self._size(faces, row) for row in seen}
@@ -101,6 +108,11 @@ class Render(Node):
         panels = [self._draw_latency(image, frame.header.t_capture_ns)] if self.latency else []
         self._draw_labels(image, faces, sizes, panels)
         return Frame(image=image)
+
+    def _copy(self, image: NDArray[Any]) -> NDArray[Any]:
+        copy = self.empty(image.shape)
+        np.copyto(copy, image)
+        return copy
 
     def _size(self, faces: Faces, row: int) -> float:
         """Return the size by which a face is drawn: as in the last frame, unless it has become another."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,26 @@ def test_a_frame_without_faces_passes_as_it_is() -> None:
         frame = Frame(image=GREY)
         out = run_node(Render(), frame=[frame], faces=[found])["image"]
         assert len(out) == 1 and np.shares_memory(out[0].image, frame.image)
+
+
+def test_a_prepared_frame_is_drawn_as_any_other_and_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def filmed(prepared: Container[int], dropped: int = -1) -> list[Any]:
+        node, out = Render(), []
+        node.open()
+        for seq in range(4):
+            header = Header(seq=seq, pts=seq / 30)
+            frame = Frame(header=header, image=GREY + np.uint8(seq))
+            if seq in prepared:
+                node.prepare(frame, None)
+            if seq != dropped:
+                out.append(node.process(frame, faces(FACE[None]).with_header(header)).image)
+        return out
+
+    np.testing.assert_array_equal(filmed([2], dropped=2), filmed([], dropped=2))
+    once, copied = filmed([]), []
+    monkeypatch.setattr(Render, "empty", lambda self, shape: copied.append(shape) or np.empty(shape, np.uint8))
+    np.testing.assert_array_equal(filmed(range(4)), once)
+    assert len(copied) == 4
 
 
 def test_everything_is_drawn_on_a_copy_and_keeps_size_and_header() -> None:
