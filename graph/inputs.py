@@ -1,4 +1,4 @@
-"""All inputs of one consumer: its receivers, and the join that brings their messages together."""
+"""All inputs of one consumer: its receivers, and the join that matches their messages."""
 
 from collections.abc import Iterable, Mapping
 
@@ -11,36 +11,36 @@ Set = dict[str, Arrived | None]
 
 
 class Inputs:
-    """Gives the messages of one frame after the other, and returns credits as they are done with."""
+    """Returns the messages of one frame after another, and gives credits back as they are processed."""
 
     def __init__(self, receivers: Mapping[str, Receiver], kinds: Mapping[str, JoinKind], newest: bool) -> None:
         """Join `receivers` by name; `kinds` and `newest` as for `Join`."""
         self.receivers = dict(receivers)
         self._join = Join(dict(kinds), newest)
         self._only = next(iter(kinds)) if list(kinds.values()) == ["seq"] else None  # nothing to join
-        self._early = False  # something came while others were still being linked, and waits in the join
+        self._early = False  # messages that arrived while other inputs were being linked wait in the join
 
     @property
     def welcomed(self) -> bool:
-        """True once every sender has answered."""
+        """Whether every sender has answered."""
         return all(receiver.welcomed or receiver.ended for receiver in self.receivers.values())
 
     @property
     def finished(self) -> bool:
-        """True once no further frame can come."""
+        """Whether no further frame can come."""
         return self._join.finished
 
     @property
     def let_go(self) -> int:
-        """How many messages could not be matched."""
+        """How many messages were dropped because they could not be matched."""
         return sum(self._join.let_go.values())
 
     def matched(self, taken: Set) -> list[Arrived]:
-        """Return the messages of a set that are of this very frame, without held values."""
+        """Return the messages of a set without the held values: those of the frame itself."""
         return [arrived for name, arrived in taken.items() if arrived and self._join.waits_for(name)]
 
     def receive(self) -> None:
-        """Take in what has come: messages, welcomes, ends."""
+        """Read everything that has arrived: messages, welcomes, ends."""
         self._early = True
         for name, receiver in self.receivers.items():
             while arrived := receiver.receive():
@@ -49,7 +49,7 @@ class Inputs:
                 self._join.end(name)
 
     def take(self) -> Set | None:
-        """Return the messages of the next frame if they are all there. Each set must be followed by `done`."""
+        """Return the messages of the next frame if all have arrived. Call `done` after processing each set."""
         if self._only is not None:
             return (self._take_early() if self._early else None) or self._take_only(self._only)
         self.receive()
@@ -77,34 +77,34 @@ class Inputs:
         return None
 
     def done(self) -> None:
-        """Note that the set taken last has been processed, and no reference to it is left."""
+        """Return the credits of the last set: it has been processed, and no reference to it is left."""
         self._return_credits(name for name in self.receivers if self._join.waits_for(name))
 
     def wait(self, timeout_ms: int, wake_fd: int = -1) -> bool:
-        """Wait until something has come, or `wake_fd` is readable; say whether it was so in time."""
+        """Wait until something arrives or `wake_fd` is readable; return False on timeout."""
         return wait_for_any(self.receivers.values(), timeout_ms, wake_fd)
 
     def expire(self, names: Iterable[str]) -> None:
-        """End these inputs after what has arrived."""
+        """End these inputs after the messages that have already arrived."""
         for name in self.receivers.keys() & set(names):  # none yet if a sender failed before all were linked
             self.receivers[name].expire()
 
     def replace(self, name: str, receiver: Receiver, missed: bool = True) -> None:
-        """Go on with another receiver: the sender was started again. `missed`: frames may have died with it."""
+        """Continue with another receiver, to a restarted sender. `missed`: frames may have been lost with the old."""
         self.receivers[name].close()
         self.receivers[name] = receiver
         if missed:
             self._join.restarted(name)
 
     def restarted(self, name: str, seq: int | None = None) -> None:
-        """Note that a node before the sender of this input was started again after frame `seq`.
+        """Note that a node upstream of this input was restarted after frame `seq`.
 
-        None: nobody knows, but it had none that is newer than all that came here.
+        None: unknown, but not newer than the newest message here.
         """
         self._join.restarted(name, self._join.newest if seq is None else seq)
 
     def close(self, again: bool = False) -> None:
-        """Take leave of all senders; `again` if another process of this node will greet them."""
+        """Disconnect from all senders; `again` if another process of this node will reconnect."""
         for receiver in self.receivers.values():
             receiver.close(again)
 

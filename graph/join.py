@@ -1,4 +1,4 @@
-"""Bring together the messages of one frame that came over different edges. Pure: no sockets, no clock."""
+"""Joins the messages of one frame that arrive on different edges. Pure: no sockets, no clock."""
 
 from collections import deque
 from typing import Literal, NamedTuple
@@ -16,17 +16,17 @@ class Arrived(NamedTuple):
 
     @property
     def made_ns(self) -> int:
-        """When its sender's process() ended: since then it has lain in queues and sockets."""
+        """When its sender's process() returned; since then it has waited in queues and sockets."""
         hops = self.message.header.hops
         return min(hops[-1].end_ns, self.received_ns) if hops else self.received_ns
 
 
 class Join:
-    """Matches messages of equal `seq`; a `hold` input gives its last value instead.
+    """Matches messages of equal `seq`; a `hold` input contributes its last value instead.
 
-    Sequence numbers rise on every edge, so whatever is older than something that came on another edge can never
-    be matched any more: it is let go and counted. With `newest` (edges that may drop: live sources) the newest
-    complete set wins and older ones are let go; without, every set is given in order.
+    Sequence numbers rise on every edge, so a message that is older than one on another edge can never be matched: it
+    is dropped and counted. With `newest` (for edges that may drop) only the newest complete set is returned and older
+    ones are dropped; without, all sets are returned in order.
     """
 
     def __init__(self, kinds: dict[str, JoinKind], newest: bool = False) -> None:
@@ -34,18 +34,18 @@ class Join:
         self._last_seq = dict.fromkeys(self._waiting, -1)
         self._held: dict[str, Arrived | None] = {name: None for name, kind in kinds.items() if kind == "hold"}
         self._ended: set[str] = set()
-        self._restarted: dict[str, int] = {}  # and the last frame that what is before them knew
+        self._restarted: dict[str, int] = {}  # input to the last frame that its sender had answered
         self._newest = newest
         self.let_go: dict[str, int] = dict.fromkeys(kinds, 0)
 
     def waits_for(self, name: str) -> bool:
-        """Say whether input `name` is matched by seq (and not held)."""
+        """Return whether input `name` is matched by seq (and not held)."""
         return name in self._waiting
 
     def push(self, name: str, arrived: Arrived) -> list[str]:
-        """Take a message that came on input `name`; return `[name]` if the join has finished with it already."""
+        """Take a message from input `name`; return `[name]` if the join is already done with it."""
         if name in self._held:
-            if not isinstance(arrived.message, Mark):  # "nothing to say" takes back nothing
+            if not isinstance(arrived.message, Mark):  # "nothing to say" keeps the held value
                 self._held[name] = arrived
             return [name]
         if not self.is_new(name, arrived):
@@ -56,7 +56,7 @@ class Join:
         return []
 
     def is_new(self, name: str, arrived: Arrived) -> bool:
-        """Say whether a message on input `name` is younger than all before; else it is counted as let go."""
+        """Return whether a message is newer than all before on input `name`; if not, count it as dropped."""
         seq = arrived.message.header.seq
         if seq <= self._last_seq[name]:
             self.let_go[name] += 1
@@ -65,18 +65,18 @@ class Join:
         return True
 
     def settle(self) -> list[str]:
-        """Let go what can no longer be matched, and with `newest` all but the newest complete set.
+        """Drop what can no longer be matched, and with `newest` all but the newest complete set.
 
-        Returns the inputs that finished with a message each (repeated). Call it before `pop`.
+        Returns the input of each dropped message. Call it before `pop`.
         """
         if len(self._waiting) < 2:
             return []
         return self._evict() + self._let_go_what_died() + self._skip_to_newest()
 
     def pop(self) -> dict[str, Arrived | None] | None:
-        """Return the next complete set, with None for a held input that has nothing yet; None if there is no set.
+        """Return the next complete set, with None for a held input without a value; None if no set is complete.
 
-        The join must be settled. Whoever processes the set has then finished with one message of each `seq` input.
+        Call `settle` first.
         """
         queues = self._waiting.values()
         if not all(queues):
@@ -87,7 +87,7 @@ class Join:
         return taken
 
     def partial(self) -> dict[str, Message]:
-        """Return the messages that have arrived of the next frame, by input. The join must be settled."""
+        """Return the messages that have arrived of the next frame, by input. Call `settle` first."""
         return {name: queue[0].message for name, queue in self._waiting.items() if queue}
 
     def _skip_to_newest(self) -> list[str]:
@@ -97,32 +97,32 @@ class Join:
         return self._drop_below(max(common)) if common else []
 
     def end(self, name: str) -> None:
-        """Note that input `name` has ended."""
+        """Note that the stream of input `name` has ended."""
         self._ended.add(name)
         if name in self._waiting:
             self._last_seq[name] = 1 << 62
 
     def restarted(self, name: str, seq: int = -1) -> None:
-        """Note that the sender of input `name`, or a node before it, was started again after frame `seq`.
+        """Note that the sender of input `name`, or a node upstream of it, was restarted after frame `seq`.
 
-        The frames that it had not answered died with it. What came of them on other edges is not waited with any
-        more until `name` speaks of a later one: a sender that is blocked by it could never give that node a new frame.
+        The frames that it had not answered are lost. Their messages on other edges are dropped until `name` delivers a
+        later frame: if they were kept, a sender blocked by them could never give that node a new frame.
         """
         if name in self._waiting:
             self._restarted[name] = seq
 
     @property
     def newest(self) -> int:
-        """The number of the newest frame of which anything has come, -1 before the first."""
+        """The seq of the newest frame of which anything has arrived, -1 before the first."""
         return max((seq for name, seq in self._last_seq.items() if name not in self._ended), default=-1)
 
     @property
     def finished(self) -> bool:
-        """True once no further set can come."""
+        """Whether no further set can come."""
         return any(name in self._ended and not queue for name, queue in self._waiting.items())
 
     def _evict(self) -> list[str]:
-        """Let go what can no longer be matched: older than the oldest that another input still can give."""
+        """Drop what is older than the oldest message that another input can still deliver."""
         gone: list[str] = []
         while True:
             oldest = max(
@@ -155,7 +155,7 @@ class Join:
 
 
 def merge(headers: list[Header]) -> Header:
-    """Return the header of what comes of these messages of one frame: the first one's, with all the hops so far."""
+    """Return the header for the output made from these messages of one frame: the first one's, with all hops so far."""
     if len(headers) == 1:
         return headers[0]
     hops = dict.fromkeys(hop for header in headers for hop in header.hops)
@@ -163,7 +163,7 @@ def merge(headers: list[Header]) -> Header:
 
 
 def first_header(outputs: dict[str, Message | None]) -> Header:
-    """Return the header of the first message that a source gave, or an empty one."""
+    """Return the header of the first message in the output of a source, or an empty one."""
     for message in outputs.values():
         if message is not None:
             return message.header

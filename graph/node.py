@@ -27,7 +27,7 @@ from numpy.typing import DTypeLike, NDArray
 from graph.finding import Finding
 from graph.messages import Mark, Message
 
-PAUSE_S = 0.5  # how often a source that waits lets the graph look whether it is to stop
+PAUSE_S = 0.5  # how often a waiting source lets the graph check for a request to stop
 
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -75,7 +75,7 @@ def setting(
 
 @dataclass_transform(kw_only_default=True)
 class Node:
-    """Base of all nodes: one file, one plain class, an ordinary Python object.
+    """Base class of all nodes.
 
     `process` takes one argument per input and returns a message, a dict of messages by output name, or None
     ("nothing to say"). A node without inputs is a source: its `process` is a generator of the same, and it ends
@@ -107,10 +107,10 @@ class Node:
         """Load models, open devices and files. Runs in the node's own process, before anything plays."""
 
     def close(self) -> None:
-        """Give back what open took. Always called if open was."""
+        """Release what open acquired. Always called if open was."""
 
     def idle(self) -> None:
-        """Do what must go on while no input comes (a window's events). Called some 20 times a second then."""
+        """Do what must go on while no input arrives (a window's events). Called about 20 times a second then."""
 
     def prepare(self, *args: Any, **given: Any) -> None:
         """Start on the next frame while some of its inputs are still on their way, so that `process` takes less time.
@@ -122,29 +122,29 @@ class Node:
 
     @classmethod
     def check(cls, node: Self | None) -> Iterable[Finding]:
-        """Say what this machine offers of what the node needs, for `run_graph.py doctor`; by doing it, briefly.
+        """Try out briefly what the node needs of this machine, and yield what was found, for `run_graph.py doctor`.
 
-        `node` bears the settings of a graph and is not opened: what it lacks is a problem. None: nobody has asked
-        for it, and a missing device is a note. Runs in a process of its own, which may crash or hang.
+        `node` has the settings of a graph and is not opened; what it lacks is a problem. With None no graph asks for
+        the node, and a missing device is a note. Runs in a process of its own, which may crash or hang.
         """
         return ()
 
     def live(self) -> bool:
-        """Say whether this source delivers in real time (a camera) and must never be waited for."""
+        """Return whether this source delivers in real time, as a camera does, and must never be held up."""
         return False
 
     def reads(self) -> Iterable[Path]:
-        """Return the files or folders that it will read, by its settings: no node of the graph may write them."""
+        """Return the files or folders that its settings make it read: no node of the graph may write them."""
         return ()
 
     def writes(self) -> Iterable[Path]:
-        """Return the files that it will write, by its settings, or the folder it fills: no other node may use them."""
+        """Return the files or folders that its settings make it write: no other node may use them."""
         return ()
 
     def changed(self, name: str) -> None:
-        """Take notice that the changeable setting `name` has a new value (between two calls of process).
+        """Apply the new value of the changeable setting `name`. Called between two calls of process.
 
-        Raise ValueError, with the reason, to refuse it: the old value is then put back.
+        Raise ValueError with the reason to refuse it; the old value is then restored.
         """
 
     @property
@@ -154,23 +154,23 @@ class Node:
 
     @property
     def restarted(self) -> bool:
-        """Whether it takes the place of one that has had frames in this run, and whose files are to be kept."""
+        """Whether this process replaces one that has processed frames in this run, whose files must be kept."""
         return bool(self.__dict__.get("_restarted"))  # set by the worker
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> NDArray[Any]:
         """Return a new array for an output, uninitialised and writable.
 
-        In a running graph it lies in shared memory already: fill it, put it into a message, and it is
-        published without a copy (and is read-only from then on).
+        In a running graph it lies in shared memory: fill it, put it into a message, and it is published without a
+        copy. From then on it is read-only.
         """
         allocate: Callable[..., NDArray[Any]] = self.__dict__.get("_allocate", np.empty)  # set by the worker
         return allocate(shape, np.dtype(dtype))
 
 
 def waiting(seconds: float) -> Iterator[None]:
-    """Sleep in a source's process(): `yield from waiting(10.0)`; not at all for less than 0.
+    """Sleep in a source's process(): `yield from waiting(10.0)`. Returns at once for 0 or less.
 
-    It yields None, "no frame yet", every PAUSE_S, so that the graph can be stopped meanwhile.
+    Yields None, "no frame yet", every PAUSE_S, so that the graph can be stopped in the meantime.
     """
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > PAUSE_S:
@@ -196,7 +196,7 @@ def _check_process(cls: type[Node]) -> None:
 
 
 def is_plain(annotation: Any) -> bool:
-    """Say whether values of this type travel as they are, but that msgpack makes lists of tuples."""
+    """Return whether msgpack keeps values of this type as they are, apart from turning tuples into lists."""
     parts = [part for part in typing.get_args(annotation) if part is not ...]
     if typing.get_origin(annotation) is Literal:
         return all(type(part) in _SCALARS for part in parts)
@@ -208,7 +208,7 @@ def is_plain(annotation: Any) -> bool:
 
 
 def typed(node: type[Node], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings, which were checked and have travelled, as the class declares them: a path, an enum, a set."""
+    """Return checked settings, sent as msgpack, in the types that the class declares: a path, an enum, a set."""
     hints = typing.get_type_hints(node)
     plain = {
         name: tuple(value) if isinstance(value, list) else value
@@ -224,7 +224,7 @@ def typed(node: type[Node], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def change(node: Node, name: str, value: Any) -> str:
-    """Give a setting a new value, which was checked; return why the node refuses it, then it keeps the old one."""
+    """Give a setting a new, checked value; return the reason if the node refuses it and keeps the old one."""
     before = getattr(node, name)
     try:
         setattr(node, name, typed(type(node), {name: value})[name])

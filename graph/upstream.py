@@ -1,4 +1,4 @@
-"""The edges into a node: connected to their senders, and again to those that were started again."""
+"""The edges into a node: connects to their senders, and again to those that are restarted."""
 
 import logging
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class Upstream:
-    """Connects a node's inputs. Of deaths in its own graph the supervisor tells; of those in another nobody does."""
+    """Connects a node's inputs. The supervisor reports dead senders of its graph; those of another must be polled."""
 
     def __init__(self, context: "zmq.Context[Any]", job: Job, types: Mapping[str, type[Message]]) -> None:
-        """`types` gives the message types of the inputs."""
+        """`types` are the message types of the inputs."""
         self._context = context
         self._job = job
         self._types = types
@@ -29,12 +29,12 @@ class Upstream:
         self._lookout: Lookout | None = None
 
     def connect(self) -> Inputs:
-        """Say hello to all senders."""
+        """Connect to all senders."""
         edges = self._job.edges
         matched = [edge for edge in edges if edge.join == "seq"]
         may_drop = any(edge.policy != "block" for edge in matched)
         receivers = {edge.target_port: self._receiver(edge) for edge in edges}
-        foreign = next(iter(self._foreign.values()), None)  # all are of one graph
+        foreign = next(iter(self._foreign.values()), None)  # all are from one graph
         if foreign is not None:
             nodes = {name: edge.source_node for name, edge in self._foreign.items()}
             place, graph = self._job.place_of(foreign), str(foreign.source_graph)
@@ -43,18 +43,18 @@ class Upstream:
         return Inputs(receivers, kinds, newest=len(matched) > 1 and may_drop)
 
     def relink(self, inputs: Inputs, node: str, missed: bool) -> None:
-        """Greet a node of this graph again; whoever is yet to be connected will greet the new process anyway.
+        """Reconnect to a restarted node of this graph, on the inputs that were connected to it.
 
-        `missed` says whether frames may have died with the process before.
+        `missed`: frames may have been lost with its old process.
         """
         for edge in self._job.edges_from(node):
             if edge.target_port in inputs.receivers:
                 inputs.replace(edge.target_port, self._receiver(edge), missed)
 
     def look(self, inputs: Inputs) -> bool:
-        """Greet nodes of another graph again that were started again; end the inputs whose senders are gone.
+        """Reconnect to restarted nodes of another graph; end the inputs whose senders are gone.
 
-        Say whether one, or a node before it, was started again: what it had before that never came here.
+        Returns whether a sender, or a node upstream of one, was restarted: frames may then be missing here.
         """
         if self._lookout is None or not self._lookout.due():
             return False

@@ -1,7 +1,7 @@
-"""One node in its process: open, link, play, drain, close.
+"""Runs one node in its own process: open, link, play, drain, close.
 
-The node's own code runs only in the main thread
-and only here is every exception caught, turned into a report, and the process ended in order.
+The node's code runs in the main thread only. This is the one place where every exception is caught: it becomes a
+report to the supervisor, and the process ends in order.
 """
 
 import gc
@@ -33,7 +33,7 @@ from graph.upstream import Upstream
 logger = logging.getLogger(__name__)
 
 MARK = Mark()
-IDLE_MS = 50  # between two calls of a node's idle(): a window answers as fast as fingers are
+IDLE_MS = 50  # between two calls of a node's idle(), short enough for a window to respond to keys at once
 
 
 class Worker:
@@ -42,7 +42,7 @@ class Worker:
     node: Node
     sender: Sender
     upstream: Upstream
-    between_frames: str  # the state: a file has its next frame at once
+    between_frames: str  # the state between two frames of a source
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -53,16 +53,16 @@ class Worker:
         self.meter = Meter(job.trace)
         self.pool = SlotPool()
         self.inputs = Inputs({}, {}, newest=False)
-        self.finishing = False  # stop now
-        self.paused = False  # take no frame in until told to
-        self.leaving = False  # to be started again in another process
-        self.finish_asked = False  # sources are to stop, the others when their inputs end
+        self.finishing = False  # stops after this frame
+        self.paused = False
+        self.leaving = False  # will be restarted in another process
+        self.finish_asked = False  # sources stop at once, other nodes when their inputs end
         self.phase = "start"
         self.seq = job.first_seq - 1
-        self.began_ns = 0  # when a source gave its first frame
+        self.began_ns = 0  # when a source yielded its first frame
         self.unmatched = 0
-        self.prepared: set[tuple[str, int]] = set()  # inputs, and their frame, that the node has prepared
-        self.only_output: dict[type, str] = {}  # the port of a node that has but one, by its message type
+        self.prepared: set[tuple[str, int]] = set()  # input and seq of what prepare() was last called with
+        self.only_output: dict[type, str] = {}  # message type to port, of a node with a single output
 
     def run(self) -> int:
         """Run the node to its end; return the exit code."""
@@ -73,7 +73,7 @@ class Worker:
             self._open()
             self._link()
             self._play()
-        except BaseException as exc:  # noqa: BLE001 - here, and only here, a node's error becomes a report
+        except BaseException as exc:  # noqa: BLE001 - the one place where a node's error becomes a report
             code = self._report_failure(exc)
         self.phase = "close"
         try:
@@ -119,7 +119,7 @@ class Worker:
         self.control.serve(self.sender, server, self._snapshot)
 
     def _link(self) -> None:
-        """Connect to everything upstream, and wait for the word to play."""
+        """Connect to all senders, then wait for the command to play."""
         self.phase = "link"
         self._await("link")
         self.inputs = self.upstream.connect()
@@ -131,7 +131,7 @@ class Worker:
         self._await("play")
 
     def _await(self, command: str) -> None:
-        """Wait for one command, and obey the others meanwhile."""
+        """Wait for one command; obey others in the meantime."""
         while not self.finishing:
             while self.control.commands:
                 said = self.control.commands.popleft()
@@ -144,7 +144,7 @@ class Worker:
     def _play(self) -> None:
         self.phase = "process"
         gc.collect()
-        gc.freeze()  # what was imported and opened stays: the collector need not walk through it while frames flow
+        gc.freeze()  # the collector skips what was imported and opened, which stays anyway
         self.control.say("state", state="PLAYING")
         if self.node.inputs:
             self._play_inputs()
@@ -155,7 +155,7 @@ class Worker:
         frames = self.node.process()
         self.meter.state(self.between_frames, time.monotonic_ns())
         self.control.watch_source(self._abandon)
-        self.seq += 1  # the frame that it is at
+        self.seq += 1  # of the frame that comes next
         try:
             while not self.finishing:
                 if self.paused:
@@ -166,7 +166,7 @@ class Worker:
                     said = next(frames)
                 except (StopIteration, EndOfStream):
                     break
-                if said is not None:  # there is a frame
+                if said is not None:  # None: no frame yet
                     if self.between_frames == "WAITING":
                         start = max(start, time.monotonic_ns() - (time.thread_time_ns() - cpu))
                     self._give(self._outputs(said), start)
@@ -176,12 +176,12 @@ class Worker:
             frames.close()
 
     def _give(self, outputs: dict[str, Message | None], start: int) -> None:
-        """Send a source's frame, and count on."""
+        """Number a source's frame and publish it."""
         self.meter.state("PROCESSING", start)
         end = time.monotonic_ns()
         hop = Hop(self.name, start, start, end)
         given = first_header(outputs)
-        self.seq = max(self.seq, given.seq)  # a recording brings its own numbers; they never go back
+        self.seq = max(self.seq, given.seq)  # a recording has its own numbers; they never go back
         self.began_ns = self.began_ns or end
         since_s = (end - self.began_ns) / 1e9
         header = given.numbered(self.job.graph, self.seq, end, self.job.epoch, (hop,), since_s)
@@ -191,14 +191,14 @@ class Worker:
         self.seq += 1
 
     def _abandon(self) -> None:
-        """End the stream of a source whose process() does not come back (a hung camera), and the process with it.
+        """End the stream and this process while a source's process() hangs, as with a camera that does not answer.
 
-        Runs in the control thread, while the main thread is stuck in the node's code; not if that is held up by a
-        consumer, and has the lock.
+        Runs in the control thread, because the main thread is stuck in the node's code. Does nothing if the main
+        thread waits for a consumer: it then holds the sender's lock.
         """
         if not self.sender.lock.acquire(blocking=False):
             return
-        logger.warning("process() did not come back after the end was asked for; ending the stream without close()")
+        logger.warning("process() did not return after a request to stop; ending the stream without close()")
         self.sender.end()
         self._drain(self.sender.idle)
         self.sender.close()
@@ -222,7 +222,7 @@ class Worker:
             self.control.say("finish")
 
     def _next_set(self) -> Set | None:
-        """Wait for the messages of the next frame; None when there can be no more."""
+        """Wait for the messages of the next frame; return None at the end of the stream."""
         while not self.finishing:
             if self.control.commands:
                 self._obey_all()
@@ -255,7 +255,7 @@ class Worker:
         return True
 
     def _rest(self) -> None:
-        """Wait for a word of the supervisor, without taking in frames."""
+        """Wait for a command without taking in frames."""
         self.meter.state("PAUSED", time.monotonic_ns())
         self.control.arrived.wait((self._patience_ms() if self.node.inputs else 1000) / 1000)
         self._obey_all()
@@ -263,7 +263,7 @@ class Worker:
             self.meter.state(self.between_frames, time.monotonic_ns())
 
     def _patience_ms(self) -> int:
-        """Let a node that has something to do in quiet times do it; return how long to wait for input."""
+        """Call the node's idle() if it has one; return how long to wait for input, milliseconds."""
         if type(self.node).idle is Node.idle:
             return 1000
         self.node.idle()
@@ -280,7 +280,7 @@ class Worker:
         self.seq = header.seq
         given: dict[str, Message | None] = {}
         for name, port in self.node.inputs.items():
-            arrived = taken.get(name)  # nothing at all from an optional input that is not connected
+            arrived = taken.get(name)  # missing for an optional input that is not connected
             given[name] = message = None if arrived is None or type(arrived.message) is Mark else arrived.message
             if message is None and not port.optional:
                 for output in self.node.outputs:
@@ -295,7 +295,7 @@ class Worker:
         self._publish(outputs, header.after(hop) if outputs else header, ready, hop)
 
     def _outputs(self, said: Any) -> dict[str, Message | None]:
-        """Return what `process` said by output, checked; at once for the usual case."""
+        """Return the messages of `process` by output, checked; fast in the usual case of one output."""
         port = self.only_output.get(type(said))
         return as_outputs(self.node, said) if port is None else {port: said}
 
@@ -335,11 +335,11 @@ class Worker:
 
     def _will_start_again(self, failed: bool) -> bool:
         restart = self.job.node.restart
-        always = restart == "always" and not self.job.edges  # whoever has inputs ends with them
+        always = restart == "always" and not self.job.edges  # a node with inputs ends when they do
         return not self.finish_asked and (self.leaving or always or (failed and restart != "never"))
 
     def _close(self, goes_on: bool, in_order: bool) -> None:
-        """Close the node; say end of stream, unless it goes on in another process; and wait until all is taken."""
+        """Close the node, send end of stream unless another process continues it, and wait until all is delivered."""
         self.meter.state("CLOSING", time.monotonic_ns())
         try:
             if hasattr(self, "node"):
@@ -357,7 +357,7 @@ class Worker:
         farewell, owed = time.monotonic() + FAREWELL_S, self.sender.owed()
         while not drained():
             self.sender.wait(100)
-            if self.sender.owed() < owed:  # who blocks shall lose nothing: he gets as long for each
+            if self.sender.owed() < owed:  # a `block` consumer makes progress: give it as long again
                 farewell, owed = time.monotonic() + FAREWELL_S, self.sender.owed()
             if time.monotonic() > farewell and not self.sender.has_consumers_of_this_graph():
                 return
@@ -377,7 +377,7 @@ class Worker:
         root.setLevel(self.job.log_level)
 
     def _report_failure(self, exc: BaseException) -> int:
-        """Tell the supervisor; return the exit code. A GraphError explains itself, others need their trace."""
+        """Report to the supervisor; return the exit code. A GraphError explains itself, others need a traceback."""
         where = f"on frame {self.seq}" if self.phase == "process" else f"in {self.phase}"
         known = isinstance(exc, GraphError)
         text = str(exc) if known else f"{type(exc).__name__}: {exc}".removesuffix(": ")

@@ -139,7 +139,7 @@ def test_stuck_source_does_not_hold_up_the_end(tmp_path: Path) -> None:
         wait_for_rows(tmp_path / "out.jsonl", 21)
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
-        assert "did not come back" in graph.text()
+        assert "did not return" in graph.text()
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 
@@ -151,7 +151,7 @@ def test_a_source_that_waits_long_between_pictures_ends_in_order(tmp_path: Path)
         wait_for_rows(tmp_path / "out.jsonl", 1)
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
-        assert "did not come back" not in graph.text()
+        assert "did not return" not in graph.text()
     assert [row[0] for row in rows(tmp_path / "out.jsonl")] == [0]
 
 
@@ -163,7 +163,7 @@ def test_stalled_reader_that_blocks_does_not_hold_up_the_end(tmp_path: Path) -> 
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
         assert "source.frame -> attached has taken nothing" in graph.text()
-        assert "did not come back" not in graph.text(), "a source that is held up is not stuck"
+        assert "did not return" not in graph.text(), "a source that is held up is not stuck"
         stream.close()
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
