@@ -1,4 +1,4 @@
-"""How the points of faces moved between two frames: optical flow on a small crop of each, and what it is worth.
+"""Measures how the points of faces moved between two frames: optical flow on a small crop of each, and its error.
 
 F faces with 68 points each, in pixels of the frame unless said otherwise.
 """
@@ -19,7 +19,7 @@ SIDE = 160
 """Crop side, pixels. Cost and accuracy of the flow then do not depend on the resolution; an open eye is 7 px high."""
 
 MARGIN = 1.4
-"""Crop side in face sizes: points at the rim keep a whole window around them while the face moves."""
+"""Crop side in face sizes: large enough for a whole window around the outer points while the face moves."""
 
 
 class Crop(NamedTuple):
@@ -63,10 +63,10 @@ def face_size(points: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def crop(image: NDArray[Any], boxes: NDArray[Any], last: Sequence[Crop | None]) -> list[Crop]:
-    """Cut faces with tight boxes (F, 4) out, upright and as they are, from a BGR picture; outside, its rim is repeated.
+    """Cut faces with tight boxes (F, 4) from a BGR picture, without rotation; beyond the picture its rim is repeated.
 
-    The place of a face's `last` crop is kept while the face fits it: on a still face two crops then differ by sensor
-    noise only, not by resampling.
+    The place of a face's `last` crop is kept while the face fits it: two crops of a still face then differ only by
+    sensor noise, not by resampling.
     """
     middles = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
     sides = (MARGIN * box_size(boxes)).tolist()
@@ -79,14 +79,14 @@ def crop(image: NDArray[Any], boxes: NDArray[Any], last: Sequence[Crop | None]) 
 
 
 def fits(area: Area, x: float, y: float, side: float) -> bool:
-    """Return whether a square about x, y lies well in an area: off by a tenth at most, within 19 % of its size."""
+    """Return whether a square about x, y fits an area: off centre by a tenth at most, of its size within 19 %."""
     half = area.length / 2
     off = max(abs(x - area.x - half), abs(y - area.y - half))
     return off < area.length / 10 and 0.84 < side / area.length < 1.19
 
 
 class Tracked(NamedTuple):
-    """A face of the last frame in the next one, by optical flow."""
+    """A face of the last frame as optical flow finds it in the next one."""
 
     crop: Crop
     points: NDArray[np.float64]  # (68, 2)
@@ -158,7 +158,7 @@ GROUPS = (
 upper and lower lip. A lid never pulls the other lid along, nor a lip the other lip."""
 
 REACH = 0.12
-"""How far neighbours speak for one another, of the face size: half of a mouth."""
+"""Range over which neighbours move together, in face sizes: half a mouth."""
 
 RIGID, LOCAL, OWN = 0.04, 0.013, 0.004
 """Motion expected beyond the guess in one frame, standard deviation in face sizes: of the face as a whole (an error of

@@ -1,10 +1,10 @@
-"""Where the points of faces are, of what the optical flow and the detections say.
+"""Estimates where the points of faces are, from optical flow and detections.
 
-Between two frames optical flow tells how each point moved, far more precisely than two detections do, but it drifts;
-the detection tells where the point is, without drift but with noise. A small Kalman filter per point weighs
-the one against the other by their errors: the flow predicts, the detection corrects.
+Optical flow measures how each point moved between two frames, far more precisely than two detections do, but it
+drifts. A detection measures where the point is, without drift but with noise. A small Kalman filter per point weighs
+one against the other by their errors: the flow predicts, the detection corrects.
 
-All faces of a frame are worked on at once: F faces with 68 points each, in pixels of the frame.
+All faces of a frame are processed at once: F faces with 68 points each, in pixels of the frame.
 """
 
 import math
@@ -23,7 +23,7 @@ Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
 
 PERIOD = 1 / 30
-"""Seconds between frames that the errors below are for; other rates are converted, so 15 and 60 fps behave alike."""
+"""Seconds between frames to which the errors below refer; other rates are converted, so 15 and 60 fps behave alike."""
 
 DRIFT = 3e-4
 """Growth of the prediction's error per PERIOD with flow, standard deviation in face sizes.
@@ -33,13 +33,13 @@ for light and shading that change. With detections that jitter by 0.3 % of the f
 """
 
 GUESSED = 0.4
-"""The same without flow, in standard deviations of the detection: features move unseen, about 3 frames are averaged."""
+"""The same without flow, in standard deviations of the detection; about 3 frames are averaged."""
 
 SPEED_TIME = 0.05
 """Seconds over which the face's speed is averaged without flow: motion lasts longer than noise, which alternates."""
 
 NOISE_FLOOR = 5e-4
-"""Smallest detection noise believed, standard deviation in face sizes (0.1 px at a 200-px face)."""
+"""Least detection noise assumed, standard deviation in face sizes (0.1 px for a face of 200 px)."""
 
 NOISE_MEMORY = 0.5
 """Seconds over which the detection's noise is measured: half a second holds 15 frames of 68 points."""
@@ -51,9 +51,10 @@ GATE = 9.0
 GATE_SEEN = np.repeat((40.0, 6.0, 9.0), (OUTLINE, EYES, MOUTH))
 """Squared distance, in variances per axis, up to which detection and prediction differ by chance; _SEEN: with flow.
 
-What a point and its neighbours agree on beyond it is movement that the prediction missed (a blink): its variance grows
-by it. Agreement is the product of their differences, with the shorter of the two: neither a lone point nor the
-neighbours of one count. The squared length of a two-dimensional Gaussian exceeds 6 in 5 % and 9 in 1 % of cases.
+Where a point and its neighbours agree on a larger difference, the prediction missed a movement (a blink), and the
+variance grows by the excess. Agreement is the product of their differences, limited by the shorter one, so neither a
+lone point nor its neighbours alone count. The squared length of a two-dimensional Gaussian exceeds 6 in 5 % and 9 in
+1 % of cases.
 
 In eyes and mouth things appear and vanish (a pupil, teeth) that the flow cannot follow, so the detection leads: with 9
 a blink of 150 ms in a 70-px face keeps 93 % of its amplitude. On jaw, brows and nose nothing moves that the flow
@@ -93,7 +94,7 @@ points shake by 1 % more. A face that fills the picture never has less than 79 %
 
 @dataclass
 class Rows:
-    """Arrays with a row per face."""
+    """Arrays with one row per face."""
 
     def at(self, rows: NDArray[np.intp]) -> Self:
         """Return some of the faces, by number."""
@@ -174,7 +175,7 @@ def noise_ratio(difference: NDArray[Any], spread: NDArray[Any]) -> Doubles:
 
 
 def predict_by_flow(last: Memory, tracked: Sequence[Tracked], now: Found) -> tuple[Prediction, NDArray[np.bool_]]:
-    """Predict from the optical flow, and say of which faces (F,) enough was seen again."""
+    """Predict from the optical flow; also return of which faces (F,) it found enough points again."""
     guess = similarity(last.raw, now.points, last.points)
     steps = np.array([one.crop.step for one in tracked])[:, None]
     error = np.array([one.error for one in tracked])
@@ -257,7 +258,7 @@ def begin(now: Found) -> Memory:
 
 
 def fuse(faces: Memory, predicted: Prediction, now: Found, elapsed: float, strength: float, by_flow: bool) -> None:
-    """Bring the remembered faces up to date: predicted, then corrected by what was found `elapsed` seconds later."""
+    """Update the remembered faces: predict, then correct by what was detected `elapsed` seconds later."""
     frames = elapsed / PERIOD
     learn_noise(faces, np.maximum(predicted.noise, 1e-6), elapsed)
     # Two detections of nearly the same picture err alike: twice the rate does not bring twice the knowledge.
@@ -271,7 +272,7 @@ def fuse(faces: Memory, predicted: Prediction, now: Found, elapsed: float, stren
 
 
 def learn_noise(faces: Memory, ratio: Doubles, elapsed: float) -> None:
-    """Take in how far the detections (F,) of one frame were off."""
+    """Update the noise of the detections by that of one frame (F,)."""
     unknown = faces.noise == 0
     faces.noise = np.where(unknown, ratio, faces.noise)
     faces.variance *= np.where(unknown, ratio, 1)[:, None]
@@ -280,7 +281,7 @@ def learn_noise(faces: Memory, ratio: Doubles, elapsed: float) -> None:
 
 
 def touch(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
-    """Say of which faces the tight boxes (F, 4) touch: no face leaves its own place in one frame."""
+    """Return of which faces (F,) the two tight boxes (F, 4) touch: no face moves beyond its own box in one frame."""
     return np.asarray(((a[:, :2] <= b[:, 2:]) & (b[:, :2] <= a[:, 2:])).all(1), np.bool_)
 
 

@@ -1,4 +1,4 @@
-"""Steady the landmarks of each face without lagging behind its movement; see nodes._fusion for how."""
+"""Smooths the landmarks of each face without lagging behind its movement; see nodes._fusion for the method."""
 
 import math
 from dataclasses import replace
@@ -25,10 +25,10 @@ from nodes._fusion import (
 from nodes._geometry import landmark_box
 
 GAP = 0.5
-"""Seconds after which nothing is carried over: a face has long changed by then."""
+"""Seconds without a frame after which a face starts afresh: it has changed too much by then."""
 
 FACES_KEPT = 1000
-"""Of so many faces the blinks are remembered, for their return: far more than are out of sight at one time."""
+"""How many faces the blinks are remembered of, in case they return: far more than are out of sight at one time."""
 
 POSE_TIME, POSE_STEP = 0.05, 3.0
 """Seconds and degrees: smaller changes of the head pose are averaged over this time, larger ones followed at once."""
@@ -37,10 +37,10 @@ STATE_TIME, STATE_STEP = 0.06, 0.3
 """The same for the probabilities of eyes and mouth: a blink lasts 0.15 s."""
 
 SMALL_FACE_TIME = 0.3
-"""Seconds over which those of faces with eyes narrower than LEAST_EYE are averaged, at any step: the network guesses
-anew in each frame. Of seven walkers in a 1080p street, with eyes of 7 to 14 px, the eyes opened or shut 75 times in
-four seconds by STATE_TIME, 16 times by this, and what Render says of the mouths changed 54 and 18 times; an eye that
-stays shut is told of after 0.2 s."""
+"""Seconds over which the states of faces with eyes narrower than LEAST_EYE are averaged, whatever the step: the network
+guesses anew in each frame. Measured on seven walkers in a 1080p street, with eyes of 7 to 14 px: eyes open or shut 75
+times in four seconds with STATE_TIME and 16 times with this, and the words that Render writes about mouths change 54
+and 18 times. An eye that stays shut is reported after 0.2 s."""
 
 
 ASTRAY = 0.05
@@ -71,20 +71,20 @@ def turned(last: NDArray[Any], now: NDArray[Any]) -> NDArray[Any]:
 
 
 class Smooth(Node):
-    """Steady the landmarks without lagging behind fast movement.
+    """Smooth the landmarks without lagging behind fast movement.
 
-    Each face has its own memory, which ends with the track, at a cut, at a pause of half a second, and when the
-    stream starts afresh; the next output is then the detection itself. `boxes` are tight around the steadied points,
-    `openness` is theirs; head pose and states are averaged lightly, states of small faces longer; blinks are counted
-    while the id lasts. `spread` passes as it is: most of that error is the same in every frame.
+    Each face has its own memory. It ends with the track, at a cut, after half a second without a frame, and when the
+    stream starts afresh; the next output is then the detection itself. `boxes` and `openness` are those of the smoothed
+    points. Head pose and states are averaged lightly, the states of small faces longer. Blinks are counted for as long
+    as the id lasts. `spread` is passed on unchanged: most of that error is the same in every frame.
     """
 
     frame = Input(Frame)
     raw = Input(Faces)
     faces = Output(Faces)
 
-    flow: bool = setting(True, changeable=True)  # measure motion in the picture; off: use the detections alone
-    strength: float = setting(1.0, minimum=0.0, maximum=10.0, changeable=True)  # 0: as detected; larger is calmer
+    flow: bool = setting(True, changeable=True)  # measure motion by optical flow; off: use the detections alone
+    strength: float = setting(1.0, minimum=0.0, maximum=10.0, changeable=True)  # 0: as detected; larger is smoother
 
     def open(self) -> None:
         """Start without any face."""
@@ -121,7 +121,7 @@ class Smooth(Node):
         return self._as_faces(raw, now.rows, frame.image.shape)
 
     def _recall(self, now: Found, elapsed: float) -> tuple[NDArray[np.intp], Memory]:
-        """Return which of the faces go on from the last frame, and what is remembered of these."""
+        """Return which faces continue from the last frame, and what is remembered of these."""
         rows = {id_: row for row, id_ in enumerate(self._memory.ids.tolist())}
         pairs = [(i, rows[id_]) for i, id_ in enumerate(now.ids.tolist()) if id_ in rows]
         if not (pairs and self.strength and 0 < elapsed <= GAP):
@@ -131,7 +131,7 @@ class Smooth(Node):
         return known[near], self._memory.at(remembered[near])
 
     def _track(self, frame: Frame, last: Memory, now: Found, elapsed: float) -> dict[int, Tracked]:
-        """Return where the flow leads the known faces, by id; of none without flow.
+        """Return where the flow finds the known faces, by id; empty without flow.
 
         See ASTRAY. The result is the same whether or not the frame has been prepared.
         """
@@ -149,7 +149,7 @@ class Smooth(Node):
     def _follow(
         self, image: NDArray[Any], last: Memory, boxes: NDArray[Any], guess: NDArray[Any]
     ) -> dict[int, Tracked]:
-        """Follow faces into a picture, where they might be at tight boxes (F, 4) and points (F, 68, 2); by id."""
+        """Track faces into a picture, from the boxes (F, 4) and points (F, 68, 2) expected there; return them by id."""
         ids = last.ids.tolist()
         before = [self._crops[id_] for id_ in ids]
         now = crop(image, boxes, before)
@@ -167,7 +167,7 @@ class Smooth(Node):
     def _steady(
         self, known: NDArray[np.intp], last: Memory, now: Found, tracked: dict[int, Tracked], elapsed: float
     ) -> tuple[NDArray[np.intp], Memory]:
-        """Bring the known faces up to date; return those that were seen again, and what is remembered of them now."""
+        """Update the known faces; return those that the flow found again, and what is remembered of them now."""
         now = now.at(known)
         if tracked:
             predicted, seen = predict_by_flow(last, [tracked[id_] for id_ in last.ids.tolist()], now)
@@ -189,7 +189,7 @@ class Smooth(Node):
         faces.states = follow(faces.states, now.states, elapsed, period * self.strength, step)
 
     def _as_faces(self, raw: Faces, rows: NDArray[np.intp], shape: tuple[int, ...]) -> Faces:
-        """Return the message with what is remembered in the place of its `rows`; the picture has this `shape`."""
+        """Return the message with its `rows` replaced by what is remembered; `shape` is that of the picture."""
         faces, smoothed = self._memory, raw.copy()
         smoothed.landmarks[rows], smoothed.boxes[rows] = faces.points, landmark_box(faces.points)
         smoothed.pose[rows], smoothed.states[rows] = faces.pose, faces.states
@@ -204,7 +204,7 @@ class Smooth(Node):
         return smoothed
 
     def _counter(self, id_: int) -> Blinks:
-        """Return the blinks of a face, which may have been out of sight; those seen last are kept."""
+        """Return the blink counter of a face, which may have been out of sight; the faces seen last are kept."""
         self._blinks[id_] = self._blinks.pop(id_) if id_ in self._blinks else Blinks()
         if len(self._blinks) > FACES_KEPT:
             del self._blinks[next(iter(self._blinks))]
