@@ -1,9 +1,9 @@
 """What travels along the edges of a graph.
 
-Units and frames, said once: pixel coordinates are (x, y) float32, x to the right and y down, and (0.0, 0.0)
-is the centre of the top left pixel; boxes are (x0, y0, x1, y1) in the same coordinates. Angles are degrees.
-Times named `*_ns` are CLOCK_MONOTONIC nanoseconds of the host that took them; `pts` is seconds on the
-stream's own time axis. Empty is a value: a frame without a face gives `Faces()` with zero rows.
+Conventions: pixel coordinates are (x, y) float32, x to the right and y down; (0.0, 0.0) is the centre of the top left
+pixel. Boxes are (x0, y0, x1, y1) in the same coordinates. Angles are in degrees. Times named `*_ns` are
+CLOCK_MONOTONIC nanoseconds of the host that took them; `pts` is in seconds on the stream's own time axis. A frame
+without a face gives `Faces()` with zero rows.
 
 Your own message type is a frozen dataclass, written like the ones below:
 
@@ -21,11 +21,11 @@ from numpy.typing import DTypeLike, NDArray
 from graph.errors import WireError
 
 Dimension = int | str
-"""A fixed length, or the name of a free one; equal names within one message mean equal lengths."""
+"""A fixed length, or the name of a variable one; equal names within a message mean equal lengths."""
 
 
 class Hop(NamedTuple):
-    """One node on the way of a frame: received, process started, process ended (CLOCK_MONOTONIC ns)."""
+    """One node that a frame has passed: received, process() started, process() ended (CLOCK_MONOTONIC ns)."""
 
     node: str
     received_ns: int
@@ -34,10 +34,10 @@ class Hop(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What every message bears; the runtime fills it in.
+    """What every message carries; the runtime fills it in.
 
-    `seq` counts the frames of a stream and never goes back. `epoch` grows when the stream starts afresh
-    (a camera that reconnected): nodes with memory forget it then.
+    `seq` counts the frames of a stream and never decreases. `epoch` increases when the stream starts afresh (a camera
+    has reconnected): nodes then reset their state.
     """
 
     stream: str = ""
@@ -50,10 +50,10 @@ class Header(NamedTuple):
     def numbered(
         self, stream: str, seq: int, now_ns: int, epoch: int = 0, hops: tuple[Hop, ...] = (), pts: float = 0.0
     ) -> "Header":
-        """Return the header of a source's message: what the source left open is filled in.
+        """Return the header of a source's message, with what the source left out filled in.
 
         A source sets `pts`, `t_capture_ns` and `epoch` where it knows them: `Frame(header=Header(pts=1.5), ...)`.
-        Where it sets nothing, `pts` is as given here.
+        The `pts` given here is used if it sets nothing at all.
         """
         pts = pts if self == Header() else self.pts
         return Header(stream, seq, self.epoch + epoch, pts, self.t_capture_ns or now_ns, self.hops + hops)
@@ -64,17 +64,17 @@ class Header(NamedTuple):
 
 
 DTYPES = {np.dtype(code).str: np.dtype(code) for code in "?bBhHiIqQefd"}
-"""What an array may consist of: numbers that any language has, in this machine's byte order."""
+"""What an array may consist of: numbers that every language has, in this machine's byte order."""
 
 
 class ArraySpec(NamedTuple):
-    """The dtype and shape that an array field promises."""
+    """The declared dtype and shape of an array field."""
 
     dtype: np.dtype[Any]
     shape: tuple[Dimension, ...]
 
-    def kept_by(self, value: Any, lengths: dict[str, int]) -> bool:
-        """Say whether `value` keeps the promise; `lengths` collects the free dimensions."""
+    def matches(self, value: Any, lengths: dict[str, int]) -> bool:
+        """Say whether `value` is as declared; `lengths` collects the variable dimensions."""
         if not isinstance(value, np.ndarray) or value.dtype != self.dtype or len(value.shape) != len(self.shape):
             return False
         for expected, found in zip(self.shape, value.shape, strict=True):
@@ -96,7 +96,7 @@ def describe(value: Any) -> str:
 
 
 def array(dtype: DTypeLike, *shape: Dimension) -> Any:
-    """Declare an array field. Where only the first dimension is free, the default is zero rows.
+    """Declare an array field. If only the first dimension is variable, the default has zero rows.
 
     Raises TypeError for a dtype that cannot be sent.
     """
@@ -131,15 +131,15 @@ def body_fields(type_: type["Message"]) -> dict[str, Field[Any]]:
 class Message:
     """Base of all messages.
 
-    Fields are arrays, or values that msgpack knows: str, bytes, int of 64 bits, float, bool, None, lists, dicts with
-    texts as keys; all of these together take at most 1 MiB.
+    Fields are arrays, or values that msgpack can encode: str, bytes, 64-bit int, float, bool, None, lists, and dicts
+    with str keys; all of these together take at most 1 MiB.
     """
 
     header: Header = field(default=Header(), repr=False)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        type.__setattr__(cls, "__repr__", cls.__repr__)  # or the dataclass makes one that tells every pixel
+        type.__setattr__(cls, "__repr__", cls.__repr__)  # else dataclass generates one that prints every pixel
 
     def __post_init__(self) -> None:
         """Check the declared arrays."""
@@ -147,21 +147,21 @@ class Message:
 
     def __repr__(self) -> str:
         values = {name: self.__dict__[name] for name in body_fields(type(self))}
-        told = [f"{name}={describe(v) if isinstance(v, np.ndarray) else repr(v)}" for name, v in values.items()]
-        return f"{type(self).__name__}({', '.join([f'seq={self.seq}', *told])})"
+        shown = [f"{name}={describe(v) if isinstance(v, np.ndarray) else repr(v)}" for name, v in values.items()]
+        return f"{type(self).__name__}({', '.join([f'seq={self.seq}', *shown])})"
 
     def __bool__(self) -> bool:
-        """Be true even with zero rows: empty is a value, and not the same as no message."""
+        """Return True even with zero rows: an empty message is not the same as no message."""
         return True
 
     @property
     def seq(self) -> int:
-        """Number of the frame within its stream."""
+        """The number of the frame within its stream."""
         return self.header.seq
 
     @property
     def epoch(self) -> int:
-        """Grows when the stream starts afresh."""
+        """A number that increases when the stream starts afresh."""
         return self.header.epoch
 
     @property
@@ -174,7 +174,7 @@ class Message:
         return self.restore(header, self.__dict__)
 
     def copy(self) -> Self:
-        """Return the same message with arrays of its own, which may be kept and written to."""
+        """Return the message with copies of its arrays, which may be kept and written to."""
         arrays = {name: self.__dict__[name].copy() for name in array_specs(type(self))}
         return self.restore(self.header, {**self.__dict__, **arrays})
 
@@ -187,8 +187,8 @@ class Message:
         return message
 
 
-_good: set[tuple[Any, ...]] = set()  # what check_arrays has found good; streams repeat themselves
-MAX_GOOD = 4096
+_valid: set[tuple[Any, ...]] = set()  # types, dtypes and shapes that check_arrays has accepted; streams repeat them
+MAX_VALID = 4096
 
 
 def check_arrays(type_: type[Message], values: dict[str, Any]) -> None:
@@ -196,28 +196,28 @@ def check_arrays(type_: type[Message], values: dict[str, Any]) -> None:
     specs = array_specs(type_)
     try:
         like = (type_, *[(type(value := values[name]), value.dtype, value.shape) for name in specs])
-        if like in _good:
+        if like in _valid:
             return
-    except AttributeError:  # not an array: said below
+    except AttributeError:  # not an array: reported below
         like = ()
     _check_each(type_, specs, values)
-    if len(_good) >= MAX_GOOD:
-        _good.clear()
-    _good.add(like)
+    if len(_valid) >= MAX_VALID:
+        _valid.clear()
+    _valid.add(like)
 
 
 def _check_each(type_: type[Message], specs: dict[str, ArraySpec], values: dict[str, Any]) -> None:
     lengths: dict[str, int] = {}
     for name, spec in specs.items():
-        if not spec.kept_by(values[name], lengths):
+        if not spec.matches(values[name], lengths):
             found = f"{type_.__name__}.{name} is {describe(values[name])}"
             raise ValueError(f"{found}, expected {spec}{f' with {lengths}' if lengths else ''}")
 
 
 def from_fields(type_: type[Message], header: Header, values: dict[str, Any]) -> Message:
-    """Build a message from what came over the wire. Unknown fields are ignored: a newer sender may have more.
+    """Build a message from what was received. Unknown fields are ignored: a newer sender may have more.
 
-    Raises WireError if a field without default is missing or an array is not what the type declares.
+    Raises WireError if a field without a default is missing or an array is not what the type declares.
     """
     known = body_fields(type_)
     if values.keys() != known.keys():
@@ -237,7 +237,7 @@ class Frame(Message):
     """One picture."""
 
     image: NDArray[np.uint8] = array(np.uint8, "H", "W", 3)  # BGR
-    clock: str = "arrival"  # what t_capture_ns goes by: "arrival" here, or the wall clock of the "camera"
+    clock: str = "arrival"  # source of t_capture_ns: "arrival" on this host, or the wall clock of the "camera"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -254,12 +254,11 @@ POSE = ("pitch", "yaw", "roll")
 roll > 0 tilts clockwise in the image."""
 
 STATES = ("left_eye_closed", "right_eye_closed", "mouth_closed", "mouth_wide_open")
-"""Order of `Faces.states`, probabilities 0..1; left and right are the image's. An eye that the rim of the picture cuts
-off is never said to be closed."""
-
+"""Order of `Faces.states`, probabilities 0..1; left and right are the image's. An eye that the edge of the picture
+cuts off never counts as closed."""
 
 OPENNESS = ("left_eye_openness", "right_eye_openness", "mouth_openness")
-"""Order of `Faces.openness`: opening over width; an open eye has about 0.3, a closed mouth 0."""
+"""Order of `Faces.openness`: height of the opening over its width; an open eye has about 0.3, a closed mouth 0."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -273,11 +272,11 @@ class Faces(Message):
     spread: NDArray[np.float32] = array(np.float32, "F", 68)  # expected distance from the true point, pixels
     pose: NDArray[np.float32] = array(np.float32, "F", 3)  # degrees, order of POSE
     states: NDArray[np.float32] = array(np.float32, "F", 4)  # probabilities, order of STATES
-    openness: NDArray[np.float32] = array(np.float32, "F", 3)  # order of OPENNESS; NaN where nobody measured it
+    openness: NDArray[np.float32] = array(np.float32, "F", 3)  # order of OPENNESS; NaN where not measured
     blinks: NDArray[np.int64] = array(np.int64, "F")  # counted since the track began
 
     def __post_init__(self) -> None:
-        """Fill in what nobody measured, and check the arrays."""
+        """Fill in what was not measured, and check the arrays."""
         if not len(self.openness):
             object.__setattr__(self, "openness", np.full((len(self.ids), 3), np.nan, np.float32))
         if not len(self.blinks):
@@ -290,4 +289,4 @@ class Faces(Message):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mark(Message):
-    """Stands for "nothing to say about this frame", so that a join downstream never waits for ever."""
+    """Says that a node has no output for this frame, so that a join downstream does not wait for it."""
