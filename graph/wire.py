@@ -1,13 +1,13 @@
-"""Messages to bytes and back: pure functions, no sockets. graph/README.md is the specification.
+"""Converts messages to bytes and back: pure functions, no sockets. graph/README.md is the specification.
 
-Every packet is `[header][buffer]...`. The header is a msgpack map that names the protocol version `v` and the
-kind `k`; arrays never go through msgpack, they lie in shared memory or follow as buffers. Unpacking is
-bounded: whatever breaks a bound or the form raises WireError.
+Every packet is `[header][buffer]...`. The header is a msgpack map with the protocol version `v` and the kind `k`.
+Arrays never go through msgpack: they lie in shared memory or follow as buffers. Unpacking is bounded: whatever exceeds
+a limit or is malformed raises WireError.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
-from reprlib import repr as brief  # what a stranger sent may be long and deep
+from reprlib import repr as brief  # a peer may send values that are long and deep
 from typing import Any
 
 import msgpack
@@ -20,29 +20,29 @@ from graph.slots import SlotMap
 
 VERSION = 1
 MAX_HEADER = 1 << 20
-"""Bytes of a header; a hundred times what the largest of ours needs."""
+"""Bytes of a header; a hundred times the largest of ours."""
 MAX_REQUEST = 1 << 16
-"""Bytes that a consumer, or whoever asks something of a graph, may say at once."""
+"""Bytes of one message from a consumer, or of one request to a graph."""
 MAX_BUFFER = 1 << 28
-"""Bytes of one array: a 16K RGB picture has 4e8 bits of room below it."""
+"""Bytes of one array; an 8K RGB picture has 1e8."""
 MAX_ARRAYS = 64
 MAX_HOPS = 256
 SEQ_END = 1 << 62
-"""Sequence numbers lie below."""
+"""Sequence numbers are less than this."""
 SLOT_END = 1 << 63
-"""Numbers of slots lie below, and so must offsets."""
+"""Slot numbers and offsets are less than this."""
 SENDABLE = (
-    "text, bytes, float, bool, None, int of 64 bits, and lists and dicts of them with texts as keys, all of Python "
-    "itself: int(x), float(x), x.tolist()"
+    "str, bytes, float, bool, None, 64-bit int, and lists and dicts of these with str keys, all Python's own types: "
+    "int(x), float(x), x.tolist()"
 )
-"""What goes over the wire beside arrays."""
+"""What can be sent apart from arrays."""
 
 Place = int | Sequence[int]
 """Where an array's bytes are: their number (inline), or (slot, offset, number) in shared memory."""
 
 pack: Callable[[Any], bytes] = msgpack.Packer(autoreset=True).pack
 pack_words: Callable[[Any], bytes] = msgpack.Packer(autoreset=True, unicode_errors="backslashreplace").pack
-"""For what people read: files that it speaks of may have names that are no texts."""
+"""For text that people read: file names in it may not be valid Unicode."""
 
 
 def unpack(data: bytes | memoryview) -> dict[str, Any]:
@@ -56,12 +56,12 @@ def unpack(data: bytes | memoryview) -> dict[str, Any]:
     if not isinstance(header, dict) or not isinstance(header.get("k"), str):
         raise WireError("a header is a map with a kind 'k'")
     if header.get("v") != VERSION:
-        raise WireError(f"protocol version {brief(header.get('v'))}; this side speaks {VERSION}")
+        raise WireError(f"protocol version {brief(header.get('v'))}; this side speaks version {VERSION}")
     return header
 
 
 def arrays_of(message: Message) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a message by field. Raises WireError for one that is too large to be sent."""
+    """Return the arrays of a message by field. Raises WireError if one is too large to be sent."""
     values = message.__dict__
     arrays: dict[str, NDArray[Any]] = {name: values[name] for name in array_specs(type(message))}
     for name, value in arrays.items():
@@ -74,7 +74,7 @@ def arrays_of(message: Message) -> dict[str, NDArray[Any]]:
 def encode(message: Message, header: Header, arrays: dict[str, NDArray[Any]], places: Sequence[Place]) -> bytes:
     """Return the header of a data packet whose arrays lie at `places`, in the order of `arrays`.
 
-    `header` is sent in the place of the message's own. Raises WireError for what no consumer would take.
+    `header` replaces the message's own. Raises WireError for what no consumer would accept.
     """
     values = message.__dict__
     stream, seq, epoch, pts, t, hops = header
@@ -101,14 +101,14 @@ def encode(message: Message, header: Header, arrays: dict[str, NDArray[Any]], pl
     try:
         data = pack(packet)
         if len(data) > MAX_HEADER or any(isinstance(value, dict | list | tuple) for value in body.values()):
-            unpack(data)  # as a consumer will: it refuses keys that are no texts, and what is too large
+            unpack(data)  # as a consumer will: it rejects keys that are not str, and what is too large
     except (TypeError, ValueError, OverflowError, WireError) as exc:
         raise _unsendable(type(message).__name__, {**header._asdict(), **body}, exc) from exc
     return data
 
 
 def _unsendable(type_: str, values: dict[str, Any], exc: Exception) -> WireError:
-    """Return the error of a message that cannot be sent, naming the first field that is to blame."""
+    """Return the error for a message that cannot be sent, naming the first field at fault."""
     for name, value in values.items():
         try:
             unpack(pack({"v": VERSION, "k": "data", "body": {name: value}}))
@@ -121,8 +121,8 @@ def _unsendable(type_: str, values: dict[str, Any], exc: Exception) -> WireError
 def decode(packet: dict[str, Any], type_: type[Message], buffers: Iterator[bytes], slots: SlotMap | None) -> Message:
     """Return the message in a data packet as `type_`, or as Mark.
 
-    `buffers` gives the parts that follow the header; `slots` is the sender's shared memory, None if it was not
-    asked for. Raises WireError if the packet is malformed.
+    `buffers` yields the parts that follow the header; `slots` is the sender's shared memory, None if it was not
+    requested. Raises WireError if the packet is malformed.
     """
     try:
         header = _header(packet)
@@ -144,15 +144,15 @@ def _header(packet: dict[str, Any]) -> Header:
     if len(hops) > MAX_HOPS:
         raise WireError(f"{len(hops)} hops; at most {MAX_HOPS} are allowed")
     if type(stream) is not str or type(epoch) is not int or type(t) is not int or not isinstance(pts, int | float):
-        raise WireError(f"stream {brief(stream)}, epoch {brief(epoch)}, t {brief(t)}, pts {brief(pts)}")
+        raise WireError(f"invalid stream {brief(stream)}, epoch {brief(epoch)}, t {brief(t)} or pts {brief(pts)}")
     if type(seq) is not int or not -1 <= seq < SEQ_END:
-        raise WireError(f"seq {brief(seq)}")
+        raise WireError(f"invalid seq {brief(seq)}")
     return Header(stream, seq, epoch, pts, t, tuple([_hop(hop) for hop in hops]))
 
 
 def _hop(hop: Any) -> Hop:
     if len(hop) != 4 or type(hop[0]) is not str or not type(hop[1]) is type(hop[2]) is type(hop[3]) is int:
-        raise WireError(f"hop {brief(hop)}")
+        raise WireError(f"invalid hop {brief(hop)}")
     return Hop(*hop)
 
 
@@ -160,23 +160,20 @@ def _array(code: str, shape: list[int], place: Place, buffers: Iterator[bytes], 
     """Return an array where it lies, without copying it."""
     dtype = DTYPES[code]
     inline = type(place) is int
-    number, offset, size = _numbers([0, 0, place] if inline else place)
-    known = type(number) is type(offset) is type(size) is int
-    if not known or min(number, offset, size) < 0 or max(number, offset) >= SLOT_END:
-        raise WireError(f"a place {brief(place)}; it is a number of bytes, or a slot, an offset and a number of bytes")
+    numbers: Any = [0, 0, place] if inline else place
+    known = isinstance(numbers, list) and list(map(type, numbers)) == [int, int, int]
+    if not known or min(numbers) < 0 or max(numbers) >= SLOT_END:
+        raise WireError(f"a place {brief(place)}; expected a number of bytes, or [slot, offset, number of bytes]")
+    number, offset, size = numbers
     if size > MAX_BUFFER:
         raise WireError(f"an array of {size} bytes; at most {MAX_BUFFER} are allowed")
     if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != size:
         raise WireError(f"{size} bytes for an array {code}{brief(shape)}")
     if not inline:
         if slots is None:
-            raise WireError("a place in shared memory, which was not asked for")
+            raise WireError("a place in shared memory, which was not requested")
         return slots.array(number, offset, shape, dtype)
     buffer = next(buffers, None)
     if buffer is None or len(buffer) != size:
         raise WireError(f"a buffer of {size} bytes is missing")
     return np.ndarray(shape, dtype, buffer)
-
-
-def _numbers(place: Any) -> Sequence[Any]:
-    return place if isinstance(place, list) and len(place) == 3 else (None, None, None)

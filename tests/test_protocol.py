@@ -36,7 +36,7 @@ def hello(**changes: Any) -> bytes:
         ([b"\xc1\xc1"], "not a msgpack header"),
         ([b"\x91" * 60_000], "not a msgpack header"),
         ([hello(), b"more"], "2 parts; a consumer sends one"),
-        ([msgpack.packb({"v": 99, "k": "hello"})], "protocol version 99; this side speaks 1"),
+        ([msgpack.packb({"v": 99, "k": "hello"})], "protocol version 99; this side speaks version 1"),
         ([msgpack.packb({"k": "hello"})], "protocol version None"),
         ([said("gimme")], "a consumer said 'gimme'; it may say hello, credit, bye"),
         ([hello(port="image")], "n has no output 'image'; outputs: ['out']"),
