@@ -22,7 +22,7 @@ import zmq
 from graph import rundir
 from graph.errors import ConfigError, GraphError
 from graph.inputs import Inputs, Set
-from graph.link import unfit
+from graph.link import error_in
 from graph.lookout import Fate, Lookout, ask
 from graph.messages import Mark, Message
 from graph.network import Remote, is_remote
@@ -282,7 +282,7 @@ class RunningGraph:
     def _check(self, ports: Iterable[str], policy: str, queue: int) -> None:
         """Raise ConfigError unless this can be asked of a sender: said here, where it was asked."""
         self._check_ports(ports)
-        if why := unfit(policy, queue):
+        if why := error_in(policy, queue):
             raise ConfigError(why)
 
     def _check_ports(self, ports: Iterable[str]) -> None:

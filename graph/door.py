@@ -22,7 +22,7 @@ from zmq.utils import z85
 
 from graph import wire
 from graph.errors import ConfigError, GraphError, WireError
-from graph.link import unfit
+from graph.link import error_in
 from graph.network import HEARTBEAT_MS, SILENT_S, Keys, allowed, listening, parse
 from graph.rundir import RunDir
 
@@ -179,7 +179,7 @@ class Door(threading.Thread):
         if node not in self._nodes or not port:
             raise WireError(f"port {brief(wanted)}; it is node.output, nodes: {', '.join(self._nodes)}")
         queue, credits = said.get("queue", 1), said.get("credits", 1)
-        if why := unfit(said.get("policy", "latest"), queue, credits):
+        if why := error_in(said.get("policy", "latest"), queue, credits):
             raise WireError(why)
         if queue > MAX_CREDITS:
             raise WireError(f"queue of {queue}; 1..{MAX_CREDITS} are allowed over tcp")

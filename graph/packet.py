@@ -1,4 +1,4 @@
-"""One message on its way to the consumers of an output."""
+"""One message in transit to the consumers of an output."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from graph.messages import Header, Mark, Message
 from graph.slots import SlotPool
 
 INLINE_BELOW = 8192
-"""Bytes up to which an array travels inside the packet: a copy that small costs less than a lease (landmarks of
-a dozen faces; the same rule of thumb as other systems' 4 KiB)."""
+"""Bytes up to which an array is sent inside the packet: so small a copy costs less than a lease (it fits the landmarks
+of a dozen faces; other systems use 4 KiB)."""
 
 
 class Packet:
-    """One message on its way to several consumers, encoded once for each way of travelling."""
+    """One message for several consumers, encoded once with shared memory and once inline, as they need it."""
 
     __slots__ = ("_arrays", "_header", "_message", "_parts", "_pool", "is_mark", "slots")
 
@@ -42,7 +42,7 @@ class Packet:
         return [wire.encode(self._message, self._header, self._arrays, places), *buffers]
 
     def _place(self, array: Any) -> tuple[int, int, int] | None:
-        """Find the array in a slot or copy it into one; this packet has a lease on the slot until `drop`."""
+        """Find the array in a slot or copy it into one; this packet holds a lease on the slot until `release`."""
         found = self._pool.find(array)
         if found is not None:
             slot, offset = found
@@ -56,7 +56,7 @@ class Packet:
         self.slots.append(slot.number)
         return slot.number, offset, array.nbytes
 
-    def drop(self) -> None:
-        """Give up this packet's own leases, once every consumer that wants it has its own."""
+    def release(self) -> None:
+        """Release this packet's own leases, once every consumer that gets it has its own."""
         for number in self.slots:
             self._pool.release(number)

@@ -1,10 +1,11 @@
-"""The sending side of a node: one ROUTER, one bounded queue per consumer, and that consumer's policy.
+"""The sending side of a node: one ROUTER, and for each consumer a bounded queue with that consumer's policy.
 
-ZeroMQ's own high-water mark drops the newest message, which is wrong for video, and cannot be counted; so the
-consumers grant credits, and everything that waits for a credit waits here. Thread safety: every method takes
-`lock`; the socket is only used by the thread that holds it (a full fence, as ZeroMQ requires).
+ZeroMQ's own high-water mark would drop the newest message, which is wrong for video, and would not count it. So
+consumers grant credits, and messages without a credit wait here. Thread safety: only the thread that holds `lock` uses
+the socket (a full fence, as ZeroMQ requires).
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -12,14 +13,14 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from reprlib import repr as brief  # what a stranger sent may be long and deep
+from reprlib import repr as brief  # a peer may send values that are long and deep
 from typing import Any
 
 import zmq
 
 from graph import wire
 from graph.errors import WireError
-from graph.link import MAX_CREDIT, Home, Link, Waiting, admit, expected
+from graph.link import MAX_CREDIT, Home, Link, Waiting, absent, admit
 from graph.messages import Header, Message
 from graph.packet import Packet
 from graph.slots import SlotPool
@@ -27,11 +28,11 @@ from graph.spec import EdgeSpec
 
 logger = logging.getLogger(__name__)
 
-FAREWELL_S = 2.0  # when the graph ends, consumers of other graphs and tools get so long to take what is left
-PING_S = 1.0  # a consumer that hears nothing for so long is pinged, to notice that it is gone
+FAREWELL_S = 2.0  # how long the end of the graph waits for attached consumers to take what is left
+PING_S = 1.0  # a consumer that has sent nothing for so long is pinged, to notice that it is gone
 _POLLIN, _NOBLOCK, _MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
-"""As plain numbers: the arithmetic of enum flags costs a microsecond each time."""
-_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+"""As plain numbers: operations on enum flags take a microsecond each."""
+_yield_cpu: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 
 class Sender:
@@ -50,7 +51,7 @@ class Sender:
         on_queued: Callable[[str, int], None] = lambda edge, waiting: None,
         on_blocked: Callable[[bool], None] = lambda blocked: None,
     ) -> None:
-        """Bind at `endpoint`. `ports` gives for each output the names of its message type and its bases."""
+        """Bind to `endpoint`. `ports` maps each output to the names of its message type and that type's bases."""
         self.lock = threading.RLock()
         self._node = node
         self._ports = ports
@@ -76,9 +77,9 @@ class Sender:
         self.fd: int = self._router.get(zmq.FD)
 
     def publish(self, port: str, message: Message, header: Header | None = None) -> None:
-        """Queue or send a message to every consumer of `port`; wait where an edge says `block` and is full.
+        """Send or queue a message for every consumer of `port`; wait for those with policy `block` and a full queue.
 
-        `header` is sent in the place of the message's own.
+        `header` replaces the message's own.
         """
         with self.lock:
             links = self._by_port[port]
@@ -87,15 +88,15 @@ class Sender:
                 for link in list(links):
                     if link.marks or not packet.is_mark:
                         self._offer(link, packet)
-                packet.drop()
+                packet.release()
             self.service()
 
     def finish(self) -> None:
-        """Note that the graph is to end: attached consumers that block it are not waited for long; from any thread."""
+        """Limit how long attached consumers may block, because the graph is ending. Any thread may call this."""
         self._finishing_since = time.monotonic()
 
     def end(self) -> None:
-        """Tell every consumer, after all that waits for it, that the stream is over."""
+        """Send every consumer the end of the stream, after what is in its queue."""
         with self.lock:
             self._ended = True
             for link in list(self._links.values()):
@@ -103,7 +104,7 @@ class Sender:
                 self._flush(link)
 
     def idle(self) -> bool:
-        """Say whether every consumer has taken leave."""
+        """Say whether every consumer has disconnected."""
         return not self._links
 
     def has_consumers_of_this_graph(self) -> bool:
@@ -111,31 +112,31 @@ class Sender:
         return any(link.own for link in list(self._links.values()))
 
     def owed(self) -> int:
-        """Return how many messages those who are attached, and block, have yet to take."""
+        """Return how many messages attached consumers with policy `block` have not processed yet."""
         links = [link for link in list(self._links.values()) if link.policy == "block" and not link.own]
         return sum(len(link.queue) + link.window - link.credits for link in links)
 
     def all_taken(self) -> bool:
-        """Say whether the nodes of this graph have taken all that was published for them."""
+        """Say whether the nodes of this graph have processed all that was published for them."""
         return not any(link.own and (link.queue or link.credits < link.window) for link in list(self._links.values()))
 
     def expect(self, edges: Iterable[EdgeSpec]) -> None:
-        """Take nodes of this graph, which read from the process before this one, for slow until they have said hello.
+        """Queue messages for nodes of this graph that read from this node's previous process, until they say hello.
 
-        They may be busy with a frame, or be started again themselves.
+        They may be busy with a frame, or restarting themselves.
         """
         for edge in edges:
-            self._enter(expected(edge, shm=self._slots_path is not None))
+            self._add(absent(edge, shm=self._slots_path is not None))
 
     def wait(self, timeout_ms: int) -> None:
-        """Wait for something from the consumers, and see to it."""
+        """Wait for messages from consumers, and handle them."""
         with self.lock:
             self._router.poll(timeout_ms)
             self.service()
             self.ping()
 
     def service(self) -> None:
-        """See to all that the consumers have said. Call it whenever `fd` is readable, and after sending."""
+        """Handle all messages from consumers. Call it whenever `fd` is readable, and after sending."""
         while self._dead:
             self._forget(*self._dead.popleft())
         while zmq.zmq_poll(self._polled, 0):
@@ -145,12 +146,14 @@ class Sender:
             if identity in self._banned:
                 continue
             try:
-                self._take(identity, parts)
+                self._handle(identity, parts)
             except WireError as exc:
-                self._ban(identity, exc)
+                logger.warning("a consumer broke the protocol and is disconnected: %s", exc)
+                self._banned.add(identity)
+                self._refuse(identity, str(exc))
 
     def ping(self) -> None:
-        """Say something to quiet consumers: only sending tells whether the other side is still there."""
+        """Ping quiet consumers: only sending shows whether the other side still exists."""
         now = time.monotonic_ns()
         for link in list(self._links.values()):
             if now - link.heard_ns > PING_S * 1e9 and not link.away:
@@ -160,9 +163,9 @@ class Sender:
     def forget(self, node: str, restarts: int | None = None) -> None:
         """Note that a process of a node of this graph has ended; safe while another thread is blocked in publish.
 
-        `restarts` is how often the node had been started again when that process began: the next one may have said
-        hello already. What waits for the node is kept for it, and its edges go on as if it were slow: they block, or
-        drop, by their policies. None: there will be no next process.
+        `restarts` is how often the node had been restarted when that process started: the next one may have said hello
+        already. The queue is kept for it, and its edges behave as if it were slow: they block or drop, by their
+        policies. None: there will be no next process.
         """
         self._dead.append((node, restarts))
         if self.lock.acquire(blocking=False):
@@ -172,31 +175,31 @@ class Sender:
                 self.lock.release()
 
     def depths(self) -> dict[str, int]:
-        """Return how many messages wait for each consumer, by edge."""
-        waiting: Counter[str] = Counter()
+        """Return the number of queued messages by edge."""
+        depths: Counter[str] = Counter()
         for link in list(self._links.values()):
-            waiting[self._edge(link)] += len(link.queue)
-        return dict(waiting)
+            depths[self._edge(link)] += len(link.queue)
+        return dict(depths)
 
     def close(self) -> None:
-        """Close the socket; what was sent still goes out for a second."""
+        """Close the socket; messages already sent are delivered for up to a second."""
         with self.lock:
             self._router.close()
 
     def _edge(self, link: Link) -> str:
-        return f"{self._node}.{link.port} -> {link.shown}"
+        return f"{self._node}.{link.port} -> {link.counted_as}"
 
     def _forget(self, node: str, restarts: int | None) -> None:
         for link in [link for link in self._links.values() if link.own and link.name.split(".")[0] == node]:
             if restarts is None or link.restarts <= restarts:
-                self._leave(link, for_good=restarts is None)
+                self._disconnect(link, for_good=restarts is None)
 
-    def _leave(self, link: Link, for_good: bool) -> None:
-        """Part with the process of a consumer; an edge of the graph itself waits for the next one."""
+    def _disconnect(self, link: Link, for_good: bool) -> None:
+        """Disconnect the process of a consumer; an edge of the graph itself waits for the next one."""
         if for_good or not link.own:
-            self._drop_link(link)
+            self._remove(link)
         elif not link.away:
-            for number in link.part().elements():
+            for number in link.detach().elements():
                 self._pool.release(number)
 
     def _offer(self, link: Link, packet: Packet) -> None:
@@ -204,25 +207,25 @@ class Sender:
             self._count_drop(link, packet.is_mark)
             return
         if link.identity not in self._links:
-            return  # it left while we waited
+            return  # it disconnected while we waited
         parts, numbers = packet.parts(link.shm), packet.slots if link.shm else []
         sent = not link.queue and link.credits > 0 and self._send(link, parts)
         if link.identity not in self._links:
             return
-        for number in numbers:  # its answer is not read before
+        for number in numbers:  # in time: this thread has not read the consumer's release yet
             link.leases[number] += 1
             self._pool.lease(number)
         if sent:
             link.credits -= 1
             if link.credits == link.window - 1:
-                _give_way()  # the consumer waits: ZeroMQ's thread must not wait for what this one does next
+                _yield_cpu()  # the consumer is idle: let ZeroMQ's thread send before this one continues
             return
         link.queue.append(Waiting(parts, numbers, packet.is_mark))
         self._on_queued(self._edge(link), len(link.queue))
         self._flush(link)
 
     def _make_room(self, link: Link) -> bool:
-        """Apply the policy of a full queue; False: the new message is the one to drop."""
+        """Apply the policy of a full queue; return False if the new message is the one to drop."""
         if link.policy == "drop_newest":
             return False
         if link.policy == "block":
@@ -237,11 +240,11 @@ class Sender:
         return True
 
     def _count_drop(self, link: Link, is_mark: bool) -> None:
-        if not is_mark:  # with "nothing to say" nothing is lost
+        if not is_mark:  # a mark carries no data
             self._on_drop(self._edge(link), 1)
 
     def _wait_for(self, link: Link) -> None:
-        """Wait until a consumer has taken something, or is gone; an attached one that stalls does not hold the end."""
+        """Wait until a consumer takes a message or is gone; drop an attached one that delays the end of the graph."""
         began = time.monotonic()
         while len(link.queue) >= link.capacity and link.identity in self._links:
             self._router.poll(100)
@@ -249,8 +252,8 @@ class Sender:
             self.ping()
             if not link.own and time.monotonic() > max(began, self._finishing_since) + FAREWELL_S:
                 logger.warning("%s has taken nothing for %g s; the end does not wait", self._edge(link), FAREWELL_S)
-                link.leases.clear()  # never given back: what is on its way to it is not written over
-                self._drop_link(link)
+                link.leases.clear()  # never released: what is in transit to it must not be overwritten
+                self._remove(link)
 
     def _flush(self, link: Link) -> None:
         while link.queue and not link.away and (link.credits > 0 or link.queue[0].parts is None):
@@ -261,7 +264,7 @@ class Sender:
             link.credits -= parts is not None
 
     def _send(self, link: Link, parts: list[bytes]) -> bool:
-        """Send something to a consumer; say whether it is still there."""
+        """Send a message to a consumer; say whether it is still connected."""
         try:
             self._router.send(link.identity, _MORE)
             for part in parts[:-1]:
@@ -270,9 +273,9 @@ class Sender:
         except zmq.ZMQError as exc:
             if exc.errno != zmq.EHOSTUNREACH:
                 raise
-            if not link.own:  # of a node of this graph the supervisor tells, also whether it is for good
+            if not link.own:  # the supervisor reports on nodes of this graph, and whether they come back
                 logger.info("consumer %s is gone", link.name)
-            self._leave(link, for_good=False)
+            self._disconnect(link, for_good=False)
             return False
         return True
 
@@ -288,7 +291,7 @@ class Sender:
             del link.leases[number]
         self._pool.release(number)
 
-    def _take(self, identity: bytes, parts: list[bytes]) -> None:
+    def _handle(self, identity: bytes, parts: list[bytes]) -> None:
         if len(parts) != 1:
             raise WireError(f"{len(parts)} parts; a consumer sends one")
         said = wire.unpack(parts[0])
@@ -297,11 +300,11 @@ class Sender:
         if kind == "hello":
             self._hello(identity, said)
         elif link is None or (link.away and kind == "credit"):
-            return  # a consumer that was dropped still returns its credits
+            return  # a consumer that was disconnected still returns its credits
         elif kind == "credit":
             self._credit(link, said)
         elif kind == "bye":
-            self._leave(link, for_good=said.get("again") is not True)
+            self._disconnect(link, for_good=said.get("again") is not True)
         else:
             raise WireError(f"a consumer said {brief(kind)}; it may say hello, credit, bye")
 
@@ -310,7 +313,7 @@ class Sender:
         if not isinstance(number, int) or not 0 <= number <= MAX_CREDIT:
             raise WireError(f"credit of {brief(number)}; 0..{MAX_CREDIT} are allowed")
         if not isinstance(released, list) or not all(isinstance(slot, int) for slot in released):
-            raise WireError(f"release of {brief(released)}; it is a list of slot numbers")
+            raise WireError(f"release of {brief(released)}; expected a list of slot numbers")
         link.heard_ns = time.monotonic_ns()
         for slot in released:
             self._release(link, slot)
@@ -333,19 +336,19 @@ class Sender:
         }
         for other in list(self._links.values()):
             if other.identity == identity:
-                self._drop_link(other)
-            elif other.name == link.name and link.own:  # of a process that has died, which is told later
-                self._leave(other, for_good=False)
+                self._remove(other)
+            elif other.name == link.name and link.own:  # its process has died; the supervisor will say so later
+                self._disconnect(other, for_good=False)
             elif other.name == link.name:
-                self._refuse(other, f"another consumer has said hello as {brief(link.name)}")
-        link = self._enter(link)
+                self._refuse(other.identity, f"another consumer has said hello as {brief(link.name)}")
+        link = self._add(link)
         self._send(link, [wire.pack(welcome)])
         if self._ended and not (link.queue and link.queue[-1].parts is None):
             link.queue.append(Waiting(None, []))
         self._flush(link)
 
-    def _enter(self, link: Link) -> Link:
-        """Take a new consumer in, or let it go on in the place of the process before it."""
+    def _add(self, link: Link) -> Link:
+        """Add a new consumer, or let it take over the queue of its node's previous process."""
         for other in [other for other in self._links.values() if other.away and other.name == link.name]:
             del self._links[other.identity]
             other.take_over(link)
@@ -355,17 +358,15 @@ class Sender:
         self._by_port[link.port].append(link)
         return link
 
-    def _ban(self, identity: bytes, exc: WireError) -> None:
-        logger.warning("a consumer broke the protocol and is disconnected: %s", exc)
-        self._banned.add(identity)
-        link = self._links.get(identity) or Link(identity, "?", False, "", "latest", 1, False, False, 0, 0)
-        self._refuse(link, str(exc))
+    def _refuse(self, identity: bytes, why: str) -> None:
+        """Tell a consumer why it is disconnected."""
+        with contextlib.suppress(zmq.ZMQError):  # it is gone already
+            refusal = wire.pack({"v": wire.VERSION, "k": "refused", "why": why})
+            self._router.send_multipart([identity, refusal], _NOBLOCK)
+        if identity in self._links:
+            self._remove(self._links[identity])
 
-    def _refuse(self, link: Link, why: str) -> None:
-        self._send(link, [wire.pack({"v": wire.VERSION, "k": "refused", "why": why})])
-        self._drop_link(link)
-
-    def _drop_link(self, link: Link) -> None:
+    def _remove(self, link: Link) -> None:
         if self._links.pop(link.identity, None) is None:
             return
         self._by_port[link.port].remove(link)

@@ -56,9 +56,9 @@ def hello(**changes: Any) -> bytes:
         ([said("credit", n=1025)], "credit of 1025"),
         ([said("credit", n="1")], "credit of '1'"),
         ([said("credit")], "credit of None"),
-        ([said("credit", n=1, release=5)], "release of 5; it is a list of slot numbers"),
-        ([said("credit", n=1, release=[[5]])], "release of [[5]]; it is a list"),
-        ([said("credit", n=1, release=["5"])], "release of ['5']; it is a list"),
+        ([said("credit", n=1, release=5)], "release of 5; expected a list of slot numbers"),
+        ([said("credit", n=1, release=[[5]])], "release of [[5]]; expected a list"),
+        ([said("credit", n=1, release=["5"])], "release of ['5']; expected a list"),
         ([said("credit", n=1, release=[99])], "release of slot 99, on which it has no lease"),
         ([said("credit", n=1, release=[-1])], "release of slot -1, on which it has no lease"),
         ([said("credit", n=1, release=[0])], "release of slot 0, on which it has no lease"),  # another's
