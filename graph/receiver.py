@@ -1,10 +1,10 @@
-"""The receiving side of one edge: a DEALER that says hello, grants credits, and gives typed messages."""
+"""The receiving side of one edge: a DEALER that says hello, grants credits and returns typed messages."""
 
 import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from reprlib import repr as brief  # what a stranger sent may be long and deep
+from reprlib import repr as brief  # a peer may send values that are long and deep
 from typing import Any
 
 import zmq
@@ -18,17 +18,17 @@ from graph.slots import SlotMap
 
 logger = logging.getLogger(__name__)
 
-# The arithmetic of enum flags costs a microsecond each time.
+# As plain numbers: operations on enum flags take a microsecond each.
 _RCVMORE, _NOBLOCK, _POLLIN = int(zmq.RCVMORE), int(zmq.NOBLOCK), int(zmq.POLLIN)
 
 QUIET_S = 2.5
-"""A node says something every two seconds, if only `ping`."""
+"""Longer than a live sender is ever silent: it sends at least a `ping` every two seconds."""
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""What this process or machine lacks, and no fault of a sender's."""
+"""Errors for want of something in this process or on this machine, not caused by the sender."""
 OTHER_CLOCK_NS = 60_000_000_000
-"""By so much differs what is another clock, on this host that of a container with one of its own; less is delay."""
+"""A clock that differs by more is another one (on this host, that of a container); a smaller difference is delay."""
 MADE = "__made__"
-"""Attribute of message types that a recording told of: never to be taken for the true ones of the same name."""
+"""Attribute of message types that were rebuilt from a recording, not to be confused with the real ones."""
 
 
 class Receiver:
@@ -51,26 +51,26 @@ class Receiver:
         secure: Callable[["zmq.Socket[bytes]"], None] | None = None,
         far: bool | None = False,
     ) -> None:
-        """Connect and say hello; `welcomed` turns true when the answer came (see receive).
+        """Connect and say hello; `welcomed` becomes true when the answer has come (see receive).
 
-        `type_` None takes the type that the sender names, if this process knows it. `name` is the edge's name, for
-        the sender's counts; if the edge is the graph's own, `run` is the graph's run, and `restarts` how often the node
-        that reads was started again in it. `secure` prepares the socket. `shm` False asks for all bytes inline, `marks`
-        False for no marks: whoever joins nothing by seq needs none. `far` is for a sender whose clock is another one,
-        None if its welcome shall tell: its frames count as captured when they arrive here, as those of a network camera
-        do, and their hops begin anew.
+        `type_` None means the type that the sender names, if this process knows it. `name` is the edge's name, for the
+        sender's counts; if the edge is the graph's own, `run` is the id of the graph's run, and `restarts` how often
+        the reading node has been restarted in it. `secure` prepares the socket. With `shm` False all bytes come inline,
+        with `marks` False no marks come: only a join by seq needs them. `far` says that the sender has another clock
+        (None: its welcome shows whether it has): its frames then count as captured when they arrive here, like those of
+        a network camera, and their hops start anew.
         """
         self.name = name
         self.far = far
         self.type = type_
         self.welcomed = False
         self.ended = False
-        self.dismissed = False  # the sender said to greet it again
-        self.run, self.restarts = "", 0  # of the sender: the run of its graph, how often it was started again in it
-        self.expired = False  # ended, or about to, without the sender's word
-        self._heard = self._fed = time.monotonic()
-        self._owed = 0
-        self._window = min(2 * queue, MAX_CREDIT) if policy == "block" else queue  # half is on its way back meanwhile
+        self.dismissed = False  # the sender asked for a new hello
+        self.run, self.restarts = "", 0  # of the sender: id of its graph's run, how often it has been restarted in it
+        self.expired = False  # ended, or about to end, without an `end` from the sender
+        self._heard = self._fed = time.monotonic()  # when the sender last sent anything, and a message
+        self._owed = 0  # credits to return
+        self._window = min(2 * queue, MAX_CREDIT) if policy == "block" else queue  # block: half of them are in transit
         self._source = f"{endpoint} {port}"
         self._map: SlotMap | None = None
         self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
@@ -94,11 +94,11 @@ class Receiver:
         )
 
     def receive(self) -> Arrived | None:
-        """Return the next message that is there, or None. Sees to the protocol: `welcomed`, `ended`.
+        """Return the next message that has arrived, or None. Handles the protocol, and sets `welcomed` and `ended`.
 
-        Every message returned must be followed by one `consumed` when it has been processed or let go.
-        A message that breaks the protocol is reported, and ends the edge. Raises GraphError if the sender refuses to
-        serve, gives another type, or shares what cannot be mapped here for want of memory or file descriptors.
+        Call `consumed` once for every message returned, when it has been processed or dropped. A packet that breaks
+        the protocol is logged and ends the edge. Raises GraphError if the sender refuses to serve, provides another
+        type, or shares memory that cannot be mapped here for want of memory or file descriptors.
         """
         while not self.ended:
             try:
@@ -108,9 +108,9 @@ class Receiver:
                 return None
             received_ns = time.monotonic_ns()
             try:
-                message = self._take(data)
+                message = self._handle(data)
             except (WireError, OSError) as exc:
-                self._take_failed(exc)
+                self._handle_failure(exc)
                 continue
             if message is not None and self.far:
                 message = message.with_header(message.header._replace(t_capture_ns=received_ns, hops=()))
@@ -119,15 +119,15 @@ class Receiver:
         return None
 
     def expire(self) -> None:
-        """End after what has arrived: the sender is known to be dead, or is not wanted any more."""
+        """End after what has arrived: the sender is known to be dead, or no longer needed."""
         self.expired = True
 
     def consumed(self) -> None:
-        """Count one message as done with; its credit goes back with the next `flush`."""
+        """Count one message as processed; the next `flush` returns its credit."""
         self._owed += 1
 
     def flush(self, idle: bool) -> None:
-        """Return credits and leases: all when `idle`, else once half the window is owed (fewer, larger packets)."""
+        """Return credits and leases: all if `idle`, else only once half the window is owed (fewer, larger packets)."""
         released = self._map.released if self._map else []
         if not self._owed and not released:
             return
@@ -140,7 +140,7 @@ class Receiver:
                 self._map.tend()
 
     def lost(self) -> bool:
-        """Say whether the sender may have died without saying `end`, and all that came of it has been read."""
+        """Say whether the sender may have died without sending `end`, and all that it sent has been read."""
         if self.ended or self.expired or self.socket.poll(0):
             return False
         if self._map is not None:
@@ -149,26 +149,26 @@ class Receiver:
 
     @property
     def silence_s(self) -> float:
-        """For how many seconds the sender has said nothing."""
+        """Seconds since the sender last sent anything."""
         return 0.0 if self.socket.poll(0) else time.monotonic() - self._heard
 
     @property
     def idle_s(self) -> float:
-        """For how many seconds the sender has given no message, whatever else it said."""
+        """Seconds since the sender last sent a message of its node."""
         return 0.0 if self.socket.poll(0) else time.monotonic() - self._fed
 
     def close(self, again: bool = False) -> None:
-        """Take leave and close; `again` if another process of this node will greet the sender."""
+        """Disconnect and close; `again` if another process of this node will connect to the sender."""
         if not self.socket.closed:
             self._say(k="bye", again=again)
-            self.socket.close(linger=500 if self.welcomed else 0)  # a late hello would take the place of the next one
+            self.socket.close(linger=500 if self.welcomed else 0)  # a late hello would displace the next process
         if self._map:
             self._map.close()
 
     def _say(self, **header: Any) -> None:
         self.socket.send(wire.pack({"v": wire.VERSION, **header}), zmq.NOBLOCK)
 
-    def _take(self, data: bytes) -> Message | None:
+    def _handle(self, data: bytes) -> Message | None:
         self._heard = time.monotonic()
         packet = wire.unpack(data)
         kind = packet["k"]
@@ -190,7 +190,7 @@ class Receiver:
         return None
 
     def _buffers(self) -> Iterator[bytes]:
-        """Give the parts that follow the first one of a message."""
+        """Yield the parts that follow the first one of a message."""
         while self.socket.getsockopt(_RCVMORE):
             yield self.socket.recv(_NOBLOCK)
 
@@ -198,7 +198,7 @@ class Receiver:
         types, path = packet.get("types"), packet.get("shm")
         run, restarts = packet.get("run", ""), packet.get("restarts", 0)
         if self.welcomed or not isinstance(path, str | None):
-            raise WireError(f"a welcome with shm {brief(path)}, or the second one")
+            raise WireError(f"a welcome with shm {brief(path)}, or a second one")
         if not isinstance(types, list) or not types or not all(isinstance(name, str) for name in types):
             raise WireError(f"a welcome with types {brief(types)}")
         if not isinstance(run, str) or not isinstance(restarts, int):
@@ -214,38 +214,38 @@ class Receiver:
             self._map = SlotMap(path)
         self.welcomed = True
 
-    def _take_failed(self, exc: Exception) -> None:
+    def _handle_failure(self, exc: WireError | OSError) -> None:
         if isinstance(exc, OSError) and exc.errno in SHORT:
-            raise GraphError(f"{self.name}: what {self._source} shares cannot be mapped here: {exc.strerror}") from exc
+            raise GraphError(f"{self.name}: memory of {self._source} cannot be mapped here: {exc.strerror}") from exc
         if isinstance(exc, OSError) and self._map is not None and not self._map.alive():
-            return  # memory of a dead sender that was never mapped here; another may take its place
+            return  # memory of a dead sender that was not mapped yet; another sender may take its place
         self.ended = True
         logger.error("%s: %s broke the protocol and is disconnected: %s", self.name, self._source, exc)
 
 
 def wait_for_any(receivers: Iterable[Receiver], timeout_ms: int, wake_fd: int = -1) -> bool:
-    """Wait until one of `receivers` has something, or `wake_fd` is readable; say whether it was so in time."""
-    awaited: list[tuple[Any, int]] = [(wake_fd, _POLLIN)] if wake_fd >= 0 else []
+    """Wait until one of `receivers` has data or `wake_fd` is readable; return False on timeout."""
+    polled: list[tuple[Any, int]] = [(wake_fd, _POLLIN)] if wake_fd >= 0 else []
     for receiver in receivers:
-        if not receiver.ended:  # one that ended may have left something unread for ever
+        if not receiver.ended:  # an ended one may keep unread data for ever
             receiver.flush(idle=True)
-            awaited.append((receiver.socket, _POLLIN))
-    return bool(zmq.zmq_poll(awaited, timeout_ms))
+            polled.append((receiver.socket, _POLLIN))
+    return bool(zmq.zmq_poll(polled, timeout_ms))
 
 
-def ahead_ns(told: dict[str, Any]) -> int:
-    """Return by how much the clock of who says `now` is ahead of ours, less the time that its word took to come."""
-    now = told.get("now")
+def ahead_ns(packet: dict[str, Any]) -> int:
+    """Return by how much the clock of a packet's sender (`now`) is ahead of ours, less the time in transit."""
+    now = packet.get("now")
     return now - time.monotonic_ns() if isinstance(now, int) else 0
 
 
 def is_other_clock(ahead_ns: int) -> bool:
-    """Say whether a clock that is so far ahead, or behind, is another one than ours."""
+    """Say whether a clock that is ahead by this much, or behind, is not ours."""
     return abs(ahead_ns) > OTHER_CLOCK_NS
 
 
 def type_name(type_: type[Message]) -> str:
-    """Return the name under which a message type is known on the wire: "graph.messages:Faces"."""
+    """Return the name of a message type on the wire: "graph.messages:Faces"."""
     return f"{type_.__module__}:{type_.__qualname__}"
 
 
@@ -257,7 +257,7 @@ def type_names(type_: type[Message]) -> list[str]:
 def find_type(names: list[str]) -> type[Message]:
     """Return the first of the named message types that this process has imported.
 
-    Nothing is imported here: what a peer says must not run code. Raises GraphError if none is known.
+    Nothing is imported here: a peer must not be able to run code. Raises GraphError if none is known.
     """
     known = known_types()
     for name in names:
@@ -267,7 +267,7 @@ def find_type(names: list[str]) -> type[Message]:
 
 
 def known_types() -> dict[str, type[Message]]:
-    """Return the message types that this process has imported by wire name; none that a recording told of."""
+    """Return the message types that this process has imported, by wire name, without those rebuilt from recordings."""
     return {type_name(type_): type_ for type_ in _all_types(Message) if MADE not in vars(type_)}
 
 

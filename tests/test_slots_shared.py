@@ -186,7 +186,7 @@ def test_who_has_no_file_descriptor_left_blames_nobody(
     free = os.open(os.devnull, os.O_RDONLY)
     os.close(free)
     descriptors(free + spare)
-    with pytest.raises(GraphError, match=r"r\.in: what .* out shares cannot be mapped here: Too many open files"):
+    with pytest.raises(GraphError, match=r"r\.in: memory of .* out cannot be mapped here: Too many open files"):
         receiver.receive()
 
 
