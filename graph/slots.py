@@ -1,11 +1,11 @@
-"""Shared memory for arrays: slots that a sender fills and its consumers map, without a name anywhere.
+"""Shared memory for arrays: slots that a sender fills and its consumers map. Slots have no name in any file system.
 
-A slot is one memfd, allocated whole (a full memory fails at once, not with SIGBUS later) and sealed: nobody can
-shrink it, and nobody but its maker can write. Consumers get the file descriptor through a unix socket and
-keep the mapping; from then on only the slot's number travels. The kernel frees the memory when the last
-process that maps it dies, so nothing can be left behind (measured: notes on memfd in graph/README.md).
+A slot is one memfd, fully allocated (so that a lack of memory fails at once, not with SIGBUS later) and sealed: nobody
+can shrink it, and only its creator can write. Consumers get the file descriptor through a unix socket and keep the
+mapping; afterwards only the slot's number is sent. The kernel frees the memory when the last process that maps it ends,
+so nothing can be left behind.
 
-A slot is free again when no consumer has a lease on it and no array of this process lies in it.
+A slot is free again when no consumer holds a lease on it and no array of this process lies in it.
 """
 
 import errno
@@ -38,19 +38,19 @@ logger = logging.getLogger(__name__)
 
 AVAILABLE = sys.platform == "linux" and hasattr(os, "memfd_create")
 POOL_BYTES = 1 << 30
-"""Beyond this a sender sends bytes inline: somebody keeps more frames than any queue holds."""
-F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; Python has the name only from 3.12 on
+"""Beyond this a sender sends bytes inline: some consumer keeps more frames than any queue holds."""
+F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; named in Python only from 3.12 on
 REQUEST = struct.Struct("<q")  # slot number
 REPLY = struct.Struct("<q")  # size in bytes, with the descriptor as ancillary data; 0: no such slot
 BYTE = np.dtype(np.uint8)
-IDLE_S = 10.0  # what was not needed for so long, at most twice, is given back: its size, or a burst, is over
-FULL_S = 0.01  # seconds to wait where no file descriptor is left for who connects
-TIMEOUT = 10.0  # seconds a consumer waits for a descriptor; the sender answers from a thread of its own
+IDLE_S = 10.0  # memory unused for one to two times as long is freed: frames of that size, or a burst, are over
+FULL_S = 0.01  # how long to wait when no file descriptor is left for a new connection
+TIMEOUT_S = 10.0  # how long a consumer waits for a descriptor; a separate thread of the sender's process replies
 
 
 @lru_cache  # a stream has few sizes
 def slot_size(nbytes: int) -> int:
-    """Round up to a quarter of a power of two, in pages: streams that change size then still share slots."""
+    """Round up to a quarter of a power of two, in pages, so that similar sizes share slots."""
     step = max(mmap.PAGESIZE, 1 << max(0, (nbytes - 1).bit_length() - 3))
     return -(-nbytes // step) * step
 
@@ -61,28 +61,28 @@ class Slot:
     def __init__(self, number: int, size: int) -> None:
         self.number = number
         self.size = size
-        self.leases = 0  # of consumers, and of packets that wait for one
-        self.born: weakref.ref[NDArray[Any]] | None = None  # the array that spans it
+        self.leases = 0  # of consumers, and of packets that are being published
+        self.born: weakref.ref[NDArray[Any]] | None = None  # the array that was created in it
         self.fd = os.memfd_create(f"facegraph-{number}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.posix_fallocate(self.fd, 0, size)
-            self.memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
-            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | F_SEAL_FUTURE_WRITE
-            _seal(self.fd, seals)
+            self.memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            _seal(self.fd)
         except OSError:
             os.close(self.fd)
             raise
 
     def close(self) -> None:
-        """Give the memory back as soon as the last array in it is gone; they keep the mapping, which is not closed."""
+        """Free the memory once the last array in it is gone: arrays keep the mapping alive, so it is not closed."""
         os.close(self.fd)
 
 
-def _seal(fd: int, seals: int) -> None:
+def _seal(fd: int) -> None:
+    seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
     try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals | F_SEAL_FUTURE_WRITE)
+    except OSError:  # kernels before 5.1 lack F_SEAL_FUTURE_WRITE
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except OSError:  # kernels before 5.1 do not know F_SEAL_FUTURE_WRITE
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals & ~F_SEAL_FUTURE_WRITE)
 
 
 class SlotPool:
@@ -90,20 +90,19 @@ class SlotPool:
 
     def __init__(self, limit: int = POOL_BYTES) -> None:
         self._limit = limit
-        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4  # a slot has two, half are for all the rest
+        self._max_slots = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4  # two files each, half for the rest
         self._bytes = 0
         self._slots: dict[int, Slot] = {}
-        self._free: dict[int, list[Slot]] = defaultdict(list)
-        self._idle: dict[int, list[Slot]] = defaultdict(list)  # free since before the last `tend`
+        self._free: dict[int, list[Slot]] = defaultdict(list)  # by size
+        self._idle: dict[int, list[Slot]] = defaultdict(list)  # by size, free since before the last `tend`
         self._tend_at = 0.0
-        self._by_array: dict[int, Slot] = {}  # id of the array that was born in a slot
-        self._numbers = itertools.count()  # never used twice: consumers keep their mappings
-        self._lock = threading.RLock()  # an array may die, and a lease come back, in any thread
+        self._by_array: dict[int, Slot] = {}  # by id of the array that was created in a slot
+        self._numbers = itertools.count()  # never reused: consumers keep their mappings
+        self._lock = threading.RLock()  # any thread may drop an array or release a lease
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return a writable array born in a slot, or an ordinary one when the pool is exhausted."""
-        nbytes = prod(shape) * dtype.itemsize
-        slot = self._take(nbytes)
+        """Return a writable array in a slot, or an ordinary one if the pool is exhausted."""
+        slot = self._take(prod(shape) * dtype.itemsize)
         if slot is None:
             return np.empty(shape, dtype)
         array: NDArray[Any] = np.ndarray(shape, dtype, slot.memory)
@@ -113,7 +112,7 @@ class SlotPool:
         return array
 
     def find(self, array: NDArray[Any]) -> tuple[Slot, int] | None:
-        """Return slot and byte offset of an array that lies in a slot of this pool, contiguously; else None."""
+        """Return slot and byte offset of an array that lies contiguously in a slot of this pool; else None."""
         whole = array if id(array) in self._by_array else array.base
         slot = self._by_array.get(id(whole))
         if slot is None or not array.flags.c_contiguous:
@@ -124,7 +123,7 @@ class SlotPool:
         return slot, array.ctypes.data - whole.ctypes.data
 
     def copy_in(self, array: NDArray[Any]) -> Slot | None:
-        """Copy an array into a free slot, which gets one lease for it; None when the pool is exhausted."""
+        """Copy an array into a free slot and take one lease on it; return None if the pool is exhausted."""
         slot = self._take(array.nbytes)
         if slot is not None:
             slot.leases = 1
@@ -132,12 +131,12 @@ class SlotPool:
         return slot
 
     def lease(self, number: int) -> None:
-        """Count one more lease on a slot that has one already."""
+        """Take one more lease on a slot that is in use."""
         with self._lock:
             self._slots[number].leases += 1
 
     def release(self, number: int) -> None:
-        """Take back one lease. Raises WireError for a lease that nobody has."""
+        """Release one lease. Raises WireError if the slot has none."""
         with self._lock:
             slot = self._slots.get(number)
             if slot is None or slot.leases <= 0:
@@ -152,7 +151,7 @@ class SlotPool:
         return (slot.fd, slot.size) if slot else (-1, 0)
 
     def tend(self) -> None:
-        """Close what was not needed for IDLE_S; to be called now and then."""
+        """Close slots that were not needed for IDLE_S; call this regularly."""
         with self._lock:
             if time.monotonic() >= self._tend_at:
                 self._tend_at = time.monotonic() + IDLE_S
@@ -172,8 +171,7 @@ class SlotPool:
             return None
         size = slot_size(nbytes)
         with self._lock:
-            free = self._free[size]
-            free = free or self._idle[size]
+            free = self._free[size] or self._idle[size]
             return free.pop() if free else self._create(size)
 
     def _create(self, size: int) -> Slot | None:
@@ -193,10 +191,10 @@ class SlotPool:
         return slot
 
     def _full(self, size: int) -> bool:
-        return self._bytes + size > self._limit or len(self._slots) >= self._most
+        return self._bytes + size > self._limit or len(self._slots) >= self._max_slots
 
     def _discard(self, free: dict[int, list[Slot]]) -> None:
-        """Close free slots, as those of a size that the stream no longer has."""
+        """Close free slots."""
         for slot in itertools.chain.from_iterable(free.values()):
             del self._slots[slot.number]
             self._bytes -= slot.size
@@ -223,7 +221,7 @@ class SlotServer:
         self.sockets: dict[int, socket.socket] = {self._listener.fileno(): self._listener}
 
     def serve(self, fd: int) -> None:
-        """Answer what is waiting on one of `sockets`; new and closed connections change `sockets`."""
+        """Handle one of `sockets` that is readable; connections that open or close change `sockets`."""
         if fd == self._listener.fileno():
             self._accept()
             return
@@ -231,7 +229,7 @@ class SlotServer:
         try:
             request = connection.recv(REQUEST.size + 1)
             if len(request) != REQUEST.size:
-                raise ConnectionError("closed, or not our protocol")
+                raise ConnectionError("closed, or not a slot number")
         except BlockingIOError:
             return
         except OSError:
@@ -240,7 +238,7 @@ class SlotServer:
         slot_fd, size = self.pool.descriptor(REQUEST.unpack(request)[0])
         try:
             socket.send_fds(connection, [REPLY.pack(size)], [slot_fd] if size else [])
-        except OSError:  # gone, or asks without ever reading the answers
+        except OSError:  # it is gone, or does not read the replies
             self._disconnect(connection)
 
     def _disconnect(self, connection: socket.socket) -> None:
@@ -252,7 +250,7 @@ class SlotServer:
             connection, _ = self._listener.accept()
         except BlockingIOError:
             return
-        except OSError:  # no file descriptor is left: whoever comes has to wait, and the node goes on
+        except OSError:  # no file descriptor is left: the consumer has to wait
             time.sleep(FULL_S)
             return
         connection.setblocking(False)
@@ -273,12 +271,12 @@ class SlotServer:
 class SlotMap:
     """The consumer's side: the slots of one sender, mapped read-only when first needed.
 
-    The open connection also tells that the sender lives: see `alive`.
+    The open connection also shows that the sender is alive.
     """
 
     def __init__(self, path: str, limit: int = POOL_BYTES) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(TIMEOUT)
+        self._socket.settimeout(TIMEOUT_S)
         try:
             self._socket.connect(path)
         except OSError:
@@ -289,27 +287,27 @@ class SlotMap:
         self._idle: dict[int, mmap.mmap] = {}  # not needed since the last `tend`
         self._tend_at = 0.0
         self._leased: dict[int, tuple[weakref.ref[NDArray[Any]], int]] = {}  # by the id of the reference
-        self.released: list[int] = []  # slot numbers whose arrays are gone, to be told to the sender
+        self.released: list[int] = []  # numbers of slots whose arrays are gone, to be sent to the sender
 
     def array(self, number: int, offset: int, shape: int | Sequence[int], dtype: np.dtype[Any] = BYTE) -> NDArray[Any]:
-        """Return a read-only array that lies in a slot; when it and all views of it are gone, it is released."""
+        """Return a read-only array in a slot; the slot is released when the array and all its views are gone."""
         memory = self._memories.get(number) or self._map(number)
         try:
             if offset < 0:
-                raise ValueError("a negative offset, which numpy would take")
+                raise ValueError("a negative offset, which numpy would accept")
             array: NDArray[Any] = np.ndarray(shape, dtype, memory, offset)
         except (TypeError, ValueError) as exc:
             wanted = f"{dtype}{brief(shape)} at byte {offset}"
             raise WireError(f"{wanted} of slot {number}, which has {len(memory)} bytes") from exc
-        lease = weakref.ref(array, self._give_back)
+        lease = weakref.ref(array, self._array_died)
         self._leased[id(lease)] = lease, number
         return array
 
-    def _give_back(self, lease: "weakref.ref[NDArray[Any]]") -> None:
+    def _array_died(self, lease: "weakref.ref[NDArray[Any]]") -> None:
         self.released.append(self._leased.pop(id(lease))[1])
 
     def tend(self) -> None:
-        """Let go of what was not needed for IDLE_S; its pages go with the last array in it."""
+        """Drop mappings that were not needed for IDLE_S; each is unmapped when the last array in it is gone."""
         if time.monotonic() >= self._tend_at:
             self._tend_at = time.monotonic() + IDLE_S
             self._idle, self._memories = self._memories, {}
@@ -322,7 +320,7 @@ class SlotMap:
         if not reply:
             raise ConnectionResetError("the sender has closed its shared memory")
         size = int.from_bytes(reply, "little")
-        if size and not fds:  # the kernel had no number left here for the one that came
+        if size and not fds:  # this process has no file descriptor left for the one that was sent
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if not fds:
             raise WireError(f"the sender has no slot {number}")
@@ -330,22 +328,21 @@ class SlotMap:
             self._memories.clear()
             self._idle.clear()
         try:
-            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-            self._memories[number] = mmap.mmap(fds[0], size, flags, mmap.PROT_READ)
+            self._memories[number] = mmap.mmap(fds[0], size, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)
         except ValueError as exc:
-            raise WireError(f"slot {number} has not the {size} bytes that it should have") from exc
+            raise WireError(f"slot {number} is smaller than its {size} bytes") from exc
         finally:
             os.close(fds[0])
         return self._memories[number]
 
     def alive(self) -> bool:
-        """Say whether the sender's process still has its end open."""
-        poller = select.poll()  # select itself knows no descriptor above 1023
+        """Say whether the sender's process still has its end of the connection open."""
+        poller = select.poll()  # select.select cannot handle descriptors above 1023
         poller.register(self._socket, select.POLLIN)
-        return not poller.poll(0)  # the sender says nothing unasked: readable means closed
+        return not poller.poll(0)  # the sender only sends replies: readable means closed
 
     def close(self) -> None:
-        """Close the connection; the memory goes with the last array in it."""
+        """Close the connection; memory is unmapped when the last array in it is gone."""
         self._socket.close()
         self._memories.clear()
         self._idle.clear()
