@@ -1,4 +1,7 @@
-"""What any process of this user may ask of a running graph: the supervisor's side. See graph/README.md, Control."""
+"""Answers the requests that processes of this user send to a running graph: the supervisor's side.
+
+The requests are described in graph/README.md.
+"""
 
 import dataclasses
 import itertools
@@ -11,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from reprlib import repr as brief  # what a stranger asks may be long and deep
+from reprlib import repr as brief  # a client may send values that are long and deep
 from typing import TYPE_CHECKING, Any
 
 from graph.catalog import comments
@@ -27,27 +30,28 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("facegraph")
 
-ANSWER_S = 5.0  # a node may be busy with one frame for so long before its silence is told
-PLAY_S = 30.0  # a node that was started again must load its models
-LOG_LINES = 500  # kept for whoever asks
+ANSWER_S = 5.0  # how long a node may be busy with one frame before the request is refused
+PLAY_S = 30.0  # how long a restarted node may load its models
+LOG_LINES = 500  # number of lines that are kept
 LOG_BYTES = 1 << 18  # of their texts in one answer
 TEXT_BYTES = 1 << 14  # of one text
+Request = dict[str, Any]
 Answer = dict[str, Any]
 Reply = Callable[[Answer], None]
 
 
 @dataclass
 class Pending:
-    """A request that nodes have yet to answer."""
+    """A request that nodes have not answered yet."""
 
     reply: Reply
     awaited: set[str]
-    late: str  # what to say of them if they do not
+    late: str  # what to reply about these nodes at the deadline
     deadline: float
 
 
 class Service:
-    """Answers requests. A request that is wrong is answered with `refused` and the reason."""
+    """Answers requests. The answer to an invalid one is `refused` with the reason."""
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self._supervisor = supervisor
@@ -55,51 +59,52 @@ class Service:
         self._tickets = 0
         self.log = BusLog()
 
-    def take(self, said: dict[str, Any], reply: Reply) -> None:
-        """Answer a request now, or when the nodes that it concerns have."""
-        requests: dict[str, Callable[[dict[str, Any], Reply], None]] = {
-            "describe": lambda said, reply: reply({"k": "graph", **self.describe()}),
-            "stats": lambda said, reply: reply({"k": "stats", **self._supervisor.stats()}),
-            "log": lambda said, reply: reply({"k": "log", "lines": self.log.since(said.get("since", 0))}),
+    def handle(self, request: Request, reply: Reply) -> None:
+        """Answer a request now, or when the nodes that it concerns have answered."""
+        requests: dict[str, Callable[[Request, Reply], None]] = {
+            "describe": lambda request, reply: reply({"k": "graph", **self.describe()}),
+            "stats": lambda request, reply: reply({"k": "stats", **self._supervisor.stats()}),
+            "log": lambda request, reply: reply({"k": "log", "lines": self.log.since(request.get("since", 0))}),
             "set": self._set,
             "pause": self._pause,
             "resume": self._pause,
             "restart": self._restart,
         }
+        kind = request["k"]
         try:
-            if said["k"] not in requests:
-                raise ConfigError(f"no request {brief(said['k'])}; requests: {', '.join(requests)}")
-            requests[said["k"]](said, reply)
+            if kind not in requests:
+                raise ConfigError(f"no request {brief(kind)}; requests: {', '.join(requests)}")
+            requests[kind](request, reply)
         except ConfigError as exc:
             reply({"k": "refused", "why": str(exc)})
-        except Exception as exc:  # noqa: BLE001 - whatever somebody asks, the graph goes on
-            logger.error("the request %s failed: %s", brief(said["k"]), traceback.format_exc())
+        except Exception as exc:  # noqa: BLE001 - no request may end the graph
+            logger.error("the request %s failed: %s", brief(kind), traceback.format_exc())
             reply({"k": "refused", "why": f"{type(exc).__name__}: {exc}"})
 
-    def answered(self, node: str, said: dict[str, Any]) -> None:
-        """Hear what a node says to something that it was told."""
-        if said["ticket"] not in self._pending:
+    def answered(self, node: str, answer: dict[str, Any]) -> None:
+        """Handle the answer of a node to what it was sent."""
+        if answer["ticket"] not in self._pending:
             return
-        if said.get("why"):
-            self._pending.pop(said["ticket"]).reply({"k": "refused", "why": said["why"], "by": node})
+        if answer.get("why"):
+            self._pending.pop(answer["ticket"]).reply({"k": "refused", "why": answer["why"], "by": node})
         else:
-            self._strike(said["ticket"], node)
+            self._settle(answer["ticket"], node)
 
     def playing(self, node: str) -> None:
-        """Note that a node plays: whoever had it started again is waiting for this."""
+        """Note that a node plays, for those who requested its restart."""
         for ticket, pending in list(self._pending.items()):
             if _play(node) in pending.awaited:
-                self._strike(ticket, _play(node))
+                self._settle(ticket, _play(node))
 
     def ended(self, node: str, for_good: bool) -> None:
         """Note that a node's process has ended and will not answer."""
         lost = {node, _play(node)} if for_good else {node}
         for ticket, pending in list(self._pending.items()):
             if lost & pending.awaited:
-                self._refuse(ticket, f"{node} has ended; see its log")
+                self._pending.pop(ticket).reply({"k": "refused", "why": f"{node} has ended; see its log"})
 
-    def watch_time(self) -> None:
-        """Tell those who have waited long enough; they hear again if it is done after all."""
+    def check_time(self) -> None:
+        """Refuse requests that are overdue; they are answered again if the nodes obey after all."""
         now = time.monotonic()
         for pending in self._pending.values():
             if now >= pending.deadline:
@@ -107,14 +112,15 @@ class Service:
                 who = ", ".join(sorted(name.partition(" ")[0] for name in pending.awaited))
                 pending.reply({"k": "refused", "why": f"{who} {pending.late}"})
 
-    def _strike(self, ticket: int, name: str) -> None:
+    def _settle(self, ticket: int, name: str) -> None:
+        """Note one awaited answer, and reply if it was the last."""
         pending = self._pending[ticket]
         pending.awaited.discard(name)
         if not pending.awaited:
             self._pending.pop(ticket).reply({"k": "done"})
 
     def describe(self) -> Answer:
-        """Return what an attached process may know of the graph."""
+        """Return the description of the graph; see graph/README.md."""
         supervisor = self._supervisor
         return {
             "name": supervisor.spec.name,
@@ -128,16 +134,16 @@ class Service:
             "edges": [[edge.source, edge.target, edge.policy, edge.queue, edge.join] for edge in supervisor.spec.edges],
         }
 
-    def _set(self, said: dict[str, Any], reply: Reply) -> None:
-        child, setting = self._setting(said)
+    def _set(self, request: Request, reply: Reply) -> None:
+        child, setting = self._setting(request)
         where = f"{child.spec.name}.{setting.name}"
         try:
-            value = setting.check(said.get("value"))
+            value = setting.check(request.get("value"))
         except (ConfigError, TypeError) as exc:
             raise ConfigError(f"{where} {exc}") from exc
 
         def keep(answer: Answer) -> None:
-            if answer["k"] == "done":  # a node that is started again keeps it
+            if answer["k"] == "done":  # the value must survive a restart
                 child.spec = dataclasses.replace(child.spec, settings={**child.spec.settings, setting.name: value})
                 answer = {"k": "done", "value": _shown(setting.secret, value)}
             elif answer.get("by") == child.spec.name:
@@ -148,8 +154,8 @@ class Service:
         late = f"is busy with one frame for {ANSWER_S:.0f} s; {where} is set when it comes back"
         self._ask([child], "set", keep, late, setting=setting.name, value=value)
 
-    def _setting(self, said: dict[str, Any]) -> "tuple[Child, Setting]":
-        child, name = self._child(said), said.get("setting")
+    def _setting(self, request: Request) -> "tuple[Child, Setting]":
+        child, name = self._child(request), request.get("setting")
         known = settings_of(load_class(child.spec.type))
         if not isinstance(name, str) or name not in known:
             there = did_you_mean(str(name), known) or f"settings: {', '.join(known) or 'none'}"
@@ -161,16 +167,16 @@ class Service:
             )
         return child, known[name]
 
-    def _pause(self, said: dict[str, Any], reply: Reply) -> None:
-        """Hold or let go the nodes where frames enter the graph; what is on its way is processed."""
+    def _pause(self, request: Request, reply: Reply) -> None:
+        """Pause or resume the nodes where frames enter the graph; frames already in the graph are processed."""
         supervisor = self._supervisor
         self._refuse_unless_playing()
-        supervisor.paused = said["k"] == "pause"
+        supervisor.paused = request["k"] == "pause"
         late = f"is busy with one frame for {ANSWER_S:.0f} s; it obeys when it comes back"
-        self._ask([supervisor.children[name] for name in supervisor.roots()], said["k"], reply, late)
+        self._ask([supervisor.children[name] for name in supervisor.roots()], request["k"], reply, late)
 
-    def _restart(self, said: dict[str, Any], reply: Reply) -> None:
-        child = self._child(said)
+    def _restart(self, request: Request, reply: Reply) -> None:
+        child = self._child(request)
         self._refuse_ended(child)
         self._refuse_unless_playing()
         self._supervisor.restart(child)
@@ -182,8 +188,8 @@ class Service:
         if state not in ("PLAYING", "PAUSED"):
             raise ConfigError(f"the graph is {state}, not PLAYING or PAUSED")
 
-    def _child(self, said: dict[str, Any]) -> "Child":
-        name, children = said.get("node"), self._supervisor.children
+    def _child(self, request: Request) -> "Child":
+        name, children = request.get("node"), self._supervisor.children
         if not isinstance(name, str) or name not in children:
             there = did_you_mean(str(name), children) or f"nodes: {', '.join(children)}"
             raise ConfigError(f"{self._supervisor.spec.name} has no node {brief(name)}; {there}")
@@ -191,35 +197,32 @@ class Service:
 
     @staticmethod
     def _refuse_ended(child: "Child") -> None:
-        if child.state in ("DONE", "FAILED") and child.start_again_at is None:
+        if child.state in ("DONE", "FAILED") and child.restart_at is None:
             raise ConfigError(f"{child.spec.name} has ended ({child.state})")
 
     def _ask(self, children: "list[Child]", kind: str, reply: Reply, late: str, **content: Any) -> None:
-        """Tell some nodes something; the answer goes out when all of them have answered."""
+        """Send a message to some nodes, and reply when all of them have answered."""
         running = [child for child in children if child.running]
-        if not running:  # they are about to be started again
+        if not running:  # they are about to be restarted
             reply({"k": "done"})
             return
         ticket = self._wait_for({child.spec.name for child in running}, reply, late, ANSWER_S)
         for child in running:
-            self._supervisor.tell(child, kind, ticket=ticket, **content)
+            self._supervisor.send(child, kind, ticket=ticket, **content)
 
     def _wait_for(self, awaited: set[str], reply: Reply, late: str, seconds: float) -> int:
         self._tickets += 1
         self._pending[self._tickets] = Pending(reply, awaited, late, time.monotonic() + seconds)
         return self._tickets
 
-    def _refuse(self, ticket: int, why: str) -> None:
-        self._pending.pop(ticket).reply({"k": "refused", "why": why})
-
 
 def _play(node: str) -> str:
-    """Return what is awaited of a node that is to play again, as against an answer of its process."""
+    """Return what is awaited when a node restarts, as opposed to an answer of its process."""
     return f"{node} plays"
 
 
 class BusLog(logging.Handler):
-    """The last lines that the graph has logged, numbered from 1."""
+    """The last lines of the graph's log, numbered from 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,23 +230,23 @@ class BusLog(logging.Handler):
         self._count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one line: number, seconds since 1970, level, node (empty: the graph itself), text."""
+        """Store one line: number, seconds since 1970, level, node (empty: the graph itself), text."""
         self._count += 1
         node = record.name.partition(".")[2]
         self._lines.append([self._count, record.created, record.levelname, node, _cut(redact(record.getMessage()))])
 
     def since(self, number: Any) -> list[list[Any]]:
-        """Return the newest lines after `number`, of LOG_BYTES at most. Raises ConfigError if that is none."""
+        """Return the newest lines after `number`, at most LOG_BYTES. Raises ConfigError if it is not a number."""
         if not isinstance(number, int):
             raise ConfigError(f"since is {brief(number)}, expected the number of a line")
-        lines = [line for line in list(self._lines) if line[0] > number]  # other threads log too
+        lines = [line for line in list(self._lines) if line[0] > number]  # a copy: other threads log meanwhile
         sizes = itertools.accumulate(len(line[-1].encode()) for line in reversed(lines))
         fit = sum(size <= LOG_BYTES for size in sizes)
         return lines[len(lines) - fit :]
 
 
 def _cut(text: str) -> str:
-    """Return a text of some TEXT_BYTES at most: the beginning and the end, where a trace names the error."""
+    """Shorten a text to about TEXT_BYTES: its beginning and its end, where a traceback names the error."""
     data = text.encode(errors="replace")
     left_out = len(data) - TEXT_BYTES
     if left_out <= 0:
@@ -253,10 +256,9 @@ def _cut(text: str) -> str:
 
 
 def _describe(child: "Child") -> Answer:
-    static = _describe_class(child.spec.type)
+    static, values = _describe_class(child.spec.type), child.spec.settings
     settings = {
-        name: {"value": about["default"], **about}
-        | ({"value": _shown(secret, child.spec.settings[name])} if name in child.spec.settings else {})
+        name: {"value": _shown(secret, values[name]) if name in values else about["default"], **about}
         for name, (secret, about) in static["settings"].items()
     }
     outputs = {port: type_names(output.type)[0] for port, output in child.outputs.items()}
@@ -267,7 +269,7 @@ def _describe(child: "Child") -> Answer:
 @cache
 def _describe_class(type_: str) -> Answer:
     class_ = load_class(type_)
-    said = comments(class_)
+    about = comments(class_)
     return {
         "inputs": {port: type_names(input_.type)[0] for port, input_ in class_.inputs.items()},
         "settings": {
@@ -280,7 +282,7 @@ def _describe_class(type_: str) -> Answer:
                     "minimum": setting.minimum,
                     "maximum": setting.maximum,
                     "changeable": setting.changeable,
-                    "about": said.get(name, ""),
+                    "about": about.get(name, ""),
                 },
             )
             for name, setting in settings_of(class_).items()
@@ -293,7 +295,7 @@ def _shown(secret: bool, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting's value as msgpack can carry it."""
+    """Return a setting's value as msgpack can encode it."""
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,4 +1,4 @@
-"""Starts the nodes of a graph, watches them, and brings them to an end together."""
+"""Starts the nodes of a graph, watches and restarts them, and ends them together."""
 
 import logging
 import math
@@ -23,12 +23,12 @@ from graph.spec import EdgeSpec, GraphSpec
 
 logger = logging.getLogger("facegraph")
 
-GRACE_S = 10.0  # after Ctrl-C, or after a node failed, the others get so long to finish in order
-RESTART_S = 3.0  # a node that is to be restarted gets so long to come back and close
+GRACE_S = 10.0  # how long nodes may take to finish in order, after Ctrl-C or the failure of a node
+RESTART_S = 3.0  # how long a node may take to close for a requested restart
 SEQ_GAP = 100_000
-"""A source that is started again counts on from its last known number plus this: heartbeats come twice a second,
-so fewer than that can have gone unreported, and sequence numbers never go back."""
-LAST_WORDS_S = 1.0  # a worker that ends by itself always says so before
+"""A restarted source continues from its last known sequence number plus this, because numbers never decrease:
+heartbeats report the number twice a second, so it can have published fewer frames since."""
+LAST_MESSAGES_S = 1.0  # how long to wait for the `done` that a worker sends before it ends
 OK, FAILED, WRONG_CONFIG = 0, 1, 2
 
 
@@ -40,12 +40,12 @@ def run(
     dot: Path | None = None,
     metrics: int | None = None,
 ) -> int:
-    """Run a checked graph to its end in this process's foreground.
+    """Run a checked graph in the foreground until it ends.
 
-    `duration` ends it after so many seconds of playing, in order. `profile` names a folder for latency.json,
-    latency.png and trace.json, `dot` one for drawings at every change of state; `metrics` is the port where
-    Prometheus may ask. Returns the exit code: 0 done, 1 a node failed. Raises ConfigError if the graph
-    cannot start here (its name is taken, or the graph that it attaches to does not run).
+    `duration` is the number of seconds of playing after which it ends in order. `profile` is a folder for
+    latency.json, latency.png and trace.json, `dot` one for drawings at every change of state, `metrics` a port for
+    Prometheus. Returns the exit code: 0 done, 1 a node failed. Raises ConfigError if the graph cannot start here (its
+    name is in use, or the graph that it attaches to does not run).
     """
     if spec.attach is not None:
         check_inputs(spec, spec.attach)
@@ -63,7 +63,7 @@ class Supervisor:
         self.trace = wanted.profile is not None
         self.children = {name: Child(node) for name, node in spec.nodes.items()}
         self.rundir = RunDir.of(spec.name)
-        self.claim = self.rundir.claim(list(self.children))  # before anything else that would have to be closed
+        self.claim = self.rundir.claim(list(self.children))  # may raise: first of all that must be closed
         self.context: zmq.Context[Any] = zmq.Context()
         self.bus = Bus(self.context, self.children)
         self.service = Service(self)
@@ -72,9 +72,9 @@ class Supervisor:
         self.paused = False
         self.interrupts = 0
         self.started = time.monotonic()
-        self.linking = False  # whoever is ready greets those that it reads from
-        self.played: float | None = None
-        self.deadline: float | None = None
+        self.linking = False  # READY nodes connect to those that they read from
+        self.played: float | None = None  # CLOCK_MONOTONIC seconds when all nodes began to play
+        self.deadline: float | None = None  # when the graph is ending: CLOCK_MONOTONIC seconds when all are killed
         self.code = OK
         self.wrong_config = False
 
@@ -94,8 +94,8 @@ class Supervisor:
             self._open_door()
             for child in self.children.values():
                 self._spawn(child)
-            while any(child.running or child.start_again_at is not None for child in self.children.values()):
-                self._turn()
+            while any(child.running or child.restart_at is not None for child in self.children.values()):
+                self._step()
         finally:
             self._kill_all()
             if self.door:
@@ -112,20 +112,20 @@ class Supervisor:
             self.door.start()
             logger.info("%s can be attached to at %s", self.spec.name, self.door.address)
 
-    def _turn(self) -> None:
-        """Wait a little for news, and act on it."""
+    def _step(self) -> None:
+        """Wait up to 100 ms for an event, and do what is due."""
         poller = zmq.Poller()
         poller.register(self.bus.socket, zmq.POLLIN)
         for child in self.children.values():
             if child.pidfd >= 0:
                 poller.register(child.pidfd, zmq.POLLIN)
         poller.poll(100)
-        self._listen()
+        self._receive()
         self._reap()
-        self._start_again()
+        self._restart_due()
         self._advance()
-        self._watch_time()
-        self.service.watch_time()
+        self._check_time()
+        self.service.check_time()
         self.reports.draw(self.state, self.stats)
 
     def _spawn(self, child: Child, first_seq: int = 0) -> None:
@@ -145,79 +145,77 @@ class Supervisor:
         )
         child.start(job)
 
-    def _listen(self) -> None:
-        self.bus.receive(self._hear, self.service.take)
+    def _receive(self) -> None:
+        self.bus.receive(self._handle, self.service.handle)
 
-    def _hear(self, name: str, said: dict[str, Any]) -> None:
-        child, kind = self.children[name], said["k"]
-        child.heard = time.monotonic()
+    def _handle(self, name: str, message: dict[str, Any]) -> None:
+        child, kind = self.children[name], message["k"]
+        child.last_heard = time.monotonic()
         if kind == "report":
-            self.reports.take(name, said["snapshot"])
-            child.last_seq = max(child.last_seq, said["snapshot"]["last_seq"])
+            self.reports.take(name, message["snapshot"])
+            child.last_seq = max(child.last_seq, message["snapshot"]["last_seq"])
         elif kind == "log":
-            logging.getLogger(f"facegraph.{name}").log(said["level"], "%s", said["text"])
+            logging.getLogger(f"facegraph.{name}").log(message["level"], "%s", message["text"])
         elif kind == "state":
-            self._enter(child, said["state"])
+            self._enter(child, message["state"])
         elif kind == "linked":
             self._enter(child, "LINKED")
         elif kind == "error":
-            child.tell_of_failure(said)
-            self.wrong_config |= bool(said["wrong_config"])
+            child.log_failure(message)
+            self.wrong_config |= bool(message["wrong_config"])
         elif kind == "finish":
             logger.info("%s asks the graph to finish", name)
             self._finish()
-        elif kind == "greeted":  # a node of another graph again, which was started again and may have sent before
-            self._tell_of_gap(self.spec.rejoining(name, own=True), said["seq"])
+        elif kind == "greeted":  # it has reconnected to a restarted node of another graph, and may have missed frames
+            self._announce_gap(self.spec.rejoining(name, own=True), message["seq"])
         elif kind == "answer":
-            self.service.answered(name, said)
+            self.service.answered(name, message)
         elif kind == "done":
             child.done = True
 
     def _enter(self, child: Child, state: str) -> None:
         child.state = state
         logger.debug("%s is %s", child.spec.name, state)
-        while child.untold:
-            kind, content = child.untold.popleft()
-            self.tell(child, kind, **content)
+        while child.unsent:
+            kind, content = child.unsent.popleft()
+            self.send(child, kind, **content)
         if state == "READY" and self.linking:
-            self._join(child)
+            self._relink(child)
         if self.played is not None:
             if state == "LINKED":
                 if self.paused and child.spec.name in self.roots():
-                    self.tell(child, "pause", ticket=0)
-                self.tell(child, "play")
+                    self.send(child, "pause", ticket=0)
+                self.send(child, "play")
             if state == "PLAYING":
                 self.service.playing(child.spec.name)
 
-    def _join(self, child: Child) -> None:
-        """Bring a node that was started again together with its neighbours, which may play already."""
-        self.tell(child, "link")
+    def _relink(self, child: Child) -> None:
+        """Connect a restarted node with its neighbours, which may be playing already."""
+        self.send(child, "link")
         for name in [name for name, state in self.states().items() if state == "DONE"]:
-            self.tell(child, "gone", node=name)  # there is nobody to greet, or to wait for
+            self.send(child, "gone", node=name)  # so that it does not wait for it
         playing = self.played is not None
         for edge in self.spec.edges_from(child.spec.name):
-            self.tell(self.children[edge.target_node], "relink", node=child.spec.name, missed=playing)
+            self.send(self.children[edge.target_node], "relink", node=child.spec.name, missed=playing)
         if playing:
-            self._tell_of_gap(self.spec.rejoining(child.spec.name), child.last_seq)
+            self._announce_gap(self.spec.rejoining(child.spec.name), child.last_seq)
 
-    def _tell_of_gap(self, edges: Iterable[EdgeSpec], seq: int) -> None:
-        """Tell the nodes behind these edges not to wait for frames after `seq`, which somebody before them missed."""
+    def _announce_gap(self, edges: Iterable[EdgeSpec], seq: int) -> None:
+        """Tell the targets of these edges not to wait for frames after `seq` that a node before them may have lost."""
         for edge in edges:
-            self.tell(self.children[edge.target_node], "restarted", port=edge.target_port, seq=seq)
+            self.send(self.children[edge.target_node], "restarted", port=edge.target_port, seq=seq)
 
     def _advance(self) -> None:
-        """Let all take the next step together: READY -> linked -> PLAYING."""
+        """Let all nodes enter the next state together: READY -> LINKED -> PLAYING."""
         if self.played is not None or self.deadline is not None:
             return
         states = {child.state for child in self.children.values()}
         if states == {"READY"} and not self.linking:
             self.linking = True
-            for child in self.children.values():
-                self.tell(child, "link")
+            self._broadcast("link")
         elif states == {"LINKED"}:
             self.played = time.monotonic()
-            for child in self.children.values():
-                self.tell(child, "play")
+            self._broadcast("play")
             count, seconds = len(self.children), self.played - self.started
             logger.info("%s: %d nodes playing after %.1f s", self.spec.name, count, seconds)
 
@@ -225,114 +223,110 @@ class Supervisor:
         for child in self.children.values():
             code = child.reap()
             if code is not None:
-                self._hear_last_words(child, code)
+                self._receive_last(child, code)
                 self._ended(child, code)
 
-    def _hear_last_words(self, child: Child, code: int) -> None:
-        """Hear what an ended process said: ZeroMQ may still be reading it while its end is known already."""
-        deadline = time.monotonic() + LAST_WORDS_S
-        self._listen()
+    def _receive_last(self, child: Child, code: int) -> None:
+        """Receive the last messages of an ended process, which ZeroMQ may deliver after the process has ended."""
+        deadline = time.monotonic() + LAST_MESSAGES_S
+        self._receive()
         while code in (OK, FAILED) and not child.done and time.monotonic() < deadline:
             self.bus.socket.poll(50)
-            self._listen()
+            self._receive()
 
     def _ended(self, child: Child, code: int) -> None:
-        name = child.spec.name
-        if child.restart_by is not None:
-            self._restarted(child, orderly=code == 0 and child.done)
+        name, in_order = child.spec.name, code == 0 and child.done
+        if child.stop_by is not None:
+            self._stopped_for_restart(child, in_order)
             return
         self.service.ended(name, for_good=child.spec.restart == "never")
-        if code == 0 and child.done:
+        if in_order:
             self._done(child)
             return
         child.state = "FAILED"
-        if child.dismissed:
-            self._tell_all("forget", node=name, restarts=child.epoch)
-            self._tell_all("gone", node=name)
-            return
-        if not child.failure_told:
+        self._broadcast("forget", node=name, restarts=child.epoch)
+        if not child.failure_logged and not child.discarded:
             logger.error("%s %s", name, child.describe_death(code))
-        child.failure_told = False
-        self._tell_all("forget", node=name, restarts=child.epoch)
-        if child.spec.restart != "never" and not child.hopeless and self._may_start_again(child):
+        child.failure_logged = False
+        if child.spec.restart != "never" and not child.hopeless and self._plan_restart(child):
             return
-        self._tell_all("gone", node=name)
-        self.code = WRONG_CONFIG if self.wrong_config and self.played is None else FAILED
-        self._finish()
+        self._broadcast("gone", node=name)
+        if not child.discarded:
+            self.code = WRONG_CONFIG if self.wrong_config and self.played is None else FAILED
+            self._finish()
 
     def _done(self, child: Child) -> None:
-        """See to a node that ended in order."""
+        """Handle the end of a node that ended in order."""
         name = child.spec.name
         child.state = "DONE"
-        if child.spec.restart == "always" and not self.spec.edges_into(name) and self._may_start_again(child):
+        if child.spec.restart == "always" and not self.spec.edges_into(name) and self._plan_restart(child):
             return
-        self._tell_all("gone", node=name)
+        self._broadcast("gone", node=name)
         if all(self.children[sink].state == "DONE" for sink in self.spec.sinks()):
-            self._finish()  # nobody is left to deliver to, like a camera joined with a file that has ended
+            self._finish()  # sources may still run, for instance a camera joined with a file that has ended
 
-    def _may_start_again(self, child: Child) -> bool:
-        """Plan another start, unless the graph is ending or there were too many."""
+    def _plan_restart(self, child: Child) -> bool:
+        """Schedule a restart and return True, unless the graph is ending or there were too many restarts."""
         if self.deadline is not None or self.interrupts:
             return False
         wait = child.back_off()
         if wait is None:
             many, window = len(BACK_OFF_S), BACK_OFF_WINDOW_S
-            logger.error("%s: started again %d times within %.0f s; giving up", child.spec.name, many, window)
+            logger.error("%s: restarted %d times within %.0f s; giving up", child.spec.name, many, window)
             self.code = FAILED
             return False
-        logger.warning("%s: starting again in %.1f s", child.spec.name, wait)
-        child.start_again_at = time.monotonic() + wait
-        child.state = "NULL"  # it has not ended for those who read from it
+        logger.warning("%s: restarting in %.1f s", child.spec.name, wait)
+        child.restart_at = time.monotonic() + wait
+        child.state = "NULL"  # so that its readers do not take it for ended
         return True
 
     def restart(self, child: Child) -> None:
-        """Start a node's process again: in order if it heeds us, else by force after RESTART_S."""
-        logger.info("%s: restart asked for", child.spec.name)
+        """Restart a node's process: in order if it ends within RESTART_S, else by killing it."""
+        logger.info("%s: restart requested", child.spec.name)
         if child.running:
-            child.restart_by = time.monotonic() + RESTART_S
-            self.tell(child, "restart")
+            child.stop_by = time.monotonic() + RESTART_S
+            self.send(child, "restart")
         else:
-            child.start_again_at = time.monotonic()
+            child.restart_at = time.monotonic()
 
-    def _restarted(self, child: Child, orderly: bool) -> None:
-        """Start a node again whose process was asked to end for that."""
-        child.restart_by, child.failure_told = None, False
-        if not orderly:
-            self._tell_all("forget", node=child.spec.name, restarts=child.epoch)
-        if self.deadline is not None:  # the graph is ending meanwhile
+    def _stopped_for_restart(self, child: Child, in_order: bool) -> None:
+        """Restart a node whose process has ended because a restart was requested."""
+        child.stop_by, child.failure_logged = None, False
+        if not in_order:
+            self._broadcast("forget", node=child.spec.name, restarts=child.epoch)
+        if self.deadline is not None:  # meanwhile the graph is ending
             child.state = "DONE"
-            self._tell_all("gone", node=child.spec.name)
+            self._broadcast("gone", node=child.spec.name)
             return
-        self._spawn_again(child, first_seq=child.last_seq + (1 if orderly else SEQ_GAP))
+        self._respawn(child, first_seq=child.last_seq + (1 if in_order else SEQ_GAP))
 
-    def _start_again(self) -> None:
+    def _restart_due(self) -> None:
         for child in self.children.values():
-            if child.restart_by is not None and time.monotonic() >= child.restart_by:
-                logger.warning("%s does not heed the restart; killing its process", child.spec.name)
-                child.restart_by = math.inf
+            if child.stop_by is not None and time.monotonic() >= child.stop_by:
+                logger.warning("%s did not end for its restart; killing its process", child.spec.name)
+                child.stop_by = math.inf
                 child.kill()
-            if child.start_again_at is not None and time.monotonic() >= child.start_again_at:
-                child.start_again_at = None
-                self._spawn_again(child, first_seq=child.last_seq + SEQ_GAP)
+            if child.restart_at is not None and time.monotonic() >= child.restart_at:
+                child.restart_at = None
+                self._respawn(child, first_seq=child.last_seq + SEQ_GAP)
 
-    def _spawn_again(self, child: Child, first_seq: int) -> None:
+    def _respawn(self, child: Child, first_seq: int) -> None:
         child.epoch += 1
         self.reports.restarted(child.spec.name)
         self._spawn(child, first_seq)
 
-    def _watch_time(self) -> None:
+    def _check_time(self) -> None:
         now = time.monotonic()
         if self.duration is not None and self.played is not None and now >= self.played + self.duration:
-            self.duration = None
             self._finish()
         if self.interrupts and self.deadline is None:
-            logger.info("ending in order; Ctrl-C again kills")
+            logger.info("ending in order; press Ctrl-C again to kill")
             self._finish()
         if self.interrupts > 1 or (self.deadline is not None and now >= self.deadline):
             self._give_up()
         for child in self.children.values():
-            child.tell_of_silence()
-            child.end_in_time()
+            child.warn_if_silent()
+            child.kill_if_late()
 
     def _finish(self) -> None:
         """End the streams at their sources; everything downstream drains."""
@@ -340,13 +334,13 @@ class Supervisor:
             return
         self.deadline = time.monotonic() + GRACE_S
         for child in self.children.values():
-            if child.start_again_at is not None:
-                child.start_again_at, child.state = None, "FAILED"
-                self._tell_all("gone", node=child.spec.name)
+            if child.restart_at is not None:
+                child.restart_at, child.state = None, "FAILED"
+                self._broadcast("gone", node=child.spec.name)
             if child.running and (self.played is None or child.state in ("NULL", "READY")):
-                child.kill()  # what it would read from may have ended already
-                child.dismissed = True
-            self.tell(child, "finish")
+                child.kill()  # nodes that it would read from may have ended already
+                child.discarded = True
+            self.send(child, "finish")
 
     def _give_up(self) -> None:
         states = {name: node["state"].lower() for name, node in self.stats()["nodes"].items()}
@@ -363,16 +357,16 @@ class Supervisor:
     def _interrupt(self) -> None:
         self.interrupts += 1
 
-    def tell(self, child: Child, kind: str, /, **content: Any) -> None:
-        """Send a word to a node that runs, as soon as it can hear it: when it is READY."""
+    def send(self, child: Child, kind: str, /, **content: Any) -> None:
+        """Send a message to a node that runs: now, or when it is READY to receive it."""
         if child.running and child.state == "NULL":
-            child.untold.append((kind, content))
+            child.unsent.append((kind, content))
         elif child.running:
-            self.bus.tell(child.spec.name, kind, **content)
+            self.bus.send(child.spec.name, kind, **content)
 
-    def _tell_all(self, kind: str, **content: Any) -> None:
+    def _broadcast(self, kind: str, **content: Any) -> None:
         for child in self.children.values():
-            self.tell(child, kind, **content)
+            self.send(child, kind, **content)
 
     @property
     def state(self) -> str:
@@ -382,7 +376,7 @@ class Supervisor:
         return "STARTING" if self.played is None else "PAUSED" if self.paused else "PLAYING"
 
     def roots(self) -> list[str]:
-        """Return the nodes where frames enter this graph: its sources, and those that read only another graph."""
+        """Return the nodes where frames enter this graph: its sources, and those that only read another graph."""
         inner = {edge.target_node for edge in self.spec.edges if edge.source_graph is None}
         return [name for name in self.children if name not in inner]
 
@@ -391,7 +385,7 @@ class Supervisor:
         return {name: child.state for name, child in self.children.items()}
 
     def stats(self) -> dict[str, Any]:
-        """Return what the graph does now."""
+        """Return the current statistics; see graph/README.md."""
         restarts = {name: child.epoch for name, child in self.children.items()}
         playing_s = 0.0 if self.played is None else time.monotonic() - self.played
         about = {"graph": self.spec.name, "state": self.state, "playing_s": round(playing_s, 1)}

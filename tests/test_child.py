@@ -20,5 +20,5 @@ def test_a_node_that_ends_again_and_again_waits_longer_each_time_and_then_has_fa
 def test_a_node_that_has_run_for_long_is_started_again_at_once(child: Child) -> None:
     for _ in BACK_OFF_S:
         child.back_off()
-    child.endings = deque(moment - BACK_OFF_WINDOW_S for moment in child.endings)
+    child.failures = deque(moment - BACK_OFF_WINDOW_S for moment in child.failures)
     assert [child.back_off(), child.back_off()] == [0.1, 0.5]

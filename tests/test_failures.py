@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
     [
         ("raise", "bad failed on frame 5: ZeroDivisionError: seven by zero"),
         ("interrupt", "bad failed on frame 5: KeyboardInterrupt\n"),
-        ("exit", "bad ended with exit code 7 and no word of why"),
+        ("exit", "bad ended with exit code 7 and reported no error"),
         ("sys.exit", "bad failed on frame 5: SystemExit: bye"),
         ("nonsense", "bad failed on frame 5: TypeError: Fail.process() gave str"),
         ("close", "bad failed in close: RuntimeError: disk full"),
@@ -67,7 +67,7 @@ def test_a_node_that_has_failed_is_not_waited_for_where_nobody_takes_what_it_gav
     config["nodes"]["write"] = node("Copy", {"frame": "copy.copied"}, pause=1000.0)
     with Impatient(tmp_path, config) as graph:
         assert graph.wait() == 1
-        assert "warning: copy: killed, not ended 1 s after it failed\n" in graph.text()
+        assert "warning: copy: killed, still running 1 s after it failed\n" in graph.text()
         assert "error: not finished after 1 s, killed: write (processing)\n" in graph.text()
 
 
@@ -94,7 +94,7 @@ def test_a_node_whose_package_is_missing_is_not_started_again(tmp_path: Path) ->
     with Graph(tmp_path, config) as graph:
         assert graph.wait() == 1
     assert "bad failed in open: ModuleNotFoundError: No module named 'no_such_package'" in graph.text()
-    assert "starting again" not in graph.text()
+    assert "restarting" not in graph.text()
 
 
 def test_restart_on_failure_goes_on(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_restart_on_failure_goes_on(tmp_path: Path) -> None:
         assert eventually(lambda: any(row[0] > 30 for row in rows(tmp_path / "out.jsonl"))), graph.text()
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
-        assert "bad: starting again" in graph.text()
+        assert "bad: restarting" in graph.text()
     seqs = [row[0] for row in rows(tmp_path / "out.jsonl")]
     assert seqs == sorted(set(seqs))
 
@@ -147,5 +147,5 @@ def test_a_source_that_is_always_started_again_and_soon_ends_has_failed(tmp_path
     config["nodes"]["copy"]["settings"] = {"pause": 0.02}
     with Hasty(tmp_path, config) as graph:
         assert graph.wait() == 1
-        assert "source: started again 5 times within 60 s; giving up" in graph.text()
+        assert "source: restarted 5 times within 60 s; giving up" in graph.text()
     assert [row[1] for row in rows(tmp_path / "out.jsonl")] == [epoch for epoch in range(6) for _ in range(20)]

@@ -167,7 +167,7 @@ def test_a_node_that_dies_when_all_before_it_have_ended_is_not_waited_for(tmp_pa
             assert eventually(lambda: g.stats()["nodes"]["source"]["state"] == "DONE")
             graph.node("copy").kill()
         assert graph.wait() == 0, graph.text()
-    assert "copy: starting again" in graph.text()
+    assert "copy: restarting" in graph.text()
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 
@@ -219,7 +219,7 @@ def test_a_setting_is_kept_until_the_process_that_is_just_starting_can_hear_of_i
         with attach("line", wait=PATIENCE_S) as g:
             wait_for_rows(tmp_path / "out.jsonl", 5)
             graph.node("copy").kill()
-            assert eventually(lambda: "copy: starting again" in graph.text() and has_process(graph, "copy"))
+            assert eventually(lambda: "copy: restarting" in graph.text() and has_process(graph, "copy"))
             with contextlib.suppress(ConfigError):  # it takes longer than one waits
                 g.set("copy.pause", 0.02)
             assert eventually(lambda: g.spec()["nodes"]["copy"]["settings"]["pause"]["value"] == 0.02)

@@ -220,7 +220,7 @@ def restarts_the_source(main: Graph, g: RunningGraph) -> None:
 def restarts_one_that_hangs(main: Graph, g: RunningGraph) -> None:
     main.node("copy").send_signal(signal.SIGSTOP)
     g.restart("copy")
-    assert "copy does not heed the restart; killing its process" in main.text()
+    assert "copy did not end for its restart; killing its process" in main.text()
     goes_on(main)
 
 
@@ -293,7 +293,7 @@ def test_a_request_that_fails_is_refused_and_the_graph_goes_on(caplog: pytest.Lo
 
     broken: Any = Broken()
     answers: list[dict[str, Any]] = []
-    Service(broken).take({"k": "stats"}, answers.append)
+    Service(broken).handle({"k": "stats"}, answers.append)
     assert answers == [{"k": "refused", "why": "ZeroDivisionError: seven by zero"}]
     assert caplog.messages[0].startswith("the request 'stats' failed: Traceback")
 

@@ -175,7 +175,7 @@ def test_restarted_branch_of_a_diamond_goes_on(tmp_path: Path) -> None:
         assert eventually(lambda: len(pairs(tmp_path)) > 50), graph.text()
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
-        assert "copy: starting again" in graph.text()
+        assert "copy: restarting" in graph.text()
     got = pairs(tmp_path)
     assert all(seq == a == b for seq, a, _pixel, b in got)
     assert [row[0] for row in got] == sorted({row[0] for row in got})
@@ -190,7 +190,7 @@ def test_source_that_starts_again_waits_for_busy_consumers(tmp_path: Path) -> No
         late = graph.node("late")
         late.suspend()
         graph.node("source").kill()
-        again = lambda: "starting again" in graph.text() and running.spec()["nodes"]["source"]["state"]  # noqa: E731
+        again = lambda: "restarting" in graph.text() and running.spec()["nodes"]["source"]["state"]  # noqa: E731
         assert eventually(lambda: again() in ("LINKED", "PLAYING")), graph.text()
         time.sleep(0.5)  # would be fifty frames
         late.resume()
@@ -207,7 +207,7 @@ def test_interrupt_while_a_node_waits_for_its_restart(tmp_path: Path) -> None:
     config["nodes"]["bad"]["restart"] = "on_failure"
     config["nodes"]["late"] = node("Write", {"frame": "bad.copied"}, path="late.jsonl")
     with Graph(tmp_path, config) as graph:
-        assert eventually(lambda: "bad: starting again" in graph.text()), graph.text()
+        assert eventually(lambda: "bad: restarting" in graph.text()), graph.text()
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
         assert "killed" not in graph.text()

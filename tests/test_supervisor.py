@@ -117,7 +117,7 @@ def test_interrupt_while_nodes_start_ends_in_order(tmp_path: Path, count: int, n
         assert eventually(lambda: len(graph.nodes()) >= count)
         os.killpg(graph.process.pid, number)
         assert graph.wait() == 0, graph.text()
-    assert graph.text() == "info: ending in order; Ctrl-C again kills\n"
+    assert graph.text() == "info: ending in order; press Ctrl-C again to kill\n"
 
 
 def test_second_interrupt_kills(tmp_path: Path) -> None:
