@@ -1,14 +1,13 @@
-"""A node's line to its supervisor, and everything else that must go on while the node computes.
+"""A node's connection to its supervisor, and everything else that must go on while the node computes.
 
-One thread: it reports, takes commands, serves consumers that return credits or ask for shared memory, and ends
-the process at once when the supervisor is gone.
+A thread that reports to the supervisor, receives its commands, serves consumers that return credits or request shared
+memory, and ends the process at once when the supervisor is gone.
 """
 
 import contextlib
 import logging
 import os
 import select
-import sys
 import threading
 import time
 import traceback
@@ -24,26 +23,27 @@ from graph.rundir import RunDir
 from graph.sender import Sender
 from graph.slots import SlotServer
 
-REPORT_S = 0.5  # heartbeat; the supervisor worries after ten of them
-STUCK_S = 2.0  # a source that has not come back for so long after `finish` is taken for stuck
-DYING_S = 1.0  # a supervisor that is killed closes our pipe first and lets go its lock a little later
-BUSY_S = 0.001  # how long to leave the main thread alone that is sending
+REPORT_S = 0.5  # between heartbeats; the supervisor warns when ten are missing
+STUCK_S = 2.0  # a source whose process() has not returned this long after `finish` counts as stuck
+DYING_S = 1.0  # a supervisor that is killed closes our pipe first, and releases its lock a little later
+BUSY_S = 0.001  # how long to wait while the main thread is sending
+STDIN = 0  # a pipe from the supervisor, closed when the supervisor dies
 
 
 def identity(supervisor_pid: int, node: str) -> bytes:
-    """Return the name of a node's line; with the supervisor's pid, so that no stray of an earlier run is heard."""
+    """Return the ZeroMQ identity of a node; the supervisor's pid in it tells apart the nodes of an earlier run."""
     return f"{supervisor_pid}/{node}".encode()
 
 
 class Control(threading.Thread):
-    """The thread. `commands` fills with what the supervisor says; `wake_fd` becomes readable with it."""
+    """The thread. The supervisor's commands are appended to `commands`, which makes `wake_fd` readable."""
 
     def __init__(self, context: "zmq.Context[Any]", node: str, rundir: RunDir) -> None:
         super().__init__(name="control", daemon=True)
         self.commands: deque[dict[str, Any]] = deque()
         self.arrived = threading.Event()
-        self.wake_fd, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._nudged, self._nudge = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.wake_fd, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # wakes the main thread
+        self._nudged, self._nudge = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # wakes this thread
         self._outbox: deque[dict[str, Any]] = deque()
         self._rundir = rundir
         self._stopping = False
@@ -59,21 +59,21 @@ class Control(threading.Thread):
         self._control_fd: int = self._socket.get(zmq.FD)
 
     def serve(self, sender: Sender, server: SlotServer | None, report: Callable[[], dict[str, Any]]) -> None:
-        """Look after a sender and its shared memory from now on, and send what `report` gives twice a second."""
+        """Serve a sender and its shared memory from now on, and send the result of `report` twice a second."""
         self._sender, self._server, self._report = sender, server, report
         self._poke(self._nudge)
 
     def watch_source(self, on_stuck: Callable[[], None] | None) -> None:
-        """Call `on_stuck` (in this thread) if the main thread does not heed `finish` in time; None: it came back."""
+        """Call `on_stuck` (in this thread) if the main thread does not obey `finish` in time; None: stop watching."""
         self._on_stuck = on_stuck
 
     def say(self, kind: str, **content: Any) -> None:
-        """Tell the supervisor something; from any thread."""
+        """Send a message to the supervisor; any thread may call this."""
         self._outbox.append({"v": wire.VERSION, "k": kind, **content})
         self._poke(self._nudge)
 
     def stop(self) -> None:
-        """Send what is left, and end."""
+        """Send what is left, and end the thread."""
         self._stopping = True
         self._poke(self._nudge)
         self.join(timeout=5)
@@ -85,7 +85,7 @@ class Control(threading.Thread):
             os.read(self.wake_fd, 4096)
 
     def run(self) -> None:
-        """Serve until `stop`. Without this thread nobody would end the process: if it fails, all of it does."""
+        """Serve until `stop`. If this thread fails, end the process, since nothing else would."""
         try:
             self._serve_until_stopped()
         finally:
@@ -96,22 +96,21 @@ class Control(threading.Thread):
     def _serve_until_stopped(self) -> None:
         next_report = time.monotonic()
         while not self._stopping:
-            self._sleep(max(0.0, next_report - time.monotonic()))
+            self._wait(max(0.0, next_report - time.monotonic()))
             self._send_outbox()
             self._take_commands()
             if time.monotonic() >= next_report:
                 next_report = time.monotonic() + REPORT_S
                 self._heartbeat()
             if self._stuck_at is not None and time.monotonic() >= self._stuck_at and self._on_stuck:
-                self._stuck_at = time.monotonic() + STUCK_S  # it may find that this is not so
+                self._stuck_at = time.monotonic() + STUCK_S  # once more, if it turns out not to be stuck
                 self._on_stuck()
         self._send_outbox()
         self._socket.close()
 
-    def _sleep(self, seconds: float) -> None:
-        fds = [self._control_fd, self._nudged]
-        if sys.stdin is not None:
-            fds.append(sys.stdin.fileno())
+    def _wait(self, seconds: float) -> None:
+        """Wait for an event; serve consumers meanwhile."""
+        fds = [self._control_fd, self._nudged, STDIN]
         if self._sender:
             fds.append(self._sender.fd)
         if self._server:
@@ -123,21 +122,13 @@ class Control(threading.Thread):
             if fd == self._nudged:
                 with contextlib.suppress(BlockingIOError):
                     os.read(fd, 4096)
-            elif sys.stdin is not None and fd == sys.stdin.fileno():
+            elif fd == STDIN:
                 self._supervisor_died()
             elif self._sender and fd == self._sender.fd:
-                self._serve_sender(self._sender)
+                if not self._sender.unless_busy(self._sender.service):
+                    time.sleep(BUSY_S)  # the main thread is sending and will service the consumers itself
             elif self._server and fd in self._server.sockets:
                 self._server.serve(fd)
-
-    def _serve_sender(self, sender: Sender) -> None:
-        if sender.lock.acquire(blocking=False):
-            try:
-                sender.service()
-            finally:
-                sender.lock.release()
-        else:
-            time.sleep(BUSY_S)  # the main thread is at it and will see to this itself
 
     def _take_commands(self) -> None:
         while int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
@@ -154,26 +145,22 @@ class Control(threading.Thread):
                 restarts = command["restarts"] if command["k"] == "forget" else None
                 self._sender.forget(command["node"], restarts)
             self.commands.append(command)
-            # In this order: the node empties the pipe when it sees `arrived`, and a byte that came after that would
-            # keep it awake for ever.
+            # In this order: the node empties the pipe when it sees `arrived`; a byte written after that would wake it
+            # for ever.
             self._poke(self._wake_out)
             self.arrived.set()
 
     def _heartbeat(self) -> None:
-        if self._sender and self._sender.lock.acquire(blocking=False):
-            try:
-                self._sender.ping()
-                self._sender.service()
-            finally:
-                self._sender.lock.release()
+        if self._sender:
+            self._sender.unless_busy(self._sender.ping)
+            self._sender.unless_busy(self._sender.service)
         if self._server:
             self._server.pool.tend()
         if self._report:
-            self._outbox.append({"v": wire.VERSION, "k": "report", "snapshot": self._report()})
-        self._send_outbox()
+            self.say("report", snapshot=self._report())
 
     def last_words(self) -> None:
-        """Send what is left, from this very thread, before the process ends without ceremony."""
+        """Send what is left, from this thread, before the process is cut off."""
         self._send_outbox()
         self._socket.close()
 
@@ -182,12 +169,10 @@ class Control(threading.Thread):
             self._socket.send(wire.pack_words(self._outbox.popleft()))
 
     def _supervisor_died(self) -> None:
-        """End: whoever would have told us to is gone. The memory goes with us; sockets must be removed.
+        """Remove the sockets of the graph and end the process, which frees its memory.
 
-        But not those of a new graph of the same name, if we have slept through its start.
+        The sockets of a new graph of the same name, started while this process was suspended, are left alone.
         """
-        if os.read(sys.stdin.fileno(), 1):
-            return
         self._rundir.remove_left_over(DYING_S)
         os._exit(1)
 
@@ -198,7 +183,7 @@ class Control(threading.Thread):
 
 
 class BusHandler(logging.Handler):
-    """Sends log records to the supervisor's bus."""
+    """Sends log records to the supervisor."""
 
     def __init__(self, control: Control) -> None:
         super().__init__()

@@ -168,11 +168,17 @@ class Sender:
         policies. None: there will be no next process.
         """
         self._dead.append((node, restarts))
-        if self.lock.acquire(blocking=False):
-            try:
-                self.service()
-            finally:
-                self.lock.release()
+        self.unless_busy(self.service)
+
+    def unless_busy(self, work: Callable[[], None]) -> bool:
+        """Call `work` with the lock held; return False at once if another thread holds it."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            work()
+        finally:
+            self.lock.release()
+        return True
 
     def depths(self) -> dict[str, int]:
         """Return the number of queued messages by edge."""
