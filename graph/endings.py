@@ -1,4 +1,4 @@
-"""The signals with which a user, a service manager or a terminal that is closed ask for an orderly end."""
+"""The signals by which a user, a service manager or a closed terminal requests an orderly end."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -9,23 +9,23 @@ ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def heeding(ask: Callable[[], None]) -> Iterator[None]:
-    """Call `ask` for each of them meanwhile.
+def heeding(callback: Callable[[], None]) -> Iterator[None]:
+    """Call `callback` for each of these signals within the context.
 
-    SIGHUP counts only where it comes first, for both the shell and the kernel send it; and not under `nohup`.
+    SIGHUP only counts as the first signal, because both the shell and the kernel send it, and not under `nohup`.
     """
-    asked = False
+    received = False
 
-    def heed(number: int, frame: Any) -> None:
-        nonlocal asked
-        if number != signal.SIGHUP or not asked:
-            asked = True
-            ask()
+    def handle(number: int, frame: Any) -> None:
+        nonlocal received
+        if number != signal.SIGHUP or not received:
+            received = True
+            callback()
 
     before = {number: signal.getsignal(number) for number in ENDINGS}
     for number, handler in before.items():
         if number != signal.SIGHUP or handler is not signal.SIG_IGN:
-            signal.signal(number, heed)
+            signal.signal(number, handle)
     try:
         yield
     finally:

@@ -3,10 +3,10 @@
 GraphError
 ├── ConfigError   wrong configuration or arguments; nothing has started (exit code 2)
 ├── NodeError     a node failed; the original exception is its cause (exit code 1)
-└── WireError     a message breaks the protocol; one from outside is reported, and its sender heard no more
+└── WireError     a message breaks the protocol; if it was received, it is logged and its sender disconnected
 
-EndOfStream is not an error: a source raises it when it has nothing more to say, and any
-other node raises it to ask the whole graph to finish (a window that was closed).
+EndOfStream is not an error: a source raises it when it has no more frames, and any other node raises it to ask the
+whole graph to finish (a window was closed).
 """
 
 import traceback
@@ -17,7 +17,7 @@ class GraphError(Exception):
 
 
 class ConfigError(GraphError):
-    """The configuration is wrong: the text names the place, what was found and what would be valid."""
+    """The configuration is wrong: the message names the place, what was found and what would be valid."""
 
 
 class NodeError(GraphError):
@@ -33,7 +33,7 @@ class EndOfStream(Exception):
 
 
 def trace(exc: BaseException, caller: str) -> str:
-    """Return the traceback of an exception as text, without the frames of the file `caller` that it begins with."""
+    """Return the traceback of an exception as text, without its outermost frames in the file `caller`."""
     begin = exc.__traceback__
     while begin is not None and begin.tb_frame.f_code.co_filename == caller:
         begin = begin.tb_next

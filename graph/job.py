@@ -1,4 +1,4 @@
-"""What a supervisor tells a worker, as it travels on the worker's standard input."""
+"""What a supervisor sends to a worker on the worker's standard input."""
 
 import os
 import sys
@@ -21,29 +21,29 @@ class Job:
     """One node to run."""
 
     graph: str
-    run: str  # which run of the graph this is: its nodes know one another by it
+    run: str  # id of this run of the graph, by which its nodes recognize one another
     rundir: str
     node: NodeSpec
     edges: tuple[EdgeSpec, ...]  # into this node
-    attach: str | None  # the other graph that edges may come from: its name, or its address
+    attach: str | None  # name or address of the other graph from which edges may come
     readers: tuple[EdgeSpec, ...]  # the graph's own edges from this node
     log_level: int
     trace: bool
     first_seq: int = 0
     epoch: int = 0
-    resumes: bool = False  # an earlier process of the node has had frames of this run
+    resumes: bool = False  # an earlier process of the node has processed frames in this run
 
     @property
     def home(self) -> Home:
-        """What the node's sender is to know of the graph."""
+        """What the node's sender must know about the graph."""
         return Home(self.run, self.epoch, frozenset(edge.target for edge in self.readers))
 
     def edges_from(self, node: str) -> list[EdgeSpec]:
-        """Return the edges into this node that come from another one of the same graph."""
+        """Return the edges into this node from `node` of the same graph."""
         return [edge for edge in self.edges if edge.source_node == node and not edge.source_graph]
 
     def place_of(self, edge: EdgeSpec) -> RunDir | Remote:
-        """Return where the edge comes from."""
+        """Return where the source of an edge can be reached."""
         if edge.source_graph is None:
             return RunDir(Path(self.rundir))
         if self.attach is not None and is_remote(self.attach):
@@ -51,7 +51,7 @@ class Job:
         return RunDir.of(edge.source_graph)
 
     def to_wire(self) -> bytes:
-        """Return the job as bytes, its length first."""
+        """Return the job as bytes, preceded by their number."""
         edges, readers = _plain(self.edges), _plain(self.readers)
         node = [self.node.name, self.node.type, dict(self.node.settings), self.node.restart]
         rest = [self.log_level, self.trace, self.first_seq, self.epoch, self.resumes]
@@ -60,7 +60,7 @@ class Job:
 
     @classmethod
     def from_stdin(cls) -> "Job":
-        """Read the job; the pipe stays open, and its end means that the supervisor died."""
+        """Read the job. The pipe stays open: when it closes, the supervisor has died."""
         size = int.from_bytes(_read_exactly(4), "little")
         graph, run, rundir, node, edges, attach, readers, *rest = msgpack.unpackb(_read_exactly(size))
         edges, readers = (tuple(EdgeSpec(*edge) for edge in some) for some in (edges, readers))

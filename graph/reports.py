@@ -1,4 +1,4 @@
-"""What becomes of the nodes' heartbeats: the profile of the run, the stats of now, Prometheus, drawings of states."""
+"""Turns the nodes' heartbeats into the profile of the run, current statistics, Prometheus metrics, state drawings."""
 
 import logging
 from collections.abc import Callable
@@ -23,7 +23,7 @@ logger = logging.getLogger("facegraph")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a user wants to be told of a run, beyond the table at its end."""
+    """What a user wants to get from a run, apart from the table at its end."""
 
     profile: Path | None = None  # folder for latency.json, latency.png, trace.json
     dot: Path | None = None  # folder for a drawing at every change of state
@@ -42,7 +42,7 @@ class Reports:
         self._endpoint: prometheus.Endpoint | None = None
 
     def open(self) -> None:
-        """Start what is wanted. Raises ConfigError if the port is taken or a folder cannot be made or written."""
+        """Start what is wanted. Raises ConfigError if the port is in use or a folder cannot be created or written."""
         if self._wanted.profile is not None:
             _make("--profile", self._wanted.profile)
         if self._wanted.dot is not None:
@@ -55,7 +55,7 @@ class Reports:
             logger.info("metrics for Prometheus at %s", self._endpoint.address)
 
     def take(self, node: str, snapshot: dict[str, Any]) -> None:
-        """Take a snapshot of the Meter of `node`."""
+        """Add a snapshot of the Meter of `node`."""
         with self._endpoint.lock if self._endpoint else nullcontext():
             self.profile.take(node, snapshot)
         self.now.take(node, snapshot)
@@ -65,13 +65,13 @@ class Reports:
         self.profile.nodes[node].restarts += 1
 
     def draw(self, state: str, stats: Callable[[], dict[str, Any]]) -> None:
-        """Draw the graph if its state or a node's has changed and that is wanted, as long as there is room for it."""
+        """Draw the graph if that is wanted and its state or a node's has changed; stop if a drawing cannot be saved."""
         if self._drawings is None:
             return
         try:
             self._drawings.note(state, self._states(), stats)
         except OSError as exc:
-            logger.warning("--dot %s: nothing more is drawn: %s", self._wanted.dot, exc.strerror)
+            logger.warning("--dot %s: stopped drawing: %s", self._wanted.dot, exc.strerror)
             self._drawings = None
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Reports:
             self._endpoint.close()
 
     def finish(self) -> None:
-        """Print the table of the run, and write the files. Raises GraphError if they cannot be written (disk full)."""
+        """Print the table of the run and write the files. Raises GraphError if they cannot be written (disk full)."""
         terminal = Terminal()
         terminal.print(format_report(self.profile, terminal.width))
         if self._wanted.profile is None:
@@ -94,9 +94,9 @@ class Reports:
 
 
 def _make(option: str, folder: Path) -> None:
-    """Make a folder before the run, which would find out later that it cannot be written."""
+    """Create a folder, and check before the run that it can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
     except OSError as exc:
-        raise ConfigError(f"{option} {folder}: is no folder that can be written: {exc.strerror}") from exc
+        raise ConfigError(f"{option} {folder}: cannot create or write this folder: {exc.strerror}") from exc

@@ -1,4 +1,4 @@
-"""What a running graph writes for whoever watches it."""
+"""Writes to the terminal of a running graph."""
 
 import os
 from typing import Any
@@ -7,20 +7,20 @@ from rich.console import Console
 
 
 class Terminal(Console):
-    """A console that falls silent where nothing can be written any more, for the graph is to go on.
+    """A console that becomes silent when it cannot be written to, so that the graph continues.
 
-    `run_graph.py ... | tee log` is such a case, as Ctrl-C ends `tee` before the graph; a log on a full disk is another.
+    Examples are `run_graph.py ... | tee log`, where Ctrl-C ends `tee` before the graph, and a log on a full disk.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `Console` does, but raise no OSError."""
+        """Print like `Console`, but do not raise OSError."""
         try:
             super().print(*objects, **options)
         except OSError:
             self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        """Fall silent; what Python still holds of the last line goes nowhere when it exits."""
+        """Become silent; discard what Python would flush on exit."""
         self.quiet = True
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self.file.fileno())

@@ -107,7 +107,7 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
         (["chekc", "three.yaml"], "error: no command and no config 'chekc'; did you mean 'check'?"),
         (["nodes", "Smoth"], "error: no node 'Smoth' in nodes; did you mean 'Smooth'?"),
         (["nodes", "own_nodes:Sinc"], "error: Sinc does not exist in own_nodes; did you mean 'Sink'?"),
-        (["three.yaml", "--profile", "three.yaml"], "error: --profile three.yaml: is no folder that can be written: File exists"),
+        (["three.yaml", "--profile", "three.yaml"], "error: --profile three.yaml: cannot create or write this folder: File exists"),
         (["attach", "three.yaml"], "error: three.yaml: has no `attach: NAME`, the running graph that its nodes are added to"),
     ],
 )  # fmt: skip

@@ -28,7 +28,7 @@ def lose(folder: Path) -> None:
 def test_a_folder_that_is_none_is_told_before_the_run(tmp_path: Path, option: str) -> None:
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ConfigError, match=f"--{option} {file}: is no folder that can be written: File exists"):
+    with pytest.raises(ConfigError, match=f"--{option} {file}: cannot create or write this folder: File exists"):
         reports(Wanted(**{option: file})).open()
 
 
@@ -48,7 +48,7 @@ def test_drawings_that_cannot_be_written_do_not_end_the_graph(
     for state in ("PLAYING", "ENDING"):
         drawn.draw(state, stats)
     assert [record.getMessage() for record in caplog.records] == [
-        f"--dot {tmp_path / 'dots'}: nothing more is drawn: Not a directory"
+        f"--dot {tmp_path / 'dots'}: stopped drawing: Not a directory"
     ]
 
 
