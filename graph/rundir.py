@@ -1,8 +1,8 @@
-"""Where a running graph can be found: one folder per graph below the user's run directory.
+"""Where a running graph can be found: one folder per graph in the user's run directory.
 
-It holds the ipc sockets (mode 0700, so that only this user reaches them) and a lock that the supervisor keeps
-while it lives; the kernel drops the lock with the process, so a folder whose lock is free is a leftover. The lock
-bears a mark: other folders that may lie there are none of ours.
+The folder contains the ipc sockets (its mode is 0700, so that only this user can reach them) and a lock that the
+supervisor holds while it lives. The kernel releases the lock when the process ends, so a folder whose lock is free is a
+leftover. The lock file contains a mark that tells these folders from others in the run directory.
 """
 
 import contextlib
@@ -19,30 +19,30 @@ from graph.errors import ConfigError
 
 MAX_SOCKET_PATH = 107  # bytes that fit in sockaddr_un (unix(7))
 CONTROL, LOCK = "control", "lock"
-"""What the folder holds beside the sockets of the nodes, which are called like these: no node can bear such a name."""
+"""Files in the folder next to the nodes' sockets, which have the names of the nodes: no node can have these names."""
 MARK = b"facegraph\n"
-"""What the lock holds: only folders with it are ever removed."""
-CLAIM_S = 0.5  # a lock that is only looked at, or whose folder is being removed, is free within this time
+"""Contents of the lock file: only folders with it are ever removed."""
+CLAIM_S = 0.5  # a lock that is only tested, or whose folder is being removed, becomes free within this time
 LOOK_S = 0.02
 
 
 def base() -> Path:
-    """Return the user's run directory, made if need be.
+    """Return the user's run directory; create it if necessary.
 
-    $FACEGRAPH_RUN_DIR where set, else below $XDG_RUNTIME_DIR, else below the temporary folder. Raises ConfigError
-    if it belongs to somebody else, cannot be made, or has a name that is not UTF-8.
+    It is $FACEGRAPH_RUN_DIR if set, else a folder in $XDG_RUNTIME_DIR, else one in the temporary folder. Raises
+    ConfigError if it belongs to another user, cannot be created, or has a name that is not UTF-8.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     fallback = Path(runtime) / "facegraph" if runtime else Path(tempfile.gettempdir()) / f"facegraph-{os.getuid()}"
-    path = Path(os.environ.get("FACEGRAPH_RUN_DIR") or fallback).absolute()  # a node may change its folder
-    if os.fsencode(path) != str(path).encode(errors="replace"):  # ZeroMQ would look for the sockets elsewhere
+    path = Path(os.environ.get("FACEGRAPH_RUN_DIR") or fallback).absolute()  # a node may change its working directory
+    if os.fsencode(path) != str(path).encode(errors="replace"):  # ZeroMQ would use another path
         raise ConfigError(f"the run folder {path} is not named in UTF-8; set FACEGRAPH_RUN_DIR to one that is")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
     except OSError as exc:
         raise ConfigError(
-            f"the run folder {path} cannot be made: {exc.strerror}; set FACEGRAPH_RUN_DIR to a folder of your own"
+            f"the run folder {path} cannot be created: {exc.strerror}; set FACEGRAPH_RUN_DIR to a folder of your own"
         ) from exc
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise ConfigError(f"{path} must belong to you with mode 0700; set FACEGRAPH_RUN_DIR to a folder that does")
@@ -50,24 +50,24 @@ def base() -> Path:
 
 
 def running() -> list[str]:
-    """Return the names of the graphs that run now."""
-    paths = (path for path in base().iterdir() if not path.name.startswith("."))  # those are just being removed
+    """Return the names of the graphs that are running."""
+    paths = (path for path in base().iterdir() if not path.name.startswith("."))  # a dot: it is being removed
     return sorted(path.name for path in paths if _made_by_graph(path) and _held(path))
 
 
 def left_over() -> list[str]:
-    """Return the names of graphs that were killed and have left their folders."""
+    """Return the names of killed graphs whose folders are still there."""
     return sorted(path.name for path in base().iterdir() if _made_by_graph(path) and not _held(path))
 
 
 def sweep() -> None:
-    """Remove what killed graphs have left, and nothing else: the run directory may be somebody's home."""
+    """Remove the folders of killed graphs, and nothing else: the run directory may be somebody's home."""
     for name in left_over():
         RunDir(base() / name).remove_left_over()
 
 
 def _made_by_graph(path: Path) -> bool:
-    """Say whether a folder bears the mark of a graph; its owner may have others there, and links to anywhere."""
+    """Say whether a folder has the mark of a graph; the run directory may contain other folders and links."""
     lock = path / LOCK
     try:
         if path.is_symlink() or lock.is_symlink() or not lock.is_file():
@@ -79,7 +79,7 @@ def _made_by_graph(path: Path) -> bool:
 
 
 def _free_for_a_graph(path: Path) -> bool:
-    """Say whether a folder is a graph's, or empty but for the lock of one that was killed before it left its mark."""
+    """Say whether a folder is a graph's, or empty except for the lock of a graph killed before it wrote its mark."""
     if _made_by_graph(path):
         return True
     return not path.is_symlink() and all(entry.name == LOCK and _is_blank(entry) for entry in path.iterdir())
@@ -110,7 +110,7 @@ class RunDir:
 
     @classmethod
     def of(cls, graph: str) -> "RunDir":
-        """Return the place of a graph by name, running or not."""
+        """Return the folder of a graph by name, whether it runs or not."""
         return cls(base() / graph)
 
     @property
@@ -127,21 +127,21 @@ class RunDir:
         return output
 
     def runs(self, silence_s: float) -> bool:
-        """Say whether the graph runs; here its lock says so, however long it has been silent."""
+        """Say whether the graph runs, by its lock; `silence_s` does not matter here."""
         return _held(self.path)
 
     def secure(self, socket: Any) -> None:
-        """Prepare a socket that is not connected yet: the folder's mode keeps others out."""
+        """Prepare a socket before it connects: nothing to do, the folder's mode keeps other users out."""
 
     def slots(self, node: str) -> str:
         """Return the path of the unix socket that hands out a node's shared memory."""
         return f"{self.path}/{node}.shm"
 
     def claim(self, nodes: list[str]) -> "Claim":
-        """Make the folder and lock it.
+        """Create the folder and lock it.
 
-        Raises ConfigError if a graph of this name runs already, a socket's path would be too long, or the folder is
-        not a graph's.
+        Raises ConfigError if a graph of this name is running, a socket's path would be too long, or the folder is not
+        a graph's.
         """
         longest = max((self.slots(node) for node in nodes), key=len, default="")
         if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
@@ -160,7 +160,7 @@ class RunDir:
         return Claim(self, lock)
 
     def _make(self) -> int | None:
-        """Make the folder and return its lock, held and marked; None if another process holds it."""
+        """Create the folder and return its lock, held and marked; None if another process holds it."""
         try:
             self.path.mkdir(mode=0o700, exist_ok=True)
             if not _free_for_a_graph(self.path):
@@ -173,10 +173,10 @@ class RunDir:
                 os.pwrite(lock, MARK, 0)
             return lock
         except FileNotFoundError:
-            return None  # somebody is removing it
+            return None  # another process is removing it
         except OSError as exc:
             raise ConfigError(
-                f"the run folder {self.path} cannot be made: {exc.strerror}; "
+                f"the run folder {self.path} cannot be created: {exc.strerror}; "
                 "set FACEGRAPH_RUN_DIR to a folder of your own"
             ) from exc
 
@@ -191,13 +191,13 @@ class RunDir:
         return None
 
     def is_locked_by(self, lock: int) -> bool:
-        """Say whether an open file is the folder's lock, and not that of one which was removed."""
+        """Say whether an open file is the folder's lock, and not that of a folder that was removed."""
         with contextlib.suppress(FileNotFoundError):
             return os.path.samestat(os.fstat(lock), os.stat(self.path / LOCK))
         return False
 
     def remove_left_over(self, wait_s: float = 0.0) -> None:
-        """Remove the folder with its sockets, unless a graph runs in it: a new one may have taken the name.
+        """Remove the folder with its sockets, unless a graph runs in it: a new one may use the name.
 
         `wait_s` is how long to wait for the lock of a graph that is being killed.
         """
@@ -213,9 +213,9 @@ class RunDir:
                 time.sleep(LOOK_S)
 
     def remove(self) -> None:
-        """Remove the folder, whose lock the caller holds.
+        """Remove the folder; the caller holds its lock.
 
-        Under another name first, so that nobody adds to it meanwhile and a new graph finds none or a whole one.
+        It is renamed first, so that nobody adds to it meanwhile, and a new graph finds either none or a complete one.
         """
         away = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
@@ -231,7 +231,7 @@ class Claim:
         self._lock = lock
 
     def close(self) -> None:
-        """Remove the folder, if nobody has put another one in its place, and let go the lock."""
+        """Remove the folder, unless another one has replaced it, and release the lock."""
         if self.rundir.is_locked_by(self._lock):
             self.rundir.remove()
         with contextlib.suppress(OSError):

@@ -88,7 +88,7 @@ def test_only_its_user_reaches_the_sockets_of_a_graph() -> None:
 
 
 def test_a_folder_that_cannot_be_made(home: Path) -> None:
-    with pytest.raises(ConfigError, match=f"the run folder {home / 'file'} cannot be made: File exists; set FACEGRAPH"):
+    with pytest.raises(ConfigError, match=f"the run folder {home / 'file'} cannot be created: File exists; set"):
         RunDir.of("file").claim([])
 
 
@@ -102,7 +102,7 @@ def test_a_run_directory_that_cannot_be_made(
     assert cli.main(["top"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: the run folder {tmp_path / 'file' / 'run'}")
-    assert error.endswith("cannot be made: Not a directory; set FACEGRAPH_RUN_DIR to a folder of your own\n")
+    assert error.endswith("cannot be created: Not a directory; set FACEGRAPH_RUN_DIR to a folder of your own\n")
 
 
 def test_a_name_whose_graph_was_killed_is_free_but_not_that_of_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
