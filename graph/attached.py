@@ -95,7 +95,7 @@ class RunningGraph:
         self._pid = os.getpid()
         try:
             if isinstance(place, Remote):
-                place.greet(self._context)
+                place.check(self._context)
             self.description = self.spec()
             self.name = self.description["name"]
             ahead = ahead_ns(self.description)

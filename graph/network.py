@@ -1,7 +1,7 @@
-"""Graphs of other hosts: addresses, the keys that let in (CURVE), and why a connection does not come about.
+"""Graphs on other hosts: addresses, keys (CURVE), and why a connection fails.
 
 run_graph.py keys keys laptop     makes keys/server.key_secret, which stays with the graph,
-                                  keys/clients/laptop.key, which lets that client in for as long as it is there,
+                                  keys/clients/laptop.key, which admits that client as long as it exists,
                                   and the folder keys/laptop, which the client needs
 """
 
@@ -30,16 +30,16 @@ logger = logging.getLogger("facegraph")
 SCHEME = "tcp://"
 KEYS_VARIABLE = "FACEGRAPH_KEYS"
 """Environment variable with a client's folder of keys, for commands."""
-CONNECT_S = 5.0  # for the connection and its handshake
-SILENT_S = 6.0  # nodes say something every two seconds; after so long a silence they are not there
-HEARTBEAT_MS = 2000  # of ZeroMQ: a connection is given up after three of them without an answer
+CONNECT_S = 5.0  # timeout of the connection and its handshake
+SILENT_S = 6.0  # senders send at least a ping every two seconds; one that is silent for so long is gone
+HEARTBEAT_MS = 2000  # of ZeroMQ: a connection is closed after three of them without an answer
 
 _KEY = re.compile(rb"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
 _ADDRESS = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5})")
 
 
 def is_remote(name: str | None) -> bool:
-    """Say whether what is to be attached to is an address, not the name of a graph of this user."""
+    """Say whether the graph to attach to is given by its address, not by its name."""
     return name is not None and name.startswith(SCHEME)
 
 
@@ -47,12 +47,12 @@ def parse(address: str) -> tuple[str, int]:
     """Return host and port. Raises ConfigError for anything but tcp://HOST:PORT."""
     found = _ADDRESS.fullmatch(address)
     if not found or int(found["port"]) > 65535:
-        raise ConfigError(f"{address!r} is no address, expected like tcp://192.0.2.7:5555")
+        raise ConfigError(f"{address!r} is not an address, expected like tcp://192.0.2.7:5555")
     return found["host"].strip("[]"), int(found["port"])
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches what listens on `host`."""
+    """Say whether only this machine can connect to `host`."""
     if host == "localhost":
         return True
     try:
@@ -66,7 +66,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Keys:
-    """A key pair, and for a client the public key of the server that it trusts."""
+    """A key pair, and for a client also the public key of the server that it trusts."""
 
     public: bytes
     secret: bytes
@@ -74,10 +74,10 @@ class Keys:
 
 
 def make_keys(folder: Path, clients: Iterable[str]) -> list[Path]:
-    """Make the server's keys in `folder` unless they are there, and a folder of keys for each client.
+    """Make the server's keys in `folder` unless they exist, and a folder of keys for each client.
 
-    Only their owner may read them. Returns what was made. Raises ConfigError for a client that is there already, or a
-    name that is none.
+    Only their owner can read them. Returns what was made. Raises ConfigError for a client that exists already, or an
+    invalid name.
     """
     clients = list(clients)
     for name in clients:
@@ -85,7 +85,7 @@ def make_keys(folder: Path, clients: Iterable[str]) -> list[Path]:
             raise ConfigError(f"{name!r} cannot be the name of a client: letters, digits, - and _")
         if os.path.exists(folder / name) or os.path.exists(folder / "clients" / f"{name}.key"):
             raise ConfigError(
-                f"{folder / name} is there already: remove it and its key in clients/, or take another name"
+                f"{folder / name} exists already: remove it and its key in clients/, or choose another name"
             )
     before = os.umask(0o077)
     try:
@@ -112,24 +112,24 @@ def _pair(folder: Path, name: str) -> Path:
 
 
 def server_keys(folder: Path) -> Keys:
-    """Return the keys with which a graph listens. Raises ConfigError unless they are there and nobody else's."""
+    """Return the keys with which a graph listens. Raises ConfigError if they are missing, damaged, or not private."""
     return Keys(*_load(folder / "server.key_secret"))
 
 
 def client_keys(folder: Path) -> Keys:
-    """Return the keys with which a client comes. Raises ConfigError as `server_keys` does."""
+    """Return the keys with which a client connects. Raises ConfigError like `server_keys`."""
     public, secret = _load(folder / "client.key_secret")
     return Keys(public, secret, _load(folder / "server.key")[0])
 
 
 def allowed(folder: Path) -> dict[bytes, str]:
-    """Return the names of the clients that may come by their public keys; read anew for each that does."""
+    """Return the names of the admitted clients by public key, as the folder is now."""
     found = {}
     for path in (folder / "clients").glob("*.key"):
         try:
             found[zmq.auth.load_certificate(path)[0]] = path.stem
         except (OSError, ValueError) as exc:
-            logger.warning("%s is no key and lets nobody in: %s", path, exc)
+            logger.warning("%s is not a key and is ignored: %s", path, exc)
     return found
 
 
@@ -138,7 +138,7 @@ def _load(path: Path) -> tuple[bytes, bytes]:
     secret_too = path.suffix == ".key_secret"
     try:
         if secret_too and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigError(f"{path} can be read by others: chmod 600 {path}, or make new ones")
+            raise ConfigError(f"{path} can be read by other users: chmod 600 {path}, or make new keys")
         public, secret = zmq.auth.load_certificate(path)
         if not all(_KEY.fullmatch(key or b"") for key in ([public, secret] if secret_too else [public])):
             raise ValueError("not 40 characters of Z85")
@@ -146,19 +146,19 @@ def _load(path: Path) -> tuple[bytes, bytes]:
         raise ConfigError(f"there is no key {path}; `run_graph.py keys DIR NAME` makes such a folder") from exc
     except ValueError as exc:
         what = "a secret key" if secret_too else "a key"
-        raise ConfigError(f"{path} is damaged, or not {what}; `run_graph.py keys DIR NAME` makes new ones") from exc
+        raise ConfigError(f"{path} is damaged, or not {what}; `run_graph.py keys DIR NAME` makes a new one") from exc
     return public, secret or b""
 
 
 def listening(listen: str, keys: str | None) -> Keys | None:
-    """Return the keys with which to listen. Raises ConfigError if the address is open to others without any."""
+    """Return the keys with which to listen. Raises ConfigError if the address is open to others but has no keys."""
     host, _ = parse(listen)
     if keys is not None:
         return server_keys(Path(keys))
     if not is_loopback(host):
         raise ConfigError(
-            f"{listen} is open to other machines, who must then have a key: `run_graph.py keys keys laptop` makes "
-            "them, `keys: keys` beside `listen` uses them; or stay on tcp://127.0.0.1 and use ssh -L"
+            f"{listen} is open to other machines, which requires keys: `run_graph.py keys keys laptop` makes them, "
+            "`keys: keys` next to `listen` uses them; or listen at tcp://127.0.0.1 and use ssh -L"
         )
     return None
 
@@ -167,12 +167,12 @@ def listening(listen: str, keys: str | None) -> Keys | None:
 
 
 class Remote:
-    """A graph at an address: all of it behind one port. The counterpart of graph.rundir.RunDir."""
+    """A graph that is reached at one address. The counterpart of graph.rundir.RunDir."""
 
-    died = "has died, or cannot be reached any more"  # what is known of a graph that has fallen silent
+    died = "has died, or cannot be reached any more"  # what can be said of a graph that is silent
 
     def __init__(self, address: str, keys: str | Path | None = None) -> None:
-        """Look at the address and the keys, in `keys` or $FACEGRAPH_KEYS; raises ConfigError if they are none."""
+        """Load keys from the folder `keys` or $FACEGRAPH_KEYS. Raises ConfigError if these or the address are invalid."""
         parse(address)
         if not isinstance(keys, str | Path | None):
             raise ConfigError(f"keys={keys!r}: expected the folder of a client's keys as a str or a Path")
@@ -183,8 +183,8 @@ class Remote:
 
     @cached_property
     def control(self) -> str:
-        """Where to ask. Raises GraphError for the name of a host that is not known."""
-        return _answering(self.address)
+        """The address for requests. Raises GraphError if the host's name is unknown."""
+        return _resolved(self.address)
 
     def data(self, node: str) -> str:
         """Return the address of a node's outputs."""
@@ -195,11 +195,11 @@ class Remote:
         return f"{node}.{output}"
 
     def runs(self, silence_s: float) -> bool:
-        """Say whether the graph runs, as far as one can see that has heard nothing for so long."""
+        """Say whether the graph still runs, judged by how long it has been silent."""
         return silence_s < SILENT_S
 
     def secure(self, socket: "zmq.Socket[bytes]") -> None:
-        """Prepare a socket that is not connected yet."""
+        """Prepare a socket before it connects."""
         socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.set(zmq.HEARTBEAT_TIMEOUT, 3 * HEARTBEAT_MS)
         socket.set(zmq.IPV6, 1)
@@ -207,15 +207,15 @@ class Remote:
             socket.curve_publickey, socket.curve_secretkey = self._keys.public, self._keys.secret
             socket.curve_serverkey = self._keys.server
 
-    def greet(self, context: "zmq.Context[Any]") -> None:
-        """Connect once and see that we are let in. Raises GraphError if not, after CONNECT_S at most, saying why."""
+    def check(self, context: "zmq.Context[Any]") -> None:
+        """Connect once as a test. Raises GraphError with the reason if that fails, after CONNECT_S at most."""
         socket = context.socket(zmq.DEALER)
         monitor = socket.get_monitor_socket()
         try:
             socket.set(zmq.LINGER, 0)
             self.secure(socket)
             socket.connect(self.control)
-            reason = self._shaken(monitor)
+            reason = self._handshake_failure(monitor)
         except zmq.ZMQError as exc:
             reason = f"cannot be connected to: {exc.strerror}"
         finally:
@@ -225,8 +225,8 @@ class Remote:
         if reason:
             raise GraphError(f"{self.address} {reason}")
 
-    def _shaken(self, monitor: Any) -> str:
-        """Wait for the end of the handshake; return why there was none, empty if all is well."""
+    def _handshake_failure(self, monitor: Any) -> str:
+        """Wait for the end of the handshake; return why it failed, empty if it succeeded."""
         until = time.monotonic() + CONNECT_S
         connected = False
         while (left := until - time.monotonic()) > 0:
@@ -236,26 +236,25 @@ class Remote:
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 return ""
             if event == zmq.Event.HANDSHAKE_FAILED_AUTH:
-                return f"does not know the key in {self.folder}: its public half belongs into the graph's keys/clients"
-            if event in (zmq.Event.HANDSHAKE_FAILED_PROTOCOL, zmq.Event.HANDSHAKE_FAILED_NO_DETAIL):
-                return self._no_handshake()
-            if connected and event == zmq.Event.DISCONNECTED:
-                return self._no_handshake()
+                return f"does not know the key in {self.folder}: its public half must be in the graph's keys/clients"
+            failed = event in (zmq.Event.HANDSHAKE_FAILED_PROTOCOL, zmq.Event.HANDSHAKE_FAILED_NO_DETAIL)
+            if failed or (connected and event == zmq.Event.DISCONNECTED):
+                return self._rejection()
             if not connected and event == zmq.Event.CLOSED:
                 return "refuses the connection, or cannot be reached: nothing listens there"
             connected |= event == zmq.Event.CONNECTED
-        return "takes the connection, but says nothing: is it a graph?" if connected else "does not answer"
+        return "accepts the connection, but sends nothing: is it a graph?" if connected else "does not answer"
 
-    def _no_handshake(self) -> str:
+    def _rejection(self) -> str:
         if self._keys:
-            return f"breaks off: server.key in {self.folder} is not its key, or it listens without keys"
-        return f"breaks off: it may ask for keys; give their folder as {KEYS_VARIABLE}=DIR or attach(..., keys=DIR)"
+            return f"closes the connection: server.key in {self.folder} is not its key, or it listens without keys"
+        return f"closes the connection: it may require keys; pass {KEYS_VARIABLE}=DIR or attach(..., keys=DIR)"
 
 
-def _answering(address: str) -> str:
-    """Return an address with the name of its host replaced by the first of its numbers that takes a connection.
+def _resolved(address: str) -> str:
+    """Return an address with its host's name replaced by the first of its IP addresses that accepts a connection.
 
-    ZeroMQ tries one number only: of localhost often ::1, while the graph listens on 127.0.0.1.
+    ZeroMQ tries only one: for localhost often ::1, while the graph listens on 127.0.0.1.
     """
     host, port = parse(address)
     with contextlib.suppress(ValueError):
@@ -265,7 +264,7 @@ def _answering(address: str) -> str:
         with create_connection((host, port), timeout=CONNECT_S) as connection:
             found = connection.getpeername()[0]
     except gaierror as exc:
-        raise GraphError(f"{address} cannot be reached: {host} is no host that is known here") from exc
+        raise GraphError(f"{address} cannot be reached: the host {host} is unknown") from exc
     except OSError:
-        return address  # ZeroMQ goes on trying
+        return address  # ZeroMQ will keep trying
     return f"{SCHEME}[{found}]:{port}" if ":" in found else f"{SCHEME}{found}:{port}"

@@ -43,8 +43,8 @@ CASES = {
     "no type": (SHOW + "  more: {settings: {a: 1}}", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
     "no type in a block": (SHOW + "  more:\n    restart: never", ["g.yaml:5: nodes.more: needs a `type:`, like nodes.smooth:Smooth"]),
     "keys for nobody": (SHOW + "keys: keys", ["g.yaml:5: keys: lets in nobody without `listen: tcp://...` beside it"]),
-    "no address": (SHOW + "attach: tcp://webcam", ["g.yaml:5: attach: 'tcp://webcam' is no address, expected like tcp://192.0.2.7:5555"]),
-    "no address to listen at": (SHOW + "listen: tcp://webcam", ["g.yaml:5: listen: 'tcp://webcam' is no address, expected like tcp://192.0.2.7:5555"]),
+    "no address": (SHOW + "attach: tcp://webcam", ["g.yaml:5: attach: 'tcp://webcam' is not an address, expected like tcp://192.0.2.7:5555"]),
+    "no address to listen at": (SHOW + "listen: tcp://webcam", ["g.yaml:5: listen: 'tcp://webcam' is not an address, expected like tcp://192.0.2.7:5555"]),
     "required setting that is wrong": (
         SHOW + '  more: {type: "@Writer", inputs: {frame: camera.frame}, settings: {path: 5}}',
         ["g.yaml:5: nodes.more.settings.path: is 5, expected str"],

@@ -27,7 +27,7 @@ def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path, run: Run) -
     assert sorted(network.allowed(folder).values()) == ["client", "laptop", "phone"]
     server, laptop = network.server_keys(folder), network.client_keys(folder / "laptop")
     assert laptop.server == server.public and network.allowed(folder)[laptop.public] == "laptop"
-    assert "is there already: remove it" in run("keys", str(folder), "laptop", code=2)
+    assert "exists already: remove it" in run("keys", str(folder), "laptop", code=2)
     assert "'a/b' cannot be the name of a client" in run("keys", str(folder), "a/b", code=2)
 
 
@@ -36,7 +36,7 @@ def test_keys_that_are_missing_or_open_to_others(tmp_path: Path) -> None:
         network.client_keys(tmp_path / "none")
     network.make_keys(tmp_path / "keys", ["laptop"])
     (tmp_path / "keys/laptop/client.key_secret").chmod(0o644)
-    with pytest.raises(ConfigError, match=r"client\.key_secret can be read by others: chmod 600 "):
+    with pytest.raises(ConfigError, match=r"client\.key_secret can be read by other users: chmod 600 "):
         network.client_keys(tmp_path / "keys/laptop")
 
 
@@ -62,7 +62,7 @@ def test_keys_that_are_damaged_or_of_another_kind(tmp_path: Path, file: str, con
     "address", ["tcp://x", "tcp://:1", "udp://127.0.0.1:1", "tcp://127.0.0.1:99999", "tcp://a/b:1"]
 )
 def test_addresses_that_are_none(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no address, expected like tcp://192\.0\.2\.7:5555"):
+    with pytest.raises(ConfigError, match=r"is not an address, expected like tcp://192\.0\.2\.7:5555"):
         network.parse(address)
 
 
@@ -90,7 +90,7 @@ def test_numbers_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_host_that_is_not_known() -> None:
-    with pytest.raises(GraphError, match=r"^tcp://no\.invalid:5555 cannot be reached: no\.invalid is no host"):
+    with pytest.raises(GraphError, match=r"^tcp://no\.invalid:5555 cannot be reached: the host no\.invalid is unknown"):
         attach("tcp://no.invalid:5555")
 
 
@@ -99,7 +99,7 @@ def test_beyond_this_machine_only_with_keys(tmp_path: Path, address: str) -> Non
     path = tmp_path / "main.yaml"
     path.write_text(json.dumps(config(address)))
     with pytest.raises(
-        ConfigError, match=rf"main\.yaml:1: listen: {re.escape(address)} is open to other machines, who "
+        ConfigError, match=rf"main\.yaml:1: listen: {re.escape(address)} is open to other machines, which "
     ):
         load(path)
     path.write_text(json.dumps(config(address, tmp_path / "keys")))
