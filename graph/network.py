@@ -172,7 +172,7 @@ class Remote:
     died = "has died, or cannot be reached any more"  # what can be said of a graph that is silent
 
     def __init__(self, address: str, keys: str | Path | None = None) -> None:
-        """Load keys from the folder `keys` or $FACEGRAPH_KEYS. Raises ConfigError if these or the address are invalid."""
+        """Load keys from the folder `keys` or $FACEGRAPH_KEYS. Raises ConfigError if these or the address are bad."""
         parse(address)
         if not isinstance(keys, str | Path | None):
             raise ConfigError(f"keys={keys!r}: expected the folder of a client's keys as a str or a Path")
