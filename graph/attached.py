@@ -1,10 +1,10 @@
-"""Read from a running graph out of any Python process.
+"""Reads from a running graph in any Python process.
 
 with graph.attach("webcam") as g:
     for faces in g.subscribe("smooth.faces"):
         print(faces.seq, faces.landmarks)
 
-Look inside and change: g.stats(), g.spec(), g.log(), g.set("detector.every", 3), g.pause(), g.restart("smooth").
+To inspect and control it: g.stats(), g.spec(), g.log(), g.set("detector.every", 3), g.pause(), g.restart("smooth").
 """
 
 import logging
@@ -32,37 +32,33 @@ from graph.spec import GraphSpec, did_you_mean, import_module
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 10.0  # how long a supervisor may take to answer: it waits itself for nodes that are busy
-RESTART_S = 40.0  # the same for a node that is started again
+ANSWER_S = 10.0  # timeout of a request: the supervisor itself waits for busy nodes
+RESTART_S = 40.0  # the same for the restart of a node
 POLL_S = 0.1
-CLOSE_S = 5.0  # how long streams in other threads are waited for
+CLOSE_S = 5.0  # how long to wait for streams in other threads
 
 Connect = Callable[[str], Receiver]
-"""Says hello for a port."""
+"""Connects to a port."""
 Stream = Generator[Any, None, None]
 
 
 def attach(name: str | None = None, wait: float = 0.0, keys: str | Path | None = None) -> "RunningGraph":
     """Return a handle on the graph `name` that this user runs on this host; None: on the only one that runs.
 
-    `name` may be the address at which one elsewhere listens, "tcp://192.0.2.7:5555"; `keys` is then the folder that
-    lets us in, $FACEGRAPH_KEYS if left out. `wait` is how many seconds to wait for the graph to start. Raises
-    ConfigError if there is none, naming those that run, and GraphError if an address does not let us in, saying why.
+    `name` may also be the address at which a graph listens, "tcp://192.0.2.7:5555"; `keys` is then the folder of this
+    client's keys, by default $FACEGRAPH_KEYS. `wait` is how many seconds to wait for the graph to start. Raises
+    ConfigError if there is none, naming those that run, and GraphError with the reason if an address does not admit us.
     """
     if not isinstance(name, str | None):
         raise ConfigError(f"a graph named {name!r}: expected its name as a str, an address tcp://HOST:PORT, or None")
     if not isinstance(wait, int | float) or math.isnan(wait):
         raise ConfigError(f"wait={wait!r}: expected a number of seconds")
-    if name is not None and is_remote(name):
-        return _attach(lambda: RunningGraph(name, Remote(name, keys)), wait)
-    return _attach(lambda: RunningGraph(*_find(name)), wait)
-
-
-def _attach(look: "Callable[[], RunningGraph]", wait: float) -> "RunningGraph":
     until = time.monotonic() + wait
     while True:
         try:
-            return look()
+            if name is not None and is_remote(name):
+                return RunningGraph(name, Remote(name, keys))
+            return RunningGraph(*_find(name))
         except GraphError:
             if time.monotonic() >= until:
                 raise
@@ -84,13 +80,13 @@ def _find(name: str | None) -> tuple[str, RunDir]:
 
 
 class RunningGraph:
-    """A graph that runs in other processes. It does not notice us: our queues are our own, and may drop."""
+    """A graph that runs in other processes. It is not affected: we have our own queues, which may drop messages."""
 
     def __init__(self, name: str, place: RunDir | Remote) -> None:
         self.name = name
         self._place = place
         self._context: zmq.Context[Any] = zmq.Context()
-        self._streams: dict[int, tuple[ref[Stream], dict[str, Receiver]]] = {}  # weak: leaving a loop ends its stream
+        self._streams: dict[int, tuple[ref[Stream], dict[str, Receiver]]] = {}  # weak: a stream ends with its loop
         self._closed = False
         self._pid = os.getpid()
         try:
@@ -99,8 +95,8 @@ class RunningGraph:
             self.description = self.spec()
             self.name = self.description["name"]
             ahead = ahead_ns(self.description)
-            self.far = isinstance(place, Remote) or is_other_clock(ahead)  # the times in messages are of another clock,
-            self.ahead_ns = ahead if self.far else 0  # and that is ahead of ours by so much
+            self.far = isinstance(place, Remote) or is_other_clock(ahead)  # its messages have times of another clock,
+            self.ahead_ns = ahead if self.far else 0  # which is ahead of ours by so much
         except GraphError:
             self.close()
             raise
@@ -112,7 +108,9 @@ class RunningGraph:
         return {f"{node}.{port}": type_ for node in nodes for port, type_ in nodes[node]["outputs"].items()}
 
     def spec(self) -> dict[str, Any]:
-        """Return what the graph is: state, nodes with type, state, ports and settings, edges; see graph/README.md.
+        """Describe the graph: its state, its edges, and its nodes with type, state, ports and settings.
+
+        See graph/README.md.
 
         A setting has `value`, `default`, `type`, `choices`, `minimum`, `maximum`, `changeable` and `about` (its unit
         and effect). Passwords in values are hidden.
@@ -120,7 +118,7 @@ class RunningGraph:
         return self._ask("describe")
 
     def stats(self) -> dict[str, Any]:
-        """Return what the graph did in the last seconds, by node, edge and end of the graph; see graph/README.md."""
+        """Return the statistics of the last seconds, by node, edge and end of the graph; see graph/README.md."""
         return self._ask("stats")
 
     def log(self, since: int = 0) -> list[dict[str, Any]]:
@@ -129,10 +127,10 @@ class RunningGraph:
         return [dict(zip(names, line, strict=True)) for line in self._ask("log", since=since)["lines"]]
 
     def set(self, setting: str, value: Any) -> Any:
-        """Set "node.setting" and return the value that the node has now.
+        """Set "node.setting" and return its new value.
 
-        Raises ConfigError with the reason if there is no such setting, it may not change while the graph runs, or
-        the value does not fit.
+        Raises ConfigError with the reason if there is no such setting, it cannot be changed while the graph runs, or
+        the value is invalid.
         """
         node, dot, name = setting.partition(".") if isinstance(setting, str) else ("", "", "")
         if not (dot and name):
@@ -140,15 +138,15 @@ class RunningGraph:
         return self._ask("set", node=node, setting=name, value=value)["value"]
 
     def pause(self) -> None:
-        """Hold the sources; what is on its way is still processed. Returns when they have stopped."""
+        """Pause the sources; returns when they have stopped. Frames already in the graph are still processed."""
         self._ask("pause")
 
     def resume(self) -> None:
-        """Let the sources go on."""
+        """Let the sources continue."""
         self._ask("resume")
 
     def restart(self, node: str) -> None:
-        """Start the process of a node again; returns when it plays. The frames that it had are lost."""
+        """Restart the process of a node; returns when it plays. The frames that it had are lost."""
         self._ask("restart", RESTART_S, node=node)
 
     def subscribe(
@@ -160,16 +158,16 @@ class RunningGraph:
         type_: type[Message] | None = None,
         copy: bool = True,
     ) -> Generator[Any, None, None]:
-        """Give the messages of a port as they come, until the stream ends.
+        """Yield the messages of a port as they arrive, until the stream ends.
 
-        The messages are yours: copies, which you may keep and write to. With several ports, tuples of messages of
-        the same frame. `policy` and `queue` say what happens while you are slow: with "latest" you miss frames, with
-        "block" the graph waits for you. Several ports get a queue of at least 16, so that fast ports can wait for
-        slow ones. `shm=False` has all bytes sent. `type_` is needed for message types that this process has not
-        imported. `copy=False` gives read-only views of the sender's memory: faster, but what you keep it cannot reuse,
-        and it writes over them once the stream is closed, also by leaving its loop.
-        When a node is started again its messages go on, after a gap. Raises ConfigError for a port, policy or queue
-        that does not exist, GraphError if the graph dies, or a node ends for good before the stream did.
+        The messages are copies, which you may keep and write to. Several ports give tuples of messages of the same
+        frame. `policy` and `queue` say what happens while you are slow: with "latest" you miss frames, with "block" the
+        graph waits for you. With several ports the queue is at least 16, so that fast ports can wait for slow ones.
+        `shm=False` avoids shared memory. `type_` is needed for message types that this process has not imported.
+        `copy=False` gives read-only views of the sender's memory: faster, but the sender cannot reuse what you keep,
+        and overwrites it once the stream is closed, which leaving its loop does too.
+        When a node is restarted, its messages continue after a gap. Raises ConfigError for an invalid port, policy or
+        queue, GraphError if the graph dies or a node ends for good before its stream has ended.
         """
         if not ports:
             raise ConfigError(f"subscribe needs a port; outputs: {', '.join(self.ports)}")
@@ -188,9 +186,9 @@ class RunningGraph:
         return self._known(self._stream(receivers, connect, newest, ports, copy), receivers)
 
     def type_of(self, port: str) -> type[Message]:
-        """Return the message type of a port; imports the module that defines it.
+        """Return the message type of a port, importing the module that defines it.
 
-        Raises ConfigError for a port that does not exist, or a module that cannot be imported here.
+        Raises ConfigError if the port does not exist or the module cannot be imported here.
         """
         self._check_ports([port])
         name = self.ports[port]
@@ -201,11 +199,11 @@ class RunningGraph:
     def listen(
         self, *ports: str, policy: str = "latest", queue: int = 1
     ) -> Generator[tuple[str, Message] | None, None, None]:
-        """Give the messages of some ports one by one in the order in which they come; of types as `type_of` finds.
+        """Yield (port, message) for the messages of some ports, in the order in which they arrive.
 
-        Unlike `subscribe` this matches nothing, gives the marks too (graph.Mark), and gives None ten times a second
-        while nothing comes, the first time when all senders have answered. The messages are views of the senders'
-        memory, valid until the next one. Raises as `subscribe` does.
+        Unlike `subscribe`, this imports their types, does not match frames, yields marks too (graph.Mark), and yields
+        None ten times a second while nothing arrives, the first time once all senders have answered. The messages are
+        views of the senders' memory, valid until the next one. Raises the same errors as `subscribe`.
         """
         self._check(ports, policy, queue)
         types = {port: self.type_of(port) for port in ports}
@@ -218,7 +216,7 @@ class RunningGraph:
 
     def _known(self, stream: Stream, receivers: dict[str, Receiver]) -> Stream:
         def dropped(_: ref[Stream]) -> None:
-            """Take leave for a stream that never began: it has no `finally` yet, and with "block" the graph waits."""
+            """Disconnect a stream that was never iterated: its `finally` does not run, and "block" stops the graph."""
             for receiver in receivers.values():
                 receiver.close()
 
@@ -234,19 +232,19 @@ class RunningGraph:
                 self._check_open()
                 came = False
                 for port, receiver in receivers.items():
-                    if arrived := receiver.receive():  # one of each in turn: a fast one never hides the others
+                    if arrived := receiver.receive():  # one of each in turn, so that a fast one does not starve others
                         came = True
                         yield port, arrived.message
                         del arrived
                         receiver.consumed()
                         receiver.flush(idle=False)
-                self._greet_again(lookout, receivers, connect)
+                self._reconnect(lookout, receivers, connect)
                 answered |= all(receiver.welcomed or receiver.ended for receiver in receivers.values())
                 if not came and answered:
                     yield None
                 if not came:
                     wait_for_any(receivers.values(), 100)
-            self._tell_of_ended(receivers)
+            self._check_complete(receivers)
         finally:
             for receiver in receivers.values():
                 receiver.close()
@@ -256,10 +254,10 @@ class RunningGraph:
         nodes = {port: port.partition(".")[0] for port in receivers}
         return Lookout(self._context, self._place, self.name, nodes, joined)
 
-    def _greet_again(self, lookout: Lookout, receivers: dict[str, Receiver], connect: Connect) -> dict[str, Fate]:
-        """Put new receivers in the place of those whose nodes were started again; return the fates of all by port.
+    def _reconnect(self, lookout: Lookout, receivers: dict[str, Receiver], connect: Connect) -> dict[str, Fate]:
+        """Replace the receivers whose nodes were restarted, and expire those whose nodes have ended.
 
-        Those whose nodes have ended expire. Raises GraphError if the graph is gone.
+        Returns the fates of their senders by port. Raises GraphError if the graph is gone.
         """
         fates = lookout.look(receivers) if lookout.due() else {}
         if "died" in fates.values():
@@ -272,18 +270,17 @@ class RunningGraph:
                 receivers[port] = connect(port)
         return fates
 
-    def _tell_of_ended(self, receivers: dict[str, Receiver]) -> None:
-        """Raise GraphError if nodes have ended without our having all that they said."""
-        ended = [port for port, receiver in receivers.items() if receiver.expired]
-        if ended:
-            nodes = dict.fromkeys(port.partition(".")[0] for port in ended)
-            raise GraphError(f"{', '.join(nodes)} of the graph {self.name!r} has ended; nothing more comes of it")
+    def _check_complete(self, receivers: dict[str, Receiver]) -> None:
+        """Raise GraphError if nodes have ended before we got all their messages."""
+        nodes = dict.fromkeys(port.partition(".")[0] for port, receiver in receivers.items() if receiver.expired)
+        if nodes:
+            raise GraphError(f"{', '.join(nodes)} of the graph {self.name!r} has ended; nothing more comes from it")
 
     def _check(self, ports: Iterable[str], policy: str, queue: int) -> None:
-        """Raise ConfigError unless this can be asked of a sender: said here, where it was asked."""
+        """Raise ConfigError for what a sender would refuse, at once and not only in the stream."""
         self._check_ports(ports)
-        if why := error_in(policy, queue):
-            raise ConfigError(why)
+        if error := error_in(policy, queue):
+            raise ConfigError(error)
 
     def _check_ports(self, ports: Iterable[str]) -> None:
         for port in ports:
@@ -307,7 +304,7 @@ class RunningGraph:
         try:
             while not inputs.finished:
                 self._check_open()
-                for port, fate in self._greet_again(lookout, receivers, connect).items():
+                for port, fate in self._reconnect(lookout, receivers, connect).items():
                     if fate == "again":
                         inputs.replace(port, receivers[port])
                     elif fate == "gap":
@@ -319,7 +316,7 @@ class RunningGraph:
                     inputs.done()
                 else:
                     inputs.wait(500)
-            self._tell_of_ended(receivers)
+            self._check_complete(receivers)
         finally:
             inputs.close()
             self._streams.pop(id(receivers), None)
@@ -331,22 +328,22 @@ class RunningGraph:
     def _check_open(self) -> None:
         if self._closed:
             raise GraphError(f"this handle on the graph {self.name!r} is closed")
-        if self._pid != os.getpid():  # sockets of ZeroMQ do not work behind a fork: they would wait for ever
+        if self._pid != os.getpid():  # ZeroMQ's sockets do not work after a fork: they would wait for ever
             raise GraphError(f"this handle on the graph {self.name!r} is another process's; attach() in this one")
 
     def close(self) -> None:
-        """Take leave. Streams end; those that wait in other threads raise GraphError."""
+        """Disconnect. Streams end; those that wait in other threads raise GraphError."""
         self._closed = True
         until = time.monotonic() + CLOSE_S
         for stream, receivers in list(self._streams.values()):
-            while not _ended(stream()) and time.monotonic() < until:
-                time.sleep(POLL_S)  # its sockets belong to the thread that it runs in
+            while not _closed(stream()) and time.monotonic() < until:
+                time.sleep(POLL_S)  # its sockets belong to the thread that iterates it
             for receiver in receivers.values():
-                receiver.close()  # of a stream that never began
+                receiver.close()  # if the stream was never iterated
         self._context.term()
 
     def __reduce__(self) -> Any:
-        """Refuse to be pickled or copied: sockets, and streams that are read, are this handle's and this process's."""
+        """Refuse to be pickled or copied: sockets and streams belong to this handle and this process."""
         raise TypeError(f"a handle on the graph {self.name!r} cannot be pickled or copied; attach() again instead")
 
     def __enter__(self) -> Self:
@@ -358,8 +355,8 @@ class RunningGraph:
         self.close()
 
 
-def _ended(stream: Stream | None) -> bool:
-    """End a stream, if it is still there; say whether that is done, for it may be running in another thread."""
+def _closed(stream: Stream | None) -> bool:
+    """Close a stream that still exists; return False if it is running in another thread."""
     try:
         if stream is not None:
             stream.close()
@@ -369,7 +366,7 @@ def _ended(stream: Stream | None) -> bool:
 
 
 def check_inputs(spec: GraphSpec, place: str) -> None:
-    """Raise ConfigError unless the graph at `place` runs and has what the extra nodes of `spec` read from it."""
+    """Raise ConfigError unless the graph at `place` runs and has the outputs that the extra nodes of `spec` read."""
     with attach(place) as running:
         for edge in spec.edges:
             if edge.source_graph is None:
@@ -384,7 +381,7 @@ def check_inputs(spec: GraphSpec, place: str) -> None:
 
 
 def _messages(taken: Set, ports: tuple[str, ...], copy: bool) -> Iterator[Any]:
-    """Give what is in one set: a message, a tuple of messages by port, or nothing if one of them is a mark."""
+    """Yield the content of one set: a message, a tuple of messages by port, or nothing if one of them is a mark."""
     messages = tuple(arrived.message for port in ports if (arrived := taken[port]) is not None)
     if not any(isinstance(message, Mark) for message in messages):
         given = tuple(message.copy() for message in messages) if copy else messages

@@ -216,7 +216,7 @@ def test_readers_go_on_when_a_node_is_started_again(tmp_path: Path, caplog: pyte
                 assert eventually(lambda fresh=fresh: next(sent).seq > fresh)
                 assert eventually(lambda fresh=fresh: next(several)[0].seq > fresh)
                 assert eventually(lambda fresh=fresh: rows(got)[-1][0] > fresh), attached.text()
-            assert "copy of the graph 'main' was started again; reading on" in caplog.text
+            assert "copy of the graph 'main' was restarted; continuing" in caplog.text
             assert "has died" not in attached.text()
         main.interrupt()
         assert main.wait() == 0, main.text()

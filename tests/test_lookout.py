@@ -18,5 +18,5 @@ from graph.rundir import RunDir
 def test_what_a_graph_would_not_read_is_refused_at_once(
     context: "zmq.Context[Any]", tmp_path: Path, value: Any, words: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"cannot be asked of a graph: .*{words}.*; valid: str, "):
+    with pytest.raises(ConfigError, match=f"cannot be sent to a graph: .*{words}.*; valid: str, "):
         ask(context, RunDir(tmp_path), "none", "set", 0.1, node="a", setting="b", value=value)

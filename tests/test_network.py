@@ -246,7 +246,7 @@ def test_readers_over_tcp_go_on_when_a_node_is_started_again(tmp_path: Path) -> 
             main.interrupt()
             assert main.wait() == 0, main.text()
             assert attached.wait() == 0, attached.text()
-            assert "copy of the graph 'main' was started again; reading on" in attached.text()
+            assert "copy of the graph 'main' was restarted; continuing" in attached.text()
 
 
 @pytest.mark.slow

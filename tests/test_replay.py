@@ -207,7 +207,7 @@ def test_a_recording_goes_on_when_a_node_is_started_again(main: Graph) -> None:
             g.restart("copy")
             fresh = next(g.subscribe("source.frame")).seq  # the old process has not got that
         assert recorder.stdout is not None
-        assert recorder.stdout.readline() == "warning: copy of the graph 'main' was started again; reading on\n"
+        assert recorder.stdout.readline() == "warning: copy of the graph 'main' was restarted; continuing\n"
         wait_for_rows(main.folder / "out.jsonl", len(rows(main.folder / "out.jsonl")) + 300)
         recorder.send_signal(signal.SIGINT)
         assert ended(recorder)[0] == 0

@@ -254,7 +254,7 @@ def test_extra_nodes_that_rejoin_go_on_though_one_was_busy_when_their_source_was
             g.restart("source")
             assert eventually(lambda: g.stats()["nodes"]["source"]["state"] == "BLOCKED")
             g_extra.set("busy.pause", 0.0)
-        assert eventually(lambda: "busy: source of the graph 'main' was started again" in attached.text())
+        assert eventually(lambda: "busy: source of the graph 'main' was restarted" in attached.text())
         wait_for_rows(numbers, len(rows(numbers)) + 100)
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
