@@ -1,4 +1,4 @@
-"""Read a graph from a YAML file, and check the whole of it before anything starts.
+"""Read a graph from a YAML file and check all of it before anything starts.
 
     name: webcam
     nodes:
@@ -7,7 +7,7 @@
     edges:                                    # only what differs from the default
       camera.frame -> window.frame: {policy: drop_oldest, queue: 2}
 
-All errors of a file are reported at once, each with file, line, place, what was found and what would be valid.
+All errors of a file are reported together, each with file, line, place, what was found and what would be valid.
 """
 
 import logging
@@ -31,26 +31,26 @@ from graph.spec import EdgeSpec, GraphSpec, NodeSpec, Policy, build, load_class
 logger = logging.getLogger(__name__)
 
 QUEUE = 4
-"""Depth of a `block` edge: takes up the jitter of two processes; more would only add latency."""
+"""Depth of a `block` edge: enough to absorb the jitter of two processes; more would only add latency."""
 
 JOIN_DEPTH = 16
-"""Depth of a live edge into a node that joins several inputs: the frame waits there while the slow way (detector,
-landmarks) works on it, half a second at 30 fps. With `latest` it would be gone before its partner came."""
+"""Depth of a live edge into a node that joins several inputs: the frame waits there while slower nodes (detector,
+landmarks) work on it, half a second at 30 fps. With `latest` it would be dropped before its partner arrives."""
 
 _SOURCE = re.compile(rf"(?:(?P<graph>{NAME})/)?(?P<node>{NAME})\.(?P<port>\w+)")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> GraphSpec:
-    """Return the graph in the file, with "node.setting=value" put over it (the value is YAML).
+    """Return the graph in the file, with overrides "node.setting=value" applied (the value is YAML).
 
-    Raises ConfigError with one line per error. Logs a warning for a node that nobody reads, but where it
-    listens for others, who may.
+    Raises ConfigError with one line per error. Logs a warning for each node whose outputs no node reads, unless the
+    graph has `listen`.
     """
     return read(Document(Path(path)), overrides)
 
 
 def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -> GraphSpec:
-    """Return the graph in a document, as `load` does; `warn` False: all may be unread, somebody will attach."""
+    """Return the graph in a document, as `load` does; `warn` False: do not warn about unread outputs."""
     for override in overrides:
         _override(document, override)
     model, broken = read_shape(document)
@@ -71,7 +71,7 @@ def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -
         name=model.name or _stem(document.path),
         attach=model.attach,
         nodes=check.specs,
-        edges=tuple(check.edges.spec(source, target, check.live) for source, target in check.edges.pairs),
+        edges=tuple(check.edges.spec(source, target, check.live()) for source, target in check.edges.pairs),
         path=str(document.path),
     )
 
@@ -79,7 +79,7 @@ def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -
 def _check_listening(document: Document, model: GraphModel) -> None:
     if model.listen is None:
         if model.keys is not None:
-            document.add(("keys",), "lets in nobody without `listen: tcp://...` beside it")
+            document.add(("keys",), "has no effect without `listen: tcp://...`")
         return
     try:
         listening(model.listen, model.keys)
@@ -109,7 +109,7 @@ def _override(document: Document, text: str) -> None:
         return
     nodes = document.data.get("nodes") if isinstance(document.data, dict) else None
     if not isinstance(nodes, dict):
-        return  # wrong in the file, which is reported
+        return  # an error, reported elsewhere
     if node not in nodes:
         document.fail(place, f"there is no node {node!r}; {choices(node, nodes, 'nodes')}")
         return
@@ -120,51 +120,51 @@ def _override(document: Document, text: str) -> None:
 
 
 class _Edges:
-    """The edges of a graph: what the file says of them, or the defaults."""
+    """The edges of a graph, as the file declares them or by default."""
 
     def __init__(self, model: GraphModel) -> None:
         self.model = model
         self.pairs = [
             (source, f"{name}.{port}") for name, node in model.nodes.items() for port, source in node.inputs.items()
         ]
-        self._said = {_edge_name(key): edge for key, edge in model.edges.items()}
+        self._declared = {_edge_name(key): edge for key, edge in model.edges.items()}
 
-    def said(self, source: str, target: str) -> EdgeModel:
-        """Return what the file says of one edge."""
-        return self._said.get(f"{source} -> {target}", EdgeModel())
+    def declared(self, source: str, target: str) -> EdgeModel:
+        """Return one edge as the file declares it."""
+        return self._declared.get(f"{source} -> {target}", EdgeModel())
 
     def joins(self, node: str) -> list[str]:
         """Return how the connected inputs of a node join."""
-        return [self.said(source, f"{node}.{port}").join for port, source in self.model.nodes[node].inputs.items()]
+        return [self.declared(source, f"{node}.{port}").join for port, source in self.model.nodes[node].inputs.items()]
 
     def spec(self, source: str, target: str, live: set[str]) -> EdgeSpec:
-        """Return one edge; `live` are the sources in real time."""
-        said = self.said(source, target)
-        policy, queue = said.policy, said.queue
+        """Return one edge with its defaults; `live` names the sources that deliver in real time."""
+        edge = self.declared(source, target)
+        policy, queue = edge.policy, edge.queue
         if policy is None:
             policy, queue = self._default(source, target, live)
-        return EdgeSpec(source, target, policy, 1 if policy == "latest" else queue or QUEUE, said.join)
+        return EdgeSpec(source, target, policy, 1 if policy == "latest" else queue or QUEUE, edge.join)
 
     def _default(self, source: str, target: str, live: set[str]) -> tuple[Policy, int | None]:
-        said = self.said(source, target)
-        if not self._flows_live(source, live):
-            return "block", said.queue
-        if said.join == "seq" and self.joins(target.partition(".")[0]).count("seq") > 1:
-            return "drop_oldest", said.queue or JOIN_DEPTH
-        return ("latest", 1) if said.queue is None else ("drop_oldest", said.queue)
+        edge = self.declared(source, target)
+        if not self._is_live(source, live):
+            return "block", edge.queue
+        if edge.join == "seq" and self.joins(target.partition(".")[0]).count("seq") > 1:
+            return "drop_oldest", edge.queue or JOIN_DEPTH
+        return ("latest", 1) if edge.queue is None else ("drop_oldest", edge.queue)
 
-    def _flows_live(self, source: str, live: set[str]) -> bool:
-        """Return whether what comes from `source` began in real time; another graph is never to be held up."""
+    def _is_live(self, source: str, live: set[str]) -> bool:
+        """Say whether an output depends on a live source or on another graph, which must never be blocked."""
         if self.model.live is not None:
             return self.model.live
         node = source.partition(".")[0]
         if "/" in node or node in live:
             return True
-        return any(self._flows_live(origin, live) for origin in self.model.nodes[node].inputs.values())
+        return any(self._is_live(origin, live) for origin in self.model.nodes[node].inputs.values())
 
 
 class _Check:
-    """The checks of a graph whose file has the right shape. What is wrong is noted in the document."""
+    """Checks a graph whose file has the right shape. Errors are recorded in the document."""
 
     def __init__(self, document: Document, model: GraphModel, broken: set[str]) -> None:
         self.document = document
@@ -173,20 +173,18 @@ class _Check:
         self.edges = _Edges(model)
         self.specs: dict[str, NodeSpec] = {}
         self.classes: dict[str, type[Node]] = {}
-        self.outputs: dict[str, dict[str, Output]] = {}  # of the nodes of which they are known
-        self.live: set[str] = set()
-        self.tried: dict[str, _Tried] = {}
+        self.outputs: dict[str, dict[str, Output]] = {}  # where known
+        self.probes: dict[str, _Probe] = {}  # of the nodes with valid settings
         declared = document.data.get("nodes")
         self.declared = list(declared) if isinstance(declared, dict) else []
 
     def nodes(self) -> None:
         """Check types and settings."""
         if self.document.data.get("nodes") == {}:
-            self.document.add(("nodes",), "holds no nodes")
+            self.document.add(("nodes",), "is empty, expected at least one node")
         for name, node in self.model.nodes.items():
             if name in (CONTROL, LOCK):
-                why = f"is a name that the graph itself needs; valid: any but {CONTROL}, {LOCK}"
-                self.document.add(("nodes", name), why)
+                self.document.add(("nodes", name), f"is a reserved name; reserved: {CONTROL}, {LOCK}")
             try:
                 class_ = load_class(node.type)
                 known = settings_of(class_)
@@ -201,35 +199,34 @@ class _Check:
     def _settings(self, name: str, known: dict[str, Setting]) -> None:
         class_, node = self.classes[name], self.model.nodes[name]
         values = {}
-        right = name not in self.broken
+        valid = name not in self.broken
         for key, value in node.settings.items():
             try:
                 if key not in known:
                     raise ConfigError(f"{class_.__name__} has no such setting; {choices(key, known, 'settings')}")
                 values[key] = known[key].check(value)
             except ConfigError as exc:
-                right = False
+                valid = False
                 self.document.add(("nodes", name, "settings", key), str(exc))
         for key, setting in known.items():
             if setting.required and key not in node.settings and name not in self.broken:
-                right = False
+                valid = False
                 self.document.add(("nodes", name), f"setting {key!r} ({type_name(setting.type)}) is missing")
         self.specs[name] = NodeSpec(name, node.type, values, node.restart)
-        if right:
-            self._try_out(name)
-
-    def _try_out(self, name: str) -> None:
-        """Let the node itself look at its settings, and ask a source whether it is live."""
+        if not valid:
+            return
         try:
-            self.tried[name] = tried = _tried_out(self.specs[name])
-            self.outputs[name] = tried.outputs
-            if tried.live:
-                self.live.add(name)
+            self.probes[name] = _probe(self.specs[name])
+            self.outputs[name] = self.probes[name].outputs
         except ConfigError as exc:
             self.document.add(("nodes", name, "settings"), str(exc))
 
+    def live(self) -> set[str]:
+        """Return the sources that deliver in real time."""
+        return {name for name, probe in self.probes.items() if probe.live}
+
     def inputs(self) -> None:
-        """Check that every input is connected, to an output that exists and carries what the input takes."""
+        """Check that every input is connected to an output that exists and has the right type."""
         if self.model.attach and self.model.attach == self.model.name:
             self.document.add(("attach",), "is this graph's own name")
         for name, class_ in self.classes.items():
@@ -242,7 +239,7 @@ class _Check:
             for port in missing if name not in self.broken else []:
                 takes = class_.inputs[port].type
                 self.document.add(
-                    ("nodes", name), f"input {port!r} is not connected; {self._outputs_of(takes, besides=name)}"
+                    ("nodes", name), f"input {port!r} is not connected; {self._outputs_of(takes, exclude=name)}"
                 )
 
     def _input(self, class_: type[Node], port: str, source: str) -> str | None:
@@ -259,7 +256,7 @@ class _Check:
         if node not in self.declared:
             return f"there is no node {node!r}; {choices(node, self.declared, 'nodes')}"
         if node not in self.outputs:
-            return None  # its own error is reported
+            return None  # an error, reported elsewhere
         outputs = self.outputs[node]
         if output not in outputs:
             return f"{node} has no output {output!r}; {choices(output, outputs, 'outputs')}"
@@ -271,22 +268,22 @@ class _Check:
     def _foreign(self, graph: str) -> str | None:
         if self.model.attach is None:
             return f"reads from the graph {graph!r}, which needs `attach: {graph}` at the top of the file"
-        if graph != self.model.attach and not is_remote(self.model.attach):  # what is there has its own name
+        if graph != self.model.attach and not is_remote(self.model.attach):  # that graph has a name of its own
             return f"reads from the graph {graph!r}, but the file attaches to {self.model.attach!r}"
         return None
 
-    def _outputs_of(self, type_: type[Message], besides: str = "") -> str:
+    def _outputs_of(self, type_: type[Message], exclude: str = "") -> str:
         """List the outputs that carry messages of a type."""
         fitting = [
             f"{name}.{port}"
             for name, outputs in self.outputs.items()
             for port, output in outputs.items()
-            if is_a(output.type, type_) and name != besides
+            if is_a(output.type, type_) and name != exclude
         ]
         return f"outputs that carry {type_.__name__}: {', '.join(fitting) or 'none'}"
 
     def cycles(self) -> None:
-        """Check that no message comes back to where it started."""
+        """Check that the graph has no cycle."""
         before: dict[str, dict[str, str]] = {name: {} for name in self.model.nodes}
         for source, target in self.edges.pairs:
             match = _SOURCE.fullmatch(source)
@@ -304,44 +301,48 @@ class _Check:
                 )
 
     def joins(self) -> None:
-        """Check that what `edges:` says is about edges that exist, and that every node waits for some input."""
-        there = [f"{source} -> {target}" for source, target in self.edges.pairs]
+        """Check that the edges in `edges:` exist, and that every node has an input to wait for."""
+        existing = [f"{source} -> {target}" for source, target in self.edges.pairs]
         keys: dict[str, str] = {}
         for key, edge in self.model.edges.items():
             name = _edge_name(key)
             if keys.setdefault(name, key) != key:
-                self.document.add(("edges", key), f"stands twice, first as {keys[name]!r}")
+                self.document.add(("edges", key), f"appears twice, first as {keys[name]!r}")
             target = name.partition(" -> ")[2].partition(".")[0]
-            if name not in there and target not in self.broken:
-                self.document.add(("edges", key), f"there is no such edge; {choices(name, there, 'edges')}")
+            if name not in existing and target not in self.broken:
+                self.document.add(("edges", key), f"there is no such edge; {choices(name, existing, 'edges')}")
             if edge.policy == "latest" and edge.queue not in (None, 1):
-                self.document.add(("edges", key, "queue"), f"is {edge.queue}, but `latest` keeps 1; see drop_oldest")
+                self.document.add(
+                    ("edges", key, "queue"), f"is {edge.queue}, but `latest` keeps only 1; use drop_oldest"
+                )
         for name, class_ in self.classes.items():
             joins = set(self.edges.joins(name))
             if joins == {"hold"} and name not in self.broken:
-                self.document.add(("nodes", name, "inputs"), "are all `join: hold`; one must be `seq`, to set the pace")
+                self.document.add(
+                    ("nodes", name, "inputs"), "all have `join: hold`; at least one must be `seq`, to set the pace"
+                )
             if not joins and class_.inputs and all(port.optional for port in class_.inputs.values()):
                 self.document.add(("nodes", name), f"no input is connected; inputs: {', '.join(class_.inputs)}")
 
     def files(self) -> None:
-        """Check that no node writes what another one reads or writes."""
-        read = {path: name for name, node in self.tried.items() for path in node.reads}
+        """Check that no node writes a file that another one reads or writes."""
+        read = {path: name for name, probe in self.probes.items() for path in probe.reads}
         written: dict[Path, str] = {}
-        for name, node in self.tried.items():
-            for path in node.writes:
+        for name, probe in self.probes.items():
+            for path in probe.writes:
                 if path in read:
-                    self.document.add(("nodes", name, "settings"), f"would write over what {read[path]} reads: {path}")
+                    self.document.add(("nodes", name, "settings"), f"would overwrite {path}, which {read[path]} reads")
                 if path in written:
-                    self.document.add(("nodes", name, "settings"), f"writes to {path}, and so does {written[path]}")
+                    self.document.add(("nodes", name, "settings"), f"writes {path}, as does {written[path]}")
                 written[path] = name
 
     def warn_of_unread(self) -> None:
-        """Warn of nodes that work for nobody."""
+        """Warn about nodes with outputs that no node reads."""
         read = {source.partition(".")[0] for source, _ in self.edges.pairs}
         for name, outputs in self.outputs.items():
             if outputs and name not in read:
                 where = self.document.place(("nodes", name))
-                logger.warning("%s: nobody reads what %s gives (%s)", where, name, ", ".join(outputs))
+                logger.warning("%s: no node reads the outputs of %s (%s)", where, name, ", ".join(outputs))
 
 
 def _edge_name(key: str) -> str:
@@ -350,13 +351,13 @@ def _edge_name(key: str) -> str:
 
 
 def is_a(type_: type[Message], takes: type[Message]) -> bool:
-    """Say whether an input takes messages of a type: by names, as those in a recording may have nothing else."""
+    """Say whether an input takes messages of a type. Types compare by name: a recording may not have the class."""
     names = type_names(takes)
     return not names or names[0] in type_names(type_)
 
 
-class _Tried(NamedTuple):
-    """What a node that has its settings, and is not opened, says of itself."""
+class _Probe(NamedTuple):
+    """What a node with its settings, not opened yet, says about itself."""
 
     outputs: dict[str, Output]
     live: bool
@@ -364,10 +365,10 @@ class _Tried(NamedTuple):
     writes: list[Path]
 
 
-def _tried_out(spec: NodeSpec) -> _Tried:
+def _probe(spec: NodeSpec) -> _Probe:
     try:
         node = build(spec)
         files = ([path.resolve() for path in paths] for paths in (node.reads(), node.writes()))
-        return _Tried(node.outputs, node.live(), *files)
-    except Exception as exc:  # a node may check its settings in __post_init__, and reads them in live() and the others
+        return _Probe(node.outputs, node.live(), *files)
+    except Exception as exc:  # code of the node: __post_init__, live(), reads() and writes()
         raise ConfigError(f"{spec.type.partition(':')[2]}: {exc}") from exc

@@ -1,13 +1,13 @@
 """Read a YAML file and keep the line of every value, so that an error can name it.
 
-Scalars are read by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): `no` and `on` are
-texts, not truth values, `1e-3` is a number, and a date is a text. A key that stands twice is an error.
+Scalars follow the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema): `no`, `on` and dates are
+strings, and `1e-3` is a number. A duplicate key is an error.
 """
 
 import re
 from collections.abc import Callable
 from pathlib import Path
-from reprlib import repr as brief  # a number may have thousands of digits, and a text of brackets as many levels
+from reprlib import repr as brief  # input may have thousands of digits or brackets
 from typing import Any, ClassVar
 
 import yaml
@@ -20,20 +20,20 @@ Keys = tuple[str | int, ...]
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """A loader with the scalars of YAML 1.2."""
+    """Loads the scalars of YAML 1.2."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (the name and type that PyYAML looks for)
-    yaml_constructors: ClassVar[dict[str | None, Any]] = {  # no dates, bytes or sets, which cannot travel to a node
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (name and type are PyYAML's)
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {  # no dates, bytes or sets: msgpack cannot send them
         f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
         for kind in ("str", "seq", "map")
     } | {None: yaml.SafeLoader.construct_undefined}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping of the command line: as in a file, its keys are texts, also `1`, and none stands twice."""
+        """Return a mapping given on the command line. As in a file, all keys are strings (also `1`) and unique."""
         names: set[str] = set()
         for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
             if key.value in names:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} appears twice", key.start_mark)
             key.tag = "tag:yaml.org,2002:str"
             names.add(key.value)
         return super().construct_mapping(node, deep)
@@ -56,7 +56,7 @@ def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 
 def _checked(kind: str, construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return a constructor that refuses what is written `!!int abc`, and a number of thousands of digits."""
+    """Return a constructor that rejects values such as `!!int abc`, and integers of thousands of digits."""
 
     def checked(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
         try:
@@ -64,7 +64,8 @@ def _checked(kind: str, construct: Callable[[Any, Any], Any]) -> Callable[[Any, 
                 return construct(loader, node)
         except ValueError:
             pass
-        raise yaml.constructor.ConstructorError(None, None, f"{brief(node.value)} is no {kind}", node.start_mark)
+        reason = f"{brief(node.value)} is not a valid {kind}"
+        raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
 
     return checked
 
@@ -75,53 +76,48 @@ for _kind in ("bool", "int", "float", "null"):
 
 
 class Document:
-    """The content of one file as plain data, its lines, and the errors found so far.
+    """The content of one file as plain data, the line of each value, and the errors found so far.
 
     Raises ConfigError if the file cannot be read or is not YAML.
     """
 
     def __init__(self, path: Path, text: str | None = None) -> None:
-        """Read the file, or else `text`, which `path` names in errors."""
+        """Parse `text`, or the file if `text` is None; errors name `path`."""
         self.path = path
         self._places: dict[Keys, str] = {}
         self._problems: list[tuple[int, str]] = []
         self._lines: dict[Keys, int] = {}
-        self._seen: set[int] = set()  # mappings whose keys were checked: an anchor is visited again by its aliases
-        self.data = self._parse(_text(path) if text is None else text)
+        self._seen: set[int] = set()  # mappings whose keys were checked; aliases visit their anchor again
+        self.data = self._parse(_read(path) if text is None else text)
 
     def add(self, keys: Keys, text: str) -> None:
-        """Note an error of the value at `keys`."""
-        while keys not in self._lines:  # the whole file always is
+        """Record an error of the value at `keys`, or of the innermost value around it that the file has."""
+        while keys not in self._lines:  # () always is
             keys = keys[:-1]
-        self._note(keys, text)
+        if keys in self._places:
+            self.fail(self._places[keys], text)
+            return
+        where = f"{'.'.join(map(str, keys))}: " if keys else ""
+        self._problems.append((self._lines[keys], f"{self.place(keys)}: {where}{text}"))
 
     def override(self, keys: Keys, value: Any, place: str) -> None:
-        """Put `value` at `keys`; errors there name `place` instead of a line. What is around is a mapping, or empty."""
+        """Set the value at `keys`, whose parents are mappings or empty; its errors name `place` instead of a line."""
         self.data = _replaced(self.data, keys, value)
         self._places[keys] = place
         self._lines[keys] = 0
 
     def place(self, keys: Keys) -> str:
         """Return file and line of the value at `keys`."""
-        if keys in self._places:
-            return self._places[keys]
-        return f"{self.path}:{self._lines[keys]}"
+        return self._places.get(keys) or f"{self.path}:{self._lines[keys]}"
 
     def fail(self, place: str, text: str) -> None:
-        """Note an error that belongs to no line."""
+        """Record an error that belongs to no line."""
         self._problems.append((2**31, f"{place}: {text}"))
 
     def raise_problems(self) -> None:
-        """Raise ConfigError with all errors in the order of the lines, if there are any."""
+        """Raise ConfigError with all errors in line order, if there are any."""
         if self._problems:
             raise ConfigError("\n".join(text for _, text in sorted(self._problems, key=lambda found: found[0])))
-
-    def _note(self, keys: Keys, text: str) -> None:
-        if keys in self._places:
-            self.fail(self._places[keys], text)
-            return
-        where = f"{'.'.join(map(str, keys))}: " if keys else ""
-        self._problems.append((self._lines[keys], f"{self.place(keys)}: {where}{text}"))
 
     def _parse(self, text: str) -> Any:
         try:
@@ -131,30 +127,30 @@ class Document:
         except yaml.YAMLError as exc:
             raise ConfigError(f"{self.path}:{_line(exc, text)}: not YAML: {_reason(exc)}") from exc
         except RecursionError as exc:
-            raise ConfigError(f"{self.path}: not a graph: it is nested too deeply to be read") from exc
+            raise ConfigError(f"{self.path}: not a graph: nested too deeply") from exc
 
-    def _value(self, loader: _CoreLoader, node: yaml.Node, keys: Keys, around: tuple[int, ...]) -> Any:
+    def _value(self, loader: _CoreLoader, node: yaml.Node, keys: Keys, ancestors: tuple[int, ...]) -> Any:
         self._lines.setdefault(keys, node.start_mark.line + 1)
-        if id(node) in around:
-            self._note(keys, "this value contains itself")
+        if id(node) in ancestors:
+            self.add(keys, "this value contains itself")
             return None
-        around = (*around, id(node))
+        ancestors = (*ancestors, id(node))
         if isinstance(node, yaml.SequenceNode):
-            return [self._value(loader, item, (*keys, index), around) for index, item in enumerate(node.value)]
+            return [self._value(loader, item, (*keys, index), ancestors) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
-            return self._mapping(loader, node, keys, around)
+            return self._mapping(loader, node, keys, ancestors)
         return loader.construct_object(node)
 
-    def _mapping(self, loader: _CoreLoader, node: yaml.MappingNode, keys: Keys, around: tuple[int, ...]) -> Any:
+    def _mapping(self, loader: _CoreLoader, node: yaml.MappingNode, keys: Keys, ancestors: tuple[int, ...]) -> Any:
         if id(node) not in self._seen:
             self._seen.add(id(node))
             self._check_keys([key for key, _ in node.value], keys)
-        loader.flatten_mapping(node)  # puts what `<<` brings in front, so that own keys win
+        loader.flatten_mapping(node)  # puts the keys of `<<` first, so that the mapping's own win
         found: dict[str, Any] = {}
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode):
                 self._lines[*keys, key.value] = key.start_mark.line + 1
-                found[key.value] = self._value(loader, value, (*keys, key.value), around)
+                found[key.value] = self._value(loader, value, (*keys, key.value), ancestors)
         return found
 
     def _check_keys(self, nodes: list[yaml.Node], keys: Keys) -> None:
@@ -162,30 +158,30 @@ class Document:
         for node in nodes:
             line = node.start_mark.line + 1
             if not isinstance(node, yaml.ScalarNode):
-                self._problems.append((line, f"{self.path}:{line}: {'.'.join(map(str, keys))}: a key must be a text"))
+                self._problems.append((line, f"{self.path}:{line}: {'.'.join(map(str, keys))}: a key must be a string"))
             elif node.value in lines:
                 self._lines[*keys, node.value] = line
-                self._note((*keys, node.value), f"stands twice, first on line {lines[node.value]}")
+                self.add((*keys, node.value), f"appears twice, first on line {lines[node.value]}")
             else:
                 lines[node.value] = line
 
 
 class _CoreDumper(yaml.SafeDumper):
-    """A dumper that puts quotes where the loader above would take a text for something else."""
+    """Quotes the strings that the loader would otherwise read as another type."""
 
     yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
 
 
 def to_yaml(data: Any) -> str:
-    """Return plain data as YAML, which reads as the same."""
+    """Return plain data as YAML that `Document` reads back as the same."""
     return yaml.dump(data, Dumper=_CoreDumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
 def parse_value(text: str) -> Any:
-    """Return the value of a piece of YAML from the command line.
+    """Return the value of YAML given on the command line.
 
-    What does not open a list, a mapping or a quoted text is one plain value, so that `*.png`, `#1.mp4` and
-    `a: b` are the texts they look like. Raises ConfigError if it is not YAML.
+    Text that does not begin a list, a mapping or a quoted string is one plain scalar, so that `*.png`, `#1.mp4` and
+    `a: b` are strings. Raises ConfigError if it is not YAML.
     """
     text = text.strip()
     try:
@@ -197,20 +193,20 @@ def parse_value(text: str) -> Any:
     except yaml.YAMLError as exc:
         raise ConfigError(f"{text!r} is not YAML: {_reason(exc)}") from exc
     except RecursionError as exc:
-        raise ConfigError(f"{brief(text)} is nested too deeply to be read") from exc
+        raise ConfigError(f"{brief(text)} is nested too deeply") from exc
 
 
 def _replaced(data: Any, keys: Keys, value: Any) -> Any:
-    """Return a copy of `data` with `value` at `keys`: an anchor may share the original between nodes."""
+    """Return a copy of `data` with `value` at `keys`: through an anchor, nodes may share the original."""
     if not keys:
         return value
     if data is not None and not isinstance(data, dict):
-        return data  # wrong in the file, which is reported
+        return data  # an error, reported elsewhere
     inner = data or {}
     return inner | {keys[0]: _replaced(inner.get(keys[0]), keys[1:], value)}
 
 
-def _text(path: Path) -> str:
+def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as exc:
@@ -231,7 +227,7 @@ def _line(exc: yaml.YAMLError, text: str) -> int:
 
 def _reason(exc: yaml.YAMLError) -> str:
     if isinstance(exc, yaml.reader.ReaderError):
-        return f"it holds {chr(exc.character)!r}, which is no character of a text"
+        return f"invalid character {chr(exc.character)!r}"
     assert isinstance(exc, yaml.MarkedYAMLError), exc
     reason = ", ".join(part for part in (exc.problem, exc.context) if part)
     return reason + ("; indent with spaces, not tabs" if "\\t" in reason else "")

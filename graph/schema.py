@@ -1,4 +1,4 @@
-"""The shape of a graph file: which keys there are and what they hold, as pydantic models and as JSON Schema."""
+"""The keys of a graph file and their types, as pydantic models and as JSON Schema."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from graph.spec import Join, Policy, Restart, did_you_mean
 
 NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 NAME_LENGTH = 40
-"""Longest name: names become parts of socket paths, which Linux cuts at 107 bytes (unix(7))."""
+"""Maximum length of a name: names become parts of socket paths, which have at most 107 bytes on Linux (unix(7))."""
 
 _Name = Annotated[str, Field(pattern=f"^{NAME}$", max_length=NAME_LENGTH)]
 _Place = Annotated[str, Field(pattern=rf"^({NAME}|tcp://\S+)$", max_length=300)]
@@ -30,32 +30,32 @@ class NodeModel(_Part):
 
     type: str = Field(description="The node's class, module:Class", examples=["nodes.smooth:Smooth"])
     inputs: dict[str, str] = Field(default={}, description="input: node.output, one line per input of the class")
-    settings: dict[str, Any] = Field(default={}, description="What differs from the defaults of the class")
-    restart: Restart = Field(default="never", description="Whether to start the node again when it ended")
+    settings: dict[str, Any] = Field(default={}, description="Settings that differ from the defaults of the class")
+    restart: Restart = Field(default="never", description="Whether to restart the node after it has ended")
 
 
 class EdgeModel(_Part):
-    """What differs from the default on one edge."""
+    """One edge, as far as it differs from the default."""
 
-    policy: Policy | None = Field(default=None, description="What happens when the receiver is slower than the sender")
+    policy: Policy | None = Field(default=None, description="What happens if the receiver is slower than the sender")
     queue: int | None = Field(default=None, ge=1, le=MAX_CREDIT, description="How many messages may wait in the sender")
     join: Join = Field(
-        default="seq", description="seq: wait for the message of the same frame; hold: take the last one"
+        default="seq", description="seq: wait for the message of the same frame; hold: reuse the last message"
     )
 
 
 class GraphModel(_Part):
     """A graph of nodes, for run_graph.py."""
 
-    name: _Name | None = Field(default=None, description="Name of the graph; the file's name if left out")
+    name: _Name | None = Field(default=None, description="Name of the graph; default: the name of the file")
     attach: _Place | None = Field(
-        default=None, description="Running graph that these nodes are added to: its name, or its address tcp://HOST:PORT"
+        default=None, description="Running graph to add these nodes to: its name, or its address tcp://HOST:PORT"
     )
-    live: bool | None = Field(default=None, description="Whether sources are never waited for; found out if left out")
+    live: bool | None = Field(default=None, description="Whether the source is a camera, not a file; default: ask it")
     listen: str | None = Field(
-        default=None, description="Where other hosts may attach, as tcp://127.0.0.1:5555; beyond this machine with keys"
+        default=None, description="Where other hosts may attach, as tcp://127.0.0.1:5555; needs keys off this machine"
     )
-    keys: str | None = Field(default=None, description="Folder that run_graph.py keys has made, for listen")
+    keys: str | None = Field(default=None, description="Folder created by run_graph.py keys, for listen")
     nodes: dict[_Name, NodeModel] = Field(description="The nodes by name")
     edges: dict[str, EdgeModel] = Field(
         default={}, description='"node.output -> node.input": what differs from the default'
@@ -63,15 +63,15 @@ class GraphModel(_Part):
 
 
 def read_shape(document: Document) -> tuple[GraphModel, set[str]]:
-    """Return what has the right shape, and the names of the nodes that lack something for not having it.
+    """Return the valid part of a document, and the names of the nodes from which invalid parts were removed.
 
-    Notes in the document what has not. Raises ConfigError if there is no mapping at all.
+    Records the errors in the document. Raises ConfigError if it is not a mapping.
     """
     if document.data is None:
         raise ConfigError(f"{document.path}:1: is empty, expected `nodes:`")
     if not isinstance(document.data, dict):
         raise ConfigError(f"{document.path}:1: is {show(document.data)}, expected `nodes:`")
-    data = _without_empty(document.data)
+    data = _without_null(document.data)
     broken: set[str] = set()
     while True:
         try:
@@ -80,20 +80,20 @@ def read_shape(document: Document) -> tuple[GraphModel, set[str]]:
             for error in exc.errors():
                 keys: Keys = tuple(key for key in error["loc"] if key != "[key]")
                 missing = error["type"] == "missing"
-                document.add(keys[:-1] if missing else keys, _wording(keys, error))
+                document.add(keys[:-1] if missing else keys, _message(keys, error))
                 broken |= {str(name) for name in keys[1:2] if keys[0] == "nodes"}
-                _remove(data, keys[:2] if keys[2:] == ("type",) else keys)  # without a type there is no node
+                _remove(data, keys[:2] if keys[2:] == ("type",) else keys)  # a node needs a type
 
 
 def json_schema(nodes: Mapping[str, type[Node]]) -> dict[str, Any]:
     """Return the JSON Schema of a graph file for editors, with the settings and inputs of the given node types."""
     schema: dict[str, Any] = GraphModel.model_json_schema()
-    schema["properties"]["nodes"]["additionalProperties"] = False  # pydantic says only what a node of a good name holds
+    schema["properties"]["nodes"]["additionalProperties"] = False  # pydantic only covers nodes with valid names
     edges, node = schema["properties"]["edges"], schema["$defs"]["NodeModel"]
     edges["additionalProperties"] = {"anyOf": [edges["additionalProperties"], {"type": "null"}]}
     for part in (schema, *schema["$defs"].values()):
         for name in part["properties"].keys() - part.get("required", ()):
-            _let_be_empty(part["properties"][name])
+            _allow_null(part["properties"][name])
     node["properties"]["type"]["anyOf"] = [{"enum": sorted(nodes)}, {"pattern": "^.+:.+$"}]
     node["allOf"] = [
         {"if": {"properties": {"type": {"const": type_}}}, "then": {"properties": _node_schema(nodes[type_])}}
@@ -103,14 +103,14 @@ def json_schema(nodes: Mapping[str, type[Node]]) -> dict[str, Any]:
 
 
 def choices(word: str, words: Iterable[str], what: str) -> str:
-    """Return what `word` might have meant, or else what there is."""
+    """Return "did you mean ..." for `word`, or else the list of valid words."""
     listed = list(words)
     return did_you_mean(word, listed) or f"{what}: {', '.join(listed) or 'none'}"
 
 
 def _node_schema(node: type[Node]) -> dict[str, Any]:
-    said = comments(node)
-    settings = {name: setting.json_schema(said.get(name, "")) for name, setting in settings_of(node).items()}
+    descriptions = comments(node)
+    settings = {name: setting.json_schema(descriptions.get(name, "")) for name, setting in settings_of(node).items()}
     inputs = {name: {"type": "string", "description": port.type.__name__} for name, port in node.inputs.items()}
     return {
         "settings": {"properties": settings, "additionalProperties": False},
@@ -118,16 +118,16 @@ def _node_schema(node: type[Node]) -> dict[str, Any]:
     }
 
 
-def _let_be_empty(schema: dict[str, Any]) -> None:
-    """Let a key hold nothing, which `_without_empty` takes for left out."""
-    if "type" in schema:  # else it may already
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Allow null for a key, which `_without_null` removes."""
+    if "type" in schema:  # without it, null is allowed already
         schema["type"] = [schema["type"], "null"]
     if "enum" in schema:
         schema["enum"] = [*schema["enum"], None]
 
 
-def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy without keys that hold nothing: `settings:` with all of its lines commented out is no error."""
+def _without_null(data: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy without null values, so that `settings:` with all its lines commented out is no error."""
     found: dict[str, Any] = _filled(data)
     for key in ("nodes", "edges"):
         if isinstance(found.get(key), dict):
@@ -147,12 +147,12 @@ def _remove(data: dict[str, Any], keys: Keys) -> None:
         return
     inner: Any = data
     for key in keys[:-1]:
-        inner = inner.get(key, {})  # an earlier error may have taken all of it away
+        inner = inner.get(key, {})  # an earlier error may have removed it
     inner.pop(keys[-1], None)
 
 
 _EXPECTED = {
-    "string_type": "a text",
+    "string_type": "a string",
     "int_type": "a whole number",
     "bool_type": "true or false",
     "dict_type": "a mapping (key: value)",
@@ -162,17 +162,17 @@ _EXPECTED = {
 }
 
 
-def _wording(keys: Keys, error: Any) -> str:
-    """Say one error of pydantic in the words of the YAML file."""
+def _message(keys: Keys, error: Any) -> str:
+    """Return the message for one pydantic error, in terms of the YAML file."""
     kind, found, last = error["type"], error["input"], str(keys[-1])
     if kind == "extra_forbidden":
         model = GraphModel if len(keys) == 1 else NodeModel if keys[0] == "nodes" else EdgeModel
-        return f"there is no such key; {choices(last, model.model_fields, 'valid')}"
+        return f"unknown key; {choices(last, model.model_fields, 'valid')}"
     if kind == "missing":
         return "needs `nodes:`" if last == "nodes" else "needs a `type:`, like nodes.smooth:Smooth"
     if kind in ("string_pattern_mismatch", "string_too_long"):
-        name = f"is {show(found)}, which " if keys in (("name",), ("attach",)) else ""
-        return f"{name}is no name; valid: letters, digits, _ and -, no digit first, at most {NAME_LENGTH} characters"
+        rule = f"letters, digits, _ and -, no digit first, at most {NAME_LENGTH} characters"
+        return f"is {show(found)}, expected a name: {rule}"
     if kind == "literal_error":
         words = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"is {show(found)}; {choices(str(found), words, 'valid')}"

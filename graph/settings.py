@@ -1,4 +1,4 @@
-"""The settings of a node class: types, ranges, and whether a value fits."""
+"""The settings of a node class: types, ranges, and validation of values."""
 
 import dataclasses
 import enum
@@ -22,7 +22,7 @@ class Setting:
 
     name: str
     type: Any  # the annotation
-    default: Any  # dataclasses.MISSING if it must be given
+    default: Any  # dataclasses.MISSING if required
     minimum: float | None = None
     maximum: float | None = None
     changeable: bool = False
@@ -34,25 +34,25 @@ class Setting:
         return self.default is dataclasses.MISSING
 
     def check(self, value: Any) -> Any:
-        """Return `value`, as YAML gives it, so that it can travel to the node's process, where `typed` is applied.
+        """Validate `value` from YAML and return it as plain data that msgpack can send to the node's process.
 
-        Raises ConfigError saying what was found and what would be valid. No text is taken for a number.
+        Raises ConfigError saying what was found and what would be valid. Strings are not converted to numbers.
         """
         try:
-            fitting = self.typed(value)
+            typed = self.typed(value)
         except ValidationError as exc:
             raise ConfigError(f"is {show(value)}, expected {self.expected()}{_near(value, self.type)}") from exc
-        if isinstance(fitting, int | float) and not isinstance(fitting, bool) and not self._within(fitting):
+        if isinstance(typed, int | float) and not isinstance(typed, bool) and not self._within(typed):
             raise ConfigError(f"is {show(value)}, expected {self.expected()}")
-        travels = fitting if is_plain(self.type) else value
+        plain = typed if is_plain(self.type) else value
         try:
-            wire.pack(travels)
+            wire.pack(plain)
         except OverflowError as exc:
             raise ConfigError(f"is {show(value)}, expected a whole number of at most 64 bits") from exc
-        return travels
+        return plain
 
     def typed(self, value: Any) -> Any:
-        """Return a value, as YAML or msgpack gives it, as the setting's type. Raises ValueError if it does not fit."""
+        """Convert a value from YAML or msgpack to the setting's type. Raises ValueError if it is invalid."""
         return self._adapter().validate_json(json.dumps(value), strict=True)
 
     def expected(self) -> str:
@@ -60,7 +60,7 @@ class Setting:
         return " ".join(part for part in (type_name(self.type), self.range()) if part)
 
     def range(self) -> str:
-        """Return the range in words; nothing if there is none."""
+        """Return the range in words, "" without one."""
         if self.minimum is not None and self.maximum is not None:
             return f"from {self.minimum} to {self.maximum}"
         if self.minimum is not None:
@@ -68,7 +68,7 @@ class Setting:
         return f"of at most {self.maximum}" if self.maximum is not None else ""
 
     def choices(self) -> list[Any] | None:
-        """Return the values of a setting that takes only certain ones, else None."""
+        """Return the values of a Literal or Enum, None for other types."""
         if isinstance(self.type, enum.EnumType):
             return [member.value for member in list[enum.Enum](self.type)]
         return list(typing.get_args(self.type)) if typing.get_origin(self.type) is Literal else None
@@ -81,7 +81,7 @@ class Setting:
         return schema if self.required else schema | {"default": json.loads(json.dumps(self.written_default()))}
 
     def written_default(self) -> Any:
-        """Return the default as YAML would have it: an enum by its value, a path as a text."""
+        """Return the default as YAML writes it: an enum as its value, a path as a string."""
         if is_plain(self.type):
             return self.default
         return self._adapter().dump_python(self.default, mode="json", warnings=False, fallback=str)
@@ -100,22 +100,22 @@ class Setting:
 def settings_of(node: type[Node]) -> dict[str, Setting]:
     """Return the settings of a node class by name, in the order of its source.
 
-    Raises ConfigError if their types are not there at run time.
+    Raises ConfigError if their types do not exist at run time.
     """
     try:
         hints = typing.get_type_hints(node)
     except NameError as exc:
-        why = f"{exc}; settings need their types while the graph runs: import them outside of `if TYPE_CHECKING:`"
+        why = f"{exc}; the types of settings must exist at run time: import them outside of `if TYPE_CHECKING:`"
         raise ConfigError(f"{node.__name__}: {why}") from exc
     return {
         field.name: Setting(field.name, hints[field.name], _default(field), **field.metadata)
-        for field in dataclasses.fields(node)  # type: ignore[arg-type]  # Node's subclasses are made dataclasses
+        for field in dataclasses.fields(node)  # type: ignore[arg-type]  # Node makes its subclasses dataclasses
         if field.init
     }
 
 
 def type_name(annotation: Any) -> str:
-    """Return a type as a user of the YAML file would read it: `int`, `text`, `'a' or 'b'`."""
+    """Return a type as an error message names it: `int`, `str or null`, `'a' or 'b'`."""
     if typing.get_origin(annotation) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -132,7 +132,7 @@ def type_name(annotation: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """Return a value of a YAML file as an error names it: short, with its type where that is not plain to see."""
+    """Return a value from YAML as an error message shows it, at most 60 characters."""
     if value is None:
         return "empty"
     if isinstance(value, bool):

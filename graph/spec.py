@@ -1,6 +1,6 @@
-"""A graph that was checked: plain data, and the way from a node's type to its instance.
+"""A checked graph as plain data, and how to build a node from its spec.
 
-`graph.config` makes these from a YAML file. Imported in every node's process, so it imports next to nothing.
+`graph.config` makes these from a YAML file. Every node's process imports this module, so it imports very little.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Restart = Literal["never", "on_failure", "always"]
 class EdgeSpec:
     """One edge, from an output to an input."""
 
-    source: str  # "camera.frame", or "other_graph/smooth.faces" in a graph that is attached to another one
+    source: str  # "camera.frame", or "other_graph/smooth.faces" if attached to another graph
     target: str  # "landmarks.frame"
     policy: Policy = "block"
     queue: int = 4  # messages that may wait in the sender
@@ -35,12 +35,12 @@ class EdgeSpec:
 
     @property
     def name(self) -> str:
-        """The edge as the configuration writes it."""
+        """The edge as graph files write it."""
         return f"{self.source} -> {self.target}"
 
     @property
     def source_graph(self) -> str | None:
-        """The running graph that this edge reads from, None for a node of the same graph."""
+        """The running graph that this edge reads from; None: its own."""
         return self.source.split("/")[0] if "/" in self.source else None
 
     @property
@@ -66,7 +66,7 @@ class EdgeSpec:
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One node: its class and what differs from the class's defaults."""
+    """One node: its class, and the settings that differ from its defaults."""
 
     name: str
     type: str  # "nodes.smooth:Smooth"
@@ -76,7 +76,7 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A whole graph. With `attach` it holds extra nodes for the running graph of that name."""
+    """A whole graph, or with `attach` extra nodes for the running graph of that name or address."""
 
     name: str
     attach: str | None
@@ -84,7 +84,7 @@ class GraphSpec:
     edges: tuple[EdgeSpec, ...]
     path: str  # the file it was read from
     listen: str | None = None  # "tcp://127.0.0.1:5555": where other hosts and containers may attach
-    keys: str | None = None  # folder of the keys that let them in, see graph.network
+    keys: str | None = None  # folder of the keys for them, see graph.network
 
     def edges_into(self, node: str) -> tuple[EdgeSpec, ...]:
         """Return the edges that end at `node`."""
@@ -95,7 +95,7 @@ class GraphSpec:
         return tuple(edge for edge in self.edges if edge.source_graph is None and edge.source_node == node)
 
     def rejoining(self, node: str, own: bool = False) -> tuple[EdgeSpec, ...]:
-        """Return the edges by which what came of `node` meets frames that did not pass it; its `own` if wanted."""
+        """Return the edges on which results of `node` join frames that bypassed it; `own`: also its direct ones."""
         below = {node}
         while more := {edge.target_node for name in below for edge in self.edges_from(name)} - below:
             below |= more
@@ -108,16 +108,16 @@ class GraphSpec:
         return tuple(found)
 
     def sources(self) -> tuple[str, ...]:
-        """Return the nodes that nothing flows into."""
+        """Return the nodes without connected inputs."""
         return tuple(name for name in self.nodes if not self.edges_into(name))
 
     def sinks(self) -> tuple[str, ...]:
-        """Return the nodes that nobody in this graph reads."""
+        """Return the nodes that no other node of this graph reads."""
         return tuple(name for name in self.nodes if not self.edges_from(name))
 
 
 def build(spec: NodeSpec) -> Node:
-    """Return the node with its settings, not opened yet. The settings were checked before."""
+    """Return the node with its settings, which were checked before; not opened yet."""
     class_ = load_class(spec.type)
     return class_(**typed(class_, spec.settings))
 
@@ -135,14 +135,14 @@ def load_class(type_: str) -> type[Node]:
     if not isinstance(found, type) or not issubclass(found, Node) or found is Node:
         there = sorted(node_classes(module))
         what = "is not a node" if found is not None else "does not exist"
-        file = getattr(module, "__file__", None) or "built into Python"  # which may hide the one that is meant
+        file = getattr(module, "__file__", None) or "built into Python"  # may hide the user's module
         listed = f"it has {', '.join(there)}" if there else f"it has no nodes ({file})"
         raise ConfigError(f"{class_name} {what} in {module_name}; {did_you_mean(class_name, there) or listed}")
     return found
 
 
 def import_module(name: str) -> Any:
-    """Return a module. Raises ConfigError saying why it cannot be had."""
+    """Import a module. Raises ConfigError saying why that fails."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
@@ -163,7 +163,7 @@ def node_classes(module: Any) -> dict[str, type[Node]]:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Return "did you mean 'x'?" for the nearest of `words`, or nothing if none is near."""
+    """Return "did you mean 'x'?" for the closest of `words`, "" if none is close."""
     near = get_close_matches(word, list(words), n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else ""
 
@@ -175,18 +175,15 @@ def _no_module(name: str, missing: str) -> str:
     folders = [Path(folder) for folder in getattr(package, "__path__", [])]
     stems = {path.stem for folder in folders for path in folder.glob("*.py") if not path.name.startswith("_")}
     there = sorted(f"{missing.rpartition('.')[0]}.{stem}" for stem in stems)
-    listed = (
-        f"modules there: {', '.join(there)}"
-        if there
-        else "is it installed, in the working directory, or on PYTHONPATH?"
-    )
-    return f"no module {missing}; {did_you_mean(name, there) or listed}"
+    if there:
+        return f"no module {missing}; {did_you_mean(name, there) or 'modules there: ' + ', '.join(there)}"
+    return f"no module {missing}; is it installed, in the working directory, or on PYTHONPATH?"
 
 
 def _where(exc: BaseException) -> str:
-    """Return the line at which a module fails: the user's, not the one that found the mistake."""
-    finders = (f"{Path(__file__).parent}{os.sep}", dataclasses.__file__)
+    """Return the file and line at which a module fails: the user's, not ours that detected the error."""
+    checkers = (f"{Path(__file__).parent}{os.sep}", dataclasses.__file__)
     for frame in reversed(traceback.extract_tb(exc.__traceback__)):
-        if not frame.filename.startswith(finders):
+        if not frame.filename.startswith(checkers):
             return "" if frame.filename.startswith("<") else f"{frame.filename}:{frame.lineno}: "
     return ""

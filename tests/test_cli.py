@@ -183,7 +183,7 @@ def test_all_errors_of_a_file_are_lines(folder: Path, capsys: pytest.CaptureFixt
     assert cli.main(["check", "two.yaml"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "error: two.yaml:3: nodes.sink.inputs.frame: there is no node 'thre'; did you mean 'three'?",
-        "error: two.yaml:4: name: is 1, expected a text",
+        "error: two.yaml:4: name: is 1, expected a string",
     ]
 
 
@@ -289,7 +289,7 @@ def test_warnings_go_to_stderr_and_letters_that_a_terminal_lacks_are_question_ma
     (folder / "more.yaml").write_text(CONFIG.replace("three.frame", "pass.picture") + passing + unread)
     done = command("draw", "more.yaml")
     assert done.returncode == 0
-    assert done.stderr == "warning: more.yaml:5: nobody reads what more gives (picture)\n"
+    assert done.stderr == "warning: more.yaml:5: no node reads the outputs of more (picture)\n"
     assert done.stdout.startswith("digraph") and "picture ? frame" in done.stdout
 
 

@@ -250,7 +250,7 @@ def test_warning_of_a_node_that_nobody_reads(caplog: pytest.LogCaptureFixture) -
         good(FACES)
         good("listen: tcp://127.0.0.1:5555\n" + SHOW + '  more: {type: "@Filter", inputs: {frame: camera.frame}}')
         read(Document(Path("g.yaml"), "nodes: {camera: {type: 'tests.config_toys:Camera'}}"), warn=False)
-    assert caplog.messages == ["g.yaml:5: nobody reads what more gives (picture)"]
+    assert caplog.messages == ["g.yaml:5: no node reads the outputs of more (picture)"]
 
 
 ODD: tuple[Any, ...] = (None, -1, 1.5, "a", "camera.frame", [1], {}, {"a": None}, {5: {}})

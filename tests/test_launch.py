@@ -149,7 +149,7 @@ def test_outputs_that_depend_on_settings_and_own_nodes(capsys: pytest.CaptureFix
         ("capture uri=0!window", "uri=0!window: '!' stands alone, with spaces around it"),
         ("capture uri='a", "capture uri='a: no closing quotation"),
         ("source name=a ! detect name=a", "detect name=a: another element is named 'a' already"),
-        ("source name=control ! window", "control: is a name that the graph itself needs; valid: any but control, lock"),
+        ("source name=control ! window", "control: is a reserved name; reserved: control, lock"),
         ("source ! window frame=sorce.frame", "window frame=sorce.frame: there is no node 'sorce'; did you mean 'source'?"),
         ("source ! window frame.polcy=latest", "window frame.polcy=latest: frame.polcy is nothing of an edge; did you mean 'policy'?"),
         ("own:Three ! own:Sink", "own:Sink: frame could read three.left or three.right; say which: frame=three.right"),

@@ -50,9 +50,9 @@ def test_nothing_is_written_over_what_the_graph_reads_or_writes(tmp_path: Path) 
     with pytest.raises(ConfigError) as caught:
         config.load(file)
     assert str(caught.value).splitlines() == [
-        f"{file}:4: nodes.same.settings: would write over what clip reads: {tmp_path}/clip.mp4",
-        f"{file}:5: nodes.pictures.settings: would write over what album reads: {tmp_path}/in",
-        f"{file}:7: nodes.other.settings: writes to {tmp_path}/out.mp4, and so does one",
+        f"{file}:4: nodes.same.settings: would overwrite {tmp_path}/clip.mp4, which clip reads",
+        f"{file}:5: nodes.pictures.settings: would overwrite {tmp_path}/in, which album reads",
+        f"{file}:7: nodes.other.settings: writes {tmp_path}/out.mp4, as does one",
     ]
 
 
