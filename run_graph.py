@@ -10,22 +10,22 @@ Nothing is imported at the top: the process of every node imports this file agai
 def main() -> None:
     """Run the command line and exit with 0 (done), 1 (a node failed), 2 (wrong config or arguments) or 130 (Ctrl-C).
 
-    A graph that Ctrl-C ends in order is done.
+    If Ctrl-C stops a running graph in order, the exit code is 0.
     """
     import sys
 
     try:
         sys.exit(run())
     except KeyboardInterrupt:
-        sys.exit(130)  # as a shell tells of it
+        sys.exit(130)  # 128 + SIGINT, as shells report it
 
 
 def run() -> int:
-    """Do what the command line says; return the exit code."""
+    """Run the command line and return the exit code."""
     import signal
     import sys
 
-    if sys.version_info < (3, 11):  # noqa: UP036 - whoever did not install it is told, too
+    if sys.version_info < (3, 11):  # noqa: UP036 - it may run without being installed
         sys.stderr.write(f"error: this is Python {sys.version.split()[0]}; facegraph needs 3.11 or newer\n")
         return 2
     for name, file in shadows():
@@ -34,10 +34,10 @@ def run() -> int:
     from graph.passwords import hide_arguments
 
     hide_arguments()
-    open_what_is_closed()
+    reopen_standard_files()
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is imported now may swallow a KeyboardInterrupt
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # imports may swallow a KeyboardInterrupt
     try:
         from graph.cli import main as command_line
     except ModuleNotFoundError as exc:
@@ -47,8 +47,8 @@ def run() -> int:
     return command_line()
 
 
-def open_what_is_closed() -> None:
-    """Let closed standard files lead nowhere: else the next file gets their number, and what a library prints."""
+def reopen_standard_files() -> None:
+    """Open closed standard files as /dev/null: else the next file that is opened would get what libraries print."""
     import os
 
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -57,7 +57,7 @@ def open_what_is_closed() -> None:
 
 
 def shadows() -> list[tuple[str, str]]:
-    """Return which of our packages another one hides, and its file: graph and nodes are common names."""
+    """Return which of our packages is shadowed by another one of that name, and by which file."""
     from importlib.util import find_spec
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What nodes there are, and what a user may set of them."""
+"""The available nodes, with their ports and settings."""
 
 import ast
 import importlib
@@ -23,11 +23,11 @@ from graph.settings import Setting, settings_of
 from graph.spec import import_module, load_class, node_classes
 
 REPLAY = "graph.replay:Replay"
-"""The node that the runtime brings itself."""
+"""The node that is part of the runtime."""
 
 
 def find_nodes(package: str) -> tuple[dict[str, type[Node]], dict[str, str]]:
-    """Return the nodes in the modules of a package, and Replay, by type; and why modules could not be imported."""
+    """Return the nodes of a package and Replay by type, and by module the errors of those that cannot be imported."""
     found: dict[str, type[Node]] = {}
     failed: dict[str, str] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
@@ -43,23 +43,23 @@ def find_nodes(package: str) -> tuple[dict[str, type[Node]], dict[str, str]]:
 
 
 def comments(node: type[Node]) -> dict[str, str]:
-    """Return the comment behind each setting in the source of a class: its unit and effect."""
+    """Return the comment on each setting in the source of a class: its unit and effect."""
     try:
         source = textwrap.dedent(inspect.getsource(node))
     except (OSError, TypeError):
-        return {}  # a class without a file
+        return {}  # no source file
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     by_line = {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
-    said: dict[str, str] = {}
+    found: dict[str, str] = {}
     for statement in ast.parse(source).body[0].body:  # type: ignore[attr-defined]  # the only statement is the class
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             lines = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
-            said[statement.target.id] = " ".join(by_line[line].lstrip("# ") for line in lines if line in by_line)
-    return said
+            found[statement.target.id] = " ".join(by_line[line].lstrip("# ") for line in lines if line in by_line)
+    return found
 
 
 def overview(nodes: Mapping[str, type[Node]], failed: Mapping[str, str]) -> RenderableType:
-    """Return all nodes: what each takes and gives, does, and can be set."""
+    """Return a list of all nodes with ports, first line of the docstring, and settings."""
     shown: list[RenderableType] = []
     for type_, node in nodes.items():
         settings = Text(", ".join(settings_of(node)), style="dim")
@@ -70,7 +70,7 @@ def overview(nodes: Mapping[str, type[Node]], failed: Mapping[str, str]) -> Rend
 
 
 def details(type_: str, node: type[Node]) -> RenderableType:
-    """Return all that a user of one node may want to know."""
+    """Return docstring, ports and settings of one node."""
     ports = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for direction, found in (("input", node.inputs), ("output", node.outputs)):
         for name, port in found.items():
@@ -80,17 +80,17 @@ def details(type_: str, node: type[Node]) -> RenderableType:
 
 
 def _settings_table(node: type[Node]) -> RenderableType:
-    settings, said = settings_of(node), comments(node)
+    settings, descriptions = settings_of(node), comments(node)
     if not settings:
         return Text("no settings")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
-    for title, ratio in (("setting", None), ("default", None), ("valid", 2), ("what it is", 3)):
+    for title, ratio in (("setting", None), ("default", None), ("valid", 2), ("description", 3)):
         table.add_column(title, ratio=ratio, overflow="fold")
     for name, setting in settings.items():
         changeable = Text.assemble((name, "bold"), ("*", "green")) if setting.changeable else Text(name, "bold")
-        table.add_row(changeable, Text(_default(setting)), Text(setting.expected()), Text(said.get(name, "")))
+        table.add_row(changeable, Text(_default(setting)), Text(setting.expected()), Text(descriptions.get(name, "")))
     if any(setting.changeable for setting in settings.values()):
-        return Group(table, Text.assemble(("*", "green"), " may be changed while the graph runs"))
+        return Group(table, Text.assemble(("*", "green"), " can be changed while the graph runs"))
     return table
 
 
@@ -104,7 +104,7 @@ def _default(setting: Setting) -> str:
 
 
 def _words(node: type[Node]) -> str:
-    """Return the docstring with a line per paragraph, so that the terminal breaks it."""
+    """Return the docstring with one line per paragraph; the terminal wraps it."""
     paragraphs = inspect.cleandoc(node.__doc__ or "").split("\n\n")
     return "\n\n".join(text if "\n " in text else text.replace("\n", " ") for text in paragraphs)
 

@@ -1,4 +1,4 @@
-"""The command line: run a graph, draw it, look into a running one and change it; cli_*.py hold the other commands."""
+"""The command line: run and draw graphs, inspect and change running ones; cli_*.py have the other commands."""
 
 import contextlib
 import enum
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from json import dumps
 from pathlib import Path
-from reprlib import repr as brief  # what was typed may be long
+from reprlib import repr as brief
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,12 +33,12 @@ ROOT = Path(__file__).resolve().parent.parent
 """The checkout, or site-packages."""
 
 PACKAGE = "nodes"
-"""The package whose nodes `nodes` and `schema` list. Nodes of other packages are used by their type."""
+"""The package whose nodes `nodes` and `schema` list. Nodes of other packages are given as module:Class."""
 
 CONFIGS = ROOT / "configs" if (ROOT / "pyproject.toml").is_file() else ROOT / PACKAGE / "configs"
-"""Configs are also looked for here, so that commands work from any folder; an installed package has its own."""
+"""Configs are also searched here, so that commands work from any folder; an installed package has its own copy."""
 
-NO_TERMINAL = 120  # characters
+WIDTH_WITHOUT_TERMINAL = 120  # characters
 
 app = typer.Typer(
     help="Run a graph of nodes, each in a process of its own.",
@@ -54,7 +54,7 @@ err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Level(enum.StrEnum):
-    """Least level that is logged."""
+    """Lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -63,16 +63,16 @@ class Level(enum.StrEnum):
 
 
 def folder(name: str) -> Path:
-    """Return the folder of an option. An empty name, as of a shell's variable that is not set, is refused."""
+    """Return the folder of an option. An empty name is refused: it comes from an unset shell variable."""
     if not name:
-        raise typer.BadParameter("is empty; expected the name of a folder, . for this one")
+        raise typer.BadParameter("is empty; expected the name of a folder (. is the current one)")
     return Path(name)
 
 
 def seconds(number: float | None) -> float | None:
-    """Return how many seconds an option says. inf is refused, and nan, which older typers let through."""
+    """Return the seconds of an option. Infinity is refused, and NaN, which older versions of typer accept."""
     if number is not None and not math.isfinite(number):
-        raise typer.BadParameter(f"{number} is no number of seconds that come to an end")
+        raise typer.BadParameter(f"{number} is not a finite number of seconds")
     return number
 
 
@@ -82,7 +82,7 @@ Overrides = Annotated[
     typer.Option("--set", metavar="NODE.SETTING=VALUE", help="Override a setting of the file; may be repeated."),
 ]
 Duration = Annotated[
-    float | None, typer.Option(metavar="S", min=0.0, callback=seconds, help="End after so many seconds.")
+    float | None, typer.Option(metavar="S", min=0.0, callback=seconds, help="Stop after this many seconds.")
 ]
 Profile = Annotated[
     Path | None,
@@ -90,7 +90,9 @@ Profile = Annotated[
 ]
 Dot = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", parser=folder, help="Draw the graph there (DOT) whenever a state changes."),
+    typer.Option(
+        metavar="DIR", parser=folder, help="Write a drawing of the graph (DOT) there whenever a state changes."
+    ),
 ]
 Metrics = Annotated[
     int | None,
@@ -102,7 +104,7 @@ Name = Annotated[
     str | None,
     typer.Argument(metavar="[NAME]", help="A running graph; needed if several are running.", show_default=False),
 ]
-Log = Annotated[Level, typer.Option(case_sensitive=False, help="Least level that is logged.")]
+Log = Annotated[Level, typer.Option(case_sensitive=False, help="Lowest level that is logged.")]
 
 
 @app.command()
@@ -115,7 +117,7 @@ def run(
     metrics: Metrics = None,
     log: Log = Level.INFO,
 ) -> None:
-    """Run a graph until its sources end, a window is closed, or Ctrl-C."""
+    """Run a graph until its sources end, its window is closed, or Ctrl-C."""
     run_spec(load_config(config, overrides, log), duration, profile, log, dot, metrics)
 
 
@@ -128,10 +130,10 @@ def attach(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the graph to start.")] = False,
     log: Log = Level.INFO,
 ) -> None:
-    """Add the nodes of a config with `attach: NAME` to the running graph of that name, or at that address."""
+    """Add the nodes of a config with `attach: NAME` to the running graph of that name or address."""
     spec = load_config(config, overrides, log)
     if spec.attach is None:
-        raise ConfigError(f"{spec.path}: has no `attach: NAME`, the running graph that its nodes are added to")
+        raise ConfigError(f"{spec.path}: has no `attach: NAME` to name the running graph")
     if wait:
         running(spec.attach, wait=math.inf).close()
     run_spec(spec, duration, profile, log)
@@ -139,35 +141,39 @@ def attach(
 
 @app.command()
 def draw(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a running graph: with its current rates.")],
+    config: Annotated[str, typer.Argument(help="A YAML file, or a running graph, which is drawn with its rates.")],
     overrides: Overrides = None,
-    mermaid: Annotated[bool, typer.Option("--mermaid", help="Mermaid, which GitHub draws, instead of DOT.")] = False,
+    mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Print Mermaid, which GitHub draws, instead of DOT.")
+    ] = False,
 ) -> None:
     """Print a graph for Graphviz: draw CONFIG | dot -Tsvg > graph.svg."""
     from graph import rundir
     from graph.draw import spec_of, to_dot, to_mermaid
 
     to_text = to_mermaid if mermaid else to_dot
-    there = rundir.running() if re.fullmatch(NAME, config) else None  # a path needs no run folder
-    if is_remote(config) or config in (there or []):
+    names = rundir.running() if re.fullmatch(NAME, config) else None  # a path needs no run folder
+    if is_remote(config) or config in (names or []):
         with running(config) as g:
             typer.echo(to_text(spec_of(g.description), g.stats()), nl=False)
-    elif there is None or _candidates(config):
+    elif names is None or _candidates(config):
         typer.echo(to_text(load_config(config, overrides)), nl=False)
     else:
-        raise ConfigError(f"{_not_found(config)}; graphs running now: {join(there)}")
+        raise ConfigError(f"{_not_found(config)}; running graphs: {join(names)}")
 
 
 @app.command()
 def top(
     name: Name = None,
     once: Annotated[bool, typer.Option("--once", help="Print the table once and exit.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print everything once as JSON; see graph/README.md.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print all statistics once as JSON; see graph/README.md.")
+    ] = False,
     every: Annotated[
         float, typer.Option(metavar="S", min=0.1, callback=seconds, help="Seconds between updates.")
     ] = 1.0,
 ) -> None:
-    """Show what a running graph does: rates, queues, times, drops, CPU and memory of every node."""
+    """Show the rates, queues, times, drops, CPU and memory of every node of a running graph."""
     from graph.top import as_json, trouble, view, watch
 
     with running(name) as g:
@@ -182,25 +188,25 @@ def top(
 @app.command()
 def tap(
     port: Annotated[str, typer.Argument(metavar="[NAME/]NODE.PORT", help="An output of a running graph.")],
-    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="End after so many messages.")] = None,
+    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after this many messages.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Print long arrays in full.")] = False,
     hz: Annotated[bool, typer.Option("--hz", help="Print the rate instead, once a second.")] = False,
     bw: Annotated[bool, typer.Option("--bw", help="Print bytes per second instead.")] = False,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="Save one picture instead.")] = None,
 ) -> None:
-    """Print the messages of a port as JSON lines; Ctrl-C ends it."""
-    from graph import tap as tapped
+    """Print the messages of a port as JSON lines until Ctrl-C."""
+    from graph import tap as tap_
 
     name, port = split(port)
     with running(name) as g, contextlib.suppress(KeyboardInterrupt):
         if image:
-            tapped.save_picture(g, port, image)
+            tap_.save_picture(g, port, image)
             return
-        stream = tapped.messages(g, port, count)
+        stream = tap_.messages(g, port, count)
         if hz or bw:
-            lines = tapped.rates(stream) if hz else tapped.bandwidth(stream)
+            lines = tap_.rates(stream) if hz else tap_.bandwidth(stream)
         else:
-            lines = (tapped.line(message, full) for message in stream)
+            lines = (tap_.line(message, full) for message in stream)
         for line in lines:
             typer.echo(line)
 
@@ -209,7 +215,7 @@ def tap(
 def set_(
     setting: Annotated[str, typer.Argument(metavar="[NAME/]NODE.SETTING=VALUE", help="The value is YAML.")],
 ) -> None:
-    """Change a setting of a running node; `nodes TYPE` marks those that may change."""
+    """Change a setting of a running node; `nodes TYPE` shows which can be changed."""
     from graph.document import parse_value
 
     target, equals, value = setting.partition("=")
@@ -218,7 +224,7 @@ def set_(
         raise ConfigError(f"{setting!r} is not of the form node.setting=value")
     with running(name) as g:
         now = g.set(place, parse_value(value))
-        shown = now if isinstance(now, str) else dumps(now)  # spells true and null as YAML does
+        shown = now if isinstance(now, str) else dumps(now)  # true and null as in YAML
         out.print(f"{g.name}/{place} = {shown}", markup=False)
 
 
@@ -238,7 +244,7 @@ def resume(name: Name = None) -> None:
 
 @app.command()
 def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A node of a running graph.")]) -> None:
-    """Restart the process of one node; returns when it plays."""
+    """Restart the process of one node, and wait until it plays."""
     name, node = split(node)
     with running(name) as g:
         g.restart(node)
@@ -246,11 +252,13 @@ def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A n
 
 @app.command()
 def doctor(
-    config: Annotated[str | None, typer.Argument(help="Test what this graph needs, and its cameras and files.")] = None,
+    config: Annotated[
+        str | None, typer.Argument(help="Check only what this graph needs, with its cameras and files.")
+    ] = None,
     overrides: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Test what this machine can do, and say how to fix what is wrong; exit code 1 if something must be fixed."""
+    """Check this machine, and say how to fix what is wrong; exit code 1 if something must be fixed."""
     from graph.doctor import as_json, examine, exit_code, report
 
     found = examine(PACKAGE, None if config is None else load_config(config, overrides))
@@ -259,12 +267,15 @@ def doctor(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the arguments say and return the exit code."""
-    sys.path.append(os.getcwd())  # for a user's own nodes; last, so that nothing there hides ours
+    """Run the command line and return the exit code."""
+    sys.path.append(os.getcwd())  # for the user's own nodes; last, so that they do not shadow ours
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a locale without UTF-8 lacks letters of our tables, like the arrow
+        sys.stdout.reconfigure(errors="replace")  # without UTF-8, some characters of our tables cannot be printed
     try:
-        return _call(_with_command(sys.argv[1:] if arguments is None else arguments))
+        app(_with_command(sys.argv[1:] if arguments is None else arguments), prog_name="run_graph.py")
+        return 0
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else 1
     except GraphError as exc:
         for line in str(exc).splitlines():
             _say("error", line)
@@ -272,21 +283,13 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as exc:
         if exc.errno != errno.ENOSPC:
             raise
-        _say("error", f"what is printed cannot be written: {exc.strerror}")
+        _say("error", f"cannot write the output: {exc.strerror}")
         Terminal().on_broken_pipe()
         return 1
 
 
-def _call(arguments: list[str]) -> int:
-    try:
-        app(arguments, prog_name="run_graph.py")
-    except SystemExit as exc:
-        return exc.code if isinstance(exc.code, int) else 1
-    return 0
-
-
 def _with_command(arguments: list[str]) -> list[str]:
-    """Put `run` in front of a config that stands alone."""
+    """Insert `run` before a config without a command."""
     commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     first = arguments[0] if arguments else "--help"
     if first in commands or first == "--help":
@@ -300,7 +303,7 @@ def _with_command(arguments: list[str]) -> list[str]:
 def _candidates(config: str) -> list[Path]:
     try:
         return [path for path in _places(config) if path.is_file()]
-    except OSError as exc:  # a name of more than 255 letters, a folder of somebody else
+    except OSError as exc:  # a name of more than 255 characters, another user's folder
         raise ConfigError(f"no config {brief(config)}: {exc.strerror}") from exc
 
 
@@ -312,19 +315,19 @@ def _places(config: str) -> Iterable[Path]:
 
 
 def load_config(config: str, overrides: list[str] | None, log: Level = Level.WARNING) -> GraphSpec:
-    """Read and check a config; from here on logs are shown."""
+    """Set up logging, read a config and check it."""
     log_to_terminal(log)
     return load(find_config(config), overrides or [])
 
 
 def log_to_terminal(level: Level) -> None:
-    """Show what is logged from here on."""
+    """Print log messages from here on."""
     logging.basicConfig(level=level.name, handlers=[_TerminalHandler()])
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts, and where it keeps them
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs about its fonts
 
 
 def find_config(config: str) -> Path:
-    """Return the file of a config. Raises ConfigError with the names that come near."""
+    """Return the file of a config. Raises ConfigError with similar names."""
     found = _candidates(config)
     if not found:
         raise ConfigError(_not_found(config))
@@ -332,8 +335,8 @@ def find_config(config: str) -> Path:
 
 
 def _not_found(config: str) -> str:
-    there = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    near = did_you_mean(Path(config).stem, there) or f"configs there: {join(there)}"
+    names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    near = did_you_mean(Path(config).stem, names) or f"configs there: {join(names)}"
     return f"no config {config!r}: neither {Path(config).absolute()} nor in {CONFIGS}; {near}"
 
 
@@ -345,20 +348,20 @@ def run_spec(
     dot: Path | None = None,
     metrics: int | None = None,
 ) -> None:
-    """Run a checked graph, and exit with its code."""
+    """Run a checked graph and exit with its code."""
     from graph import supervisor
 
     raise typer.Exit(supervisor.run(spec, duration, profile, log.name, dot, metrics))
 
 
 def print_table(table: Callable[[int], RenderableType]) -> None:
-    """Print a table that is made for a width: the terminal's, and a wide one for files and pipes, which have none."""
-    width = out.width if out.is_terminal or "COLUMNS" in os.environ else max(out.width, NO_TERMINAL)
+    """Print the table for the width of the terminal, or for a large width if the output is a file or pipe."""
+    width = out.width if out.is_terminal or "COLUMNS" in os.environ else max(out.width, WIDTH_WITHOUT_TERMINAL)
     Console(highlight=False, width=width).print(table(width))
 
 
 def running(name: str | None, wait: float = 0.0) -> "RunningGraph":
-    """Attach to a running graph."""
+    """Attach to a running graph; `wait` is in seconds."""
     from graph.attached import attach
 
     log_to_terminal(Level.WARNING)
@@ -366,13 +369,13 @@ def running(name: str | None, wait: float = 0.0) -> "RunningGraph":
 
 
 def split(place: str) -> tuple[str | None, str]:
-    """Return the graph, if one is named or at an address, and what is in it."""
+    """Split [NAME/]PLACE into the name or address of a graph, None without one, and the place in it."""
     name, slash, rest = place.rpartition("/") if is_remote(place) else place.partition("/")
     return (name, rest) if slash else (None, place)
 
 
 class _TerminalHandler(logging.Handler):
-    """Logs to stderr, one line per message however narrow the terminal, with the name of the node."""
+    """Logs to stderr with the name of the node; lines are not wrapped to the terminal."""
 
     def emit(self, record: logging.LogRecord) -> None:
         graph, _, node = record.name.partition(".")
@@ -388,8 +391,8 @@ def _say(level: str, text: str) -> None:
 
 
 def join(words: Iterable[str]) -> str:
-    """Return words in a row, for an error that lists what there is."""
+    """Return words as a list for an error message."""
     return ", ".join(words) or "none"
 
 
-from graph import cli_files, cli_launch, cli_recording  # noqa: E402, F401 - their commands join `app`
+from graph import cli_files, cli_launch, cli_recording  # noqa: E402, F401 - they add commands to `app`

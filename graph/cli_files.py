@@ -1,4 +1,4 @@
-"""The commands that only look at files and modules, or write files."""
+"""The commands that need no running graph."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ from graph.spec import did_you_mean, load_class
 
 @app.command()
 def check(config: Config, overrides: Overrides = None) -> None:
-    """Check a graph without starting it, and show the policies of its edges."""
+    """Check a graph without starting it, and show its edges."""
     spec = load_config(config, overrides)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
     for title in ("from", "to", "policy", "queue", "join"):
@@ -41,7 +41,7 @@ def nodes(
     found, failed = find_nodes(PACKAGE)
     if type_ is None:
         out.print(overview(found, failed))
-        out.print("All settings of one with their units and ranges: [bold]nodes TYPE[/]")
+        out.print("Settings of one node with units and ranges: [bold]nodes TYPE[/]")
         return
     named = {name.partition(":")[2]: name for name in found}
     if type_ not in named:
@@ -69,16 +69,16 @@ def keys(
     ],
     clients: Annotated[list[str] | None, typer.Argument(metavar="[CLIENT]...", help="Names of new clients.")] = None,
 ) -> None:
-    """Make the keys of a graph that listens to other machines, and those of its clients."""
+    """Create the keys of a graph that listens to other machines, and those of its clients."""
     from graph.network import make_keys
 
     for path in make_keys(into, clients or ["client"]):
-        typer.echo(f"made {path}" + (": take this folder to the client" if path.is_dir() else ", which stays here"))
+        typer.echo(f"created {path}: {'copy this folder to the client' if path.is_dir() else 'stays here'}")
 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of graph files, with which editors complete and check them."""
+    """Print the JSON Schema of graph files, for completion and checks in editors."""
     import json
 
     from graph.catalog import find_nodes

@@ -22,7 +22,9 @@ from graph.cli import (
 
 @app.command()
 def launch(
-    line: Annotated[list[str], typer.Argument(metavar="LINE", help='Such as "capture uri=clip.mp4 ! detect ! ...".')],
+    line: Annotated[
+        list[str], typer.Argument(metavar="LINE", help='For example "capture uri=clip.mp4 ! detect ! ...".')
+    ],
     only_print: Annotated[bool, typer.Option("--print", help="Only print the graph as YAML.")] = False,
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the graph.")] = "launch",
     overrides: Overrides = None,
@@ -32,10 +34,10 @@ def launch(
     metrics: Metrics = None,
     log: Log = Level.INFO,
 ) -> None:
-    """Run a graph from one line: "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! record path=out.mp4".
+    """Run a graph written in one line: "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! window".
 
-    Elements are the nodes that `nodes` lists (detect: nodes.detect:FaceDetector), or module:Class. Each input takes the
-    nearest earlier output of its type. NAME. ! ... branches off behind the element with name=NAME.
+    Elements are the nodes listed by `nodes` (detect: nodes.detect:FaceDetector), or module:Class. Each input reads the
+    nearest earlier output of its type. NAME. ! ... branches off after the element with name=NAME.
     """
     from graph.catalog import find_nodes
     from graph.config import read
@@ -46,10 +48,10 @@ def launch(
     log_to_terminal(log)
     data = graph_of(line, find_nodes(PACKAGE)[0], name)
     document = Document(Path("launch"), to_yaml(data))
-    for node, said in data["nodes"].items():
-        document.override(("nodes", node), said, f"launch: {node}")
+    for node, body in data["nodes"].items():
+        document.override(("nodes", node), body, f"launch: {node}")
         for part in ("inputs", "settings"):
-            for key, value in said.get(part, {}).items():
+            for key, value in body.get(part, {}).items():
                 document.override(("nodes", node, part, key), value, f"launch: {node} {key}={value}")
     spec = read(document, overrides or [])
     text = to_yaml(document.data)

@@ -1,4 +1,4 @@
-"""A table that leaves out whole columns where the terminal is narrow: a name or a number that is cut says nothing."""
+"""A table that omits whole columns in a narrow terminal, instead of truncating names and numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -12,14 +12,14 @@ UNBOUNDED = 10_000  # characters; no table is wider
 
 
 class Column(NamedTuple):
-    """One column: what it shows of a row, and how soon it is left out."""
+    """One column: what it shows of a row, and how early it is omitted."""
 
     heading: str
     cell: Callable[[Any], Text | str]
-    rank: int  # the highest goes first; 0: stays
+    rank: int  # the highest is omitted first; 0: never
     justify: Literal["left", "right"] = "right"
     style: str = ""
-    least: int = 0  # characters; columns are not to come and go while a number changes
+    least: int = 0  # characters; keeps the layout stable while numbers change
 
 
 def fitting(columns: Sequence[Column], rows: Sequence[Any], width: int) -> Table:

@@ -108,7 +108,7 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
         (["nodes", "Smoth"], "error: no node 'Smoth' in nodes; did you mean 'Smooth'?"),
         (["nodes", "own_nodes:Sinc"], "error: Sinc does not exist in own_nodes; did you mean 'Sink'?"),
         (["three.yaml", "--profile", "three.yaml"], "error: --profile three.yaml: cannot create or write this folder: File exists"),
-        (["attach", "three.yaml"], "error: three.yaml: has no `attach: NAME`, the running graph that its nodes are added to"),
+        (["attach", "three.yaml"], "error: three.yaml: has no `attach: NAME` to name the running graph"),
     ],
 )  # fmt: skip
 def test_error(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +164,7 @@ def test_a_comparison_with_a_name_that_no_file_can_have(capsys: pytest.CaptureFi
 
 def test_what_is_to_be_drawn_is_neither_a_config_nor_a_running_graph(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["draw", "demmo"]) == 2
-    assert capsys.readouterr().err.endswith("; did you mean 'demo'?; graphs running now: none\n")
+    assert capsys.readouterr().err.endswith("; did you mean 'demo'?; running graphs: none\n")
 
 
 @pytest.mark.parametrize("arguments", [["three.yaml", "--profile", ""], ["three.yaml", "--dot", ""], ["keys", ""]])
@@ -230,7 +230,7 @@ def test_node_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
         "radius* 1.5 float of at least 0.0 a comment pixels; larger is softer",
         "size 3 int taps",
         "mode 'gauss' str",
-        "* may be changed while the graph runs",
+        "* can be changed while the graph runs",
     ):
         assert line in said
 

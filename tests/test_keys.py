@@ -17,8 +17,8 @@ from tests.listening import config
 def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "keys"
     assert run("keys", str(folder)).splitlines() == [
-        f"made {folder}/server.key_secret, which stays here",
-        f"made {folder}/client: take this folder to the client",
+        f"created {folder}/server.key_secret: stays here",
+        f"created {folder}/client: copy this folder to the client",
     ]
     assert len(run("keys", str(folder), "laptop", "phone").splitlines()) == 2
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -112,5 +112,5 @@ def test_beyond_this_machine_only_with_keys(tmp_path: Path, address: str) -> Non
 def test_keys_without_listen(tmp_path: Path) -> None:
     path = tmp_path / "main.yaml"
     path.write_text(json.dumps({**config(), "keys": "keys", "listen": None}))
-    with pytest.raises(ConfigError, match="keys: lets in nobody without `listen: tcp://"):
+    with pytest.raises(ConfigError, match="keys: has no effect without `listen: tcp://"):
         load(path)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import graph
 from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, recorded
-from graph.cli_recording import tell
+from graph.cli_recording import report
 from graph.mcap_reader import Recording
 from graph.recorder import START, Recorder, Span, library, record, sent_ns
 from tests.recordings import header, write
@@ -272,10 +272,10 @@ def test_a_port_of_which_nothing_came_is_told(tmp_path: Path, capsys: pytest.Cap
     with Recorder(tmp_path / "a.mcap", {"a.numbers": Numbers, "off.numbers": Numbers}, "main", "none") as recorder:
         recorder.write("a.numbers", Numbers(header=header(0, 0), values=np.zeros(0)))
         recorder.write("off.numbers", Mark(header=header(0, 0)))
-    tell(recorder)
+    report(recorder)
     assert [line.split() for line in capsys.readouterr().out.splitlines()[2:4]] == [
         ["a.numbers", "1", "0"],
-        ["off.numbers", "0", "nothing", "came"],
+        ["off.numbers", "0", "no", "messages"],
     ]
 
 

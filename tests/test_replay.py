@@ -73,7 +73,7 @@ def test_landmarks_of_a_replay_are_equal_to_the_bit(folder: Path) -> None:
     source = {"type": "tests.recorded_nodes:GatedSource", "settings": {"width": 320, "height": 240, "frames": 40}}
     with Graph(folder, {"name": "faces", "nodes": {"camera": source, **FACES}}) as main:
         with command("record", "camera.frame", "faces/smooth.faces", "--wait", "-o", "a.mcap", "--block") as recorder:
-            assert begun(recorder) == "recording camera.frame, smooth.faces of faces; Ctrl-C ends it\n"
+            assert begun(recorder) == "recording camera.frame, smooth.faces of faces; Ctrl-C stops it\n"
             Path("go").touch()
             assert main.wait() == 0, main.text()
             code, said = ended(recorder)
@@ -97,7 +97,7 @@ def test_landmarks_of_a_replay_are_equal_to_the_bit(folder: Path) -> None:
     assert 10 < there < 30
     faces, said = replayed("other.yaml")
     assert live.startswith(faces) and len(faces) >= len(live) // 40 * (there - 1)
-    assert said.startswith("a.mcap is cut off, or still being written")
+    assert said.startswith("a.mcap is incomplete or still being written")
     assert "\neye is replayed (frame=camera.frame)\n" in said
 
 
@@ -234,7 +234,7 @@ def test_recorder_that_stands_still_holds_up_nothing_and_counts_what_it_missed(m
         assert eventually(lambda: recorded()[-1] > last), "nothing came after it was woken"
         recorder.send_signal(signal.SIGINT)
         code, said = ended(recorder)
-    assert code == 0 and "missing: frames that were dropped on the way; --block" in said
+    assert code == 0 and "missing: frames dropped before they were recorded; --block" in said
     seqs = recorded()
     missing = seqs[-1] - seqs[0] + 1 - len(seqs)
     assert missing > 50
@@ -282,7 +282,7 @@ def test_what_goes_wrong(main: Graph, capsys: pytest.CaptureFixture[str]) -> Non
         (["record", "source.frme", "-o", "b.mcap"], "main has no output 'source.frme'; did you mean 'source.frame'?"),
         (["record", "source.frame", "-o", "b.mp4"], "b.mp4: the name of a recording ends in .mcap"),
         (["record", "source.frame", "-o", "no/b.mcap"], "no/b.mcap cannot be written: No such file or directory"),
-        (["record", "a/x.y", "b/x.y", "-o", "b.mcap"], "one recording is of one graph, not of a and b"),
+        (["record", "a/x.y", "b/x.y", "-o", "b.mcap"], "cannot record several graphs into one file: a, b"),
         (["record", "mian/x.y", "-o", "b.mcap"], "no graph named 'mian' is running; did you mean 'main'?"),
         (
             ["replay", "a.mcap", "main.yaml"],
@@ -293,7 +293,7 @@ def test_what_goes_wrong(main: Graph, capsys: pytest.CaptureFixture[str]) -> Non
             ["replay", "a.mcap", "main.yaml", "--in-place-of", "pear"],
             "--in-place-of pear: main.yaml has no node 'pear'; did you mean 'pair'?",
         ),
-        (["replay", "a.mcap", "--in-place-of", "pair"], "--in-place-of needs a CONFIG, in which a node is replaced"),
+        (["replay", "a.mcap", "--in-place-of", "pair"], "--in-place-of needs a CONFIG with the node to replace"),
         (
             ["replay", "a.mcap", "main.yaml", "--in-place-of", "pair", "--speed", "1e9"],
             "replay in place of pair: is 1000000000.0, expected float from 0.0 to 1000.0",

@@ -27,7 +27,7 @@ def test_a_command_whose_output_finds_a_full_disk_says_so() -> None:
         command = [sys.executable, str(ROOT / "run_graph.py"), "check", "demo"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: what is printed cannot be written: No space left on device\n"
+    assert done.stderr == "error: cannot write the output: No space left on device\n"
 
 
 @pytest.mark.slow
