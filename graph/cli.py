@@ -1,7 +1,6 @@
 """The command line: run and draw graphs, inspect and change running ones; cli_*.py have the other commands."""
 
 import contextlib
-import enum
 import errno
 import io
 import logging
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterable
 from json import dumps
 from pathlib import Path
 from reprlib import repr as brief
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console, RenderableType
@@ -40,6 +39,8 @@ CONFIGS = ROOT / "configs" if (ROOT / "pyproject.toml").is_file() else ROOT / PA
 
 WIDTH_WITHOUT_TERMINAL = 120  # characters
 
+Level = Literal["debug", "info", "warning", "error"]
+
 app = typer.Typer(
     help="Run a graph of nodes, each in a process of its own.",
     epilog="CONFIG alone is the same as run CONFIG. Exit codes: 0 done, 1 a node failed, 2 wrong config or arguments.",
@@ -51,15 +52,6 @@ app = typer.Typer(
 
 out = Console(highlight=False)
 err = Terminal(stderr=True, highlight=False, soft_wrap=True)
-
-
-class Level(enum.StrEnum):
-    """Lowest level that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 def folder(name: str) -> Path:
@@ -90,9 +82,7 @@ Profile = Annotated[
 ]
 Dot = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR", parser=folder, help="Write a drawing of the graph (DOT) there whenever a state changes."
-    ),
+    typer.Option(metavar="DIR", parser=folder, help="Draw the graph there (DOT) whenever a state changes."),
 ]
 Metrics = Annotated[
     int | None,
@@ -115,7 +105,7 @@ def run(
     profile: Profile = None,
     dot: Dot = None,
     metrics: Metrics = None,
-    log: Log = Level.INFO,
+    log: Log = "info",
 ) -> None:
     """Run a graph until its sources end, its window is closed, or Ctrl-C."""
     run_spec(load_config(config, overrides, log), duration, profile, log, dot, metrics)
@@ -128,7 +118,7 @@ def attach(
     duration: Duration = None,
     profile: Profile = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the graph to start.")] = False,
-    log: Log = Level.INFO,
+    log: Log = "info",
 ) -> None:
     """Add the nodes of a config with `attach: NAME` to the running graph of that name or address."""
     spec = load_config(config, overrides, log)
@@ -143,9 +133,7 @@ def attach(
 def draw(
     config: Annotated[str, typer.Argument(help="A YAML file, or a running graph, which is drawn with its rates.")],
     overrides: Overrides = None,
-    mermaid: Annotated[
-        bool, typer.Option("--mermaid", help="Print Mermaid, which GitHub draws, instead of DOT.")
-    ] = False,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Mermaid, which GitHub draws, instead of DOT.")] = False,
 ) -> None:
     """Print a graph for Graphviz: draw CONFIG | dot -Tsvg > graph.svg."""
     from graph import rundir
@@ -166,9 +154,7 @@ def draw(
 def top(
     name: Name = None,
     once: Annotated[bool, typer.Option("--once", help="Print the table once and exit.")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print all statistics once as JSON; see graph/README.md.")
-    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print everything once as JSON; see graph/README.md.")] = False,
     every: Annotated[
         float, typer.Option(metavar="S", min=0.1, callback=seconds, help="Seconds between updates.")
     ] = 1.0,
@@ -252,9 +238,7 @@ def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A n
 
 @app.command()
 def doctor(
-    config: Annotated[
-        str | None, typer.Argument(help="Check only what this graph needs, with its cameras and files.")
-    ] = None,
+    config: Annotated[str | None, typer.Argument(help="Check what this graph needs, cameras and files too.")] = None,
     overrides: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
@@ -314,7 +298,7 @@ def _places(config: str) -> Iterable[Path]:
     yield CONFIGS / f"{config}.yaml"
 
 
-def load_config(config: str, overrides: list[str] | None, log: Level = Level.WARNING) -> GraphSpec:
+def load_config(config: str, overrides: list[str] | None, log: Level = "warning") -> GraphSpec:
     """Set up logging, read a config and check it."""
     log_to_terminal(log)
     return load(find_config(config), overrides or [])
@@ -322,7 +306,7 @@ def load_config(config: str, overrides: list[str] | None, log: Level = Level.WAR
 
 def log_to_terminal(level: Level) -> None:
     """Print log messages from here on."""
-    logging.basicConfig(level=level.name, handlers=[_TerminalHandler()])
+    logging.basicConfig(level=level.upper(), handlers=[_TerminalHandler()])
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs about its fonts
 
 
@@ -351,7 +335,7 @@ def run_spec(
     """Run a checked graph and exit with its code."""
     from graph import supervisor
 
-    raise typer.Exit(supervisor.run(spec, duration, profile, log.name, dot, metrics))
+    raise typer.Exit(supervisor.run(spec, duration, profile, log.upper(), dot, metrics))
 
 
 def print_table(table: Callable[[int], RenderableType]) -> None:
@@ -364,7 +348,7 @@ def running(name: str | None, wait: float = 0.0) -> "RunningGraph":
     """Attach to a running graph; `wait` is in seconds."""
     from graph.attached import attach
 
-    log_to_terminal(Level.WARNING)
+    log_to_terminal("warning")
     return attach(name, wait)
 
 

@@ -9,7 +9,6 @@ from graph.cli import (
     PACKAGE,
     Dot,
     Duration,
-    Level,
     Log,
     Metrics,
     Overrides,
@@ -32,7 +31,7 @@ def launch(
     profile: Profile = None,
     dot: Dot = None,
     metrics: Metrics = None,
-    log: Log = Level.INFO,
+    log: Log = "info",
 ) -> None:
     """Run a graph written in one line: "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! window".
 

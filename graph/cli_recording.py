@@ -10,7 +10,6 @@ from rich.table import Table
 from graph.cli import (
     Dot,
     Duration,
-    Level,
     Log,
     Metrics,
     Overrides,
@@ -100,7 +99,7 @@ def replay(
     profile: Profile = None,
     dot: Dot = None,
     metrics: Metrics = None,
-    log: Log = Level.INFO,
+    log: Log = "info",
 ) -> None:
     """Play a recording in place of the sources of a graph, or as the graph that was recorded."""
     from graph.config import read
