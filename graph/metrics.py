@@ -1,8 +1,7 @@
 """What a node's process measures about itself while it runs.
 
-`Meter` collects in the worker; its `snapshot()` goes to the supervisor with every heartbeat, where
-graph/profile.py makes tables and pictures of it. The hot path only appends integers; all arithmetic is
-done in bulk, once per `BATCH` frames or snapshot.
+`Meter` collects the measurements in the worker; its `snapshot()` goes to the supervisor with every heartbeat. The
+hot path only stores integers; all arithmetic is done in bulk, once per `BATCH` frames or snapshot.
 """
 
 import os
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 
 SUB_BUCKETS = 32  # per octave: half a bucket is at most 1/64 = 1.6 % of the value
 LINEAR_NS = 1024  # below it the buckets are LINEAR_NS / SUB_BUCKETS = 32 ns wide
-OCTAVES = 30  # above it: 1.024 us * 2**30 = 1,100 s; longer times are counted in the last bucket
+OCTAVES = 30  # above it: 1.024 us * 2**30 = 1,100 s; the last bucket also counts longer times
 BUCKETS = SUB_BUCKETS * (OCTAVES + 1)
 
-MAX_EDGES = 64  # of consumers that have left, whose counts are kept
-BATCH = 1024  # frames between two rounds of arithmetic
-TRACE_LIMIT = 20_000  # frames kept between two snapshots, 800 kB; the rest is counted as lost
-UNMATCHED = "their partners of the same frame never came, or those of a newer one were all there"
-"""Why inputs are let go."""
+MAX_EDGES = 64  # edges to disconnected consumers whose counts are kept
+BATCH = 1024  # frames that are evaluated together
+TRACE_LIMIT = 20_000  # frames kept between two snapshots, 800 kB; later ones are not traced
+UNMATCHED = "another input of the same frame never arrived, or a newer frame was complete first"
+"""Why unmatched inputs are skipped."""
 _ROW = Struct("6q")  # seq, ready, start, end, published, captured
 _write_row = _ROW.pack_into
 
@@ -32,7 +31,7 @@ _write_row = _ROW.pack_into
 class Histogram:
     """Counts of durations (ns) in log-linear buckets: fixed size, fixed relative error.
 
-    Source: the bucket layout of HdrHistogram (Gil Tene), here with 32 linear sub-buckets per octave.
+    Source: the bucket layout of HdrHistogram (Gil Tene), with 32 linear sub-buckets per octave.
     A percentile is off by at most 1.6 %, or by 16 ns below 1 us; count, mean, minimum and maximum are exact.
     """
 
@@ -60,18 +59,18 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        """Exact mean in ns, 0 when empty."""
+        """Exact mean in ns, 0 if empty."""
         return self.total_ns / max(self.count, 1)
 
     def percentile(self, p: float) -> float:
-        """Return the duration in ns that `p` percent (0..100) do not exceed, 0 when empty."""
+        """Return the duration in ns that `p` percent (0..100) of all do not exceed, 0 if empty."""
         cumulative = np.cumsum(self.counts)
         rank = np.ceil(cumulative[-1] * p / 100)
         middle = middle_of(int(np.searchsorted(cumulative, rank)))
         return float(min(max(middle, self.min_ns), self.max_ns))
 
     def merge(self, other: "Histogram") -> None:
-        """Add everything that `other` counted."""
+        """Add the counts of `other`."""
         if not other.count:
             return
         self.min_ns = min(self.min_ns, other.min_ns) if self.count else other.min_ns
@@ -116,7 +115,7 @@ def middle_of(bucket: int) -> float:
 
 
 def short_ms(ms: float) -> str:
-    """Return milliseconds with three digits: 0.04, 3.14, 31.4, 314."""
+    """Return milliseconds with up to three digits: 0.04, 3.14, 31.4, 314."""
     return f"{ms:.2f}" if ms < 9.995 else f"{ms:.1f}" if ms < 99.95 else f"{ms:.0f}"
 
 
@@ -133,7 +132,6 @@ class Meter:
         self._rows = bytearray(BATCH * _ROW.size)
         self._used = 0  # bytes of it
         self._trace: list[NDArray[np.int64]] = []
-        self._trace_length = 0
         self._histograms = {name: Histogram() for name in ("wait", "process", "publish", "age")}
         self._said: Counter[str] = Counter()
         self._drops: Counter[str] = Counter()
@@ -147,14 +145,12 @@ class Meter:
         self._first_ns = self._last_ns = 0
         self._cpu_before = time.process_time()
 
-    def frame(
-        self, seq: int, ready_ns: int, start_ns: int, end_ns: int, published_ns: int, captured_ns: int
-    ) -> None:
-        """Take the times of one call of process().
+    def frame(self, seq: int, ready_ns: int, start_ns: int, end_ns: int, published_ns: int, captured_ns: int) -> None:
+        """Record the times of one call of process().
 
-        ready: the last input was made, see `made_ns` in graph/join.py; start, end: around process(); published:
-        handed to all consumers (a sink gives end again); captured: `t_capture_ns` of the frame, 0 if unknown. A
-        source, which waits for no input, gives start for ready.
+        ready: when the last input was made (`made_ns` in graph/join.py), of a source the same as start; start, end:
+        around process(); published: queued for all consumers, of a sink the same as end; captured: `t_capture_ns` of
+        the frame, 0 if unknown.
         """
         with self._lock:
             used = self._used
@@ -168,29 +164,29 @@ class Meter:
         self._said[port] += 1
 
     def drop(self, edge: str, count: int = 1) -> None:
-        """Count messages that the policy of an outgoing edge let go; edge: "camera.frame -> render.frame"."""
+        """Count messages dropped by the policy of an outgoing edge such as "camera.frame -> render.frame"."""
         self._drops[edge] += count
 
     def unmatched(self, count: int) -> None:
-        """Count inputs that were let go: see UNMATCHED."""
+        """Count skipped inputs, see UNMATCHED."""
         self._unmatched += count
 
     def queued(self, edge: str, waiting: int) -> None:
-        """Note that a message was put into the queue of an outgoing edge, the last of so many."""
+        """Record the length of the queue of an outgoing edge after a message was added."""
         self._queue_peak[edge] = max(waiting, self._queue_peak[edge])
 
     def depths(self, queued: dict[str, int]) -> None:
-        """Note how many messages wait in the queue of each outgoing edge that there is now."""
+        """Record the queue length of each current outgoing edge; forget the oldest edges that are gone."""
         self._queued = queued
         for counts in (self._drops, self._queue_peak):
-            for edge in [edge for edge in list(counts) if edge not in queued][:-MAX_EDGES]:  # others write to it
-                del counts[edge]  # consumers that came and went, each with a name of its own
+            for edge in [edge for edge in list(counts) if edge not in queued][:-MAX_EDGES]:
+                del counts[edge]
 
     def state(self, name: str, now_ns: int) -> None:
-        """Note a change of state.
+        """Record a change of state.
 
-        WAITING for input, PROCESSING or handing over, BLOCKED by a consumer, PAUSED; when its stream is over CLOSING,
-        in close(), then DRAINING: what it has said is being taken.
+        WAITING for input, PROCESSING or publishing, BLOCKED by a consumer, PAUSED; after the end of the stream CLOSING
+        (in close()), then DRAINING (consumers take the last messages).
         """
         if self._state:
             self._state_ns[self._state] += now_ns - self._state_since
@@ -200,8 +196,8 @@ class Meter:
     def snapshot(self) -> dict[str, Any]:
         """Return everything measured so far as plain values for msgpack.
 
-        Counts and histograms are cumulative, so a lost snapshot loses nothing; only `trace` (see `trace_rows`)
-        tells of the time since the snapshot before.
+        Counts and histograms are cumulative, so losing a snapshot does no harm; only `trace` (see `trace_rows`)
+        covers just the time since the previous snapshot.
         """
         with self._lock:
             self._fold()
@@ -225,7 +221,8 @@ class Meter:
                 "rss_bytes": resident_bytes(),
             }
             if self._trace_wanted:
-                snapshot |= self._take_trace()
+                snapshot["trace"] = b"".join(rows.astype("<i8").tobytes() for rows in self._trace)
+                self._trace = []
         return snapshot
 
     def _times_in_states(self, now_ns: int) -> dict[str, int]:
@@ -233,11 +230,6 @@ class Meter:
         if self._state:
             times[self._state] += max(now_ns - self._state_since, 0)
         return dict(times)
-
-    def _take_trace(self) -> dict[str, Any]:
-        rows = b"".join(batch.astype("<i8").tobytes() for batch in self._trace)
-        self._trace, self._trace_length = [], 0
-        return {"trace": rows}
 
     def _fold(self) -> None:
         """Move the collected rows into the histograms and the trace."""
@@ -255,12 +247,8 @@ class Meter:
         self._last_seq = int(seq[-1])
         self.frames += len(rows)
         if self._trace_wanted:
-            self._keep_trace(rows[:, :5])
-
-    def _keep_trace(self, rows: NDArray[np.int64]) -> None:
-        kept = rows[: TRACE_LIMIT - self._trace_length].copy()
-        self._trace.append(kept)
-        self._trace_length += len(kept)
+            room = TRACE_LIMIT - sum(map(len, self._trace))
+            self._trace.append(rows[:room, :5].copy())
 
 
 def trace_rows(snapshot: dict[str, Any]) -> NDArray[np.int64]:
@@ -269,7 +257,7 @@ def trace_rows(snapshot: dict[str, Any]) -> NDArray[np.int64]:
 
 
 def resident_bytes() -> int:
-    """Return the resident memory of this process, shared segments included; 0 where there is no /proc."""
+    """Return the resident memory of this process, including shared memory; 0 without /proc."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,6 @@
-"""What a whole graph measured: the report at the end, and the files of `--profile DIR`. Now: graph/stats.py.
+"""The measurements of a whole run: the report at its end, and the files of `--profile DIR`.
 
-latency.json holds what `Profile.summary` returns; latency.png shows it (graph/latency_plot.py);
+latency.json has what `Profile.summary` returns; latency.png shows it (graph/latency_plot.py);
 trace.json opens in Perfetto or chrome://tracing (graph/chrome_trace.py).
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,16 @@ from graph.columns import Column, fitting
 from graph.metrics import UNMATCHED, Histogram, short_ms, trace_rows
 from graph.spec import GraphSpec, NodeSpec
 
-FORMAT = 2  # version of latency.json; in 1, rates, waits and shares meant something else
+FORMAT = 2  # version of latency.json; 1 defined rates, waits and shares differently
 TRACE_FRAMES = 5_000  # newest frames kept per node for trace.json: 3 MB per node
 TIMES = ("wait", "process", "publish", "age")
 
 
 @dataclass
 class _Process:
-    """One process of a node: there are several if the node was restarted."""
+    """One process of a node; a restarted node has several."""
 
-    ready_ns: int  # when it last said that it had done nothing yet
+    ready_ns: int  # time of the last snapshot without frames
     ready_cpu_s: float
     latest: dict[str, Any]
 
@@ -45,12 +44,12 @@ class _Process:
 
 
 class NodeProfile:
-    """What one node measured, in all its processes together."""
+    """The measurements of one node, over all its processes."""
 
     def __init__(self, spec: NodeSpec) -> None:
         self.name = spec.name
         self.type = spec.type
-        self.restarts = 0  # how often it got a new process, which may not have measured anything yet
+        self.restarts = 0  # the new process may not have sent a snapshot yet
         self._processes: list[_Process] = []
         self._trace: list[NDArray[np.int64]] = []
         self._trace_length = 0
@@ -101,12 +100,12 @@ class NodeProfile:
 
     @property
     def unmatched(self) -> int:
-        """Inputs that were let go because their partners of the same seq never came."""
+        """Inputs that were skipped, see UNMATCHED."""
         return sum(snapshot["unmatched"] for snapshot in self._snapshots)
 
     @property
     def span_ns(self) -> tuple[int, int]:
-        """The start of its first frame and the end of its last (CLOCK_MONOTONIC ns); it must have had one."""
+        """Start of the first frame and end of the last (CLOCK_MONOTONIC ns); needs at least one frame."""
         spans = [(snapshot["first_ns"], snapshot["last_ns"]) for snapshot in self._snapshots if snapshot["frames"]]
         return min(first for first, _ in spans), max(last for _, last in spans)
 
@@ -118,7 +117,7 @@ class NodeProfile:
 
     @property
     def playing_cpu_s(self) -> float:
-        """CPU time of all its processes since they were ready: without the import of libraries."""
+        """CPU time of all its processes since they were ready, without importing libraries."""
         return float(sum(process.latest["cpu_s"] - process.ready_cpu_s for process in self._processes))
 
     @property
@@ -128,7 +127,7 @@ class NodeProfile:
 
     @property
     def rss_mb(self) -> float:
-        """Resident memory at the last snapshot, shared segments included, 10**6 bytes."""
+        """Resident memory at the last snapshot, including shared memory, 10**6 bytes."""
         return self._processes[-1].latest["rss_bytes"] / 1e6 if self._processes else 0.0
 
 
@@ -138,14 +137,14 @@ class Profile:
     def __init__(self, spec: GraphSpec) -> None:
         self.spec = spec
         self.started = datetime.now(UTC)
-        self.nodes = {name: NodeProfile(spec.nodes[name]) for name in flow_order(spec)}
+        self.nodes = {name: NodeProfile(spec.nodes[name]) for name in spec.flow_order()}
 
     def take(self, node: str, snapshot: dict[str, Any]) -> None:
         """Take a snapshot of the Meter of `node`."""
         self.nodes[node].take(snapshot)
 
     def sinks(self) -> list[NodeProfile]:
-        """Return the ends of the graph that have seen a frame."""
+        """Return the sinks that have processed a frame."""
         return [self.nodes[name] for name in self.spec.sinks() if self.nodes[name].times("age").count]
 
     def dropped(self) -> Counter[str]:
@@ -153,14 +152,14 @@ class Profile:
         return sum((node.counts("dropped") for node in self.nodes.values()), Counter())
 
     def dropped_before(self, name: str) -> int | None:
-        """Return how many messages for this node were dropped, as it was too slow; None: another graph counts them."""
+        """Return how many messages to this node were dropped; None if another graph counts them."""
         if any(edge.source_graph for edge in self.spec.edges_into(name)):
             return None
         return sum(count for edge, count in self.dropped().items() if edge.split(" -> ")[-1].split(".")[0] == name)
 
     @property
     def duration_s(self) -> float:
-        """Time from the start of the first frame anywhere in the graph to the end of the last one."""
+        """Seconds from the start of the first frame anywhere in the graph to the end of the last."""
         spans = [node.span_ns for node in self.nodes.values() if node.frames]
         return (max(last for _, last in spans) - min(first for first, _ in spans)) / 1e9 if spans else 0.0
 
@@ -169,34 +168,33 @@ class Profile:
         return node.frames / self.duration_s if self.duration_s else 0.0
 
     def busy_percent(self, node: NodeProfile) -> float:
-        """Return the share of the run at work: in process() and handing over, neither waiting nor held up."""
-        at_work_s = node.counts("state_ns")["PROCESSING"] / 1e9
-        return min(100 * at_work_s / self.duration_s, 100.0) if self.duration_s else 0.0
+        """Return the share of the run spent working: in process() or publishing, not waiting or blocked."""
+        busy_s = node.counts("state_ns")["PROCESSING"] / 1e9
+        return min(100 * busy_s / self.duration_s, 100.0) if self.duration_s else 0.0
 
     def busiest(self) -> NodeProfile | None:
-        """Return the node that is most at work, but for sources that give more than is taken: nobody waits for them."""
+        """Return the busiest node, except sources whose consumers drop frames: they limit nothing."""
         busy = [node for node in self.nodes.values() if node.frames and not self._is_ahead(node.name)]
         return max(busy, key=self.busy_percent, default=None)
 
     def _is_ahead(self, name: str) -> bool:
-        given = self.spec.edges_from(name) if name in self.spec.sources() else ()
-        return any(self.dropped()[edge.name] for edge in given)
+        edges = self.spec.edges_from(name) if name in self.spec.sources() else ()
+        return any(self.dropped()[edge.name] for edge in edges)
 
     def summary(self) -> dict[str, Any]:
         """Return latency.json as plain values. Times are milliseconds, rates per second.
 
-        - `duration_s`: from the start of the first frame anywhere to the end of the last; rates and shares are of it
-        - `nodes.NAME`: `frames`; `fps`; `busy_percent` (share of the time at work: in process() and handing over,
-          neither waiting nor held up by a full queue; of a live source, which waits for its camera in process(), the
-          CPU time of that, and so its `process_ms`); `wait_ms` (from the moment that the last input was made
-          to the start: in queues, on the way, and until the node was free), `process_ms`, `publish_ms` (handing
-          over, including being held up by a full queue) and `age_ms` (from the capture of the frame to here),
-          each with `p50`, `p95`, `p99`, `mean`, `max`; `states_percent`; `unmatched`; `restarts`; `cpu_percent`
-          (100 is one core); `memory_mb`
-        - `edges.EDGE`: `dropped` messages and `queue_peak`, the most that ever waited in the sender; an edge out of
-          another graph is in the profile of that one
-        - `capture_to_sink.NAME`: the whole way of a frame to this end of the graph, as `age_ms`. It is made of
-          wait and process of the nodes on the way; while a node publishes, those behind it wait already.
+        - `duration_s`: from the start of the first frame anywhere to the end of the last; rates and shares refer to it
+        - `nodes.NAME`: `frames`; `fps`; `busy_percent` (share of the time in process() or publishing, not waiting or
+          blocked; for a live source, which waits for its camera in process(), only the CPU time counts, also in
+          `process_ms`); `wait_ms` (from when the last input was made to the start: in queues, in transit, and until
+          the node was free), `process_ms`, `publish_ms` (including waiting while a queue is full) and `age_ms` (from
+          the capture of the frame to here), each with `p50`, `p95`, `p99`, `mean`, `max`; `states_percent`;
+          `unmatched`; `restarts`; `cpu_percent` (100 is one core); `memory_mb`
+        - `edges.EDGE`: `dropped` messages and `queue_peak`, the longest queue in the sender; an edge from another
+          graph is in the profile of that graph
+        - `capture_to_sink.NAME`: `age_ms` at this sink. It consists of wait and process of the nodes on the path;
+          while a node publishes, the next ones already wait.
         """
         return {
             "format": FORMAT,
@@ -226,7 +224,7 @@ class Profile:
         }
 
     def edges(self) -> dict[str, dict[str, int]]:
-        """Return `dropped` messages and `queue_peak` of every edge out of our nodes, those to attached readers too."""
+        """Return `dropped` and `queue_peak` in messages for the edges from our nodes, including attached readers."""
         dropped = self.dropped()
         peaks = sum((node.counts("queue_peak") for node in self.nodes.values()), Counter())
         own = [edge.name for edge in self.spec.edges if edge.source_graph is None]
@@ -236,7 +234,7 @@ class Profile:
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write latency.json, latency.png and, if frames were traced, trace.json; return their paths.
 
-        They appear whole and together, or not at all; none of an earlier run stays beside them.
+        Either all files are written or none; no file of an earlier run remains among them.
         """
         from graph import chrome_trace, latency_plot  # matplotlib is slow to import
 
@@ -256,16 +254,16 @@ class Profile:
 
 
 def format_report(profile: Profile, width: int) -> RenderableType:
-    """Return the short report for the end of a run: one row per node, then what it means.
+    """Return the report at the end of a run: one row per node, then latency, drops and restarts.
 
-    `width` is that of the terminal, in characters: a narrow one gets fewer columns.
+    `width` is in characters: a narrow terminal gets fewer columns.
     """
     columns = (
         Column("node", lambda node: node.name, 0, "left", "cyan"),
         Column("frames", lambda node: f"{node.frames:,}", 0),
         Column("fps", lambda node: f"{profile.fps(node):.1f}", 3),
         Column("process ms\np50 / p95", lambda node: _ms_row(node.times("process"), (50, 95)), 1),
-        Column("waited ms\np50", lambda node: _ms_row(node.times("wait"), (50,)), 6),
+        Column("wait ms\np50", lambda node: _ms_row(node.times("wait"), (50,)), 6),
         Column("publish ms\np50", lambda node: _ms_row(node.times("publish"), (50,)), 7),
         Column("busy\n%", lambda node: f"{profile.busy_percent(node):.0f}", 4),
         Column("CPU\n%", lambda node: f"{node.cpu_percent:.0f}", 5),
@@ -286,23 +284,14 @@ def _sentences(profile: Profile) -> Iterable[Text]:
         yield Text(f"dropped {count:,} on {edge}", style="yellow")
     for node in profile.nodes.values():
         if node.unmatched:
-            yield Text(f"let go {node.unmatched:,} in front of {node.name}: {UNMATCHED}", style="yellow")
+            yield Text(f"unmatched {node.unmatched:,} inputs of {node.name}: {UNMATCHED}", style="yellow")
     for node in profile.nodes.values():
         if node.restarts:
             yield Text(f"restarts of {node.name}: {node.restarts}", style="yellow")
 
 
-def flow_order(spec: GraphSpec) -> list[str]:
-    """Return the nodes of a graph so that each comes after those it reads from."""
-    sorter: TopologicalSorter[str] = TopologicalSorter({name: [] for name in spec.nodes})
-    for edge in spec.edges:
-        if edge.source_graph is None:
-            sorter.add(edge.target_node, edge.source_node)
-    return list(sorter.static_order())
-
-
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on: processor, cores usable, system, Python."""
+    """Return what the numbers depend on: processor, usable cores, system, Python."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -335,7 +324,7 @@ def _dropped(count: int | None) -> Text:
 
 
 def _replace(files: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Write all files beside their paths, then rename them: a full disk leaves those of the run before, all of them."""
+    """Write all files under temporary names, then rename them: if the disk is full, the old files stay."""
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
     try:
         for path, write in files.items():

@@ -1,7 +1,7 @@
-"""What Prometheus may scrape from a running graph: `run CONFIG --metrics PORT`, then http://127.0.0.1:PORT/metrics.
+"""Metrics for Prometheus: `run CONFIG --metrics PORT` serves them at http://127.0.0.1:PORT/metrics.
 
-Names and units follow https://prometheus.io/docs/practices/naming/. Everything counts from the start of the graph,
-across restarts of nodes.
+Names and units follow https://prometheus.io/docs/practices/naming/. Counts start with the graph and continue across
+restarts of nodes.
 """
 
 import threading
@@ -21,22 +21,22 @@ from graph.stats import WITHOUT_PROCESS
 BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 HOST = "127.0.0.1"
 TIMES = {
-    "wait": "From when the last input of a frame was made to the start of process(): in queues, until the node is free",
+    "wait": "From when the last input of a frame was made to the start of process()",
     "process": "In process()",
-    "publish": "Handing a frame over, including waiting while a queue is full",
+    "publish": "Publishing a frame, including waiting while a queue is full",
     "age": "From the capture of a frame until the node was done with it",
 }
 States = Callable[[], dict[str, str]]
 
 
 class Endpoint:
-    """The HTTP server, on this host's loopback only."""
+    """The HTTP server, on the loopback interface only."""
 
     def __init__(self, port: int, profile: Profile, states: States) -> None:
-        """Listen on `port`, 0 for any that is free. Raises ConfigError if it is taken."""
+        """Listen on `port`; 0: any free port. Raises ConfigError if it is in use."""
         registry = CollectorRegistry()
         self.lock = threading.Lock()
-        """Hold it while the profile changes: the server reads it from threads of its own."""
+        """Hold it while changing the profile, which the server reads from other threads."""
         registry.register(_Measured(profile, states, self.lock))
         try:
             self._server, self._thread = start_http_server(port, HOST, registry)
@@ -52,7 +52,7 @@ class Endpoint:
 
 
 class _Measured(Collector):
-    """Reads the profile whenever somebody asks."""
+    """Reads the profile on every request."""
 
     def __init__(self, profile: Profile, states: States, lock: threading.Lock) -> None:
         self._profile = profile
@@ -67,8 +67,8 @@ class _Measured(Collector):
     def _counts(self) -> Iterator[Metric]:
         counts: dict[str, tuple[str, Callable[[NodeProfile], float]]] = {
             "frames": ("Frames that a node has processed", lambda node: node.frames),
-            "unmatched": (f"Inputs let go: {UNMATCHED}", lambda n: n.unmatched),
-            "restarts": ("How often a node got a new process", lambda node: node.restarts),
+            "unmatched": (f"Skipped inputs: {UNMATCHED}", lambda node: node.unmatched),
+            "restarts": ("Restarts of a node", lambda node: node.restarts),
             "cpu_seconds": ("CPU time of a node's processes", lambda node: node.cpu_s),
         }
         for name, (about, count) in counts.items():
@@ -87,9 +87,9 @@ class _Measured(Collector):
 
     def _edges(self) -> Iterator[Metric]:
         edges = self._profile.edges()
-        dropped = CounterMetricFamily("facegraph_dropped", "Messages that an edge let go", labels=("graph", "edge"))
+        dropped = CounterMetricFamily("facegraph_dropped", "Messages dropped by an edge", labels=("graph", "edge"))
         peak = GaugeMetricFamily(
-            "facegraph_queue_peak", "Most messages that waited on an edge", labels=("graph", "edge")
+            "facegraph_queue_peak", "Longest queue of an edge, in messages", labels=("graph", "edge")
         )
         for name, edge in edges.items():
             dropped.add_metric((self._graph, name), edge["dropped"])
@@ -98,10 +98,12 @@ class _Measured(Collector):
 
     def _processes(self) -> Iterator[Metric]:
         memory = GaugeMetricFamily(
-            "facegraph_resident_memory_bytes", "Memory of a node's process, shared included", labels=("graph", "node")
+            "facegraph_resident_memory_bytes",
+            "Memory of a node's process, including shared memory",
+            labels=("graph", "node"),
         )
         up = GaugeMetricFamily(
-            "facegraph_state", "1 for the state that a node is in", labels=("graph", "node", "state")
+            "facegraph_state", "1 for the current state of a node", labels=("graph", "node", "state")
         )
         states = self._states()
         for node in self._profile.nodes.values():
@@ -116,7 +118,7 @@ class _Measured(Collector):
 
 
 def _buckets(times: Histogram) -> list[tuple[str, float]]:
-    """Return how many times were at most each bound: exact to the 3 % of a bucket of graph/metrics.py."""
+    """Return how many times do not exceed each bound, which is exact to a bucket of graph/metrics.py (3 %)."""
     below = np.concatenate([[0], np.cumsum(times.counts)])
     last = bucket_of(np.array([bound * 1e9 for bound in BOUNDS_S]).astype(np.int64))
     found: list[tuple[str, Any]] = [

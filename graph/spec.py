@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +107,14 @@ class GraphSpec:
             if len(passed) < len(edges):
                 found += [edge for edge in passed if own or edge.source_node != node]
         return tuple(found)
+
+    def flow_order(self) -> list[str]:
+        """Return the nodes so that each comes after those it reads from."""
+        order = TopologicalSorter({name: [] for name in self.nodes})
+        for edge in self.edges:
+            if edge.source_graph is None:
+                order.add(edge.target_node, edge.source_node)
+        return list(order.static_order())
 
     def sources(self) -> tuple[str, ...]:
         """Return the nodes without connected inputs."""

@@ -1,6 +1,6 @@
-"""What a running graph does now: rates, times and states of the last few seconds, from the nodes' heartbeats.
+"""Rates, times and states of a running graph over the last few seconds, from the nodes' heartbeats.
 
-`Profile` (graph/profile.py) holds the whole run; this here forgets.
+For the whole run see graph/profile.py.
 """
 
 import time
@@ -11,22 +11,22 @@ from graph.metrics import Histogram
 from graph.spec import EdgeSpec, GraphSpec
 
 WINDOW_S = 5.0
-SILENT_S = 2.5  # five heartbeats missed: the node has ended, hangs, or is being started again
+SILENT_S = 2.5  # five missed heartbeats: the node has ended, hangs, or is being restarted
 PERCENTILES = (50, 95, 99)
-WITHOUT_PROCESS = ("NULL", "DONE", "FAILED")  # states of a node; NULL: it is being started, and has said nothing yet
+WITHOUT_PROCESS = ("NULL", "DONE", "FAILED")  # states of a node; NULL: its process is starting
 Snapshot = dict[str, Any]
 
 
 class NodeStats:
-    """The last snapshots of one node's Meter; of an earlier process only what it counted."""
+    """The last snapshots of one node's Meter, and the counts of its earlier processes."""
 
     def __init__(self) -> None:
         self._snapshots: deque[Snapshot] = deque()
-        self._before: Counter[str] = Counter()  # "frames", "unmatched" of earlier processes
+        self._before: Counter[str] = Counter()  # "frames", "unmatched"
         self._dropped_before: Counter[str] = Counter()
 
     def take(self, snapshot: Snapshot) -> None:
-        """Take a snapshot; keep just enough older ones to look WINDOW_S back, not beyond the first frame."""
+        """Add a snapshot, and drop those that are older than WINDOW_S or than the first frame."""
         kept = {key: value for key, value in snapshot.items() if key != "trace"}
         last = self.latest
         if last is not None and last["started_ns"] != kept["started_ns"]:
@@ -39,14 +39,13 @@ class NodeStats:
         while len(self._snapshots) > 2 and kept["time_ns"] - self._snapshots[1]["time_ns"] >= WINDOW_S * 1e9:
             self._snapshots.popleft()
 
-    def look(self, now_ns: int) -> None:
-        """Forget how fast it was if it has said nothing for SILENT_S."""
+    def expire(self, now_ns: int) -> None:
+        """Reset the rates if there was no snapshot for SILENT_S."""
         if self._snapshots and now_ns - self._snapshots[-1]["time_ns"] > SILENT_S * 1e9:
             self._keep_last()
 
     def _keep_last(self) -> None:
-        while len(self._snapshots) > 1:
-            self._snapshots.popleft()
+        self._snapshots = deque([self._snapshots[-1]])
 
     def count(self, name: str) -> int:
         """Return a count since the start of the graph ("frames", "unmatched")."""
@@ -63,7 +62,7 @@ class NodeStats:
 
     @property
     def window_s(self) -> float:
-        """How far these look back."""
+        """The seconds that the rates cover."""
         return (self._snapshots[-1]["time_ns"] - self._snapshots[0]["time_ns"]) / 1e9 if self._snapshots else 0.0
 
     def rate(self, name: str) -> float:
@@ -81,7 +80,7 @@ class NodeStats:
         return growth / self.window_s if self.window_s else 0.0
 
     def times_ms(self, name: str) -> dict[str, float] | None:
-        """Return p50, p95, p99 in ms of "wait", "process", "publish" or "age"; None if no frame came."""
+        """Return p50, p95, p99 in ms of "wait", "process", "publish" or "age"; None without frames."""
         if not self._snapshots:
             return None
         recent = _since(self._snapshots[0]["times"][name], self._snapshots[-1]["times"][name])
@@ -91,14 +90,14 @@ class NodeStats:
 
 
 def _since(before: Snapshot, now: Snapshot) -> Histogram:
-    """Return what a histogram counted between two of its snapshots; its total and extremes are those of the whole."""
+    """Return the counts between two snapshots of a histogram; total and extremes are of the whole run."""
     recent, older = Histogram.from_wire(now), Histogram.from_wire(before)
     recent.counts -= older.counts
     return recent
 
 
 class Stats:
-    """The present of all nodes of one graph."""
+    """The recent statistics of all nodes of one graph."""
 
     def __init__(self, spec: GraphSpec) -> None:
         self.spec = spec
@@ -109,13 +108,13 @@ class Stats:
         self.nodes[node].take(snapshot)
 
     def summary(self, states: dict[str, str], restarts: dict[str, int]) -> dict[str, Any]:
-        """Return what the answer `stats` holds, as graph/README.md documents it.
+        """Return the answer to the request `stats` (graph/README.md).
 
-        `states` and `restarts` are what the supervisor knows of the nodes' processes.
+        `states` and `restarts` of the nodes come from the supervisor.
         """
         now_ns = time.monotonic_ns()
         for node in self.nodes.values():
-            node.look(now_ns)
+            node.expire(now_ns)
         edges = self._edges()
         return {
             "window_s": round(max((node.window_s for node in self.nodes.values()), default=0.0), 2),
@@ -145,7 +144,7 @@ class Stats:
         }
 
     def _edges(self) -> dict[str, dict[str, Any]]:
-        """Return all edges out of this graph's nodes, those that others have attached included."""
+        """Return the edges of this graph, and those from it to attached readers."""
         found = {edge.name: self._edge(edge.name, edge) for edge in self.spec.edges}
         for node in self.nodes.values():
             for name in (node.latest or {}).get("queued", {}):
@@ -156,7 +155,7 @@ class Stats:
     def _edge(self, name: str, edge: EdgeSpec | None) -> dict[str, Any]:
         source, _, target = name.partition(" -> ")
         sender = self.nodes.get(source.partition(".")[0])
-        if sender is None:  # of another graph, which measures it
+        if sender is None:  # another graph sends, and measures it
             return {"from": source, "to": target, **_policy(edge), **_UNKNOWN}
         latest = sender.latest or {}
         lost = sender.rates("dropped").get(name, 0.0)
@@ -171,7 +170,7 @@ class Stats:
         }
 
     def _paths(self) -> dict[str, dict[str, float] | None]:
-        """Return the age of the frames at each end of the graph: the whole way from their capture."""
+        """Return the age of the frames at each sink: the time since their capture."""
         return {name: self.nodes[name].times_ms("age") for name in self.spec.sinks()}
 
 
@@ -179,12 +178,12 @@ _UNKNOWN = dict.fromkeys(("rate", "dropped", "dropped_per_s", "queued"))
 
 
 def _sum(edges: list[dict[str, Any]], name: str) -> float | None:
-    """Return a sum over edges; None where one of them comes out of another graph, which alone knows."""
+    """Return a sum over edges; None if one of them comes from another graph, which alone knows its value."""
     values = [edge[name] for edge in edges]
     return None if None in values else round(sum(values), 2)
 
 
 def _policy(edge: EdgeSpec | None) -> dict[str, Any]:
-    if edge is None:  # an attached consumer's own
+    if edge is None:  # to an attached reader
         return {"policy": None, "queue": None, "join": None}
     return {"policy": edge.policy, "queue": edge.queue, "join": edge.join}

@@ -6,7 +6,6 @@ faces = run_graph(load("configs/demo.yaml"), limit=10)["smooth.faces"]
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from graphlib import TopologicalSorter
 from typing import Any
 
 from graph import wire
@@ -47,7 +46,7 @@ def run_graph(
     `limit` ends each source after so many frames. `nodes` puts instances in the place of the graph's own.
     """
     running = {name: build(node) for name, node in spec.nodes.items()} | dict(nodes or {})
-    order = list(TopologicalSorter({n: {e.source_node for e in spec.edges_into(n)} for n in spec.nodes}).static_order())
+    order = spec.flow_order()
     said: dict[str, list[Message]] = {f"{name}.{port}": [] for name in order for port in running[name].outputs}
     with ExitStack() as stack:
         for name in order:

@@ -106,7 +106,7 @@ def _drops(stats: dict[str, Any]) -> Iterator[Text]:
             yield Text(f"dropped {edge['dropped']:,} on {name} ({edge['dropped_per_s']:.1f} per s)", style="yellow")
     for name, node in stats["nodes"].items():
         if node["unmatched"]:
-            yield Text(f"let go {node['unmatched']:,} in front of {name}: {UNMATCHED}", style="yellow")
+            yield Text(f"unmatched {node['unmatched']:,} inputs of {name}: {UNMATCHED}", style="yellow")
         if node["restarts"]:
             yield Text(f"restarts of {name}: {node['restarts']}", style="yellow")
 

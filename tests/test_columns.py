@@ -92,10 +92,10 @@ def test_top_does_not_know_what_another_graph_counts() -> None:
     assert "dropped" not in "".join(found)
 
 
-def test_top_tells_what_a_join_let_go() -> None:
+def test_top_shows_unmatched_inputs() -> None:
     nodes = {"smooth": NODE | {"unmatched": 1234}, "camera": NODE}
-    found = [line for line in lines(top.view(STATS | {"nodes": nodes}, [], 160), 160) if "let go" in line]
-    assert [line.split(":")[0] for line in found] == ["let go 1,234 in front of smooth"]
+    found = [line for line in lines(top.view(STATS | {"nodes": nodes}, [], 160), 160) if "unmatched" in line]
+    assert [line.split(":")[0] for line in found] == ["unmatched 1,234 inputs of smooth"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from graph import chrome_trace, latency_plot
 from graph.metrics import Meter
-from graph.profile import TRACE_FRAMES, Profile, flow_order, format_report
+from graph.profile import TRACE_FRAMES, Profile, format_report
 from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 MS = 1_000_000
@@ -73,7 +73,7 @@ def row(text, name):
 
 
 def test_nodes_come_in_the_order_of_the_flow():
-    order = flow_order(graph_spec())
+    order = graph_spec().flow_order()
     assert sorted(order) == ["camera", "logger", "slow", "window"]
     assert order.index("camera") < order.index("slow") < order.index("window")
 
@@ -92,7 +92,7 @@ def test_edges_from_another_graph_do_not_disturb():
 def test_report_can_be_shown_before_anything_was_measured():
     text = shown(Profile(graph_spec()))
     assert row(text, "slow") == ["slow", "0", "0.0", "-", "-", "-", "0", "0", "0"]
-    assert "restarts" not in text and "let go" not in text
+    assert "restarts" not in text and "unmatched" not in text
     assert "capture ->" not in text and "busiest" not in text, "nothing has arrived anywhere"
 
 
@@ -113,7 +113,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(width):
     text = shown(Profile(spec), width)
     assert all(row(text, name)[:2] == [name, "0"] for name in names)
     assert "\u2026" not in text
-    assert ("waited ms" in text) == (width == 100)
+    assert ("wait ms" in text) == (width == 100)
 
 
 def test_names_in_the_picture_are_told_apart():
@@ -183,7 +183,7 @@ def test_drops_are_counted_for_the_node_that_was_too_slow():
     told = [line for line in shown(profile).splitlines() if line.startswith("dropped ")]
     edges = ("logger.x -> viewer.x", "camera.frame -> slow.frame", "camera.frame -> viewer.frame")
     assert told == [f"dropped {count} on {edge}" for count, edge in zip((9, 7, 2), edges, strict=True)]
-    assert "let go" not in shown(profile)
+    assert "unmatched" not in shown(profile)
     edges = profile.summary()["edges"]
     assert edges["camera.frame -> slow.frame"] == {"dropped": 7, "queue_peak": 0}
     assert edges["camera.frame -> viewer.frame"] == {"dropped": 2, "queue_peak": 0}
@@ -191,12 +191,12 @@ def test_drops_are_counted_for_the_node_that_was_too_slow():
     assert edges["slow.faces -> window.faces"]["dropped"] == 0
 
 
-def test_what_a_join_let_go_is_told():
+def test_unmatched_inputs_are_reported():
     profile, all_meters = Profile(graph_spec()), meters()
     play(all_meters)
     all_meters["slow"].unmatched(3)
     take(profile, all_meters)
-    assert "let go 3 in front of slow: their partners of the same frame never came" in shown(profile)
+    assert "unmatched 3 inputs of slow: another input of the same frame never arrived" in shown(profile)
     assert profile.summary()["nodes"]["slow"]["unmatched"] == 3
 
 
