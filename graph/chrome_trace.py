@@ -1,11 +1,11 @@
 """Write the traced frames of a profile in the Chrome Trace Event Format (Perfetto, chrome://tracing).
 
 One process per node: its first track has the slices `process SEQ` and `publish SEQ`, the tracks below it
-`wait SEQ`; arrows follow a frame along the edges. Format: "Trace Event Format", Google; where that is silent,
-what Perfetto's importer does (src/trace_processor/importers/json): thread ids are global; slices of one track
-that overlap are dropped, so times are whole microseconds (fractions are truncated one by one); events of
-equal time keep the order of the file; an arrow binds to the slice that began last on its track. An arrow leaves
-where publishing begins: the first consumer may be at work before the last one is served.
+`wait SEQ`; arrows follow a frame along the edges. Format: "Trace Event Format", Google; what it leaves open follows
+Perfetto's importer (src/trace_processor/importers/json): thread ids are global; overlapping slices of one track are
+dropped, so times are whole microseconds (fractions are truncated one by one); events of equal time keep the order of
+the file; an arrow binds to the slice that began last on its track. Arrows start where publishing begins: the first
+consumer may start before the last one is served.
 """
 
 import json
@@ -21,7 +21,7 @@ from graph.spec import EdgeSpec
 if TYPE_CHECKING:
     from graph.profile import Profile
 
-TRACKS = 100  # thread ids per process: one for the work, the others for frames that wait at the same time
+TRACKS = 100  # thread ids per process: one for processing, the others for frames that wait at the same time
 Event = dict[str, Any]
 
 
@@ -36,7 +36,7 @@ def write(profile: "Profile", path: Path) -> None:
 
 
 def events(profile: "Profile") -> Iterator[Event]:
-    """Yield all events, node by node; times are microseconds since the first traced moment."""
+    """Yield all events, node by node; times are microseconds since the first traced time."""
     traces = {name: node.trace() for name, node in profile.nodes.items()}
     origin = min((int(rows[:, 1:].min()) for rows in traces.values() if len(rows)), default=0)
     arrows = _arrows(profile.spec.edges, traces)
@@ -54,7 +54,7 @@ class _Arrow(NamedTuple):
     edge: EdgeSpec
     number: int
     edges: int
-    seqs: frozenset[int]  # frames that both ends have seen
+    seqs: frozenset[int]  # frames traced at both ends
 
     def event(self, phase: str, seq: int, pid: int, ts: int) -> Event:
         flow = seq * self.edges + self.number  # unique for each frame on each edge
@@ -62,7 +62,7 @@ class _Arrow(NamedTuple):
 
 
 def _arrows(edges: tuple[EdgeSpec, ...], traces: dict[str, NDArray[np.int64]]) -> list[_Arrow]:
-    """Return the edges whose frames can be followed: by `hold` a frame meets older values, which nobody noted."""
+    """Return the edges whose frames can be followed; `hold` joins older messages, which are not traced."""
     seqs = {name: set(rows[:, 0].tolist()) for name, rows in traces.items()}
     return [
         _Arrow(edge, number, len(edges), frozenset(seqs[edge.source_node] & seqs[edge.target_node]))
@@ -85,7 +85,7 @@ def _work(pid: int, rows: NDArray[np.int64], into: list[_Arrow], out_of: list[_A
 
 
 def _waits(pid: int, rows: NDArray[np.int64]) -> Iterator[Event]:
-    """Yield the waits on as many tracks as frames wait at the same time, at most TRACKS - 1."""
+    """Yield the waits, on as many tracks as frames wait at the same time, at most TRACKS - 1."""
     free_at: list[int] = []
     for seq, ready, start in rows[np.argsort(rows[:, 1], kind="stable"), :3].tolist():
         if start <= ready:

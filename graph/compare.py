@@ -1,4 +1,4 @@
-"""Compare two runs by their latency.json (`run --profile DIR`): what got slower, and what faster."""
+"""Compare two runs by their latency.json (`run --profile DIR`): what got slower, what got faster."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from graph.errors import ConfigError
 from graph.metrics import short_ms
 from graph.profile import FORMAT
 
-NOISE = 0.10  # of the value: two runs of the same differ by so much
-NOISE_MS = 0.05  # and times by so much
-NOISE_PERCENT = 5.0  # and shares of a core
-SHOWN = (  # and how soon a narrow table leaves it out
+NOISE = 0.10  # of the value: two runs of the same graph differ by this much
+NOISE_MS = 0.05  # the same for times
+NOISE_PERCENT = 5.0  # the same for shares of a core
+SHOWN = (  # with the rank of their columns
     ("process_ms", "p50", 1),
     ("process_ms", "p95", 4),
     ("wait_ms", "p50", 3),
@@ -34,12 +34,12 @@ class Change(NamedTuple):
 
     before: float
     after: float
-    least: float  # a smaller difference says nothing
+    least: float  # a smaller difference is noise
     more_is_worse: bool = True
 
     @property
     def verdict(self) -> str:
-        """Return "worse", "better" or "" for the same, within noise."""
+        """Return "worse", "better", or "" if the difference is noise."""
         difference = self.after - self.before
         if abs(difference) <= max(self.least, NOISE * abs(self.before)):
             return ""
@@ -47,7 +47,7 @@ class Change(NamedTuple):
 
     @property
     def percent(self) -> str:
-        """Return the change in words: +52 %."""
+        """Return the change as text: +52 %."""
         return f"{100 * (self.after - self.before) / self.before:+.0f} %" if self.before else "new"
 
 
@@ -56,28 +56,28 @@ def load(folder: Path) -> dict[str, Any]:
 
     Raises ConfigError if there is none, or one that this version cannot read.
     """
-    path = folder / "latency.json" if os.path.isdir(folder) else folder
+    path = folder if os.path.isfile(folder) else folder / "latency.json"
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
-        raise ConfigError(f"no {path}; make one: run_graph.py CONFIG --profile {folder}") from exc
+        raise ConfigError(f"no {path}; create it: run_graph.py CONFIG --profile {folder}") from exc
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{path}: cannot be read as the latency.json of a run: {exc}") from exc
+        raise ConfigError(f"{path}: cannot be read: {exc}") from exc
     if not isinstance(summary, dict) or "format" not in summary or "nodes" not in summary:
-        raise ConfigError(f"{path}: is no latency.json of a run")
+        raise ConfigError(f"{path}: is not the latency.json of a run")
     if summary["format"] != FORMAT:
-        why = "its numbers mean something else; make it again: run_graph.py CONFIG --profile DIR"
-        raise ConfigError(f"{path}: has format {summary['format']}, and this version compares format {FORMAT}: {why}")
+        found, again = summary["format"], "create it again: run_graph.py CONFIG --profile DIR"
+        raise ConfigError(f"{path}: has format {found}, but this version reads format {FORMAT}; {again}")
     return summary
 
 
 def report(before: dict[str, Any], after: dict[str, Any], width: int) -> Group:
-    """Return a table of both runs, `width` characters wide at most, and what changed in words, the largest first."""
+    """Return a table of both runs, at most `width` characters wide, and the changes in words, the largest first."""
     return Group(_table(before, after, width), *_warnings(before, after), "", *_sentences(before, after))
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[str, Change]]:
-    """Return what is in both runs, by node."""
+    """Return the changes of the nodes that have frames in both runs."""
     found: dict[str, dict[str, Change]] = {}
     for name, old in before["nodes"].items():
         new = after["nodes"].get(name)
@@ -93,7 +93,7 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, dict[st
 
 
 def _dropped(summary: dict[str, Any], node: str) -> float:
-    """Return the messages dropped before a node, which has had frames, as a share of all that were for it."""
+    """Return the share of the messages to a node that were dropped; it must have had frames."""
     lost = [float(edge["dropped"]) for name, edge in summary["edges"].items() if _target(name) == node]
     return sum(lost) / (sum(lost) + float(summary["nodes"][node]["frames"]))
 
@@ -103,7 +103,7 @@ def _target(edge: str) -> str:
 
 
 def _sinks(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Change]:
-    """Return the p50 of the whole way to each end that is in both runs."""
+    """Return the change of the p50 age at each sink that is in both runs."""
     old, new = before["capture_to_sink"], after["capture_to_sink"]
     return {name: Change(old[name]["p50"], new[name]["p50"], NOISE_MS) for name in old if name in new}
 
@@ -125,11 +125,11 @@ def _cell(change: Change, text: Callable[[float], str]) -> Text:
 
 
 def _warnings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
-    """Say what makes the two runs hard to compare."""
+    """Yield what makes the two runs hard to compare."""
     for what in ("cpu", "cores", "system", "python"):
         old, new = before["machine"].get(what), after["machine"].get(what)
         if old != new:
-            yield Text(f"not the same {what}: {old}, {new}", style="yellow")
+            yield Text(f"different {what}: {old}, {new}", style="yellow")
     for summary, other, which in ((before, after, "first"), (after, before, "second")):
         alone = [name for name in summary["nodes"] if name not in other["nodes"]]
         if alone:
@@ -140,7 +140,7 @@ def _warnings(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
 
 
 def _sentences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
-    """Say what got worse and better: the whole way first, then the nodes' own work, then what follows from it."""
+    """Yield what got worse and better: first at the sinks, then the nodes' own work, then drops and memory."""
     nodes = _changes(before, after)
     if not nodes:
         yield Text("no node has frames in both runs")
@@ -148,7 +148,7 @@ def _sentences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
         word = {"worse": "slower", "better": "faster", "": "as fast as before"}[change.verdict]
         yield _sentence(f"capture → {name} is {word}", "p50", change)
         if (fps := nodes[name]["fps"]).verdict:
-            text = f"{name} gets {fps.after:.1f} frames per second, before {fps.before:.1f}"
+            text = f"{name} runs at {fps.after:.1f} fps, was {fps.before:.1f}"
             yield Text(text, style=_STYLES[fps.verdict])
     for verdict, word in (("worse", "slower"), ("better", "faster")):
         own = [(name, changes["process p50"]) for name, changes in nodes.items()]
@@ -159,10 +159,10 @@ def _sentences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[Text]:
         if changes["dropped"].verdict:
             old, new = changes["dropped"].before, changes["dropped"].after
             style = _STYLES[changes["dropped"].verdict]
-            yield Text(f"{name} misses {100 * new:.1f} % of its frames, before {100 * old:.1f} %", style=style)
+            yield Text(f"{name} misses {100 * new:.1f} % of its frames, was {100 * old:.1f} %", style=style)
         if changes["memory"].verdict == "worse":
             old, new = changes["memory"].before, changes["memory"].after
-            yield Text(f"{name} takes more memory: {old:.0f} → {new:.0f} MB", style="red")
+            yield Text(f"{name} uses more memory: {old:.0f} → {new:.0f} MB", style="red")
 
 
 def _sentence(what: str, which: str, change: Change) -> Text:

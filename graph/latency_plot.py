@@ -1,4 +1,4 @@
-"""Draw latency.png: when each node is at work on a frame, counted from its capture."""
+"""Draw latency.png: when each node works on a frame, relative to its capture."""
 
 from pathlib import Path
 from textwrap import shorten
@@ -18,15 +18,15 @@ COLOURS = {"wait": "#b3bcc9", "process": "#2b6cb0", "publish": "#ed8936"}
 SINK = "#c53030"
 INK = "#2d3748"
 WIDTH, TOP, BOTTOM, ROW = 14.0, 1.55, 1.5, 0.5  # inches
-RIGHT = 0.605  # of the width: where the bars end and the numbers begin
-LABEL_LETTERS = 28  # of longer names the middle is left out
-LINE_LETTERS = 150  # of a line of small letters across the picture
+RIGHT = 0.605  # share of the width: the bars end and the numbers begin here
+LABEL_LETTERS = 28  # the middle of longer names is omitted
+LINE_LETTERS = 150  # fit in a line of small print
 EXPLAINED = (
-    "Each bar is one node at work on one frame, and ends at the median age of the frame when the node is done with it. "
-    "The whisker: 95 % of the frames are done by there.\n"
-    "wait: since the last input was made: in queues, on the way, and until the node is free.    "
+    "Each bar is one node working on one frame, and ends at the median age of the frame when the node is done. "
+    "The whisker ends at the 95th percentile.\n"
+    "wait: since the last input was made: in queues, in transit, and until the node is free.    "
     "process: the node's own work.\n"
-    "publish: handing over, and waiting while a queue is full.    "
+    "publish: queueing the output, and waiting while a queue is full.    "
     "busy: share of the time at work.    CPU: 100 is one core.    dropped: frames that this node was too slow for."
 )
 
@@ -108,11 +108,11 @@ def _bars(axes: Axes, nodes: "list[NodeProfile]") -> None:
         _whisker(axes, row, end, late, INK, linewidth=1.2)
         last = max(last, late, end)
     last = 1.05 * last or 1.0
-    axes.set_xlim(max(1.05 * first, -last / 3), last)  # a source may wait long for its camera, before the capture
+    axes.set_xlim(max(1.05 * first, -last / 3), last)  # a source may wait a long time before the capture
 
 
 def _sinks(axes: Axes, sinks: "list[NodeProfile]", first_row: int) -> None:
-    """Draw the whole way to each end of the graph, one row each below the nodes."""
+    """Draw the age at each sink, one row each below the nodes."""
     for row, sink in enumerate(sinks, start=first_row):
         p50, p95, p99 = (_ms(sink, "age", p) for p in (50, 95, 99))
         _whisker(axes, row, 0, p50, SINK, linewidth=2.5)
@@ -157,7 +157,7 @@ def _write(
     size: float = 10.5,
     vertical: str = "center",
 ) -> None:
-    """Write beside the bars; x is a fraction of the picture's width."""
+    """Write to the right of the bars; x is a fraction of the picture's width."""
     place = blended_transform_factory(axes.figure.transFigure, axes.transData)
     axes.text(x, row, text, transform=place, ha=align, va=vertical, fontsize=size, color=colour)
 

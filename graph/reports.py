@@ -69,7 +69,7 @@ class Reports:
         if self._drawings is None:
             return
         try:
-            self._drawings.note(state, self._states(), stats)
+            self._drawings.update(state, self._states(), stats)
         except OSError as exc:
             logger.warning("--dot %s: stopped drawing: %s", self._wanted.dot, exc.strerror)
             self._drawings = None

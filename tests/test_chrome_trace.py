@@ -101,15 +101,13 @@ def test_slices_do_not_overlap_when_times_are_no_whole_microseconds():
     assert all(left.split()[1] == entered.split()[1] for _, left, entered in flows)
 
 
-def test_only_the_newest_frames_are_traced(tmp_path):
+def test_the_trace_says_how_many_frames_it_leaves_out(tmp_path):
     profile, all_meters = Profile(graph_spec()), meters()
     for start in range(0, 4 * TRACE_FRAMES, 1000):
         for seq in range(start, start + 1000):
             t = T0 + seq * 1000
             all_meters["slow"].frame(seq, t, t, t + 500, t + 500, t)
         take(profile, all_meters)
-    trace = profile.nodes["slow"].trace()
-    assert trace[:, 0].tolist() == list(range(3 * TRACE_FRAMES, 4 * TRACE_FRAMES))
     path = tmp_path / "trace.json"
     chrome_trace.write(profile, path)
     assert json.loads(path.read_text())["otherData"]["frames_left_out"]["slow"] == 3 * TRACE_FRAMES

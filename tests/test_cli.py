@@ -159,7 +159,7 @@ def test_seconds_that_never_end_or_are_less_than_none(
 
 def test_a_comparison_with_a_name_that_no_file_can_have(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compare", "x" * 300, "y"]) == 2
-    assert capsys.readouterr().err.endswith(f"File name too long: '{'x' * 300}'\n")
+    assert capsys.readouterr().err.endswith(f"File name too long: '{'x' * 300}/latency.json'\n")
 
 
 def test_what_is_to_be_drawn_is_neither_a_config_nor_a_running_graph(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,15 +63,15 @@ def test_what_got_slower_is_said_and_noise_is_not(tmp_path: Path, capsys: pytest
         "capture → window is slower: p50 2.00 → 5.00 ms (+150 %)",
         "landmarks itself is slower: process p50 2.00 → 2.54 ms (+27 %)",
         "camera itself is faster: process p50 2.00 → 1.00 ms (-50 %)",
-        "landmarks misses 20.0 % of its frames, before 0.0 %",
-        "landmarks takes more memory: 100 → 200 MB",
+        "landmarks misses 20.0 % of its frames, was 0.0 %",
+        "landmarks uses more memory: 100 → 200 MB",
     ]
     back = said(capsys, str(tmp_path / "b"), str(tmp_path / "a"))
     assert back[back.index("") + 1 :] == [
         "capture → window is faster: p50 5.00 → 2.00 ms (-60 %)",
         "camera itself is slower: process p50 1.00 → 2.00 ms (+100 %)",
         "landmarks itself is faster: process p50 2.54 → 2.00 ms (-21 %)",
-        "landmarks misses 0.0 % of its frames, before 20.0 %",
+        "landmarks misses 0.0 % of its frames, was 20.0 %",
     ]
     row = next(line for line in lines if line.startswith("landmarks "))
     assert "30.0 → 30.0" in row and "2.00 → 2.54" in row and "20 → 20" in row
@@ -125,7 +125,7 @@ def test_the_same_run_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     folder = write(tmp_path / "a", RUN)
     lines = said(capsys, folder, f"{folder}/latency.json")
     assert lines[lines.index("") + 1 :] == ["capture → window is as fast as before: p50 2.00 → 2.00 ms (+0 %)"]
-    assert not any(line.startswith(("not the same", "only in")) for line in lines)
+    assert not any(line.startswith(("different", "only in")) for line in lines)
 
 
 def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,11 +133,11 @@ def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.
     other["machine"] = {"cpu": "y", "cores": 4, "system": "Darwin", "python": "3.12"}
     other["nodes"]["smooth"] = other["nodes"].pop("landmarks")
     lines = said(capsys, write(tmp_path / "a", RUN), write(tmp_path / "b", other))
-    assert [line for line in lines if line.startswith(("not the same", "only in"))] == [
-        "not the same cpu: x, y",
-        "not the same cores: 2, 4",
-        "not the same system: Linux, Darwin",
-        "not the same python: 3.11, 3.12",
+    assert [line for line in lines if line.startswith(("different", "only in"))] == [
+        "different cpu: x, y",
+        "different cores: 2, 4",
+        "different system: Linux, Darwin",
+        "different python: 3.11, 3.12",
         "only in the first run: landmarks",
         "only in the second run: smooth",
     ]
@@ -151,7 +151,7 @@ def test_fewer_frames_in_the_same_time_are_told(tmp_path: Path, capsys: pytest.C
     lines = said(capsys, write(tmp_path / "a", RUN), write(tmp_path / "b", after))
     assert lines[lines.index("") + 1 :] == [
         "capture → window is as fast as before: p50 2.00 → 2.00 ms (+0 %)",
-        "window gets 12.0 frames per second, before 30.0",
+        "window runs at 12.0 fps, was 30.0",
     ]
     *_, last = report(RUN, after, 120).renderables
     assert isinstance(last, Text) and last.style == "red"
@@ -174,12 +174,12 @@ def test_nodes_without_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "error: no {}/latency.json; make one: run_graph.py CONFIG --profile {}"),
-        ("{", "error: {}/latency.json: cannot be read as the latency.json of a run: Expecting property name"),
-        (RUN | {"format": 1}, "error: {}/latency.json: has format 1, and this version compares format 2: its"),
-        ({"format": 2}, "error: {}/latency.json: is no latency.json of a run"),
-        ({"nodes": {}}, "error: {}/latency.json: is no latency.json of a run"),
-        ("5", "error: {}/latency.json: is no latency.json of a run"),
+        (None, "error: no {}/latency.json; create it: run_graph.py CONFIG --profile {}"),
+        ("{", "error: {}/latency.json: cannot be read: Expecting property name"),
+        (RUN | {"format": 1}, "error: {}/latency.json: has format 1, but this version reads format 2; create"),
+        ({"format": 2}, "error: {}/latency.json: is not the latency.json of a run"),
+        ({"nodes": {}}, "error: {}/latency.json: is not the latency.json of a run"),
+        ("5", "error: {}/latency.json: is not the latency.json of a run"),
     ],
 )
 def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, why: str) -> None:

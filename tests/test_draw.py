@@ -73,7 +73,7 @@ def test_a_drawing_for_every_change_of_state_but_not_for_steps_taken_together(
         ("PLAYING", "PLAYING", "PLAYING"),
         ("PLAYING", "PLAYING", "FAILED"),
     ):
-        drawings.note(graph, {"camera": camera, "copy": copy}, lambda: stats)
+        drawings.update(graph, {"camera": camera, "copy": copy}, lambda: stats)
     found = sorted(path.name for path in tmp_path.iterdir())
     assert found == [
         "000-0.250s-g-STARTING.dot",
