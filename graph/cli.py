@@ -160,13 +160,13 @@ def top(
     ] = 1.0,
 ) -> None:
     """Show the rates, queues, times, drops, CPU and memory of every node of a running graph."""
-    from graph.top import as_json, trouble, view, watch
+    from graph.top import problems, view, watch
 
     with running(name) as g:
         if json:
-            typer.echo(as_json(g.stats()))
+            typer.echo(dumps(g.stats(), indent=2))
         elif once or not out.is_terminal:
-            print_table(lambda width: view(g.stats(), trouble(g), width))
+            print_table(lambda width: view(g.stats(), problems(g), width))
         else:
             watch(g, out, every)
 

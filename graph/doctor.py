@@ -1,7 +1,7 @@
-"""What this machine can do, for a user whose graph does not work: `run_graph.py doctor [CONFIG]`.
+"""Check this machine for a user whose graph does not work: `run_graph.py doctor [CONFIG]`.
 
-The runtime looks at what it needs itself (graph.machine); what the nodes need they know themselves (Node.check).
-Each of their modules is looked at in a process of its own: a library that crashes or hangs is then a finding.
+graph.machine checks what the runtime needs, Node.check what a node needs. The nodes of each module are checked in a
+process of their own, so that a library that crashes or hangs becomes a finding.
 """
 
 import importlib
@@ -11,8 +11,9 @@ import pkgutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -24,47 +25,40 @@ from graph.finding import Finding
 from graph.passwords import redact
 from graph.spec import GraphSpec, NodeSpec, build, import_module, node_classes
 
-PATIENCE_S = 90.0  # for the checks of one module; torch alone may take ten seconds to load
+PATIENCE_S = 90.0  # for one module; importing torch alone may take ten seconds
 CHILD = (
     "import os, sys; sys.path[:] = os.environ['FACEGRAPH_PATH'].split(os.pathsep); "
     "from graph.doctor import check_module; check_module()"
 )
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
-Findings = list[tuple[str, Finding]]  # with the heading that each belongs under
+Findings = list[tuple[str, Finding]]  # each with its heading
 
 
 def examine(package: str, spec: GraphSpec | None) -> Findings:
-    """Look at the machine, and at what the nodes of `spec` need, else at what all nodes of `package` might."""
+    """Check the machine, and the nodes of `spec`, or all nodes of `package` without one."""
     if spec is None:
         modules = [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)]
-        asked = [NodeSpec("", f"{package}.{name}") for name in modules if not name.startswith("_")]
+        nodes = [NodeSpec("", f"{package}.{name}") for name in modules if not name.startswith("_")]
     else:
-        asked = list(spec.nodes.values())
+        nodes = list(spec.nodes.values())
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        looks = pool.map(_look_at, asked)
-        found = list(machine.look())
-        return [*found, *_once(finding for look in looks for finding in look)]
+        checks = pool.map(_check_in_process, nodes)
+        found = list(machine.check())
+        headings: dict[Finding, str] = {}  # several nodes may report the same finding
+        for heading, finding in chain.from_iterable(checks):
+            headings.setdefault(finding, heading)
+    return found + [(heading, finding) for finding, heading in headings.items()]
 
 
-def _once(findings: Iterable[tuple[str, Finding]]) -> Iterator[tuple[str, Finding]]:
-    """Leave out what two nodes say in the same words."""
-    said: set[Finding] = set()
-    for heading, finding in findings:
-        if finding not in said:
-            said.add(finding)
-            yield heading, finding
-
-
-def _look_at(node: NodeSpec) -> Findings:
-    """Have one node of a graph, or (without a name) all classes of a module, checked in a process of its own."""
+def _check_in_process(node: NodeSpec) -> Findings:
+    """Check one node of a graph, or (without a name) all classes of a module, in a process of its own."""
     heading = node.name or node.type
     path = os.pathsep.join([str(machine.ROOT), *sys.path])
-    asked = json.dumps({"name": node.name, "type": node.type, "settings": dict(node.settings)})
     try:
         done = subprocess.run(
             [sys.executable, "-c", CHILD],
-            input=asked,
+            input=json.dumps({"name": node.name, "type": node.type, "settings": dict(node.settings)}),
             capture_output=True,
             text=True,
             timeout=PATIENCE_S,
@@ -79,18 +73,17 @@ def _look_at(node: NodeSpec) -> Findings:
 
 def _death(done: "subprocess.CompletedProcess[str]") -> str:
     if done.returncode < 0:
-        return f"crashes with {signal.Signals(-done.returncode).name}, in a library that it uses"
+        return f"crashes with {signal.Signals(-done.returncode).name} in a library"
     lines = done.stderr.strip().splitlines()
-    return redact(lines[-1]) if lines else f"ended with exit code {done.returncode}"
+    return redact(lines[-1]) if lines else f"exits with code {done.returncode}"
 
 
 def check_module() -> None:
-    """Check what standard input names, and write the findings to standard output, which libraries may not use."""
-    asked = json.load(sys.stdin)
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    with out:
-        json.dump([(heading, list(finding)) for heading, finding in _checks(NodeSpec(**asked))], out)
+    """Check the node that standard input names, and write the findings to standard output."""
+    spec = NodeSpec(**json.load(sys.stdin))
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)  # what libraries print must not mix with the findings
+        json.dump(list(_checks(spec)), out)
 
 
 def _checks(spec: NodeSpec) -> Iterator[tuple[str, Finding]]:
@@ -113,7 +106,7 @@ def exit_code(findings: Findings) -> int:
 
 
 def as_json(findings: Findings) -> str:
-    """Return the findings as JSON: `problems` and `notes` counted, and `findings`."""
+    """Return the findings as JSON: the numbers of `problems` and `notes`, and the `findings`."""
     lines = [{"under": heading, **finding._asdict()} for heading, finding in findings]
     return json.dumps({**_counts(findings), "findings": lines}, indent=2, ensure_ascii=False)
 
@@ -124,7 +117,7 @@ def _counts(findings: Findings) -> Mapping[str, int]:
 
 
 def report(findings: Findings) -> RenderableType:
-    """Return a table with a line for each finding, what to do beneath it, and the sum at the end."""
+    """Return a table of the findings with their remedies, and the number of problems and notes."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -134,16 +127,16 @@ def report(findings: Findings) -> RenderableType:
         if heading != under:
             table.add_row("", Text(f"\n{heading}" if under else heading, "bold"), "")
             under = heading
-        said = Text(finding.found)
+        text = Text(finding.found)
         if finding.remedy:
-            said.append(f"\n→ {finding.remedy}", style="cyan")
-        table.add_row(Text(finding.verdict, _STYLES[finding.verdict]), Text(finding.about), said)
-    return Group(table, "", _sum(findings))
+            text.append(f"\n→ {finding.remedy}", style="cyan")
+        table.add_row(Text(finding.verdict, _STYLES[finding.verdict]), Text(finding.about), text)
+    return Group(table, "", _summary(findings))
 
 
-def _sum(findings: Findings) -> Text:
+def _summary(findings: Findings) -> Text:
     counts = _counts(findings)
     if not any(counts.values()):
-        return Text("all well", "green")
-    said = [f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items() if count]
-    return Text(", ".join(said), "bold red" if counts["problems"] else "yellow")
+        return Text("no problems", "green")
+    words = [f"{count} {name if count > 1 else name[:-1]}" for name, count in counts.items() if count]
+    return Text(", ".join(words), "bold red" if counts["problems"] else "yellow")

@@ -1,4 +1,4 @@
-"""What this machine offers the runtime itself: Python, packages, memory, processors, its run folder."""
+"""Checks of this machine for the doctor: Python, packages, memory, processors, run folder."""
 
 import contextlib
 import os
@@ -23,15 +23,15 @@ from graph.finding import Finding
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTION = "facegraph"
 
-FEW_FILES = 256  # a node with 60 readers has some 200 files open
-LITTLE_MEMORY_MB = 1000  # the eight processes of the demo take some 900
-BUSY_LOAD = 1.5  # processes that want to run, per processor
-FULL_SLOT = 8 << 20  # bytes of a 1080p picture and some more
-FEW_LETTERS = 30  # bytes of "/webcam/landmarks.shm" and a little
+FEW_FILES = 256  # a node with 60 readers has about 200 open files
+LITTLE_MEMORY_MB = 1000  # the eight processes of the demo use about 900
+BUSY_LOAD = 1.5  # runnable processes per processor
+FULL_SLOT = 8 << 20  # bytes: a 1080p picture and some more
+LEAST_ROOM = 30  # bytes: "/webcam/landmarks.shm" and some more
 
 
-def look() -> Iterator[tuple[str, Finding]]:
-    """Give the findings, each with the heading that it belongs under."""
+def check() -> Iterator[tuple[str, Finding]]:
+    """Yield the findings, each with its heading."""
     for finding in (python(), *packages()):
         yield "Python", finding
     for finding in (processors(), memory(), shared_memory(), files(), gpu()):
@@ -41,13 +41,13 @@ def look() -> Iterator[tuple[str, Finding]]:
 
 
 def python() -> Finding:
-    """Return which Python this is, and on what system."""
+    """Return the version of Python and the system."""
     where = f"{sys.executable} on {platform.system()} {platform.release()}, {platform.machine()}"
     return Finding("Python", "ok", f"{platform.python_version()}, {where}")
 
 
 def packages() -> Iterator[Finding]:
-    """Give a line for each package that is missing or too old, and one for all the others; then one per extra."""
+    """Yield a finding for each package that is missing or too old, one for all others, and one per extra."""
     wanted, extras = _requirements()
     yield from checked("packages", wanted, extra=None)
     for extra, names in extras.items():
@@ -55,8 +55,8 @@ def packages() -> Iterator[Finding]:
 
 
 def checked(about: str, wanted: list[Requirement], extra: str | None) -> Iterator[Finding]:
-    """Give a line per package that is not as wanted, and one for the others; for an extra, one line in all."""
-    there, wrong = [], []
+    """Yield a finding per package that does not fit, and one for the others; for an extra, one in all."""
+    fitting, wrong = [], []
     for requirement in wanted:
         version = _version(requirement.name)
         if version is None:
@@ -64,15 +64,15 @@ def checked(about: str, wanted: list[Requirement], extra: str | None) -> Iterato
         elif not requirement.specifier.contains(version, prereleases=True):
             wrong.append((requirement, f"{version} does not fit {requirement.specifier}"))
         else:
-            there.append(f"{requirement.name} {version}")
+            fitting.append(f"{requirement.name} {version}")
     if extra is None:
         for requirement, why in wrong:
             yield Finding(requirement.name, "problem", why, f"pip install '{requirement}'")
     elif wrong:
-        said = ", ".join(f"{requirement.name} {why}" for requirement, why in wrong)
-        yield Finding(about, "note", said, f"pip install '.[{extra}]'")
+        text = ", ".join(f"{requirement.name} {why}" for requirement, why in wrong)
+        yield Finding(about, "note", text, f"pip install '.[{extra}]'")
         return
-    yield Finding(about, "ok", ", ".join(there))
+    yield Finding(about, "ok", ", ".join(fitting))
 
 
 def _version(package: str) -> str | None:
@@ -82,7 +82,7 @@ def _version(package: str) -> str | None:
 
 
 def _requirements() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
-    """Return what the checkout needs, or what the installed package says, and the same per extra."""
+    """Return the requirements of the checkout, or else of the installed package, and those of each extra."""
     file = ROOT / "pyproject.toml"
     if file.is_file():
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
@@ -101,31 +101,31 @@ def _parsed(lines: list[str]) -> list[Requirement]:
 
 
 def processors() -> Finding:
-    """Return how many processors there are for us, and whether they are free."""
+    """Return the number of usable processors, and whether they are free."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     load = psutil.getloadavg()[0]
-    found = f"{count} of them, load {load:.1f}"
+    found = f"{count} usable, load {load:.1f}"
     if load > BUSY_LOAD * count:
-        return Finding("processors", "note", f"{found}: other programs keep them busy", "top shows which")
+        return Finding("processors", "note", f"{found}: other programs keep them busy", "`top` shows which")
     if count < 2:
-        return Finding("processors", "note", f"{found}: all nodes share it", "detector.every=10 saves the most")
+        return Finding("processors", "note", f"{found}: all nodes share it", "--set detector.every=10 saves the most")
     return Finding("processors", "ok", found)
 
 
 def memory() -> Finding:
-    """Return how much memory is free."""
+    """Return the free memory."""
     found = psutil.virtual_memory()
     free, whole = found.available / 1e6, found.total / 1e6
     text = f"{free:,.0f} of {whole:,.0f} MB are free"
     if free < LITTLE_MEMORY_MB:
-        return Finding("memory", "note", text, f"a graph of eight nodes takes some {LITTLE_MEMORY_MB} MB")
+        return Finding("memory", "note", text, f"a graph of eight nodes needs about {LITTLE_MEMORY_MB} MB")
     return Finding("memory", "ok", text)
 
 
 def shared_memory() -> Finding:
-    """Make a slot as a sender does, and say whether pictures travel without being sent."""
+    """Allocate a slot as a sender does, and return whether pictures can be shared instead of sent."""
     if not slots.AVAILABLE:
-        return Finding("shared memory", "note", "this system has no memfd: pictures are sent as bytes, more slowly")
+        return Finding("shared memory", "note", "this system has no memfd: pictures are sent as bytes, which is slower")
     began = time.perf_counter()
     try:
         slots.Slot(0, FULL_SLOT).close()
@@ -133,7 +133,7 @@ def shared_memory() -> Finding:
         more = "free memory, or raise the limit of the container"
         return Finding("shared memory", "problem", f"{FULL_SLOT >> 20} MB of memfd: {exc.strerror}", more)
     took_ms = (time.perf_counter() - began) * 1e3
-    return Finding("shared memory", "ok", f"memfd, {FULL_SLOT >> 20} MB made in {took_ms:.0f} ms{_shm()}")
+    return Finding("shared memory", "ok", f"memfd, {FULL_SLOT >> 20} MB allocated in {took_ms:.0f} ms{_shm()}")
 
 
 def _shm() -> str:
@@ -144,32 +144,32 @@ def _shm() -> str:
 
 
 def files() -> Finding:
-    """Return how many files a process may open."""
+    """Return the number of files that a process may open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < FEW_FILES:
         return Finding(
-            "open files", "problem", f"at most {soft}, {FEW_FILES} are needed", f"ulimit -n {min(4096, hard)}"
+            "open files", "problem", f"at most {soft}, but {FEW_FILES} are needed", f"ulimit -n {min(4096, hard)}"
         )
     return Finding("open files", "ok", f"at most {soft:,}")
 
 
 def gpu() -> Finding:
-    """Return what GPU the driver shows; whether a backend can use it is told with the backends."""
+    """Return the GPU that the driver reports; the backends report whether they can use it."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        shown = sorted(str(path) for path in Path("/dev").glob("dri/render*"))
-        drm = f"; {', '.join(shown)} draws, and runs no network here" if shown else ""
+        drawing = sorted(str(path) for path in Path("/dev").glob("dri/render*"))
+        drm = f"; {', '.join(drawing)} is only used for drawing" if drawing else ""
         return Finding("GPU", "ok", f"no NVIDIA driver: networks run on the processor{drm}")
     ask = [command, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
-        return Finding("GPU", "note", "nvidia-smi fails: the driver does not answer", "nvidia-smi says why")
+        return Finding("GPU", "note", "nvidia-smi fails: the driver does not answer", "`nvidia-smi` says why")
     return Finding("GPU", "ok", "; ".join(done.stdout.split("\n")).strip("; "))
 
 
 def graphs() -> Iterator[Finding]:
-    """Give the run folder, and what runs in it or was left there."""
+    """Yield the run folder, the graphs that run in it, and the leftovers of killed ones."""
     try:
         folder = rundir.base()
     except (GraphError, OSError) as exc:
@@ -177,13 +177,13 @@ def graphs() -> Iterator[Finding]:
         yield Finding("run folder", "problem", str(exc).partition(";")[0], remedy)
         return
     room = rundir.MAX_SOCKET_PATH - len(os.fsencode(folder))
-    if room < FEW_LETTERS:
-        found = f"{folder} leaves {room} bytes for the names of graph and node"
+    if room < LEAST_ROOM:
+        found = f"{folder} leaves only {room} bytes for the names of graph and node"
         yield Finding("run folder", "problem", found, "set FACEGRAPH_RUN_DIR to a shorter one")
     else:
-        yield Finding("run folder", "ok", f"{folder}, yours alone")
+        yield Finding("run folder", "ok", f"{folder}, private")
     running = rundir.running()
     left = rundir.left_over()
-    yield Finding("running now", "ok", ", ".join(running) or "none")
+    yield Finding("running", "ok", ", ".join(running) or "none")
     if left:
         yield Finding("left over", "note", f"{', '.join(left)}: killed graphs; the next one to start removes them")

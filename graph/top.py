@@ -1,6 +1,5 @@
-"""The table of `run_graph.py top`: what a running graph does now."""
+"""The table of `run_graph.py top`."""
 
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +13,8 @@ from graph.columns import Column, fitting
 from graph.errors import GraphError
 from graph.metrics import UNMATCHED, short_ms
 
-BUSY_PERCENT = 90.0  # a node that works so much of the time can hardly do more
-TROUBLE = 3  # newest warnings and errors shown
+BUSY_PERCENT = 90.0  # from here on a node is shown in red: it can hardly do more
+PROBLEMS = 3  # newest warnings and errors shown
 _STATES = {
     "PROCESSING": "green",
     "WAITING": "dim",
@@ -28,11 +27,11 @@ _STATES = {
 
 
 def watch(g: RunningGraph, console: Console, every: float) -> None:
-    """Show the table anew every so many seconds, until the graph ends or Ctrl-C."""
+    """Show the table, updated every `every` seconds, until the graph ends or Ctrl-C."""
     with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
-                live.update(view(g.stats(), trouble(g), console.width), refresh=True)
+                live.update(view(g.stats(), problems(g), console.width), refresh=True)
                 time.sleep(every)
         except GraphError as exc:
             live.console.print(str(exc))
@@ -40,33 +39,28 @@ def watch(g: RunningGraph, console: Console, every: float) -> None:
             pass
 
 
-def trouble(g: RunningGraph) -> list[dict[str, Any]]:
+def problems(g: RunningGraph) -> list[dict[str, Any]]:
     """Return the newest warnings and errors of the graph."""
-    return [line for line in g.log() if line["level"] in ("WARNING", "ERROR", "CRITICAL")][-TROUBLE:]
-
-
-def as_json(stats: dict[str, Any]) -> str:
-    """Return everything that is known as JSON."""
-    return json.dumps(stats, indent=2)
+    return [line for line in g.log() if line["level"] in ("WARNING", "ERROR", "CRITICAL")][-PROBLEMS:]
 
 
 def view(stats: dict[str, Any], lines: list[dict[str, Any]], width: int) -> RenderableType:
-    """Return what the graph does as a table of its nodes, and the whole way to each of its ends.
+    """Return a table of the nodes, the latency to each sink, drops, restarts, and the newest log `lines`.
 
-    `width` is that of the terminal, in characters: a narrow one gets fewer columns.
+    `width` is in characters: a narrow terminal gets fewer columns.
     """
     state = stats["state"]
     title = Text.assemble(
         (stats["graph"], "bold"),
         "  ",
         (state.lower(), _STATES.get(state, "green")),
-        (f"  for {_duration(stats['playing_s'])}, seen over the last {stats['window_s']:.0f} s", "dim"),
+        (f"  for {_duration(stats['playing_s'])}, averaged over the last {stats['window_s']:.0f} s", "dim"),
     )
     table = fitting(_COLUMNS, list(stats["nodes"].items()), width)
-    return Group(title, table, *_ways(stats), *_drops(stats), *_lines(lines))
+    return Group(title, table, *_latencies(stats), *_drops(stats), *_lines(lines))
 
 
-_COLUMNS = (  # each shows a node's name and its stats
+_COLUMNS = (  # a row is a node's name and its stats
     Column("node", lambda row: Text(row[0]), 0, "left", "cyan"),
     Column("state", lambda row: Text(row[1]["state"].lower(), _STATES.get(row[1]["state"], "")), 1, "left", least=10),
     Column("fps", lambda row: f"{row[1]['fps']:.1f}", 0, least=5),
@@ -93,7 +87,7 @@ def _alarm(text: str, raised: bool, style: str) -> Text:
     return Text(text, style=style if raised else "")
 
 
-def _ways(stats: dict[str, Any]) -> Iterator[Text]:
+def _latencies(stats: dict[str, Any]) -> Iterator[Text]:
     width = max(map(len, stats["paths"]), default=0)
     for sink, age in stats["paths"].items():
         times = "no frames" if age is None else ", ".join(f"{name} {short_ms(ms)}" for name, ms in age.items()) + " ms"

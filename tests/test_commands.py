@@ -106,8 +106,8 @@ def pictures(main: Graph, run: Run) -> None:
         picture = imread(main.folder / name)
         assert picture.shape[:2] == (64, 64) and np.ptp(picture[..., :3]) == 0
     for port, file, why in (
-        ("picky.numbers", "x.png", "picky.numbers carries Numbers, no pictures; pictures: source.frame, copy.copied"),
-        ("source.frame", "x.bmp", "x.bmp: the name of a picture ends in .png, .jpg, .jpeg, .webp, .tiff"),
+        ("picky.numbers", "x.png", "picky.numbers carries Numbers, not pictures; pictures: source.frame, copy.copied"),
+        ("source.frame", "x.bmp", "x.bmp: the name of a picture must end in .png, .jpg, .jpeg, .webp, .tiff"),
         ("source.frame", "no/x.png", "no/x.png cannot be written: No such file or directory"),
     ):
         assert run("tap", port, "--image", file, code=2) == f"error: {why}\n"

@@ -104,7 +104,7 @@ def test_nodes_of_others_join_in(examine: Examine) -> None:
     )
     lamp = {"under": "lamp", "about": "lamp", "verdict": "problem"}
     assert lines(found, "lamp") == [{**lamp, "found": "the green lamp is broken", "remedy": "a new lamp"}]
-    assert lines(found, "crash")[0]["found"] == "crashes with SIGSEGV, in a library that it uses"
+    assert lines(found, "crash")[0]["found"] == "crashes with SIGSEGV in a library"
     assert lines(found, "error")[0]["found"] == "RuntimeError: no rtsp://bob:***@host/x"
     assert found["problems"] == 3
 
@@ -194,7 +194,7 @@ def test_processors_that_others_keep_busy(load: float, verdict: str, monkeypatch
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(machine.psutil, "getloadavg", lambda: (load, 0.0, 0.0))
     found = machine.processors()
-    assert (found.verdict, found.found.partition(":")[0]) == (verdict, f"4 of them, load {load}")
+    assert (found.verdict, found.found.partition(":")[0]) == (verdict, f"4 usable, load {load}")
 
 
 def test_too_few_open_files() -> None:
@@ -202,7 +202,7 @@ def test_too_few_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
         assert machine.files() == Finding(
-            "open files", "problem", "at most 200, 256 are needed", f"ulimit -n {min(4096, hard)}"
+            "open files", "problem", "at most 200, but 256 are needed", f"ulimit -n {min(4096, hard)}"
         )
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
