@@ -1,4 +1,4 @@
-"""Put a recording into a graph file, in the place of nodes whose outputs were recorded."""
+"""Replace nodes of a graph file by a recording of their outputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Settings = Mapping[str, Any]
 
 
 def as_graph(recording: Recording, settings: Settings, name: str | None) -> dict[str, Any]:
-    """Return a graph of the nodes that were recorded, which others can attach to as to the one that ran."""
+    """Return a graph of the recorded nodes, to which others can attach as to the original one."""
     nodes = dict.fromkeys(port.partition(".")[0] for port in recording.ports)
     return {
         "name": name or recording.graph,
@@ -28,14 +28,14 @@ def as_graph(recording: Recording, settings: Settings, name: str | None) -> dict
 
 
 def put_in_place(document: Document, recording: Recording, wanted: Sequence[str], settings: Settings) -> list[str]:
-    """Replace nodes of a graph by a recording of their outputs, and return what was done in words.
+    """Replace nodes of a graph by a recording of their outputs, and return the changes in words.
 
-    `wanted` are nodes, or "node=recorded node" or "node=recorded.port" where the names differ; none: the sources.
-    Nodes that worked only for the replaced ones are left out. Raises ConfigError if nothing recorded fits.
+    `wanted` are nodes, or "node=recorded node" or "node=recorded.port" if the names differ; none: the sources.
+    Nodes that only the replaced ones read are removed. Raises ConfigError if no recorded port fits.
     """
     nodes = document.data.get("nodes") if isinstance(document.data, dict) else None
     if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
-        return []  # wrong in the file, which is reported
+        return []  # an error, reported elsewhere
     asked = dict(_asked(document, text, nodes) for text in wanted)
     sources = {name: "" for name, node in nodes.items() if not node.get("inputs")}
     given = {name: _given(nodes[name], name, recorded, recording) for name, recorded in (asked or sources).items()}
@@ -46,16 +46,16 @@ def put_in_place(document: Document, recording: Recording, wanted: Sequence[str]
     for name, ports in given.items():
         if ports:
             document.override(("nodes", name), _replay(recording, ports, settings), f"replay in place of {name}")
-    left_out = _leave_out(document, read_before)
-    told = [f"{name} is replayed ({', '.join(ports)})" for name, ports in given.items() if ports]
-    return told + [f"{name} is left out: nobody needs it now" for name in left_out]
+    removed = _remove_unread(document, read_before)
+    replayed = [f"{name} is replayed ({', '.join(ports)})" for name, ports in given.items() if ports]
+    return replayed + [f"{name} is removed: no node reads it now" for name in removed]
 
 
 def _asked(document: Document, text: str, nodes: Mapping[str, Any]) -> tuple[str, str]:
     name, _, recorded = text.partition("=")
     if name not in nodes:
-        there = choices(name, nodes, "nodes")
-        raise ConfigError(f"--in-place-of {text}: {document.path} has no node {name!r}; {there}")
+        near = choices(name, nodes, "nodes")
+        raise ConfigError(f"--in-place-of {text}: {document.path} has no node {name!r}; {near}")
     return name, recorded
 
 
@@ -64,7 +64,7 @@ def _replay(recording: Recording, ports: Sequence[str], settings: Settings) -> d
 
 
 def _given(node: Mapping[str, Any], name: str, recorded: str, recording: Recording) -> list[str]:
-    """Return which recorded ports give the outputs of a node: those of its name, else the only ones of their types."""
+    """Return the recorded ports for the outputs of a node: those of its name, or else the only ones of their types."""
     found = []
     for output, port in _outputs(node).items():
         among = [topic for topic in recording.ports if not recorded or f"{topic}.".startswith(f"{recorded}.")]
@@ -81,7 +81,7 @@ def _outputs(node: Mapping[str, Any]) -> Mapping[str, Output]:
     try:
         return load_class(str(node.get("type"))).outputs
     except ConfigError:
-        return {}  # it is reported where the file is checked
+        return {}  # reported when the file is checked
 
 
 def _nothing_fits(document: Document, name: str, node: Mapping[str, Any], recording: Recording) -> str:
@@ -94,12 +94,12 @@ def _nothing_fits(document: Document, name: str, node: Mapping[str, Any], record
 
 
 def _read(nodes: Mapping[str, Any]) -> set[str]:
-    """Return the nodes that others read."""
+    """Return the nodes that other nodes read."""
     return {str(source).partition(".")[0] for node in nodes.values() for _, source in _inputs(node)}
 
 
-def _leave_out(document: Document, read_before: set[str]) -> list[str]:
-    """Remove the nodes that were read and are not any more, and what the file says of edges that are gone."""
+def _remove_unread(document: Document, read_before: set[str]) -> list[str]:
+    """Remove the nodes that were read before and are not any more, and the options of removed edges."""
     nodes = document.data["nodes"]
     gone: list[str] = []
     while idle := [name for name in nodes if name in read_before - _read(nodes)]:

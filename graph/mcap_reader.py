@@ -1,4 +1,4 @@
-"""Read a recording, whole or cut off, without a graph.
+"""Read a recording, complete or cut off, without a graph.
 
 for faces in graph.recording("out.mcap", "smooth.faces"):
     print(faces.pts, faces.landmarks)
@@ -19,18 +19,18 @@ from typing import IO, Any
 from graph import recorded
 from graph.errors import ConfigError, GraphError, WireError
 from graph.messages import Mark, Message
-from graph.recorder import END, PROFILE, START, SUFFIX, Count, Span, library
+from graph.recorder import END, PROFILE, START, SUFFIX, Span, library
 from graph.spec import did_you_mean
 
 logger = logging.getLogger(__name__)
 
 
 def recording(path: str | Path, *ports: str) -> Iterator[Any]:
-    """Give the recorded messages of a port in their order, as `RunningGraph.subscribe` gives those of a running graph.
+    """Yield the recorded messages of a port in order, like `RunningGraph.subscribe`.
 
-    The messages are yours to keep and to write to. With several ports, tuples of messages of the same frame, where
-    all of them have one. A recording that is cut off is read up to the cut. Raises ConfigError for a file that is
-    none, or a port that is not in it.
+    The messages are copies. Several ports give tuples of messages of the same frame, for the frames that all ports
+    have. A recording that is cut off is read up to the cut. Raises ConfigError for a file that is not a recording, or
+    a port that is not in it.
     """
     found = Recording(path)
     if not ports:
@@ -47,34 +47,32 @@ def _copies(frames: Iterable[dict[str, Message]], ports: tuple[str, ...]) -> Ite
 
 @dataclass(frozen=True)
 class _Survey:
-    """What a file holds."""
+    """The content of a file."""
 
     graph: str
-    types: dict[str, type[Message]]
-    counts: dict[str, Count]
+    types: dict[str, type[Message]]  # by port
     span: Span
-    cut: bool  # before its end, or with something broken in it
+    cut: bool  # incomplete or damaged
 
 
 class Recording:
-    """A file that `run_graph.py record` has written. Raises ConfigError for any other."""
+    """A file written by `run_graph.py record`. Raises ConfigError for other files."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(os.path.expanduser(path)).absolute()  # ~nobody stays as it is, where Path raises RuntimeError
+        self.path = Path(os.path.expanduser(path)).absolute()  # Path.expanduser raises for ~nobody
         survey = _survey_of(self.path)
         self.graph = survey.graph
         self.ports = survey.types
-        self.counts = survey.counts
         self.span = survey.span
         self.cut = survey.cut
 
     def frames(self, ports: Iterable[str]) -> Iterator[dict[str, Message]]:
-        """Give what was said about one frame after the other by port, marks included; read-only views."""
+        """Yield the messages of each frame by port, including marks, as read-only views."""
         ports = list(ports)
         for port in ports:
             if port not in self.ports:
-                there = did_you_mean(port, self.ports) or f"recorded: {', '.join(self.ports)}"
-                raise ConfigError(f"{self.path} has no {port!r}; {there}")
+                near = did_you_mean(port, self.ports) or f"recorded: {', '.join(self.ports)}"
+                raise ConfigError(f"{self.path} has no {port!r}; {near}")
         streams = [self._messages(port) for port in ports]
         merged = heapq.merge(*streams, key=lambda item: item[1].seq)
         for _, items in groupby(merged, key=lambda item: item[1].seq):
@@ -100,34 +98,34 @@ def _survey_of(path: Path) -> _Survey:
 
 @lru_cache(maxsize=8)
 def _survey(path: Path, size: int, changed_ns: int) -> _Survey:
-    """Look a file through: at its index, or, where it is cut off, at all of it."""
+    """Read the index of a file, or all of a file that is cut off."""
     if not path.is_file():
-        raise ConfigError(f"{path} is no file, so it is no recording")
+        raise ConfigError(f"{path} is not a file")
     try:
         with path.open("rb") as file:
             _check_beginning(file, path)
-            survey = _index(file) or _look_through(file)
+            survey = _index(file) or _scan(file)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
     except WireError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
-    if not any(count.messages for count in survey.counts.values()):
-        raise ConfigError(f"{path} holds no message{' before it is cut off' if survey.cut else ''}")
+    if survey.span.empty:
+        raise ConfigError(f"{path} has no messages{' before it is cut off' if survey.cut else ''}")
     return survey
 
 
 def _check_beginning(file: IO[bytes], path: Path) -> None:
-    """Raise ConfigError unless this is a recording of ours, as far as its first bytes tell."""
+    """Raise ConfigError unless the first bytes are those of our recordings."""
     magic = library().writer.MCAP0_MAGIC
     first = file.read(len(magic))
     if not first:
         raise ConfigError(f"{path} is empty: nothing was recorded")
     if not magic.startswith(first):
-        raise ConfigError(f"{path} is no recording (MCAP); record one: run_graph.py record NODE.PORT -o FILE{SUFFIX}")
+        raise ConfigError(f"{path} is not a recording (MCAP); make one: run_graph.py record NODE.PORT -o FILE{SUFFIX}")
     file.seek(0)
     header = next(_records(file), None)
     if header is None:
-        raise ConfigError(f"{path} holds no message before it is cut off")
+        raise ConfigError(f"{path} has no messages before it is cut off")
     if getattr(header, "profile", None) != PROFILE:
         raise ConfigError(f"{path} is an MCAP file of another program ({_made_by(header)}), not one of run_graph.py")
 
@@ -138,52 +136,50 @@ def _made_by(header: Any) -> str:
 
 
 def _index(file: IO[bytes]) -> _Survey | None:
-    """Return what the end of the file says; None where it has none: the recorder was killed, or the file cut."""
-    reader = library().reader.SeekingReader(_rewound(file))
+    """Return the content by the index at the end of the file; None without one: the file is incomplete."""
+    file.seek(0)
+    reader = library().reader.SeekingReader(file)
     with suppress(*_broken()):
         summary = reader.get_summary()
-        said = {record.name: record.metadata for record in reader.iter_metadata()}
-        if summary is None or END not in said:
+        metadata = {record.name: record.metadata for record in reader.iter_metadata()}
+        if summary is None or END not in metadata:
             return None
-        types, counts = {}, {}
-        for channel in summary.channels.values():
-            types[channel.topic] = recorded.type_from(summary.schemas[channel.schema_id].data)
-            counts[channel.topic] = Count(messages=summary.statistics.channel_message_counts.get(channel.id, 0))
-        span: dict[str, Any] = {name: tuple(map(_number, text.split())) for name, text in said[END].items()}
-        return _Survey(said[START]["graph"], types, counts, Span(**span), cut=False)
+        schemas = {channel.topic: summary.schemas[channel.schema_id] for channel in summary.channels.values()}
+        types = {port: recorded.type_from(schema.data) for port, schema in schemas.items()}
+        span: dict[str, Any] = {name: tuple(map(_number, text.split())) for name, text in metadata[END].items()}
+        return _Survey(metadata[START]["graph"], types, Span(**span), cut=False)
     return None
 
 
-def _look_through(file: IO[bytes]) -> _Survey:
+def _scan(file: IO[bytes]) -> _Survey:
+    """Return the content by reading all of the file."""
+    file.seek(0)
     records = library().records
-    graph, types, counts, span = "recording", dict[str, type[Message]](), dict[str, Count](), Span()
+    graph, types, span = "recording", dict[str, type[Message]](), Span()
     schemas: dict[int, Any] = {}
     topics: dict[int, str] = {}
-    for record in _records(_rewound(file)):
+    for record in _records(file):
         if isinstance(record, records.Metadata) and record.name == START:
             graph = record.metadata.get("graph", graph)
         elif isinstance(record, records.Schema):
             schemas[record.id] = record
         elif isinstance(record, records.Channel) and record.topic not in types:
             types[record.topic] = recorded.type_from(schemas[record.schema_id].data)
-            counts[record.topic], topics[record.id] = Count(), record.topic
+            topics[record.id] = record.topic
         elif isinstance(record, records.Message):
-            topic = topics[record.channel_id]
-            message = recorded.from_bytes(record.data, types[topic])
-            counts[topic].take(message)
-            span.take(message.header)
-    return _Survey(graph, types, counts, span, cut=True)
+            span.take(recorded.from_bytes(record.data, types[topics[record.channel_id]]).header)
+    return _Survey(graph, types, span, cut=True)
 
 
 def _indexed(file: IO[bytes], port: str) -> Iterator[Any]:
-    """Give the messages of a port, of a file with an index, in the order of the file."""
+    """Yield the messages of a port from a file with an index, in file order."""
     reader = library().reader.SeekingReader(file, validate_crcs=True)
     for _, _, message in reader.iter_messages(topics=[port], log_time_order=False):
         yield message
 
 
 def _linear(file: IO[bytes], port: str) -> Iterator[Any]:
-    """Give the messages of a port up to where the file is cut off."""
+    """Yield the messages of a port up to where the file is cut off."""
     records = library().records
     channels: set[int] = set()
     for record in _records(file):
@@ -194,16 +190,11 @@ def _linear(file: IO[bytes], port: str) -> Iterator[Any]:
 
 
 def _records(file: IO[bytes]) -> Iterator[Any]:
-    """Give everything in a file up to its end, or to where it is cut off or broken."""
+    """Yield all records of a file up to its end, or to where it is cut off or damaged."""
     try:
         yield from library().stream_reader.StreamReader(file, validate_crcs=True).records
     except _broken():
         return
-
-
-def _rewound(file: IO[bytes]) -> IO[bytes]:
-    file.seek(0, os.SEEK_SET)
-    return file
 
 
 def _number(text: str) -> int | float:
@@ -211,7 +202,7 @@ def _number(text: str) -> int | float:
 
 
 def _broken() -> tuple[type[Exception], ...]:
-    """Return what the library raises where a file is cut off or damaged."""
+    """Return the exceptions that the library raises if a file is cut off or damaged."""
     from zstandard import ZstdError
 
     mcap_error = library().exceptions.McapError

@@ -1,7 +1,7 @@
-"""A message as a recording keeps it, and what a recording says of its type. Pure: no files.
+"""Messages and message types as bytes in a recording; no files here.
 
-A recorded message is a msgpack array of the parts of the `data` message that the wire would carry with all arrays
-inline (see graph/README.md): the header as one byte string, then a byte string per array.
+A recorded message is a msgpack array of the parts of its `data` message with all arrays inline (see graph/README.md):
+the header as one byte string, then a byte string per array.
 """
 
 import inspect
@@ -20,15 +20,15 @@ from graph.messages import Message, array, array_specs, body_fields
 from graph.receiver import MADE, known_types, type_names
 
 ENCODING = "msgpack"
-"""Of the messages, by the registry of MCAP (https://mcap.dev/spec/registry)."""
+"""Encoding of the messages in the registry of MCAP (https://mcap.dev/spec/registry)."""
 SCHEMA_ENCODING = "facegraph"
 
 _ARRAY, _BINARY = 0xDC, 0xC6
-"""array 16 and bin 32 (https://github.com/msgpack/msgpack/blob/master/spec.md): sizes of a fixed length."""
+"""array 16 and bin 32 (https://github.com/msgpack/msgpack/blob/master/spec.md), whose headers have fixed lengths."""
 
 
 def to_bytes(message: Message) -> bytes:
-    """Return a message as one piece. Raises WireError for one that is too large to be sent."""
+    """Return a message as bytes. Raises WireError if it is too large to be sent."""
     arrays = wire.arrays_of(message)
     header = wire.encode(message, message.header, arrays, [array.nbytes for array in arrays.values()])
     parts: list[Any] = [struct.pack(">BH", _ARRAY, 1 + len(arrays)), _binary(len(header)), header]
@@ -40,7 +40,7 @@ def to_bytes(message: Message) -> bytes:
 def from_bytes(data: bytes, type_: type[Message]) -> Message:
     """Return a message as `type_`, or as Mark; arrays are read-only views of `data`.
 
-    Raises WireError for anything but what `to_bytes` gives.
+    Raises WireError for bytes that are not from `to_bytes`.
     """
     parts = _parts(memoryview(data))
     header = next(parts, None)
@@ -69,45 +69,45 @@ def _parts(data: memoryview) -> Iterator[Any]:
 
 
 def schema_of(type_: type[Message]) -> bytes:
-    """Return what a recording says of a message type, as JSON: wire names, docstring, arrays, other fields."""
+    """Return the schema of a message type as JSON: wire names, docstring, arrays, other fields."""
     specs = array_specs(type_)
-    said = {
+    schema = {
         "types": type_names(type_),
         "about": inspect.cleandoc(type_.__doc__ or ""),
         "arrays": {name: [spec.dtype.str, *spec.shape] for name, spec in specs.items()},
         "fields": {name: str(f.type) for name, f in body_fields(type_).items() if name not in specs},
     }
-    return json.dumps(said, indent=1).encode()
+    return json.dumps(schema, indent=1).encode()
 
 
 @cache
 def type_from(schema: bytes) -> type[Message]:
-    """Return the message type that a schema tells of.
+    """Return the message type that a schema describes.
 
-    That is the type itself where this process has imported it. Else one is made with the same names and fields:
-    nothing is imported because a file says so. Raises WireError if the schema is not ours.
+    That is the type itself if this process has imported it, else a new one with the same names and fields: reading a
+    file never imports code. Raises WireError if the schema is not ours.
     """
     try:
-        said = json.loads(schema)
-        names = [str(name) for name in said["types"]]
+        content = json.loads(schema)
+        names = [str(name) for name in content["types"]]
         known = known_types()
         if names[0] in known:
             return known[names[0]]
         base = next((known[name] for name in names if name in known), Message)
-        return _made(names[0], base, said)
+        return _make(names[0], base, content)
     except (LookupError, TypeError, ValueError, AttributeError) as exc:
-        raise WireError(f"no schema of a message: {type(exc).__name__}: {exc}") from exc
+        raise WireError(f"not the schema of a message: {type(exc).__name__}: {exc}") from exc
 
 
-def _made(name: str, base: type[Message], said: dict[str, Any]) -> type[Message]:
-    there = body_fields(base)
+def _make(name: str, base: type[Message], schema: dict[str, Any]) -> type[Message]:
+    inherited = body_fields(base)
     module, _, qualname = name.partition(":")
     fields: list[tuple[str, Any, Any]] = [
-        (key, Any, array(dtype, *shape)) for key, (dtype, *shape) in said["arrays"].items() if key not in there
+        (key, Any, array(dtype, *shape)) for key, (dtype, *shape) in schema["arrays"].items() if key not in inherited
     ]
-    fields += [(key, Any, field()) for key in said["fields"] if key not in there]
-    own = {"__qualname__": qualname, "__doc__": str(said["about"]), MADE: True}
+    fields += [(key, Any, field()) for key in schema["fields"] if key not in inherited]
+    own = {"__qualname__": qualname, "__doc__": str(schema["about"]), MADE: True}
     short = qualname.rpartition(".")[2]
     made = make_dataclass(short, fields, bases=(base,), namespace=own, frozen=True, kw_only=True, eq=False)
-    made.__module__ = module  # afterwards: from Python 3.12 on make_dataclass puts in who calls it
+    made.__module__ = module  # afterwards: from Python 3.12 on, make_dataclass sets the caller's module
     return made

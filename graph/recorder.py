@@ -1,17 +1,16 @@
 """Record ports of a running graph into one file: MCAP (https://mcap.dev/spec), read by `graph.recording`.
 
-A channel per port, its topic "node.port". A message's `sequence` is its seq (modulo 2^32), its publish time when its
-node was done with it, its log time when it came here; both in nanoseconds since 1970. CLOCK_MONOTONIC is turned into
-wall clock by the pair of both that was read at the start, and that is kept in the metadata.
+Each port is a channel with the topic "node.port". A message's `sequence` is its seq (modulo 2^32), its publish time is
+when its node was done with it, and its log time when it was received, both in nanoseconds since 1970. The difference
+between CLOCK_MONOTONIC and the wall clock is measured at the start and stored in the metadata.
 """
 
 import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from graph import recorded, wire
@@ -24,22 +23,22 @@ from graph.receiver import type_name
 Compression = Literal["lz4", "zstd", "none"]
 PROFILE = "facegraph"
 START, END = "facegraph.start", "facegraph.end"
-"""Names of the metadata records: where and when it began, and what it holds in the end."""
+"""Names of the metadata records: graph and clocks at the start, the Span at the end."""
 
 QUEUE = 32
-"""Messages that wait in the graph while the disk is busy: a second of video."""
+"""Messages that wait in the sender while the disk is busy: a second of video."""
 FLUSH_S = 0.5
-"""What a killed recorder loses at most: so often everything is handed to the operating system."""
+"""Interval at which data goes to the operating system: a killed recorder loses no more than this."""
 LATE_S = 5.0
-"""What was sent before the end, and waits for the disk, gets so long: else pictures would end before their faces."""
+"""How long messages that were sent before the end may still arrive: else pictures would end before their faces."""
 CHUNK = 1 << 20
-"""Bytes that are compressed together: a picture, or many messages without one."""
+"""Bytes that are compressed together: one picture, or many small messages."""
 SUFFIX = ".mcap"
 
 
 @dataclass
 class Span:
-    """From where to where a recording goes, over all its ports."""
+    """First and last values in a recording, over all its ports."""
 
     seq: tuple[int, int] = (0, -1)
     epoch: tuple[int, int] = (0, 0)
@@ -47,43 +46,43 @@ class Span:
     sent_ns: tuple[int, int] = (0, 0)  # CLOCK_MONOTONIC of the graph's host
 
     def take(self, header: Header) -> None:
-        """Grow so that a message is in it."""
-        now = (header.seq, header.epoch, header.pts, sent_ns(header))
-        first = self.seq[0] > self.seq[1]
-        for name, value in zip(("seq", "epoch", "pts", "sent_ns"), now, strict=True):
+        """Extend the span by a message."""
+        first = self.empty
+        values = {"seq": header.seq, "epoch": header.epoch, "pts": header.pts, "sent_ns": sent_ns(header)}
+        for name, value in values.items():
             low, high = (value, value) if first else getattr(self, name)
             setattr(self, name, (min(low, value), max(high, value)))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was no message."""
+        return self.seq[0] > self.seq[1]
 
 
 @dataclass
 class Count:
-    """What was recorded of one port."""
+    """The number of recorded messages of one port."""
 
     messages: int = 0
-    marks: int = 0  # frames about which the node had nothing to say
-    missing: int = 0  # frames between the first and the last that did not come
+    missing: int = 0  # frames between the first and the last that were not received
     last: Header | None = None
-    channel: int = field(default=0, repr=False)
 
     def take(self, message: Message) -> None:
-        """Count one message. A source that was started again jumps to a higher number: nothing is missing there."""
+        """Count one message. Where a restarted source jumps to a higher number, nothing is missing."""
         header = message.header
         if self.last is not None and header.epoch == self.last.epoch:
             self.missing += max(0, header.seq - self.last.seq - 1)
         self.last = header
-        if isinstance(message, Mark):
-            self.marks += 1
-        else:
-            self.messages += 1
+        self.messages += not isinstance(message, Mark)
 
 
 def sent_ns(header: Header) -> int:
-    """Return when the node was done with a message; CLOCK_MONOTONIC ns."""
+    """Return when the node was done with a message (CLOCK_MONOTONIC ns)."""
     return header.hops[-1].end_ns if header.hops else header.t_capture_ns
 
 
 class Recorder:
-    """Writes messages into a file. What lies there is readable at any time, up to the last half second."""
+    """Writes messages into a file, which is readable at any time, except for the last half second."""
 
     def __init__(
         self,
@@ -95,7 +94,7 @@ class Recorder:
     ) -> None:
         """Open the file, with a channel for each port. Raises ConfigError if it cannot be written.
 
-        `ahead_ns` is by how much the clock of the messages is ahead of ours.
+        `ahead_ns`: how far the clock of the messages is ahead of ours.
         """
         mcap_writer = library().writer
         self.path = path
@@ -108,30 +107,26 @@ class Recorder:
             self._file = path.open("wb")
         except OSError as exc:
             raise ConfigError(f"{path} cannot be written: {exc.strerror}") from exc
-        with self._told():
+        with self._reporting_errors():
             self._writer = mcap_writer.Writer(self._file, CHUNK, mcap_writer.CompressionType[compression.upper()])
             self._writer.start(PROFILE)
-            self._writer.add_metadata(START, self._start(graph))
-            for port, type_ in types.items():
-                self._add_channel(port, type_)
+            start = {"protocol": str(wire.VERSION), "wall_minus_monotonic_ns": str(self._to_wall_ns)}
+            self._writer.add_metadata(START, {"graph": graph, **start})
+            self._channels = {port: self._add_channel(port, type_) for port, type_ in types.items()}
             self._writer.flush()
 
-    def _start(self, graph: str) -> dict[str, str]:
-        to_wall_ns = str(self._to_wall_ns)
-        return {"graph": graph, "protocol": str(wire.VERSION), "wall_minus_monotonic_ns": to_wall_ns}
-
-    def _add_channel(self, port: str, type_: type[Message]) -> None:
+    def _add_channel(self, port: str, type_: type[Message]) -> Any:
         schema = self._writer.register_schema(type_name(type_), recorded.SCHEMA_ENCODING, recorded.schema_of(type_))
-        self.counts[port].channel = self._writer.register_channel(port, recorded.ENCODING, schema)
+        return self._writer.register_channel(port, recorded.ENCODING, schema)
 
     def write(self, port: str, message: Message) -> None:
         """Append a message of `port`. Raises GraphError if it cannot be written (disk full)."""
-        header, count = message.header, self.counts[port]
-        count.take(message)
+        header = message.header
+        self.counts[port].take(message)
         self.span.take(header)
-        with self._told():
+        with self._reporting_errors():
             self._writer.add_message(
-                channel_id=count.channel,
+                channel_id=self._channels[port],
                 log_time=time.monotonic_ns() + self._ahead_ns + self._to_wall_ns,
                 data=recorded.to_bytes(message),
                 publish_time=max(0, sent_ns(header) + self._to_wall_ns),
@@ -139,25 +134,25 @@ class Recorder:
             )
 
     def flush(self) -> None:
-        """Hand what has come to the operating system, if that is half a second ago."""
+        """Pass the data to the operating system if the last time was FLUSH_S ago."""
         if time.monotonic() - self._flushed >= FLUSH_S:
             self._flushed = time.monotonic()
-            with self._told():
+            with self._reporting_errors():
                 self._writer.flush()
 
     def close(self) -> None:
         """Write the index, and close the file. Raises GraphError if that fails."""
         if self._file.closed:
             return
-        with self._told():
+        with self._reporting_errors():
             span = {name: f"{low!r} {high!r}" for name, (low, high) in vars(self.span).items()}
             self._writer.add_metadata(END, span)
             self._writer.finish()
             self._file.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell of a file that cannot be written, and leave it as it is: it can be read up to there."""
+    def _reporting_errors(self) -> Iterator[None]:
+        """Turn a write error into a GraphError; the file stays as it is, readable up to there."""
         try:
             yield
         except OSError as exc:
@@ -169,14 +164,12 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def library() -> Any:
-    """Return the package `mcap` with its modules. Raises ConfigError where it is not installed."""
+    """Return the package `mcap` with its modules. Raises ConfigError if it is not installed."""
     try:
         import mcap.exceptions
         import mcap.reader
@@ -198,32 +191,32 @@ def record(
     compression: Compression = "lz4",
     started: Callable[[], None] = lambda: None,
 ) -> Recorder:
-    """Record ports of a running graph until it ends, one of ENDINGS comes, or `duration` seconds are over.
+    """Record ports of a running graph until it ends, a signal of ENDINGS arrives, or `duration` seconds have passed.
 
-    `block` makes the graph wait where the disk is slower; otherwise the oldest messages are dropped, and counted as
-    missing. `started` is called when every sender has answered. Returns the closed recorder with its counts.
-    What was sent until then is still taken, for LATE_S at most.
+    `block` makes the graph wait if the disk is too slow; otherwise the oldest messages are dropped and counted as
+    missing. `started` is called when every sender has answered. Messages sent before the end are still recorded if
+    they arrive within LATE_S. Returns the closed recorder with its counts.
     Raises ConfigError for ports that do not exist or a file that cannot be written, GraphError if the graph dies or
-    the disk is full; the file is readable then, up to there.
+    the disk is full; the file is readable up to there.
     """
     if path.suffix.lower() != SUFFIX:
-        raise ConfigError(f"{path}: the name of a recording ends in {SUFFIX}")
+        raise ConfigError(f"{path}: the name of a recording must end in {SUFFIX}")
     types = {port: g.type_of(port) for port in ports}
     policy = "block" if block else "drop_oldest"
     stop = _Stop()
     with (
-        heeding(stop.ask),
+        heeding(stop.request),
         Recorder(path, types, g.name, compression, g.ahead_ns) as recorder,
         contextlib.closing(g.listen(*ports, policy=policy, queue=QUEUE)) as stream,
     ):
         until: float | None = None  # CLOCK_MONOTONIC s
-        late = set(ports)  # of these, messages that were sent before the end may still wait in the graph
+        late = set(ports)  # may still have messages in the graph that were sent before the end
         for said in stream:
             now = time.monotonic()
             if until is None:
                 until = now + duration if duration is not None else float("inf")
                 started()
-            if stop.asked:
+            if stop.requested:
                 until = min(until, now)
             if said is not None and sent_ns(said[1].header) - g.ahead_ns <= until * 1e9:
                 recorder.write(*said)
@@ -236,12 +229,12 @@ def record(
 
 
 class _Stop:
-    """Notes that the end is asked for, so that a message is written whole."""
+    """A request to stop, which takes effect between two messages."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
-    def ask(self) -> None:
-        if self.asked:
-            os._exit(1)  # the second one: the file is cut off here
-        self.asked = True
+    def request(self) -> None:
+        if self.requested:
+            os._exit(1)  # the second request: the file stays incomplete
+        self.requested = True

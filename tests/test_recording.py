@@ -90,7 +90,7 @@ def test_types_that_are_known_are_themselves_and_others_are_never_taken_for_them
     "schema", [b"", b"{}", b"[]", b'{"types": []}', b'{"types": ["a:b"], "arrays": {"x": ["O", 1]}}']
 )
 def test_a_schema_that_is_none(schema: bytes) -> None:
-    with pytest.raises(WireError, match="no schema of a message"):
+    with pytest.raises(WireError, match="not the schema of a message"):
         recorded.type_from(schema)
 
 
@@ -137,13 +137,13 @@ def test_cut_anywhere(path: Path, tmp_path: Path) -> None:
         try:
             found = Recording(cut)
         except ConfigError as exc:
-            assert str(exc).endswith(("holds no message before it is cut off", "is empty: nothing was recorded"))
+            assert str(exc).endswith(("has no messages before it is cut off", "is empty: nothing was recorded"))
             assert not lengths
             continue
         frames = list(graph.recording(cut, "camera.frame"))
         assert found.cut and [frame.seq for frame in frames] == whole[: len(frames)]
         assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in frames)
-        assert found.span.seq == (100, frames[-1].seq) and found.counts["camera.frame"].messages == len(frames)
+        assert found.span.seq == (100, frames[-1].seq)
         assert [f["camera.frame"].seq for f in found.frames(["camera.frame"])] == whole[: len(frames)]
         lengths.append(len(frames))
     assert lengths == sorted(lengths) and lengths[0] < 5 and lengths[-1] == len(whole)
@@ -185,11 +185,11 @@ def nothing_recorded(path: Path) -> None:
     ("make", "why"),
     [
         (lambda path: path.write_bytes(b""), "is empty: nothing was recorded"),
-        (lambda path: path.write_bytes(b"\x00\x00\x00\x20ftypisom" * 9), r"is no recording \(MCAP\); record one"),
-        (lambda path: path.write_text("name: x"), r"is no recording \(MCAP\)"),
+        (lambda path: path.write_bytes(b"\x00\x00\x00\x20ftypisom" * 9), r"is not a recording \(MCAP\); make one"),
+        (lambda path: path.write_text("name: x"), r"is not a recording \(MCAP\)"),
         (foreign, r"is an MCAP file of another program \(ros2, rosbag2\), not one of run_graph\.py"),
-        (nothing_recorded, "holds no message$"),
-        (lambda path: path.mkdir(), "is no file"),
+        (nothing_recorded, "has no messages$"),
+        (lambda path: path.mkdir(), "is not a file"),
         (lambda path: path.with_name("x2.mcap").touch(), r"no recording .*x\.mcap: No such .*mean 'x2\.mcap'\?"),
     ],
 )  # fmt: skip

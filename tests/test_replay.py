@@ -177,13 +177,13 @@ def test_replay_in_place_of_a_node_in_the_middle(main: Graph) -> None:
         "replay", "a.mcap", "main.yaml", "--in-place-of", "pair", "--speed", "0", "--set", "source.frames=5"
     ) as replay:
         code, said = ended(replay)
-    assert code == 0 and "pair is replayed (pair.paired)" in said and "left out" not in said
+    assert code == 0 and "pair is replayed (pair.paired)" in said and "removed" not in said
     assert [values for _, values in rows(Path("numbers.jsonl"))] == pairs
     text = Path("main.yaml").read_text()
     Path("short.yaml").write_text(text[: text.index("  write:")] + text[text.index("  numbers:") :])
     with command("replay", "a.mcap", "short.yaml", "--in-place-of", "pair=pair.paired", "--speed", "0") as replay:
         code, said = ended(replay)
-    assert code == 0 and {"copy is left out: nobody needs it now", "source is left out: nobody needs it now"} <= set(
+    assert code == 0 and {"copy is removed: no node reads it now", "source is removed: no node reads it now"} <= set(
         said.splitlines()
     )
     assert [values for _, values in rows(Path("numbers.jsonl"))] == pairs
@@ -280,7 +280,7 @@ def test_what_goes_wrong(main: Graph, capsys: pytest.CaptureFixture[str]) -> Non
         )
     for arguments, why in (
         (["record", "source.frme", "-o", "b.mcap"], "main has no output 'source.frme'; did you mean 'source.frame'?"),
-        (["record", "source.frame", "-o", "b.mp4"], "b.mp4: the name of a recording ends in .mcap"),
+        (["record", "source.frame", "-o", "b.mp4"], "b.mp4: the name of a recording must end in .mcap"),
         (["record", "source.frame", "-o", "no/b.mcap"], "no/b.mcap cannot be written: No such file or directory"),
         (["record", "a/x.y", "b/x.y", "-o", "b.mcap"], "cannot record several graphs into one file: a, b"),
         (["record", "mian/x.y", "-o", "b.mcap"], "no graph named 'mian' is running; did you mean 'main'?"),
@@ -298,7 +298,7 @@ def test_what_goes_wrong(main: Graph, capsys: pytest.CaptureFixture[str]) -> Non
             ["replay", "a.mcap", "main.yaml", "--in-place-of", "pair", "--speed", "1e9"],
             "replay in place of pair: is 1000000000.0, expected float from 0.0 to 1000.0",
         ),
-        (["replay", "main.yaml"], f"{Path('main.yaml').absolute()} is no recording (MCAP); record one: "
+        (["replay", "main.yaml"], f"{Path('main.yaml').absolute()} is not a recording (MCAP); make one: "
          "run_graph.py record NODE.PORT -o FILE.mcap"),
     ):  # fmt: skip
         assert failed(capsys, *arguments) == f"error: {why}\n"

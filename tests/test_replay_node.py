@@ -148,9 +148,9 @@ def test_replay_of_one_that_is_cut_off(path: Path) -> None:
         (("camera.frme",), r"a\.mcap has no port 'camera\.frme'; did you mean 'camera\.frame'\?"),
         (
             ("1=camera.frame",),
-            r"'1' in '1=camera\.frame' is no name for an output; expected like picture=camera\.frame",
+            r"'1' in '1=camera\.frame' is not a valid output name; use for example picture=camera\.frame",
         ),
-        (("frame=count.numbers", "camera.frame"), r"count\.numbers and camera\.frame would both be 'frame'; name one"),
+        (("frame=count.numbers", "camera.frame"), r"numbers and camera\.frame would both be 'frame'; rename"),
     ],
 )
 def test_replay_of_wrong_ports(path: Path, ports: tuple[str, ...], why: str) -> None:
