@@ -1,15 +1,16 @@
-"""A graph out of one line: capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! record path=out.mp4
+"""A graph written in one line: capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! record path=out.mp4
 
-`!` leads from one element to the next. An element is a node: its short name or module:Class, then settings, `name=`,
-`restart=`, and where it matters what an input reads (`frame=cam.frame`) and how (`frame.policy=latest`). Every other
-input takes the nearest output before it that carries its type. `cam. ! ...` branches off behind the node `cam`; an
-element that follows another without `!` begins on its own.
+`!` connects an element to the next. An element is a node: its short name or module:Class, then settings, `name=`,
+`restart=`, and optionally the source of an input (`frame=cam.frame`) and options of its edge (`frame.policy=latest`).
+Every other input reads the nearest earlier output of its type. `cam. ! ...` branches off after the node `cam`; an
+element without `!` before it starts a new branch.
 """
 
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 from graph.config import is_a
@@ -17,7 +18,7 @@ from graph.document import parse_value
 from graph.errors import ConfigError
 from graph.node import Input, Node, Output
 from graph.schema import EdgeModel, choices
-from graph.settings import settings_of
+from graph.settings import settings_of, type_name
 from graph.spec import NodeSpec, build, did_you_mean, load_class
 
 Types = Mapping[str, type[Node]]
@@ -25,7 +26,7 @@ Types = Mapping[str, type[Node]]
 
 
 class Port(NamedTuple):
-    """An output that a later input may take."""
+    """An output that later inputs may read."""
 
     node: str
     port: str
@@ -37,9 +38,9 @@ class Port(NamedTuple):
 
 @dataclass
 class Element:
-    """One node of the line, not linked yet."""
+    """One node of the line, not connected yet."""
 
-    text: str  # as it stands in the line
+    text: str  # as written in the line
     type_: str
     class_: type[Node]
     short: str
@@ -57,7 +58,7 @@ class Element:
 def short_names(types: Types) -> dict[str, str]:
     """Return the types by the names that elements may have: detect, face_detector, FaceDetector.
 
-    A module's own name is that of its only node, or of the one that is called like it (record: Record).
+    The name of a module stands for its only node, or for the node of the same name (record: Record).
     """
     found: dict[str, str] = {}
     modules = [type_.partition(":")[0] for type_ in types]
@@ -75,16 +76,16 @@ def _snake(name: str) -> str:
 
 
 def graph_of(words: Sequence[str], types: Types, name: str) -> dict[str, Any]:
-    """Return the graph that a line says, as a graph file would hold it.
+    """Return the graph of a line, as the data of a graph file.
 
-    `words` is one line, or what a shell has made of one. Raises ConfigError that names the element.
+    `words` is one line, or the words into which a shell has split it. Raises ConfigError that names the element.
     """
     chains = _chains(_split(words), short_names(types))
-    elements = [[_element(part, types) if not _is_reference(part) else part for part in chain] for chain in chains]
-    flat = [element for chain in elements for element in chain if isinstance(element, Element)]
+    elements = [[_element(part, types) if not _is_reference(part) else part for part in parts] for parts in chains]
+    flat = [element for element in chain.from_iterable(elements) if isinstance(element, Element)]
     _name(flat)
     _link(elements, types)
-    edges = {f"{e.inputs[port]} -> {e.name}.{port}": said for e in flat for port, said in e.edges.items()}
+    edges = {f"{e.inputs[port]} -> {e.name}.{port}": edge for e in flat for port, edge in e.edges.items()}
     return {"name": name, "nodes": {e.name: _as_node(e) for e in flat}, **({"edges": edges} if edges else {})}
 
 
@@ -98,15 +99,15 @@ def _split(words: Sequence[str]) -> list[str]:
 
 
 def _chains(words: Sequence[str], short: Mapping[str, str]) -> list[list[list[str]]]:
-    """Return the words of each element, in lists of those that `!` connects; `short` are the names of elements."""
+    """Return the words of each element, in chains connected by `!`; `short` has the names of elements."""
     chains: list[list[list[str]]] = []
     before = "begin"
     for word in words:
         if word != "!" and "!" in word and word.rpartition("!")[2] in ("", *short):
-            raise ConfigError(f"launch: {word}: '!' stands alone, with spaces around it")
+            raise ConfigError(f"launch: {word}: '!' needs spaces around it")
         if word == "!":
             if before in ("begin", "!"):
-                raise ConfigError("launch: nothing stands before a '!'; expected like: capture uri=0 ! window")
+                raise ConfigError("launch: no element before '!'; expected for example: capture uri=0 ! window")
         elif before == "!":
             chains[-1].append([word])
         elif before == "word" and "=" in word:
@@ -115,31 +116,31 @@ def _chains(words: Sequence[str], short: Mapping[str, str]) -> list[list[list[st
             chains.append([[word]])
         before = "!" if word == "!" else "word"
     if before != "word":
-        raise ConfigError("launch: nothing stands after the last '!'; expected like: capture uri=0 ! window")
+        raise ConfigError("launch: no element after the last '!'; expected for example: capture uri=0 ! window")
     return chains
 
 
 def _is_reference(words: Sequence[str]) -> bool:
-    """Say whether this is `cam.` or `cam.frame`, and no element."""
+    """Say whether this is a reference such as `cam.` or `cam.frame`, not an element."""
     return len(words) == 1 and re.fullmatch(r"[A-Za-z_][\w-]*\.\w*", words[0]) is not None
 
 
 def _element(words: Sequence[str], types: Types) -> Element:
-    """Return an element with what was said of it. Raises ConfigError for what its class does not have."""
+    """Return an element with its settings and inputs. Raises ConfigError for those that its class does not have."""
     first, short = words[0], short_names(types)
     type_ = first if ":" in first else short.get(first.replace("-", "_"), "")
     if not type_:
-        raise ConfigError(f"launch: no element {first!r}; {_meant(first, short, types)}")
+        raise ConfigError(f"launch: no element {first!r}; {_suggestion(first, short, types)}")
     class_ = types.get(type_) or load_class(type_)
     name = _snake(class_.__name__) if ":" in first or first == class_.__name__ else first
     element = Element(shlex.join(words), type_, class_, name)
     for word in words[1:]:
         key, _, text = word.partition("=")
-        _say(element, key, text)
+        _set(element, key, text)
     return element
 
 
-def _meant(word: str, short: Mapping[str, str], types: Types) -> str:
+def _suggestion(word: str, short: Mapping[str, str], types: Types) -> str:
     if near := did_you_mean(word, short):
         return near
     names = ", ".join(sorted(_shortest(short, type_) for type_ in types))
@@ -150,10 +151,10 @@ def _shortest(short: Mapping[str, str], type_: str) -> str:
     return min((name for name, found in short.items() if found == type_ and name.islower()), key=len)
 
 
-def _say(element: Element, key: str, text: str) -> None:
-    """Put one `key=value` where it belongs."""
+def _set(element: Element, key: str, text: str) -> None:
+    """Apply one `key=value`."""
     settings, inputs = settings_of(element.class_), element.class_.inputs
-    port, dot, of_edge = key.partition(".")
+    port, dot, option = key.partition(".")
     if key in ("name", "restart"):
         setattr(element, key, text)
     elif key in settings:
@@ -161,59 +162,55 @@ def _say(element: Element, key: str, text: str) -> None:
     elif key in inputs:
         element.inputs[key] = text
     elif dot and port in inputs:
-        if of_edge not in EdgeModel.model_fields:
-            raise element.fail(f"{key} is nothing of an edge; {choices(of_edge, EdgeModel.model_fields, 'valid')}")
-        element.edges.setdefault(port, {})[of_edge] = parse_value(text)
+        if option not in EdgeModel.model_fields:
+            raise element.fail(f"{key}: unknown option of an edge; {choices(option, EdgeModel.model_fields, 'valid')}")
+        element.edges.setdefault(port, {})[option] = parse_value(text)
     else:
-        there = [*settings, *inputs, "name", "restart"]
-        raise element.fail(f"no setting or input {key!r}; {choices(key, there, 'there are')}")
+        valid = [*settings, *inputs, "name", "restart"]
+        raise element.fail(f"no setting or input {key!r}; {choices(key, valid, 'valid')}")
 
 
 def _name(elements: Sequence[Element]) -> None:
-    """Give every element a name of its own: the one it asks for, or its short one, numbered from 2."""
+    """Give every element a unique name: its `name=`, or else its short name, numbered from 2."""
     taken: set[str] = set()
     for element in elements:
         if element.name in taken:
-            raise element.fail(f"another element is named {element.name!r} already")
+            raise element.fail(f"another element already has the name {element.name!r}")
         taken |= {element.name} - {""}
     for element in elements:
-        number = 1
-        while not element.name:
-            name = element.short if number == 1 else f"{element.short}{number}"
-            element.name = "" if name in taken else name
-            number += 1
+        if not element.name:
+            names = chain([element.short], (f"{element.short}{number}" for number in count(2)))
+            element.name = next(name for name in names if name not in taken)
         taken.add(element.name)
 
 
 def _link(chains: Sequence[Sequence[Any]], types: Types) -> None:
-    """Fill in what the elements' inputs read."""
-    behind: dict[str, list[Port]] = {}  # what an element after a node may read, the nearest last
-    for chain in chains:
+    """Fill in what the inputs of the elements read."""
+    after: dict[str, list[Port]] = {}  # by node, the outputs that the next element may read, the nearest last
+    for parts in chains:
         before: list[Port] = []
-        for place, part in enumerate(chain):
+        for place, part in enumerate(parts):
             if not isinstance(part, Element):
-                before = _branch(part[0], behind, first=place == 0)
+                before = _branch(part[0], after, first=place == 0)
                 continue
             for name, port in part.class_.inputs.items():
                 if name not in part.inputs:
                     _link_input(part, name, port, before, types)
             before = [*before, *(Port(part.name, name, output) for name, output in _outputs(part).items())]
-            behind[part.name] = before
+            after[part.name] = before
 
 
-def _branch(word: str, behind: Mapping[str, list[Port]], first: bool) -> list[Port]:
+def _branch(word: str, after: Mapping[str, list[Port]], first: bool) -> list[Port]:
     name, _, output = word.partition(".")
     if not first:
-        raise ConfigError(f"launch: {word} can only begin a branch; to read it further on, write INPUT={name}.OUTPUT")
-    if name not in behind:
-        there = choices(name, behind, "named")
-        raise ConfigError(
-            f"launch: {word}: no element before it is named {name!r}; {there}; a setting is written name=value"
-        )
-    own = {port.port: port for port in behind[name] if port.node == name}
+        raise ConfigError(f"launch: {word} can only start a branch; to read it elsewhere, write INPUT={name}.OUTPUT")
+    if name not in after:
+        near = choices(name, after, "earlier elements")
+        raise ConfigError(f"launch: {word}: no earlier element {name!r}; {near}; settings are written name=value")
+    own = {port.port: port for port in after[name] if port.node == name}
     if output and output not in own:
         raise ConfigError(f"launch: {word}: {name} has no output {output!r}; {choices(output, own, 'outputs')}")
-    return [*behind[name], *([own[output]] if output else [])]
+    return [*after[name], *([own[output]] if output else [])]
 
 
 def _link_input(element: Element, name: str, port: Input, before: Sequence[Port], types: Types) -> None:
@@ -221,34 +218,36 @@ def _link_input(element: Element, name: str, port: Input, before: Sequence[Port]
     wants = port.type.__name__
     if not fitting:
         if not port.optional:
-            there = ", ".join(_givers(types, port)) or "none"
-            raise element.fail(f"needs {wants} ({name}), which nothing before it gives; {wants} comes from: {there}")
+            elements = ", ".join(_producers(types, port)) or "none"
+            raise element.fail(
+                f"input {name} needs {wants}, but no earlier element outputs it; those that do: {elements}"
+            )
         if name in element.edges:
-            raise element.fail(f"{name} reads nothing: {wants} comes from nothing before it")
+            raise element.fail(f"input {name} is not connected: no earlier element outputs {wants}")
         return
     same_type = [other for other, input_ in element.class_.inputs.items() if input_.type is port.type]
     open_ = [other for other in same_type if other not in element.inputs or other == name]
     if len(open_) > 1 and len(set(fitting)) > 1:
         raise element.fail(
-            f"{' and '.join(open_)} both take {wants}; say what they read, like {open_[0]}={fitting[-1]}: "
+            f"{' and '.join(open_)} both read {wants}; choose their outputs, as in {open_[0]}={fitting[-1]}: "
             f"{', '.join(map(str, dict.fromkeys(fitting)))}"
         )
     element.inputs[name] = str(_nearest(element, name, fitting))
 
 
 def _nearest(element: Element, name: str, fitting: Sequence[Port]) -> Port:
-    """Return the last output; of several of that node the one that is called like the input."""
+    """Return the last output; if its node has several, the one with the name of the input."""
     last = fitting[-1]
     rivals = list(dict.fromkeys(port for port in fitting if port.node == last.node))
     if len(rivals) == 1 or fitting.count(last) > 1:  # named by the branch
         return last
     same = [port for port in rivals if port.port == name]
     if not same:
-        raise element.fail(f"{name} could read {' or '.join(map(str, rivals))}; say which: {name}={last}")
+        raise element.fail(f"{name} could read {' or '.join(map(str, rivals))}; choose one: {name}={last}")
     return same[0]
 
 
-def _givers(types: Types, port: Input) -> Iterable[str]:
+def _producers(types: Types, port: Input) -> Iterable[str]:
     short = short_names(types)
     for type_, class_ in types.items():
         if any(is_a(output.type, port.type) for output in class_.outputs.values()):
@@ -256,17 +255,20 @@ def _givers(types: Types, port: Input) -> Iterable[str]:
 
 
 def _outputs(element: Element) -> Mapping[str, Output]:
-    """Return the outputs of an element; those of some depend on their settings."""
+    """Return the outputs of an element, which may depend on its settings."""
     if element.class_.outputs or element.class_.inputs:
         return element.class_.outputs
     known = settings_of(element.class_)
+    for name, setting in known.items():
+        if setting.required and name not in element.settings:
+            raise element.fail(f"setting {name!r} ({type_name(setting.type)}) is missing")
     try:
         values = {name: known[name].check(value) for name, value in element.settings.items()}
         return build(NodeSpec(element.name, element.type_, values)).outputs
-    except (ConfigError, TypeError) as exc:
+    except ConfigError as exc:
         raise element.fail(str(exc)) from exc
 
 
 def _as_node(element: Element) -> dict[str, Any]:
-    said = {"type": element.type_, "inputs": element.inputs, "settings": element.settings, "restart": element.restart}
-    return {key: value for key, value in said.items() if value}
+    node = {"type": element.type_, "inputs": element.inputs, "settings": element.settings, "restart": element.restart}
+    return {key: value for key, value in node.items() if value}
