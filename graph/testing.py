@@ -15,17 +15,17 @@ from graph.messages import Header, Mark, Message
 from graph.node import Node, as_outputs
 from graph.spec import GraphSpec, build
 
-Said = dict[str, Message | None]
-"""What a node said about one frame, by output."""
+Outputs = dict[str, Message | None]
+"""The messages of a node about one frame, by output; None: nothing to say."""
 
 
 def run_node(node: Node, limit: int | None = None, **inputs: Sequence[Message | None]) -> dict[str, list[Message]]:
-    """Open `node`, feed it the given messages in step, close it, and return what it said by output.
+    """Open `node`, process the given messages, close it, and return its messages by output.
 
-    `inputs` holds one list per connected input port, all of one length; messages without a `seq` get their place in
-    the list, with 30 frames per second as `pts`. None stands for "nothing to say". `limit` ends a source after so
-    many yields. Messages come in read-only and come out with the header of their inputs, as in a running graph.
-    Raises ValueError or TypeError for inputs that the node does not have, that are missing or of another type.
+    `inputs` has one list per connected input port, all of the same length; messages without a `seq` get their index in
+    the list, and 30 frames per second as `pts`. None stands for "nothing to say". `limit` ends a source after that
+    many yields. As in a running graph, inputs are read-only and outputs get the header of the inputs.
+    Raises ValueError or TypeError for inputs that are unknown, missing or of another type.
     """
     _check(node, inputs)
     said: dict[str, list[Message]] = {name: [] for name in node.outputs}
@@ -41,9 +41,9 @@ def run_node(node: Node, limit: int | None = None, **inputs: Sequence[Message | 
 def run_graph(
     spec: GraphSpec, limit: int | None = None, nodes: Mapping[str, Node] | None = None
 ) -> dict[str, list[Message]]:
-    """Run a whole graph frame by frame, and return everything that was said by "node.output".
+    """Run a whole graph frame by frame, and return all messages by "node.output".
 
-    `limit` ends each source after so many frames. `nodes` puts instances in the place of the graph's own.
+    `limit` ends each source after that many frames. `nodes` replaces nodes of the graph by instances.
     """
     running = {name: build(node) for name, node in spec.nodes.items()} | dict(nodes or {})
     order = spec.flow_order()
@@ -63,12 +63,12 @@ def _frames_of_graph(
     spec: GraphSpec,
     running: Mapping[str, Node],
     order: list[str],
-    sources: Mapping[str, Iterator[Said]],
+    sources: Mapping[str, Iterator[Outputs]],
     said: Mapping[str, list[Message]],
-) -> Iterator[Said]:
-    """Give what all nodes said about each frame, by "node.output", until one of them ends the stream."""
+) -> Iterator[Outputs]:
+    """Yield the messages of all nodes about each frame, by "node.output", until one of them ends the stream."""
     while True:
-        now: Said = {}
+        now: Outputs = {}
         for name in order:
             if name in sources:
                 outputs = next(sources[name], None)
@@ -84,8 +84,8 @@ def _frames_of_graph(
         yield now
 
 
-def _inputs(spec: GraphSpec, name: str, now: Said, said: Mapping[str, list[Message]]) -> dict[str, Message | None]:
-    """Collect a node's inputs: of this frame, or the last there was where the edge holds."""
+def _inputs(spec: GraphSpec, name: str, now: Outputs, said: Mapping[str, list[Message]]) -> dict[str, Message | None]:
+    """Return the inputs of a node: of this frame, or the last ones on edges with `hold`."""
     given: dict[str, Message | None] = {}
     for edge in spec.edges_into(name):
         message = now[edge.source]
@@ -102,7 +102,7 @@ def _check(node: Node, inputs: Mapping[str, Sequence[Message | None]]) -> None:
         raise ValueError(f"{class_} has inputs {list(node.inputs)}, given {list(inputs)}")
     lengths = {name: len(messages) for name, messages in inputs.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{class_} takes lists of one length, with None for nothing to say; given {lengths}")
+        raise ValueError(f"{class_} takes lists of the same length, with None for nothing to say; given {lengths}")
     for name, messages in inputs.items():
         type_ = node.inputs[name].type
         for message in messages:
@@ -115,7 +115,7 @@ def _open(node: Node, stack: ExitStack) -> None:
     node.open()
 
 
-def _steps(node: Node, inputs: Mapping[str, Sequence[Message | None]]) -> Iterator[Said]:
+def _steps(node: Node, inputs: Mapping[str, Sequence[Message | None]]) -> Iterator[Outputs]:
     for index, row in enumerate(zip(*inputs.values(), strict=True)):
         given = {name: _numbered(message, index) for name, message in zip(inputs, row, strict=True)}
         try:
@@ -124,8 +124,8 @@ def _steps(node: Node, inputs: Mapping[str, Sequence[Message | None]]) -> Iterat
             return
 
 
-def _process(node: Node, given: Mapping[str, Message | None]) -> Said:
-    """Call `process` as a worker does, and stamp what it says with the header of the frame."""
+def _process(node: Node, given: Mapping[str, Message | None]) -> Outputs:
+    """Call `process` as a worker does, and give its outputs the header of the frame."""
     arguments = {name: _read_only(given.get(name)) for name in node.inputs}
     header = next((message.header for message in arguments.values() if message is not None), Mark().header)
     missing = [name for name, message in arguments.items() if message is None and not node.inputs[name].optional]
@@ -142,14 +142,14 @@ def _read_only(message: Message | None) -> Message | None:
     return message.restore(message.header, {**message.__dict__, **views})
 
 
-def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Said]:
+def _frames(node: Node, stream: str, limit: int | None) -> Iterator[Outputs]:
     frames: Any = node.process()
     seq = -1
     try:
         for count, result in enumerate(frames):
             if count == limit:
                 return
-            if result is None:  # a pause
+            if result is None:  # no frame yet
                 continue
             outputs = as_outputs(node, result)
             seq = max(seq + 1, first_header(outputs).seq)
@@ -168,7 +168,7 @@ def _stamp(message: Message | None, stream: str, seq: int) -> Message | None:
 
 
 def _sent(message: Message, header: Header) -> Message:
-    """Return the message as readers get it. Raises WireError for one that a running graph could not send either."""
+    """Return the message as readers get it. Raises WireError if a running graph could not send it."""
     arrays = wire.arrays_of(message)
     wire.encode(message, header, arrays, [array.nbytes for array in arrays.values()])
     return message.with_header(header)

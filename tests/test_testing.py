@@ -97,7 +97,7 @@ def test_inputs_are_checked() -> None:
         run_node(Pair(), b=frames(1))
     with pytest.raises(ValueError, match=r"given \['a', 'c'\]"):
         run_node(Pair(), a=frames(1), c=frames(1))
-    with pytest.raises(ValueError, match=r"Pair takes lists of one length, .*; given \{'a': 1, 'b': 2\}"):
+    with pytest.raises(ValueError, match=r"Pair takes lists of the same length, .*; given \{'a': 1, 'b': 2\}"):
         run_node(Pair(), a=frames(1), b=frames(2))
     with pytest.raises(TypeError, match=r"Pair\.b takes Frame, given ndarray"):
         run_node(Pair(), a=frames(1), b=[frames(1)[0].image])  # type: ignore[list-item]
