@@ -22,7 +22,7 @@ from graph.config import load
 from graph.errors import ConfigError, GraphError
 from graph.network import is_remote
 from graph.schema import NAME
-from graph.spec import GraphSpec, did_you_mean
+from graph.spec import GraphSpec, choices, did_you_mean
 from graph.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def draw(
     elif names is None or _candidates(config):
         typer.echo(to_text(load_config(config, overrides)), nl=False)
     else:
-        raise ConfigError(f"{_not_found(config)}; running graphs: {join(names)}")
+        raise ConfigError(f"{_not_found(config)}; running graphs: {', '.join(names) or 'none'}")
 
 
 @app.command()
@@ -320,7 +320,7 @@ def find_config(config: str) -> Path:
 
 def _not_found(config: str) -> str:
     names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    near = did_you_mean(Path(config).stem, names) or f"configs there: {join(names)}"
+    near = choices(Path(config).stem, names, "configs there")
     return f"no config {config!r}: neither {Path(config).absolute()} nor in {CONFIGS}; {near}"
 
 
@@ -372,11 +372,6 @@ _COLOURS = {"debug": "dim", "info": "cyan", "warning": "yellow", "error": "bold 
 
 def _say(level: str, text: str) -> None:
     err.print(Text.assemble((f"{level}: ", _COLOURS.get(level, "bold red")), text))
-
-
-def join(words: Iterable[str]) -> str:
-    """Return words as a list for an error message."""
-    return ", ".join(words) or "none"
 
 
 from graph import cli_files, cli_launch, cli_recording  # noqa: E402, F401 - they add commands to `app`

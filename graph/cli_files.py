@@ -7,9 +7,9 @@ import typer
 from rich import box
 from rich.table import Table
 
-from graph.cli import PACKAGE, Config, Overrides, app, folder, join, load_config, out, print_table
+from graph.cli import PACKAGE, Config, Overrides, app, folder, load_config, out, print_table
 from graph.errors import ConfigError
-from graph.spec import did_you_mean, load_class
+from graph.spec import choices, load_class
 
 
 @app.command()
@@ -43,10 +43,10 @@ def nodes(
         out.print(overview(found, failed))
         out.print("Settings of one node with units and ranges: [bold]nodes TYPE[/]")
         return
-    named = {name.partition(":")[2]: name for name in found}
-    if type_ not in named:
-        raise ConfigError(f"no node {type_!r} in {PACKAGE}; {did_you_mean(type_, named) or f'nodes: {join(named)}'}")
-    out.print(details(named[type_], found[named[type_]]))
+    classes = {name.partition(":")[2]: name for name in found}
+    if type_ not in classes:
+        raise ConfigError(f"no node {type_!r} in {PACKAGE}; {choices(type_, classes, 'nodes')}")
+    out.print(details(classes[type_], found[classes[type_]]))
 
 
 @app.command()

@@ -24,9 +24,9 @@ from graph.network import is_remote, listening, parse
 from graph.node import Node, Output
 from graph.receiver import type_names
 from graph.rundir import CONTROL, LOCK
-from graph.schema import NAME, NAME_LENGTH, EdgeModel, GraphModel, choices, read_shape
+from graph.schema import NAME, NAME_LENGTH, EdgeModel, GraphModel, read_shape
 from graph.settings import Setting, settings_of, type_name
-from graph.spec import EdgeSpec, GraphSpec, NodeSpec, Policy, build, load_class
+from graph.spec import EdgeSpec, GraphSpec, NodeSpec, Policy, build, choices, load_class
 
 logger = logging.getLogger(__name__)
 

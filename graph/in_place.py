@@ -9,8 +9,7 @@ from graph.document import Document
 from graph.errors import ConfigError
 from graph.mcap_reader import Recording
 from graph.node import Output
-from graph.schema import choices
-from graph.spec import load_class
+from graph.spec import choices, load_class
 
 Settings = Mapping[str, Any]
 

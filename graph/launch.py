@@ -17,9 +17,9 @@ from graph.config import is_a
 from graph.document import parse_value
 from graph.errors import ConfigError
 from graph.node import Input, Node, Output
-from graph.schema import EdgeModel, choices
+from graph.schema import EdgeModel
 from graph.settings import settings_of, type_name
-from graph.spec import NodeSpec, build, did_you_mean, load_class
+from graph.spec import NodeSpec, build, choices, did_you_mean, load_class
 
 Types = Mapping[str, type[Node]]
 """Node classes by module:Class."""

@@ -20,7 +20,7 @@ from graph import recorded
 from graph.errors import ConfigError, GraphError, WireError
 from graph.messages import Mark, Message
 from graph.recorder import END, PROFILE, START, SUFFIX, Span, library
-from graph.spec import did_you_mean
+from graph.spec import choices, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +71,7 @@ class Recording:
         ports = list(ports)
         for port in ports:
             if port not in self.ports:
-                near = did_you_mean(port, self.ports) or f"recorded: {', '.join(self.ports)}"
-                raise ConfigError(f"{self.path} has no {port!r}; {near}")
+                raise ConfigError(f"{self.path} has no port {port!r}; {choices(port, self.ports, 'recorded')}")
         streams = [self._messages(port) for port in ports]
         merged = heapq.merge(*streams, key=lambda item: item[1].seq)
         for _, items in groupby(merged, key=lambda item: item[1].seq):
@@ -131,8 +130,8 @@ def _check_beginning(file: IO[bytes], path: Path) -> None:
 
 
 def _made_by(header: Any) -> str:
-    said = [getattr(header, name, "") for name in ("profile", "library")]
-    return ", ".join(text for text in said if text) or "unnamed"
+    names = [getattr(header, name, "") for name in ("profile", "library")]
+    return ", ".join(name for name in names if name) or "unnamed"
 
 
 def _index(file: IO[bytes]) -> _Survey | None:

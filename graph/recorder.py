@@ -211,19 +211,19 @@ def record(
     ):
         until: float | None = None  # CLOCK_MONOTONIC s
         late = set(ports)  # may still have messages in the graph that were sent before the end
-        for said in stream:
+        for item in stream:
             now = time.monotonic()
             if until is None:
                 until = now + duration if duration is not None else float("inf")
                 started()
             if stop.requested:
                 until = min(until, now)
-            if said is not None and sent_ns(said[1].header) - g.ahead_ns <= until * 1e9:
-                recorder.write(*said)
-            elif said is not None:
-                late.discard(said[0])
+            if item is not None and sent_ns(item[1].header) - g.ahead_ns <= until * 1e9:
+                recorder.write(*item)
+            elif item is not None:
+                late.discard(item[0])
             recorder.flush()
-            if now >= until and (said is None or not late or now >= until + LATE_S):
+            if now >= until and (item is None or not late or now >= until + LATE_S):
                 break
     return recorder
 

@@ -10,7 +10,7 @@ from graph.mcap_reader import Recording
 from graph.messages import Header, Message
 from graph.node import Node, Output, setting, waiting
 from graph.recorder import Span, sent_ns
-from graph.spec import did_you_mean
+from graph.spec import choices
 
 PAUSE_NS = 1_000_000_000  # if a frame takes longer to be sent, the graph was paused
 
@@ -110,8 +110,7 @@ def _named(ports: tuple[str, ...], recording: Recording) -> dict[str, str]:
         name, equals, topic = port.rpartition("=")
         name = name if equals else topic.rpartition(".")[2]
         if topic not in recording.ports:
-            near = did_you_mean(topic, recording.ports) or f"recorded: {', '.join(recording.ports)}"
-            raise ConfigError(f"{recording.path} has no port {topic!r}; {near}")
+            raise ConfigError(f"{recording.path} has no port {topic!r}; {choices(topic, recording.ports, 'recorded')}")
         if not name.isidentifier():
             raise ConfigError(f"{name!r} in {port!r} is not a valid output name; use for example picture={topic}")
         if name in topics:

@@ -1,6 +1,6 @@
 """The keys of a graph file and their types, as pydantic models and as JSON Schema."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,7 +11,7 @@ from graph.errors import ConfigError
 from graph.link import MAX_CREDIT
 from graph.node import Node
 from graph.settings import settings_of, show
-from graph.spec import Join, Policy, Restart, did_you_mean
+from graph.spec import Join, Policy, Restart, choices
 
 NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 NAME_LENGTH = 40
@@ -100,12 +100,6 @@ def json_schema(nodes: Mapping[str, type[Node]]) -> dict[str, Any]:
         for type_ in sorted(nodes)
     ]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def choices(word: str, words: Iterable[str], what: str) -> str:
-    """Return "did you mean ..." for `word`, or else the list of valid words."""
-    listed = list(words)
-    return did_you_mean(word, listed) or f"{what}: {', '.join(listed) or 'none'}"
 
 
 def _node_schema(node: type[Node]) -> dict[str, Any]:

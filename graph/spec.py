@@ -145,8 +145,8 @@ def load_class(type_: str) -> type[Node]:
         there = sorted(node_classes(module))
         what = "is not a node" if found is not None else "does not exist"
         file = getattr(module, "__file__", None) or "built into Python"  # may hide the user's module
-        listed = f"it has {', '.join(there)}" if there else f"it has no nodes ({file})"
-        raise ConfigError(f"{class_name} {what} in {module_name}; {did_you_mean(class_name, there) or listed}")
+        listed = choices(class_name, there, "nodes there") if there else f"it has no nodes ({file})"
+        raise ConfigError(f"{class_name} {what} in {module_name}; {listed}")
     return found
 
 
@@ -171,6 +171,12 @@ def node_classes(module: Any) -> dict[str, type[Node]]:
     }
 
 
+def choices(word: str, words: Iterable[str], what: str) -> str:
+    """Return "did you mean 'x'?", or else the list of valid words after `what`."""
+    listed = list(words)
+    return did_you_mean(word, listed) or f"{what}: {', '.join(listed) or 'none'}"
+
+
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the closest of `words`, "" if none is close."""
     near = get_close_matches(word, list(words), n=1, cutoff=0.6)
@@ -185,7 +191,7 @@ def _no_module(name: str, missing: str) -> str:
     stems = {path.stem for folder in folders for path in folder.glob("*.py") if not path.name.startswith("_")}
     there = sorted(f"{missing.rpartition('.')[0]}.{stem}" for stem in stems)
     if there:
-        return f"no module {missing}; {did_you_mean(name, there) or 'modules there: ' + ', '.join(there)}"
+        return f"no module {missing}; {choices(name, there, 'modules there')}"
     return f"no module {missing}; is it installed, in the working directory, or on PYTHONPATH?"
 
 

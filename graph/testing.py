@@ -28,14 +28,14 @@ def run_node(node: Node, limit: int | None = None, **inputs: Sequence[Message | 
     Raises ValueError or TypeError for inputs that are unknown, missing or of another type.
     """
     _check(node, inputs)
-    said: dict[str, list[Message]] = {name: [] for name in node.outputs}
+    sent: dict[str, list[Message]] = {name: [] for name in node.outputs}
     with ExitStack() as stack:
         _open(node, stack)
         for outputs in _steps(node, inputs) if node.inputs else _frames(node, "test", limit):
             for name, message in outputs.items():
                 if message is not None:
-                    said[name].append(message)
-    return said
+                    sent[name].append(message)
+    return sent
 
 
 def run_graph(
@@ -47,16 +47,16 @@ def run_graph(
     """
     running = {name: build(node) for name, node in spec.nodes.items()} | dict(nodes or {})
     order = spec.flow_order()
-    said: dict[str, list[Message]] = {f"{name}.{port}": [] for name in order for port in running[name].outputs}
+    sent: dict[str, list[Message]] = {f"{name}.{port}": [] for name in order for port in running[name].outputs}
     with ExitStack() as stack:
         for name in order:
             _open(running[name], stack)
         sources = {name: _frames(running[name], spec.name, limit) for name in order if not running[name].inputs}
-        for now in _frames_of_graph(spec, running, order, sources, said):
+        for now in _frames_of_graph(spec, running, order, sources, sent):
             for port, message in now.items():
                 if message is not None:
-                    said[port].append(message)
-    return said
+                    sent[port].append(message)
+    return sent
 
 
 def _frames_of_graph(
@@ -64,7 +64,7 @@ def _frames_of_graph(
     running: Mapping[str, Node],
     order: list[str],
     sources: Mapping[str, Iterator[Outputs]],
-    said: Mapping[str, list[Message]],
+    sent: Mapping[str, list[Message]],
 ) -> Iterator[Outputs]:
     """Yield the messages of all nodes about each frame, by "node.output", until one of them ends the stream."""
     while True:
@@ -76,7 +76,7 @@ def _frames_of_graph(
                     return
             else:
                 try:
-                    outputs = _process(running[name], _inputs(spec, name, now, said))
+                    outputs = _process(running[name], _inputs(spec, name, now, sent))
                 except EndOfStream:
                     yield now
                     return
@@ -84,13 +84,13 @@ def _frames_of_graph(
         yield now
 
 
-def _inputs(spec: GraphSpec, name: str, now: Outputs, said: Mapping[str, list[Message]]) -> dict[str, Message | None]:
+def _inputs(spec: GraphSpec, name: str, now: Outputs, sent: Mapping[str, list[Message]]) -> dict[str, Message | None]:
     """Return the inputs of a node: of this frame, or the last ones on edges with `hold`."""
     given: dict[str, Message | None] = {}
     for edge in spec.edges_into(name):
         message = now[edge.source]
-        if message is None and edge.join == "hold" and said[edge.source]:
-            message = said[edge.source][-1]
+        if message is None and edge.join == "hold" and sent[edge.source]:
+            message = sent[edge.source][-1]
         given[edge.target_port] = message
     return given
 

@@ -120,8 +120,8 @@ def test_read(tmp_path: Path, compression: str) -> None:
 def test_reading_what_is_not_there(path: Path) -> None:
     for ports, why in (
         ((), r"recording\(\) needs a port; recorded: camera\.frame, count\.numbers"),
-        (("camera.frme",), r"a\.mcap has no 'camera\.frme'; did you mean 'camera\.frame'\?"),
-        (("x",), r"a\.mcap has no 'x'; recorded: camera\.frame, count\.numbers"),
+        (("camera.frme",), r"a\.mcap has no port 'camera\.frme'; did you mean 'camera\.frame'\?"),
+        (("x",), r"a\.mcap has no port 'x'; recorded: camera\.frame, count\.numbers"),
     ):
         with pytest.raises(ConfigError, match=why):
             list(graph.recording(path, *ports))
