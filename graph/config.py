@@ -58,6 +58,7 @@ def read(document: Document, overrides: Sequence[str] = (), warn: bool = True) -
     check.nodes()
     check.inputs()
     check.cycles()
+    check.options()
     check.joins()
     check.files()
     _check_listening(document, model)
@@ -237,10 +238,8 @@ class _Check:
                     self.document.add(("nodes", name, "inputs", port), problem)
             missing = [port for port in class_.inputs if port not in given and not class_.inputs[port].optional]
             for port in missing if name not in self.broken else []:
-                takes = class_.inputs[port].type
-                self.document.add(
-                    ("nodes", name), f"input {port!r} is not connected; {self._outputs_of(takes, exclude=name)}"
-                )
+                outputs = self._outputs_of(class_.inputs[port].type, exclude=name)
+                self.document.add(("nodes", name), f"input {port!r} is not connected; {outputs}")
 
     def _input(self, class_: type[Node], port: str, source: str) -> str | None:
         """Return what is wrong with one connection."""
@@ -296,12 +295,11 @@ class _Check:
             except CycleError as exc:
                 cycle: list[str] = exc.args[1]
                 port = before[cycle[1]].pop(cycle[0])
-                self.document.add(
-                    ("nodes", cycle[1], "inputs", port), f"closes a cycle: {' -> '.join(cycle)}; frames flow one way"
-                )
+                found = f"closes a cycle: {' -> '.join(cycle)}; frames flow one way"
+                self.document.add(("nodes", cycle[1], "inputs", port), found)
 
-    def joins(self) -> None:
-        """Check that the edges in `edges:` exist, and that every node has an input to wait for."""
+    def options(self) -> None:
+        """Check that the edges in `edges:` exist, once each."""
         existing = [f"{source} -> {target}" for source, target in self.edges.pairs]
         keys: dict[str, str] = {}
         for key, edge in self.model.edges.items():
@@ -312,15 +310,14 @@ class _Check:
             if name not in existing and target not in self.broken:
                 self.document.add(("edges", key), f"there is no such edge; {choices(name, existing, 'edges')}")
             if edge.policy == "latest" and edge.queue not in (None, 1):
-                self.document.add(
-                    ("edges", key, "queue"), f"is {edge.queue}, but `latest` keeps only 1; use drop_oldest"
-                )
+                self.document.add(("edges", key, "queue"), f"is {edge.queue}, but `latest` keeps 1; use drop_oldest")
+
+    def joins(self) -> None:
+        """Check that every node has an input to wait for."""
         for name, class_ in self.classes.items():
             joins = set(self.edges.joins(name))
             if joins == {"hold"} and name not in self.broken:
-                self.document.add(
-                    ("nodes", name, "inputs"), "all have `join: hold`; at least one must be `seq`, to set the pace"
-                )
+                self.document.add(("nodes", name, "inputs"), "all have `join: hold`; one must be `seq` to set the pace")
             if not joins and class_.inputs and all(port.optional for port in class_.inputs.values()):
                 self.document.add(("nodes", name), f"no input is connected; inputs: {', '.join(class_.inputs)}")
 

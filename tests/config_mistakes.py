@@ -172,7 +172,7 @@ nodes:
     ),
     "queue of latest": (
         SHOW + "edges:\n  camera.frame -> show.frame: {policy: latest, queue: 3}",
-        ["g.yaml:6: edges.camera.frame -> show.frame.queue: is 3, but `latest` keeps only 1; use drop_oldest"],
+        ["g.yaml:6: edges.camera.frame -> show.frame.queue: is 3, but `latest` keeps 1; use drop_oldest"],
     ),
     "join": (
         SHOW + "edges:\n  camera.frame -> show.frame: {join: held}",
@@ -180,7 +180,7 @@ nodes:
     ),
     "only hold": (
         SHOW + "edges:\n  camera.frame -> show.frame: {join: hold}",
-        ["g.yaml:4: nodes.show.inputs: all have `join: hold`; at least one must be `seq`, to set the pace"],
+        ["g.yaml:4: nodes.show.inputs: all have `join: hold`; one must be `seq` to set the pace"],
     ),
     "hold beside an input that is none": (
         FACES.replace("render: {type: \"@Render\", inputs: {frame: camera.frame", "render: {type: \"@Render\", inputs: {frame: 5")
