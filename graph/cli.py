@@ -1,6 +1,5 @@
-"""The command line: run and draw graphs, inspect and change running ones; cli_*.py have the other commands."""
+"""The command line: run and draw graphs; cli_*.py have the other commands."""
 
-import contextlib
 import errno
 import io
 import logging
@@ -9,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from json import dumps
 from pathlib import Path
 from reprlib import repr as brief
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,7 +16,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from graph.config import load
+from graph.config import load, read
 from graph.errors import ConfigError, GraphError
 from graph.network import is_remote
 from graph.schema import NAME
@@ -130,6 +128,39 @@ def attach(
 
 
 @app.command()
+def launch(
+    line: Annotated[
+        list[str], typer.Argument(metavar="LINE", help='For example "capture uri=clip.mp4 ! detect ! ...".')
+    ],
+    only_print: Annotated[bool, typer.Option("--print", help="Only print the graph as YAML.")] = False,
+    name: Annotated[str, typer.Option(metavar="NAME", help="Name of the graph.")] = "launch",
+    overrides: Overrides = None,
+    duration: Duration = None,
+    profile: Profile = None,
+    dot: Dot = None,
+    metrics: Metrics = None,
+    log: Log = "info",
+) -> None:
+    """Run a graph written in one line: "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! window".
+
+    Elements are the nodes listed by `nodes` (detect: nodes.detect:FaceDetector), or module:Class. Each input reads the
+    nearest earlier output of its type. NAME. ! ... branches off after the element with name=NAME.
+    """
+    from graph.catalog import find_nodes
+    from graph.document import to_yaml
+    from graph.launch import document_of
+    from graph.passwords import redact
+
+    log_to_terminal(log)
+    document = document_of(line, find_nodes(PACKAGE)[0], name)
+    spec = read(document, overrides or [])
+    text = to_yaml(document.data)
+    typer.echo(text if only_print else redact(text), nl=False)
+    if not only_print:
+        run_spec(spec, duration, profile, log, dot, metrics)
+
+
+@app.command()
 def draw(
     config: Annotated[str, typer.Argument(help="A YAML file, or a running graph, which is drawn with its rates.")],
     overrides: Overrides = None,
@@ -148,106 +179,6 @@ def draw(
         typer.echo(to_text(load_config(config, overrides)), nl=False)
     else:
         raise ConfigError(f"{_not_found(config)}; running graphs: {', '.join(names) or 'none'}")
-
-
-@app.command()
-def top(
-    name: Name = None,
-    once: Annotated[bool, typer.Option("--once", help="Print the table once and exit.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print everything once as JSON; see graph/README.md.")] = False,
-    every: Annotated[
-        float, typer.Option(metavar="S", min=0.1, callback=seconds, help="Seconds between updates.")
-    ] = 1.0,
-) -> None:
-    """Show the rates, queues, times, drops, CPU and memory of every node of a running graph."""
-    from graph.top import problems, view, watch
-
-    with running(name) as g:
-        if json:
-            typer.echo(dumps(g.stats(), indent=2))
-        elif once or not out.is_terminal:
-            print_table(lambda width: view(g.stats(), problems(g), width))
-        else:
-            watch(g, out, every)
-
-
-@app.command()
-def tap(
-    port: Annotated[str, typer.Argument(metavar="[NAME/]NODE.PORT", help="An output of a running graph.")],
-    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after this many messages.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Print long arrays in full.")] = False,
-    hz: Annotated[bool, typer.Option("--hz", help="Print the rate instead, once a second.")] = False,
-    bw: Annotated[bool, typer.Option("--bw", help="Print bytes per second instead.")] = False,
-    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Save one picture instead.")] = None,
-) -> None:
-    """Print the messages of a port as JSON lines until Ctrl-C."""
-    from graph import tap as tap_
-
-    name, port = split(port)
-    with running(name) as g, contextlib.suppress(KeyboardInterrupt):
-        if image:
-            tap_.save_picture(g, port, image)
-            return
-        stream = tap_.messages(g, port, count)
-        if hz or bw:
-            lines = tap_.rates(stream) if hz else tap_.bandwidth(stream)
-        else:
-            lines = (tap_.line(message, full) for message in stream)
-        for line in lines:
-            typer.echo(line)
-
-
-@app.command("set")
-def set_(
-    setting: Annotated[str, typer.Argument(metavar="[NAME/]NODE.SETTING=VALUE", help="The value is YAML.")],
-) -> None:
-    """Change a setting of a running node; `nodes TYPE` shows which can be changed."""
-    from graph.document import parse_value
-
-    target, equals, value = setting.partition("=")
-    name, place = split(target)
-    if not equals:
-        raise ConfigError(f"{setting!r} is not of the form node.setting=value")
-    with running(name) as g:
-        now = g.set(place, parse_value(value))
-        shown = now if isinstance(now, str) else dumps(now)  # true and null as in YAML
-        out.print(f"{g.name}/{place} = {shown}", markup=False)
-
-
-@app.command()
-def pause(name: Name = None) -> None:
-    """Pause the sources of a running graph."""
-    with running(name) as g:
-        g.pause()
-
-
-@app.command()
-def resume(name: Name = None) -> None:
-    """Resume the sources of a paused graph."""
-    with running(name) as g:
-        g.resume()
-
-
-@app.command()
-def restart(node: Annotated[str, typer.Argument(metavar="[NAME/]NODE", help="A node of a running graph.")]) -> None:
-    """Restart the process of one node, and wait until it plays."""
-    name, node = split(node)
-    with running(name) as g:
-        g.restart(node)
-
-
-@app.command()
-def doctor(
-    config: Annotated[str | None, typer.Argument(help="Check what this graph needs, cameras and files too.")] = None,
-    overrides: Overrides = None,
-    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
-) -> None:
-    """Check this machine, and say how to fix what is wrong; exit code 1 if something must be fixed."""
-    from graph.doctor import as_json, examine, exit_code, report
-
-    found = examine(PACKAGE, None if config is None else load_config(config, overrides))
-    typer.echo(as_json(found)) if json else out.print(report(found))
-    raise typer.Exit(exit_code(found))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -374,4 +305,4 @@ def _say(level: str, text: str) -> None:
     err.print(Text.assemble((f"{level}: ", _COLOURS.get(level, "bold red")), text))
 
 
-from graph import cli_files, cli_launch, cli_recording  # noqa: E402, F401 - they add commands to `app`
+from graph import cli_files, cli_recording, cli_running  # noqa: E402, F401 - they add commands to `app`

@@ -50,6 +50,20 @@ def nodes(
 
 
 @app.command()
+def doctor(
+    config: Annotated[str | None, typer.Argument(help="Check what this graph needs, cameras and files too.")] = None,
+    overrides: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Check this machine, and say how to fix what is wrong; exit code 1 if something must be fixed."""
+    from graph.doctor import as_json, examine, exit_code, report
+
+    found = examine(PACKAGE, None if config is None else load_config(config, overrides))
+    typer.echo(as_json(found)) if json else out.print(report(found))
+    raise typer.Exit(exit_code(found))
+
+
+@app.command()
 def compare(
     before: Annotated[Path, typer.Argument(help="The folder of a run with --profile.")],
     after: Annotated[Path, typer.Argument(help="The folder of another such run.")],

@@ -11,10 +11,11 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from graph.config import is_a
-from graph.document import parse_value
+from graph.document import Document, parse_value, to_yaml
 from graph.errors import ConfigError
 from graph.node import Input, Node, Output
 from graph.schema import EdgeModel
@@ -55,32 +56,24 @@ class Element:
         return ConfigError(f"launch: {self.text}: {why}")
 
 
-def short_names(types: Types) -> dict[str, str]:
-    """Return the types by the names that elements may have: detect, face_detector, FaceDetector.
-
-    The name of a module stands for its only node, or for the node of the same name (record: Record).
-    """
-    found: dict[str, str] = {}
-    modules = [type_.partition(":")[0] for type_ in types]
-    for type_ in types:
-        module, _, class_ = type_.partition(":")
-        snake, stem = _snake(class_), module.rpartition(".")[2]
-        names = [snake, class_, *([stem] if modules.count(module) == 1 or stem == snake else [])]
-        for name in names:
-            found.setdefault(name, type_)
-    return found
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-
-
-def graph_of(words: Sequence[str], types: Types, name: str) -> dict[str, Any]:
-    """Return the graph of a line, as the data of a graph file.
+def document_of(words: Sequence[str], types: Types, name: str) -> Document:
+    """Return the graph of a line as a document whose errors name the element.
 
     `words` is one line, or the words into which a shell has split it. Raises ConfigError that names the element.
     """
-    chains = _chains(_split(words), short_names(types))
+    data = _graph(words, types, name)
+    document = Document(Path("launch"), to_yaml(data))
+    for node, body in data["nodes"].items():
+        document.override(("nodes", node), body, f"launch: {node}")
+        for part in ("inputs", "settings"):
+            for key, value in body.get(part, {}).items():
+                document.override(("nodes", node, part, key), value, f"launch: {node} {key}={value}")
+    return document
+
+
+def _graph(words: Sequence[str], types: Types, name: str) -> dict[str, Any]:
+    """Return the graph of a line, as the data of a graph file."""
+    chains = _chains(_split(words), _short_names(types))
     elements = [[_element(part, types) if not _is_reference(part) else part for part in parts] for parts in chains]
     flat = [element for element in chain.from_iterable(elements) if isinstance(element, Element)]
     _name(flat)
@@ -127,7 +120,7 @@ def _is_reference(words: Sequence[str]) -> bool:
 
 def _element(words: Sequence[str], types: Types) -> Element:
     """Return an element with its settings and inputs. Raises ConfigError for those that its class does not have."""
-    first, short = words[0], short_names(types)
+    first, short = words[0], _short_names(types)
     type_ = first if ":" in first else short.get(first.replace("-", "_"), "")
     if not type_:
         raise ConfigError(f"launch: no element {first!r}; {_suggestion(first, short, types)}")
@@ -138,6 +131,26 @@ def _element(words: Sequence[str], types: Types) -> Element:
         key, _, text = word.partition("=")
         _set(element, key, text)
     return element
+
+
+def _short_names(types: Types) -> dict[str, str]:
+    """Return the types by the names that elements may have: detect, face_detector, FaceDetector.
+
+    The name of a module stands for its only node, or for the node of the same name (record: Record).
+    """
+    found: dict[str, str] = {}
+    modules = [type_.partition(":")[0] for type_ in types]
+    for type_ in types:
+        module, _, class_ = type_.partition(":")
+        snake, stem = _snake(class_), module.rpartition(".")[2]
+        names = [snake, class_, *([stem] if modules.count(module) == 1 or stem == snake else [])]
+        for name in names:
+            found.setdefault(name, type_)
+    return found
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _suggestion(word: str, short: Mapping[str, str], types: Types) -> str:
@@ -248,7 +261,7 @@ def _nearest(element: Element, name: str, fitting: Sequence[Port]) -> Port:
 
 
 def _producers(types: Types, port: Input) -> Iterable[str]:
-    short = short_names(types)
+    short = _short_names(types)
     for type_, class_ in types.items():
         if any(is_a(output.type, port.type) for output in class_.outputs.values()):
             yield _shortest(short, type_)
