@@ -32,18 +32,18 @@ class Reader(Protocol):
 
 
 class Capture(Node):
-    """Read a video file, pictures, a webcam or a network camera, with the times at which the pictures were taken."""
+    """Read a video file, pictures, a webcam or a network camera, with the time at which each picture was taken."""
 
     frame = Output(Frame)
 
-    uri: str | int  # video, picture, folder, "pattern*.png"; webcam: 0, 1, ... or /dev/video0; rtsp:// or http://
-    width: int = setting(0, minimum=0, maximum=16384)  # pixels; 0: unchanged. Files are scaled to fit width and
-    height: int = setting(0, minimum=0, maximum=16384)  # height, keeping their shape; a webcam is asked for them
-    fps: float = setting(0.0, minimum=0.0, maximum=1000.0)  # at most; asked of webcams; 0: pictures 30, snapshots 5
-    loop: bool = False  # start a file again when it ends
-    paced: bool = False  # play a file in real time by its timestamps; otherwise as fast as possible
-    transport: Literal["tcp", "udp"] = "tcp"  # for RTSP; udp loses pictures instead of waiting for them
-    patience: float = setting(5.0, minimum=0.5, maximum=120.0)  # seconds without a picture after which RTSP reconnects
+    uri: str | int  # video, picture, folder or "pattern*.png"; webcam: 0, 1 or /dev/video0; camera: rtsp:// or http://
+    width: int = setting(0, minimum=0, maximum=16384)  # pixels to scale to (webcams: to request); 0: unchanged
+    height: int = setting(0, minimum=0, maximum=16384)  # likewise; the picture keeps its shape and fits into both
+    fps: float = setting(0.0, minimum=0.0, maximum=1000.0)  # frames/s at most; 0: all (picture files 30, snapshots 5)
+    loop: bool = False  # restart a file when it ends
+    paced: bool = False  # play a file in real time; otherwise as fast as possible
+    transport: Literal["tcp", "udp"] = "tcp"  # for RTSP; tcp waits for lost packets, udp does without them
+    patience: float = setting(5.0, minimum=0.5, maximum=120.0)  # seconds without a picture before a camera reconnects
 
     def live(self) -> bool:
         """Return whether pictures come in real time: from a camera, or from a paced file."""

@@ -162,28 +162,28 @@ def most_upright(found: list[Found]) -> Found:
 
 
 class FaceDetector(Node):
-    """Find faces in every N-th frame, and at once where the scene changes or a face that was found is lost.
+    """Find faces in every N-th frame, and as soon as the scene changes or a known face is lost.
 
-    Frames in between give nothing: `Landmarks` follows the faces by itself. With a `region`, new faces are taken in
-    there only, and those found before are followed out of it.
+    The frames between give no output: `Landmarks` follows the faces by itself. With a `region`, new faces are only
+    accepted inside it; known ones are followed out of it.
     """
 
     frame = Input(Frame)
     faces = Output(Detections)
 
-    every: int = setting(5, minimum=1, changeable=True)  # search every so many frames
-    scene: float = setting(10.0, minimum=0.0, changeable=True)  # change that starts a search, grey levels; 0: off
-    lost: float = setting(0.5, minimum=-1.0, maximum=1.0, changeable=True)  # least similarity of a known face; -1: off
-    threshold: float = setting(0.5, minimum=0.0, maximum=1.0, changeable=True)  # least score of a face
-    size: int = setting(320, minimum=64, changeable=True)  # pixels of the longer side; larger finds smaller faces
+    every: int = setting(5, minimum=1, changeable=True)  # search every N-th frame
+    scene: float = setting(10.0, minimum=0.0, changeable=True)  # search if the frame changes more, grey levels; 0: off
+    lost: float = setting(0.5, minimum=-1.0, maximum=1.0, changeable=True)  # search if a face is less similar; -1: off
+    threshold: float = setting(0.5, minimum=0.0, maximum=1.0, changeable=True)  # minimum score of a face
+    size: int = setting(320, minimum=64, changeable=True)  # longer side at search, pixels; larger finds smaller faces
     tiles: int = setting(1, minimum=1, maximum=16, changeable=True)  # tiles per side, each searched at size; for 4K: 3
-    sideways: bool = setting(False, changeable=True)  # also search the frame on its sides; three times the cost
-    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # x0, y0, x1, y1; shares of the frame's sides
-    min_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels of the frame; smaller faces are ignored
+    sideways: bool = setting(False, changeable=True)  # also find faces turned by 90 degrees; three times the cost
+    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # part to search: x0, y0, x1, y1 from 0 to 1
+    min_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels; smaller faces are ignored
     max_face: float = setting(0.0, minimum=0.0, changeable=True)  # pixels; larger faces are ignored; 0: no limit
-    max_faces: int = setting(20, minimum=1, changeable=True)  # at most; known faces come first, then the best
-    model: str = ""  # path of the network file, with or without suffix; empty: the released one
-    backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
+    max_faces: int = setting(20, minimum=1, changeable=True)  # maximum number; known faces first, then the best
+    model: str = ""  # network file, suffix optional; empty: the released one
+    backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # runtime of the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
     threads: int = setting(1, minimum=1)  # CPU threads
 

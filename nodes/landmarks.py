@@ -216,22 +216,22 @@ def _centres(boxes: Floats) -> Floats:
 
 
 class Landmarks(Node):
-    """Find the landmarks of every face, and keep faces apart by ids while they stay in view.
+    """Find the landmarks of every face, and give each face an id that it keeps while it stays in view.
 
-    Detections start tracks and confirm them; between detections, and for as long as the network sees a face there, each
-    face is followed from its own landmarks. They may be late (join: hold) and each is used once. A cut to another scene
-    begins new ids, but for a face that goes on through it, as before a background that changes.
+    Detections start and confirm tracks. Between detections, each face is followed by its own landmarks as long as the
+    network sees a face there. Detections may be late (join: hold); each is used once. A cut to another scene starts
+    new ids, except for a face that is still there, as when only the background changes.
     """
 
     frame = Input(Frame)
     found = Input(Detections, optional=True)
     faces = Output(Faces)
 
-    presence: float = setting(0.5, minimum=0.0, maximum=1.0)  # least probability of a face
-    patience: float = setting(1.0, minimum=0.0)  # seconds a face keeps its id out of sight or undetected
-    fov: float = setting(FOV, minimum=1.0, maximum=WIDEST_FOV, changeable=True)  # degrees seen across the longer side
-    model: str = ""  # path of a network file, with or without suffix, or landmarks-large; empty: the released one
-    backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # what runs the network
+    presence: float = setting(0.5, minimum=0.0, maximum=1.0)  # minimum probability of a face
+    patience: float = setting(1.0, minimum=0.0)  # seconds for which a hidden or undetected face keeps its id
+    fov: float = setting(FOV, minimum=1.0, maximum=WIDEST_FOV, changeable=True)  # field of view, longer side, degrees
+    model: str = ""  # network file, suffix optional, or landmarks-large; empty: the released one
+    backend: Literal["onnxruntime", "mnn", "torch"] = "onnxruntime"  # runtime of the network
     device: Literal["cpu", "cuda"] = "cpu"  # cuda needs a GPU and onnxruntime-gpu or torch
     threads: int = setting(1, minimum=1)  # CPU threads
 

@@ -20,18 +20,18 @@ STOP_S = 2.0  # a call that does not come back in this time is left to the end o
 
 
 class Push(Node):
-    """Send frames as H.264 to an address; the newest only, so that a slow network never holds the graph up.
+    """Stream frames as H.264 to an address, only the newest ones, so that a slow network never slows the graph.
 
-    Whatever the other side does, the graph goes on: it is connected again when it comes back, or when the
-    picture's size changes.
+    Whatever the other side does, the graph keeps running. It reconnects when the other side comes back, and when the
+    picture size changes.
     """
 
     frame = Input(Frame)
 
-    uri: str  # rtsp://, rtmp://, srt://, udp:// or tcp://, with user:password@ where needed
+    uri: str  # rtsp://, rtmp://, srt://, udp:// or tcp://, with user:password@ if needed
     transport: Literal["tcp", "udp"] = "tcp"  # for RTSP
-    crf: int = setting(26, minimum=0, maximum=51)  # quality; lower is better and needs more bandwidth
-    preset: Literal["ultrafast", "superfast", "veryfast", "faster"] = "ultrafast"  # later: less bandwidth, more CPU
+    crf: int = setting(26, minimum=0, maximum=51)  # lower: better quality, more bandwidth
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster"] = "ultrafast"  # slower: less bandwidth, more CPU
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:

@@ -37,18 +37,18 @@ LONGEST_LINE = 1 << 20  # bytes; a face takes 2,000
 
 
 class Record(Node):
-    """Write frames to a video file (H.264), each shown at its own time; an existing file is overwritten.
+    """Write frames to a video file (H.264), each shown at its own time; overwrites the file.
 
-    The file can be played up to its last half second while it grows and after the run was killed. Frames of
-    another size than the first are fitted into it with black bars; an odd size gains a row or column. When the node
-    is started again during a run, it goes on in a file of its own: clip-2.mp4 beside clip.mp4.
+    While it grows, and if the run is killed, the file can be played up to its last half second. Frames of another size
+    than the first are fitted into it with black bars; an odd size gains a row or column. When the node restarts
+    during a run, it continues in a new file: clip-2.mp4 next to clip.mp4.
     """
 
     frame = Input(Frame)
 
-    path: str  # .mp4, .mov or .mkv; missing folders are made
-    crf: int = setting(23, minimum=0, maximum=51)  # quality; lower is better and larger; 18 looks like the original
-    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "superfast"  # later: smaller
+    path: str  # .mp4, .mov or .mkv; missing folders are created
+    crf: int = setting(23, minimum=0, maximum=51)  # lower: better quality, larger file; 18 looks like the original
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "superfast"  # slower: smaller
     codec: Literal["auto", "libx264", "mpeg4"] = "auto"  # auto: libx264, or mpeg4 if FFmpeg lacks it
 
     @classmethod
@@ -104,15 +104,15 @@ class Record(Node):
 
 
 class RecordFaces(Node):
-    """Write faces to a file, one JSON line per frame (.jsonl) or one CSV row per face (.csv); overwrites it.
+    """Write faces to a file, one JSON line per frame (.jsonl) or one CSV row per face (.csv); overwrites the file.
 
-    Every frame is on disk before the next one is looked at. Pixels are those of the frame, counted from 0. When the
-    node is started again during a run, it adds to the file.
+    Every frame is written before the next one is read. Coordinates are pixels of the frame, counted from 0. When the
+    node restarts during a run, it appends to the file.
     """
 
     faces = Input(Faces)
 
-    path: str  # .jsonl or .csv; missing folders are made
+    path: str  # .jsonl or .csv; missing folders are created
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:

@@ -12,14 +12,14 @@ from graph import ConfigError, Frame, Input, Node, NodeError, setting
 
 
 class RecordImages(Node):
-    """Write the first and then every `every`-th frame as a picture named by its number: 00000042.jpg is frame 42."""
+    """Write frames as pictures named by their number: 00000042.jpg is frame 42."""
 
     frame = Input(Frame)
 
-    folder: str  # is made; pictures of the same number are overwritten
-    format: Literal["jpg", "png", "webp"] = "jpg"
-    quality: int = setting(92, minimum=1, maximum=100)  # for jpg and webp; png is lossless
-    every: int = setting(1, minimum=1, changeable=True)
+    folder: str  # created if missing; pictures of the same number are overwritten
+    format: Literal["jpg", "png", "webp"] = "jpg"  # of the files
+    quality: int = setting(92, minimum=1, maximum=100)  # of jpg and webp; png is lossless
+    every: int = setting(1, minimum=1, changeable=True)  # write the first and then every N-th frame
 
     def writes(self) -> list[Path]:
         """Return the folder."""

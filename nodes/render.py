@@ -64,20 +64,20 @@ def size_of(landmarks: NDArray[Any]) -> float:
 
 
 class Render(Node):
-    """Draw faces on a copy of the frame. A frame without faces passes as it is."""
+    """Draw faces on a copy of the frame. A frame without faces is passed on unchanged."""
 
     frame = Input(Frame)
     faces = Input(Faces, optional=True)
     image = Output(Frame)
 
-    style: Literal["contours", "points", "both", "none"] = setting("both", changeable=True)  # of the landmarks
-    box: bool = setting(True, changeable=True)  # corners of a box around each face
-    label: bool = setting(True, changeable=True)  # track id and score
-    states: bool = setting(True, changeable=True)  # closed eyes, open mouth, blinks, in words
-    pose: Literal["axes", "cube", "none"] = setting("axes", changeable=True)  # of the head
-    spread: bool = setting(False, changeable=True)  # circles of twice the spread; 93 % of true points are inside
-    latency: bool = setting(False, changeable=True)  # age of the frame when it was drawn, top left
-    scale: float = setting(1.0, minimum=0.2, maximum=5.0, changeable=True)  # of lines, points and text
+    style: Literal["contours", "points", "both", "none"] = setting("both", changeable=True)  # how to draw landmarks
+    box: bool = setting(True, changeable=True)  # mark the corners of a box around each face
+    label: bool = setting(True, changeable=True)  # show track id and score
+    states: bool = setting(True, changeable=True)  # show closed eyes, open mouth and blinks in words
+    pose: Literal["axes", "cube", "none"] = setting("axes", changeable=True)  # how to draw the head pose
+    spread: bool = setting(False, changeable=True)  # circles of twice the spread, which hold 93 % of true points
+    latency: bool = setting(False, changeable=True)  # show the age of the frame, top left
+    scale: float = setting(1.0, minimum=0.2, maximum=5.0, changeable=True)  # size of lines, points and text
 
     def open(self) -> None:
         """Load the font."""

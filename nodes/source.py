@@ -163,7 +163,7 @@ def read_picture(path: str) -> Image:
 class TestSource(Node):
     """Show a picture that pans, zooms, turns and jumps along a known path, or plain and noise frames for benchmarks.
 
-    Equal settings give equal frames. In the first frame the picture stands upright in the middle of its cell.
+    Equal settings give equal frames. In the first frame, the picture is upright in the middle of its cell.
     """
 
     __test__ = False  # the name is the field's (videotestsrc); pytest shall not collect it
@@ -171,24 +171,24 @@ class TestSource(Node):
     frame = Output(Frame)
     truth = Output(Truth)
 
-    pattern: Literal["picture", "noise", "plain"] = "picture"  # noise and plain take at most one copy per frame
-    picture: str = ""  # a picture file; empty: the public-domain portrait that matplotlib ships
+    pattern: Literal["picture", "noise", "plain"] = "picture"  # noise and plain cost at most one copy of the frame
+    picture: str = ""  # picture file; empty: the public-domain portrait that comes with matplotlib
     width: int = setting(1280, minimum=16, maximum=7680)  # pixels
     height: int = setting(720, minimum=16, maximum=4320)  # pixels
-    fps: float = setting(30.0, minimum=0.1, maximum=1000.0)  # frames per second of the stream's time axis
-    frames: int = setting(0, minimum=0)  # end after so many; 0: never
-    paced: bool = False  # deliver in real time like a camera; otherwise as fast as possible
-    copies: int = setting(1, minimum=1, maximum=20)  # pictures, each in a cell of a grid and on its own path
-    size: float = setting(0.9, minimum=0.05, maximum=4.0)  # share of its cell that a picture fills
-    motion: Motion = "sine"  # shape of the swing: smooth, constant speed with sharp turns, or with rests
-    period: float = setting(4.0, minimum=0.05)  # seconds of one swing to the right, to the left and back
-    pan: float = setting(0.1, minimum=0.0, maximum=2.0)  # swing to each side, of the cell's height
-    zoom: float = setting(0.15, minimum=0.0, maximum=0.9)  # swing of the size, 0.15: 15 % larger and smaller
-    rotation: float = setting(10.0, minimum=0.0, maximum=180.0)  # swing to each side, degrees
+    fps: float = setting(30.0, minimum=0.1, maximum=1000.0)  # frames per second
+    frames: int = setting(0, minimum=0)  # end after this many; 0: never
+    paced: bool = False  # in real time like a camera; otherwise as fast as possible
+    copies: int = setting(1, minimum=1, maximum=20)  # pictures, each in its own grid cell, on its own path
+    size: float = setting(0.9, minimum=0.05, maximum=4.0)  # share of the cell that a picture fills
+    motion: Motion = "sine"  # none, smooth, at constant speed with sharp turns, or with rests
+    period: float = setting(4.0, minimum=0.05)  # seconds of one swing to the right, left and back
+    pan: float = setting(0.1, minimum=0.0, maximum=2.0)  # swing to each side, in cell heights
+    zoom: float = setting(0.15, minimum=0.0, maximum=0.9)  # swing of the size; 0.15: 15 % larger and smaller
+    rotation: float = setting(10.0, minimum=0.0, maximum=180.0)  # degrees, swing to each side
     cut_every: float = setting(0.0, minimum=0.0)  # seconds between jumps to another place and path; 0: none
-    blank: float = setting(0.0, minimum=0.0)  # seconds without any picture before each jump
-    noise: float = setting(0.0, minimum=0.0, maximum=64.0)  # sensor noise, standard deviation in grey levels
-    seed: int = setting(0, minimum=0)  # of paths and noise
+    blank: float = setting(0.0, minimum=0.0)  # seconds without a picture before each jump
+    noise: float = setting(0.0, minimum=0.0, maximum=64.0)  # standard deviation of sensor noise, grey levels
+    seed: int = setting(0, minimum=0)  # random seed of paths and noise
 
     def live(self) -> bool:
         """Return whether frames come in real time."""

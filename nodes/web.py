@@ -21,22 +21,22 @@ MISSING = "the web page needs aiohttp: pip install '.[web]' (or pip install aioh
 
 
 class WebView(Node):
-    """Show pictures, faces and the graph itself in browsers, several at once; a slow one gets fewer pictures.
+    """Serve a web page with the live picture, the faces and the graph; a slow browser gets fewer pictures.
 
-    Whoever may open the page may also change settings that are changeable, pause, and restart nodes, unless
-    `control` is false. The connection is not encrypted: on networks that others use, put it behind ssh -L or a proxy.
+    Everyone who can open the page can also change settings, pause the graph and restart nodes, unless `control` is
+    false. The connection is not encrypted: on a shared network, use ssh -L or a proxy.
     """
 
     frame = Input(Frame)
     faces = Input(Faces, optional=True)
 
-    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: the whole network, with a token
-    port: int = setting(8080, minimum=0, maximum=65535)  # 0: any free one; the log says which
-    token: str = setting("", secret=True)  # that browsers must give; empty: $FACEGRAPH_WEB_TOKEN, if set
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: the whole network, needs a token
+    port: int = setting(8080, minimum=0, maximum=65535)  # 0: any free port; the log says which
+    token: str = setting("", secret=True)  # asked of browsers; empty: $FACEGRAPH_WEB_TOKEN, if set
     control: bool = True  # whether the page may change the graph
-    graph: str = ""  # name of the graph to show; empty: this node's own, or the one it is attached to
+    graph: str = ""  # name of the graph to show; empty: the node's own, or the one it is attached to
     width: int = setting(960, minimum=64, maximum=7680, changeable=True)  # pixels; wider pictures are scaled down
-    quality: int = setting(80, minimum=1, maximum=100, changeable=True)  # of the JPEG pictures
+    quality: int = setting(80, minimum=1, maximum=100, changeable=True)  # JPEG quality
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:

@@ -16,14 +16,14 @@ INSTEAD = "to write a video instead, use nodes.record:Record"
 
 
 class Window(Node):
-    """Show frames as they come; q, Esc or closing the window ends the graph.
+    """Show frames in a window; q, Esc or closing the window ends the graph.
 
-    A file is shown at the speed of the graph: set `paced: true` on its Capture to see it in real time.
+    A file is shown as fast as the graph runs; set `paced: true` on its Capture to see it in real time.
     """
 
     frame = Input(Frame)
 
-    title: str = ""  # of the window; empty: the graph's name
+    title: str = ""  # window title; empty: the graph's name
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
