@@ -1,4 +1,4 @@
-"""Whether the pictures that a Capture wants can be had: webcams, a camera on the network, files."""
+"""Check for `doctor` whether the source of a Capture works: webcams, a network camera, files."""
 
 import errno
 import sys
@@ -14,19 +14,17 @@ VIDEO_GROUP = "sudo usermod -aG video $USER, then log in again"
 
 
 def webcams(wanted: str | int | None) -> Iterator[Finding]:
-    """Give a line per webcam, and say whether the one that a graph wants is there."""
+    """Yield one line per webcam, and a problem if the one that a graph uses is missing."""
     found = _webcam.devices()
     for address, name in found:
         yield _webcam_finding(address, name)
     if wanted is None and not found:
-        yield Finding("webcam", "note", "none here", "plug one in; a file or a network camera does as well")
+        yield Finding("webcam", "note", "none found", "plug one in, or use a file or a network camera")
     if wanted is not None and sys.platform == "linux":
-        asked = _webcam.device(wanted).name
-        if str(Path(asked).resolve()) not in dict(found):  # /dev/v4l/by-id/... is a link
-            there = ", ".join(dict(found)) or "none"
-            yield Finding(
-                asked, "problem", f"there is no such webcam; there are: {there}", "--set camera.uri=FILE or 1"
-            )
+        name = _webcam.device(wanted).name
+        if str(Path(name).resolve()) not in dict(found):  # /dev/v4l/by-id/... is a link
+            others = ", ".join(dict(found)) or "none"
+            yield Finding(name, "problem", f"no such webcam; available: {others}", "--set camera.uri=FILE or 1")
 
 
 def _webcam_finding(address: str, name: str) -> Finding:
@@ -35,23 +33,23 @@ def _webcam_finding(address: str, name: str) -> Finding:
     try:
         formats = _webcam.formats(address)
     except OSError as exc:
-        remedy = VIDEO_GROUP if exc.errno == errno.EACCES else f"fuser -v {address} names who uses it"
+        remedy = VIDEO_GROUP if exc.errno == errno.EACCES else f"fuser -v {address} shows who uses it"
         return Finding(address, "problem", f"{name}: {exc.strerror}", remedy)
-    return Finding(address, "ok", f"{name}: {', '.join(formats) or 'gives no pictures (the second node of a camera)'}")
+    return Finding(address, "ok", f"{name}: {', '.join(formats) or 'no pictures (second device of a camera)'}")
 
 
 def camera(uri: str, transport: Transport, patience_s: float) -> Finding:
-    """Connect to a camera once, and wait for a picture."""
+    """Connect to a camera once and wait for a picture."""
     began = time.monotonic()
     try:
         about = NetworkCamera(uri, transport, patience_s, 0.0).probe()
     except (ConfigError, NodeError) as exc:
-        return Finding("camera", "problem", str(exc), "VLC or ffplay with the same address shows whose fault it is")
+        return Finding("camera", "problem", str(exc), "try the same address in VLC or ffplay")
     return Finding("camera", "ok", f"{redact(uri)}: {about}; first picture after {time.monotonic() - began:.1f} s")
 
 
 def files(uri: str, find: Callable[[str], Path | list[Path]]) -> Finding:
-    """Open the file, or read the first of the pictures."""
+    """Open the video file, or read the first picture."""
     try:
         paths = find(uri)
         if isinstance(paths, list):
@@ -62,5 +60,5 @@ def files(uri: str, find: Callable[[str], Path | list[Path]]) -> Finding:
         picture = next(reader.shots()).picture
         reader.close()
     except (ConfigError, NodeError) as exc:
-        return Finding("file", "problem", str(exc), "--set NODE.uri=FILE, another file")
+        return Finding("file", "problem", str(exc), "--set NODE.uri=FILE to another file")
     return Finding("file", "ok", f"{paths}, {picture.width} x {picture.height}")

@@ -1,4 +1,4 @@
-"""Pictures into a graph: a video file, pictures, a webcam, or a camera on the network."""
+"""The source of a graph's frames: a video file, picture files, a webcam or a network camera."""
 
 import re
 import time
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from nodes._video import Shot
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "tcp", "udp", "srt")
-"""Beginnings of addresses that are taken for cameras."""
+"""Addresses with these schemes are network cameras."""
 
 
 class Reader(Protocol):
-    """Where pictures come from; opened by its constructor, closed by the end of `shots` or by `close`."""
+    """A source of pictures. The constructor opens it; the end of `shots`, or `close`, closes it."""
 
     end: float
-    """When the next picture would be due after `shots` has ended, on the axis of its pictures' pts."""
+    """The pts at which the next picture would be due after `shots` has ended."""
 
     def shots(self) -> "Iterator[Shot | None]":
-        """Yield the pictures from the beginning; None where a camera has none for the moment."""
+        """Yield the pictures from the start; None while a camera has no new one."""
 
     def close(self) -> None:
-        """Give back files and devices."""
+        """Close files and devices."""
 
 
 class Capture(Node):
@@ -47,11 +47,11 @@ class Capture(Node):
 
     def live(self) -> bool:
         """Return whether pictures come in real time: from a camera, or from a paced file."""
-        return self.paced or is_webcam(self.uri) or is_camera(self.uri)
+        return self.paced or self._is_device()
 
     @classmethod
     def check(cls, node: Self | None) -> "Iterator[Finding]":
-        """Try codecs and look for webcams; of a graph, open the file, the webcam or the camera that it names."""
+        """Test codecs and look for webcams; for a graph, open its file, webcam or camera."""
         from nodes import _codecs, _source_check
 
         yield _codecs.ffmpeg()
@@ -71,35 +71,27 @@ class Capture(Node):
         return [path.parent if has_magic(path.name) and not exists(path) else path]
 
     def open(self) -> None:
-        """Open the file or the webcam; raises ConfigError if that cannot be. A network camera is waited for."""
+        """Open the file or webcam; a network camera connects later. Raises ConfigError if the source is unusable."""
         from nodes._video import Converter
 
-        self._reader = self._find_reader()
-        mode_is_asked = is_webcam(self.uri) and self.width and self.height
-        self._converter = Converter(0, 0) if mode_is_asked else Converter(self.width, self.height)
+        self._reader = self._open_reader()
+        size_is_requested = is_webcam(self.uri) and self.width and self.height
+        self._converter = Converter(0, 0) if size_is_requested else Converter(self.width, self.height)
 
-    def _find_reader(self) -> Reader:
+    def _open_reader(self) -> Reader:
+        from nodes import _camera, _video, _webcam
+
         if is_camera(self.uri):
-            from nodes._camera import NetworkCamera
-
-            return NetworkCamera(str(self.uri), self.transport, self.patience, self.fps)
-        return self._webcam() if is_webcam(self.uri) else self._files()
-
-    def _webcam(self) -> Reader:
-        from nodes._webcam import Webcam, device
-
-        return Webcam(device(self.uri), self.width, self.height, self.fps)
-
-    def _files(self) -> Reader:
-        from nodes._video import PictureFiles, VideoFile
-
+            return _camera.NetworkCamera(str(self.uri), self.transport, self.patience, self.fps)
+        if is_webcam(self.uri):
+            return _webcam.Webcam(_webcam.device(self.uri), self.width, self.height, self.fps)
         paths = find(str(self.uri))
-        return VideoFile(paths, self.fps) if isinstance(paths, Path) else PictureFiles(paths, self.fps)
+        return _video.VideoFile(paths, self.fps) if isinstance(paths, Path) else _video.PictureFiles(paths, self.fps)
 
     def process(self) -> Iterator[Frame | None]:
-        """Yield the frames; `t_capture_ns` is their arrival from the camera or the decoder, unless `clock` says more.
+        """Yield the frames, and None in pauses.
 
-        Yields None in pauses.
+        `t_capture_ns` is when the picture arrived or was decoded, or, if `clock` says so, the time of the camera.
         """
         pacer = Pacer(fps=self.fps) if self.paced and not self._is_device() else None
         for shot, epoch in self._passes():
@@ -118,7 +110,7 @@ class Capture(Node):
         return is_webcam(self.uri) or is_camera(self.uri)
 
     def _passes(self) -> "Iterator[tuple[Shot | None, int]]":
-        """Yield the pictures, again and again if `loop`: `pts` goes on growing, and a new pass is a new epoch."""
+        """Yield the pictures with their epoch, repeatedly if `loop`: `pts` keeps growing, each pass is a new epoch."""
         epoch, offset = 0, 0.0
         while True:
             count, first = 0, 0.0
@@ -132,57 +124,58 @@ class Capture(Node):
             if not self.loop:
                 return
             offset += self._reader.end - first
-            epoch += count > 1  # one picture shown again is no new scene
+            epoch += count > 1  # a single picture shown again is not a new scene
 
     def close(self) -> None:
-        """Close the file or give the webcam back."""
+        """Close the file, the webcam or the connection."""
         if "_reader" in self.__dict__:
             self._reader.close()
 
 
 def is_webcam(uri: str | int) -> bool:
-    """Return whether `uri` is a webcam's index, device or a link to one rather than a file (a file named 0 is ./0)."""
+    """Return whether `uri` is the index or device of a webcam, or a link to a device. (A file named 0 is ./0.)"""
     if isinstance(uri, int) or uri.isdigit() or re.fullmatch(r"/dev/(video\d+|v4l/.+)", uri):
         return True
     return uri.startswith("/dev/") and Path(uri).is_char_device()
 
 
 def is_camera(uri: str | int) -> bool:
-    """Return whether `uri` is the address of a camera on the network."""
-    return isinstance(uri, str) and "://" in uri and uri.partition("://")[0].lower() in SCHEMES
+    """Return whether `uri` is the address of a network camera."""
+    scheme, separator, _ = str(uri).partition("://")
+    return bool(separator) and scheme.lower() in SCHEMES
 
 
 def find(uri: str) -> Path | list[Path]:
-    """Return the video file, or the pictures in natural order, that `uri` means: frame `seq` is picture `seq`.
+    """Return the video file, or the pictures in natural order, that `uri` names: frame `seq` is picture `seq`.
 
-    Raises ConfigError if there is nothing, with the names that come near, or nothing that may be looked at.
+    Raises ConfigError if there is nothing, with similar names, or if it is not accessible.
     """
-    if not uri:  # as of a shell's variable that is not set
+    if not uri:  # for instance from an unset shell variable
         raise ConfigError("uri is empty; expected a file, a folder (. for this one), a webcam or an address")
     if "://" in uri:
-        scheme = uri.split("://")[0]  # the rest may hold a password
-        raise ConfigError(f"{scheme}:// addresses cannot be read; cameras are read from {', '.join(SCHEMES)}")
-    if re.match(r"/dev/(stdin$|fd/)|/proc/(self|thread-self)/fd/", uri):  # a node's own come from the supervisor
-        raise ConfigError(f"{uri} is not handed on to the nodes of a graph: name a pipe, as from 'mkfifo cam'")
+        scheme = uri.split("://")[0]  # the rest may contain a password
+        raise ConfigError(f"{scheme}:// addresses are not supported; cameras: {', '.join(SCHEMES)}")
+    if re.match(r"/dev/(stdin$|fd/)|/proc/(self|thread-self)/fd/", uri):  # a node's own belong to the supervisor
+        raise ConfigError(f"{uri} is not passed on to the nodes of a graph: use a named pipe, as from 'mkfifo cam'")
     try:
-        return _found(uri)
-    except OSError as exc:  # a folder of somebody else, or a name that is too long
-        raise ConfigError(f"{exc.filename} cannot be looked at: {exc.strerror}") from exc
+        return _find_path(uri)
+    except OSError as exc:  # a folder of another user, or a name that is too long
+        raise ConfigError(f"{exc.filename} cannot be accessed: {exc.strerror}") from exc
 
 
-def _found(uri: str) -> Path | list[Path]:
-    from nodes import _video
+def _find_path(uri: str) -> Path | list[Path]:
+    from nodes import _picture_files
 
-    path = Path(expanduser(uri)).absolute()  # ~nobody stays as it is, where Path raises RuntimeError
+    path = Path(expanduser(uri)).absolute()  # Path.expanduser would raise RuntimeError for ~nobody
     if not path.exists():
         if not has_magic(uri):
-            raise _video.missing(path)
+            raise _picture_files.missing(path)
         matches = [Path(match).absolute() for match in glob(expanduser(uri), recursive=True) if Path(match).is_file()]
         if not matches:
             raise ConfigError(f"no file matches {path}")
         if len(matches) > 1:
-            return _video.natural_order(matches)
+            return _picture_files.natural_order(matches)
         path = matches[0]
     if path.is_dir():
-        return _video.picture_paths(path)
-    return [path] if path.suffix.lower() in _video.PICTURE_SUFFIXES else path
+        return _picture_files.picture_paths(path)
+    return [path] if path.suffix.lower() in _picture_files.PICTURE_SUFFIXES else path

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from os.path import expanduser
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from graph import ConfigError, Frame, Header, Message, Node, Output, array, setting, waiting
 from nodes._pacer import Pacer
+from nodes._picture_files import read_picture
 
 Image = NDArray[Any]  # (H, W, 3) uint8 BGR
 Motion = Literal["still", "sine", "triangle", "stop_and_go"]
@@ -145,19 +145,18 @@ def portrait() -> Path:
     return Path(spec.origin).with_name("mpl-data") / "sample_data" / "grace_hopper.jpg"
 
 
-def read_picture(path: str) -> Image:
-    """Read a picture as BGR; an empty path is the public-domain portrait that matplotlib ships (512 x 600).
+def picture_at(path: str) -> Image:
+    """Read a picture as BGR; an empty path is the public-domain portrait that comes with matplotlib (512 x 600).
 
     Raises ConfigError if there is no picture at `path`.
     """
     file = Path(expanduser(path)).absolute() if path else portrait()
     if not file.is_file():
         raise ConfigError(f"TestSource.picture: no file {file}; leave it empty for the built-in one")
-    with suppress(cv2.error, OSError):  # empty, or more pixels than it takes, or closed to us
-        picture: Image | None = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)  # any name: imread crashes
-        if picture is not None:
-            return picture
-    raise ConfigError(f"TestSource.picture: {file} is not a picture that OpenCV reads")
+    picture = read_picture(file)
+    if picture is None:
+        raise ConfigError(f"TestSource.picture: {file} is not a picture that OpenCV reads")
+    return picture
 
 
 class TestSource(Node):
@@ -198,7 +197,7 @@ class TestSource(Node):
         """Read the picture and prepare backdrop and noise."""
         self._random = np.random.default_rng(self.seed)
         if self.pattern == "picture":
-            self._canvas = Canvas(read_picture(self.picture), self.width, self.height)
+            self._canvas = Canvas(picture_at(self.picture), self.width, self.height)
         shape = (self.height + NOISE_ROOM, self.width + NOISE_ROOM, 3)
         if self.pattern == "noise":
             self._field = self._random.integers(0, 256, (self.height + NOISE_ROOM, self.width, 3), np.uint8)

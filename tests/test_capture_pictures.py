@@ -60,7 +60,7 @@ def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warning
     assert numbers(frames) == [0, 4]
     assert times(frames) == [0.0, 0.133]
     assert [find(str(tmp_path))[frame.seq].name for frame in frames] == ["0.png", "4.png"]  # type: ignore[index]
-    assert warnings_of() == [f"{tmp_path}/{n}.png cannot be read as a picture: left out" for n in (1, 2, 3)]
+    assert warnings_of() == [f"{tmp_path}/{n}.png cannot be read as a picture: skipped" for n in (1, 2, 3)]
 
 
 def test_unreadable_pictures_leave_their_gap_in_each_pass_of_a_loop(tmp_path: Path) -> None:
@@ -75,12 +75,12 @@ def test_unreadable_pictures_leave_their_gap_in_each_pass_of_a_loop(tmp_path: Pa
 def test_a_picture_that_is_too_large_to_be_sent_says_what_to_do(tmp_path: Path) -> None:
     assert LARGEST == MAX_BUFFER, "nodes know public names of graph alone"
     cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
-    with pytest.raises(NodeError, match="16384 x 16384 pixels are more than can be sent; a smaller width scales them"):
+    with pytest.raises(NodeError, match="16384 x 16384 pixels are too many for a message; set a smaller width"):
         captured(uri=str(tmp_path / "dot.png"), width=16_384)
 
 
 def test_no_readable_picture_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no pictures \(\.bmp .*\); the folder is empty"):
+    with pytest.raises(ConfigError, match=r"contains no pictures \(\.bmp .*\); the folder is empty"):
         captured(uri=str(tmp_path))
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"no picture")
@@ -117,6 +117,6 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     frame = captured(uri=str(path))[0]
     assert frame.image.shape == (64, 48, 3)
     assert block(frame) == (0, 1)
-    with av.open(str(path)) as container:  # so the snapshots of cameras are read; PyAV has no name for EXIF
+    with av.open(str(path)) as container:  # as snapshots of cameras are read; PyAV has no name for EXIF
         picture = next(container.decode(video=0))
     assert block(Frame(image=Converter(0, 0).convert(picture, lambda shape: np.empty(shape, np.uint8)))) == (0, 1)

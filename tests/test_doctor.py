@@ -119,8 +119,8 @@ def test_a_check_that_hangs_is_left(examine: Examine, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("uri", "about", "said"),
     [
-        ("nothing.mp4", "file", "no file {folder}/nothing.mp4; it holds "),
-        ("/dev/video99", "/dev/video99", "there is no such webcam; there are: "),
+        ("nothing.mp4", "file", "no file {folder}/nothing.mp4; it contains "),
+        ("/dev/video99", "/dev/video99", "no such webcam; available: "),
         ("rtsp://bob:secret@127.0.0.1:1/x", "camera", "rtsp://bob:***@127.0.0.1:1/x refuses the connection"),
     ],
 )

@@ -15,7 +15,7 @@ from graph.cli import app
 from graph.spec import load_class
 from graph.testing import run_node
 from nodes.record import COLUMNS
-from nodes.source import read_picture
+from nodes.source import picture_at
 from tests.graphs import ROOT
 from tests.portrait import LANDMARKS
 
@@ -117,7 +117,7 @@ def test_blur_node() -> None:
 
 
 def test_without_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    portrait = read_picture("")
+    portrait = picture_at("")
     cv2.imwrite(str(tmp_path / "group.jpg"), np.hstack([portrait, np.rot90(portrait, 2)]))
     monkeypatch.chdir(tmp_path)
     [block] = [code for code in re.findall(r"```python\n(.*?)```", text(MANUALS[0]), re.DOTALL) if "FaceModel" in code]

@@ -10,7 +10,7 @@ import pytest
 
 from graph import ConfigError
 from graph.testing import run_node
-from nodes.source import Canvas, TestSource, apply, grid, read_picture, wave
+from nodes.source import Canvas, TestSource, apply, grid, picture_at, wave
 from tests.portrait import LANDMARKS
 
 
@@ -35,7 +35,7 @@ def test_the_picture_lies_where_the_truth_says(size: float, rotation: float) -> 
     out = shown(width=640, height=480, size=size, rotation=rotation, motion="triangle", period=1.0, frames=12, pan=0.05)
     frame, transform = out["frame"][-1].image, out["truth"][-1].transforms[0]
     scale = float(np.linalg.norm(transform[0, :2]))
-    picture = read_picture("")
+    picture = picture_at("")
     undone = cv2.warpAffine(frame, transform, picture.shape[1::-1], flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR)
     face = np.s_[140:320, 190:340]
     expected = cv2.GaussianBlur(picture, (0, 0), max(0.6, 0.6 / scale))[face].astype(np.float32)
@@ -80,7 +80,7 @@ def test_copies_each_have_their_own_path() -> None:
 
 def test_each_copy_begins_in_the_middle_of_its_cell() -> None:
     truth = shown(copies=4, width=400, height=400, frames=1, pan=0.0, zoom=0.0, rotation=0.0)["truth"][0]
-    height, width = read_picture("").shape[:2]
+    height, width = picture_at("").shape[:2]
     middles = [apply(transform, np.float32([(width - 1) / 2, (height - 1) / 2])) for transform in truth.transforms]
     expected = [(x, y) for y in (99.5, 299.5) for x in (99.5, 299.5)]  # pixel 0 has its middle at 0
     np.testing.assert_allclose(middles, expected, atol=1e-3)
@@ -191,11 +191,11 @@ def test_own_pictures_are_read(tmp_path: Any) -> None:
 def test_own_pictures_may_lie_at_home(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     cv2.imwrite(str(tmp_path / "Süd.png"), np.zeros((90, 120, 3), np.uint8))
-    assert read_picture("~/Süd.png").shape == (90, 120, 3)
+    assert picture_at("~/Süd.png").shape == (90, 120, 3)
 
 
 def test_a_picture_whose_name_is_not_utf8(tmp_path: Any) -> None:
     content = cv2.imencode(".png", np.zeros((90, 120, 3), np.uint8))[1]
     path = os.fsdecode(bytes(tmp_path) + b"/\xe4.png")
     content.tofile(path)
-    assert read_picture(path).shape == (90, 120, 3)
+    assert picture_at(path).shape == (90, 120, 3)

@@ -12,7 +12,7 @@ import graph
 from nodes._web_inside import Inside
 from nodes._web_picture import Newest
 from nodes._web_server import WebServer
-from nodes.source import read_picture
+from nodes.source import picture_at
 from tests.conftest import eventually, free_port
 from tests.graphs import ROOT, Graph
 from tests.known_faces import known
@@ -223,7 +223,7 @@ def ours(name: str, **settings: dict[str, Any]) -> dict[str, Any]:
 @needs_browser
 def test_our_configs(tmp_path: Path, browser: Any) -> None:
     """The whole graph with its networks, and a page that is attached to it, which shows the graph it is attached to."""
-    cv2.imwrite(str(tmp_path / "portrait.png"), read_picture(""))
+    cv2.imwrite(str(tmp_path / "portrait.png"), picture_at(""))
     camera = {"uri": str(tmp_path / "portrait.png"), "loop": True, "paced": True, "fps": 10.0, "width": 0, "height": 0}
     main, watch = ours("web", camera=camera) | {"name": "webcam"}, ours("watch")
     with Graph(tmp_path, main) as running:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes.detect import FaceModel
-from nodes.source import blurred, read_picture
+from nodes.source import blurred, picture_at
 from tests.portrait import LANDMARKS
 
 Image = NDArray[np.uint8]
@@ -104,7 +104,7 @@ def heads(folder: Path | None) -> list[Head]:
     Raises ValueError if there is no face in the folder.
     """
     if folder is None:
-        return [cut_out(np.asarray(read_picture(""), np.uint8), LANDMARKS)]
+        return [cut_out(np.asarray(picture_at(""), np.uint8), LANDMARKS)]
     detector = FaceModel()
     cut = [cut_out(picture, points) for picture, points in annotated(folder)]
     found = [head for head in cut if len(detector.detect(as_shown(head), threshold=0.3)[0]) <= 1]
@@ -217,4 +217,4 @@ def paths_picture(path: Path) -> Image:
 
 def backdrop() -> Image:
     """Return a background without any shape in it."""
-    return np.asarray(blurred(read_picture(""), WIDTH, HEIGHT), np.uint8)
+    return np.asarray(blurred(picture_at(""), WIDTH, HEIGHT), np.uint8)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from nodes._video import PICTURE_SUFFIXES
+from nodes._picture_files import PICTURE_SUFFIXES
 from tests.training.faces68 import draw, points68, write_points, write_set
 from training import landmark_data
 from training.landmark_data import MIRROR, states

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nodes._video import PICTURE_SUFFIXES
+from nodes._picture_files import PICTURE_SUFFIXES
 from tests.training.faces68 import draw, write_points, write_set
 from training import pack, prepare, prepared, read_boxes
 from training.files import below, read_image
