@@ -1,4 +1,4 @@
-"""Packets of a camera as they arrive, for a decoder that may be slower than they come."""
+"""Reads packets from a camera as they arrive, for a decoder that may be slower than the camera."""
 
 import logging
 import math
@@ -15,21 +15,21 @@ from av.video.stream import VideoStream
 
 logger = logging.getLogger(__name__)
 
-LATE_S = 0.25  # a packet that has waited longer is given up where a newer key frame waits: nothing else is lost
-LOST_S = 1.0  # and after so long even without one: there is no picture then until a key frame comes,
-KEY_S = 10.0  # or until so much later, where none comes: the decoder then finds nothing in what is sent
-TELL_S = 60.0  # between two warnings
-START_S = 5.0  # without one: what a server has kept comes at once, and a graph that starts needs the processor itself
-BEHIND = "%s sends more than can be decoded here: %d pictures skipped; smaller or fewer ones, set there, would all show"
+LATE_S = 0.25  # a packet that has waited longer is skipped if a newer key frame is waiting
+LOST_S = 1.0  # a packet that has waited longer is skipped in any case: the picture then stops until a key frame comes,
+KEY_S = 10.0  # or for this long at most, as the camera may send no key frame
+WARN_S = 60.0  # between two warnings
+START_S = 5.0  # without a warning: the server first sends what it has buffered, and the starting graph uses the CPU
+BEHIND = "%s sends more than can be decoded here: %d pictures skipped; set it to a smaller size or a lower rate"
 
 Packet: TypeAlias = "av.Packet[VideoStream]"
 
 
 class Arrivals:
-    """Reads packets in a thread of its own, so that what waits for the decoder is seen, and its age known.
+    """Reads packets in its own thread and keeps them for the decoder, with their time of arrival.
 
-    A decoder that falls behind goes on at the newest key frame, and what it skips is counted. To be used in a `with`,
-    which waits for the thread: a container may not be closed under another thread's read.
+    A decoder that falls behind continues at the newest key frame; skipped packets are counted. Use it in a `with`,
+    which waits for the thread: a container must not be closed while another thread reads from it.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Arrivals:
         stopping: threading.Event,
         patience_s: float = math.inf,
     ) -> None:
-        """`name` is the camera's in warnings; when `stopping` is set, the packets end with the next one.
+        """`name` stands for the camera in warnings; once `stopping` is set, iteration ends at the next packet.
 
-        After `patience_s` in which only sound or data come, they end with a ValueError.
+        If only audio or data arrive for `patience_s`, iteration ends with a ValueError.
         """
         self.skipped = 0
         self._patience_s = patience_s
@@ -51,9 +51,9 @@ class Arrivals:
         self._name = name
         self._stopping = stopping
         self._left = False
-        self._tell_s = time.monotonic() + START_S  # CLOCK_MONOTONIC: not before
+        self._warn_s = time.monotonic() + START_S  # CLOCK_MONOTONIC, when the next warning may come
         self._waiting: deque[Packet] = deque()
-        self._key_until_s = 0.0  # CLOCK_MONOTONIC: only a key frame is taken before
+        self._key_until_s = 0.0  # CLOCK_MONOTONIC; until then, only a key frame is accepted
         self._over = False
         self._error: av.FFmpegError | ValueError | None = None
         self._changed = threading.Condition()
@@ -69,7 +69,7 @@ class Arrivals:
         self._thread.join()
 
     def __iter__(self) -> Iterator[Packet]:
-        """Yield packets in order until the stream ends; raises av.FFmpegError or ValueError where it breaks off."""
+        """Yield packets in order until the stream ends. Raises av.FFmpegError or ValueError if it breaks off."""
         while not self._stopping.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._over)
@@ -96,7 +96,7 @@ class Arrivals:
                 self._changed.notify()
 
     def _packets(self) -> Iterator[Packet]:
-        """Yield those of the pictures; the others are read too, for they would hide that no picture comes."""
+        """Yield the packets of the pictures; read the others too, to notice when no more pictures come."""
         came_s = time.monotonic()
         for packet in self._container.demux():
             if packet.stream is self._stream:
@@ -118,7 +118,7 @@ class Arrivals:
                 self._changed.notify()
 
     def _skip(self) -> None:
-        """Leave out what waits, up to the newest key frame, if the oldest has waited too long."""
+        """If the oldest packet has waited too long, skip those before the newest key frame."""
         with self._changed:
             keys = [index for index, packet in enumerate(self._waiting) if packet.is_keyframe]
             if not self._waiting or keys == [0] or self._late_s() < (LATE_S if keys else LOST_S):
@@ -127,9 +127,9 @@ class Arrivals:
             for _ in range(keys[-1] if keys else len(self._waiting)):
                 self._waiting.popleft()
                 self.skipped += 1
-        self._stream.codec_context.flush_buffers()  # pictures that refer to what is left out are not shown
-        if time.monotonic() >= self._tell_s:
-            self._tell_s = time.monotonic() + TELL_S
+        self._stream.codec_context.flush_buffers()  # drops pictures that refer to skipped packets
+        if time.monotonic() >= self._warn_s:
+            self._warn_s = time.monotonic() + WARN_S
             logger.warning(BEHIND, self._name, self.skipped)
 
     def _late_s(self) -> float:
@@ -139,7 +139,7 @@ class Arrivals:
 
 
 def decoded(packet: Packet) -> list[VideoFrame]:
-    """Return the pictures of a packet; none where bytes were lost on the way: the next key frame mends it."""
+    """Return the pictures of a packet; none if it is damaged (the next key frame recovers)."""
     try:
         return packet.decode()
     except av.FFmpegError:
@@ -147,5 +147,5 @@ def decoded(packet: Packet) -> list[VideoFrame]:
 
 
 def arrived_ns(picture: VideoFrame) -> int:
-    """Return when the packet that a picture was decoded from arrived, CLOCK_MONOTONIC ns; now, if it was not timed."""
+    """Return when the packet of a picture arrived, CLOCK_MONOTONIC ns; now, if it has no time."""
     return picture.opaque if isinstance(picture.opaque, int) else time.monotonic_ns()

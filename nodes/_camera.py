@@ -1,4 +1,4 @@
-"""Pictures from a camera on the network, which may refuse, hang, vanish and come back changed: RTSP, HTTP, MJPEG.
+"""Pictures from a network camera (RTSP, HTTP, MJPEG), which may refuse, hang, vanish and come back changed.
 
 A thread connects, decodes and keeps the newest picture; nothing that the camera does ends it.
 """
@@ -26,36 +26,36 @@ from nodes._video import Shot, pixel_aspect, video_stream
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # before a new attempt, doubling; a rebooting camera takes 20 to 60 s
-GOOD_FRAMES = 30  # after so many, a connection counts as sound, and the next wait is the first again
-PAUSE_S = 0.5  # how often a consumer that waits for a picture gets the word, to see whether it is asked to stop
-STEP_S = 0.001  # at least from one picture to the next: nothing that goes by time can use two of the same
-JUMP_S = 2.0  # stamps that leave the arrival by more than this are a clock that was set
-OLDEST_S = 10.0  # a camera's wall clock that differs more from ours is not set by NTP, and says nothing about delay
-SNAPSHOTS = 5.0  # per second, of an address that gives one picture per request, where no other rate is asked for
-NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS, of MJPEG and raw H.264: its stamps count 25 pictures a second
-SEGMENTED = frozenset({"hls", "dash"})  # formats whose pictures come some seconds at once, and then none for as long
-KEYLESS_S = 30.0  # a camera that is joined between two key frames, some 20 s apart, shows nothing until the next
-STOP_S = 2.0  # an FFmpeg call that does not come back in this time is left to the end of the process
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between attempts, doubling; a rebooting camera takes 20 to 60 s
+GOOD_FRAMES = 30  # a connection that gave this many counts as good, and the next wait is FIRST_WAIT_S again
+PAUSE_S = 0.5  # while no picture comes, `shots` yields None this often, so that the node can be stopped
+STEP_S = 0.001  # minimum between two pts: consumers that measure time need two different ones
+JUMP_S = 2.0  # if timestamps differ from the arrival by more than this, the camera's clock was set
+OLDEST_S = 10.0  # if a camera's wall clock is further behind ours, it is not set by NTP and says nothing about delay
+SNAPSHOTS = 5.0  # requests per second to an address that gives one picture each, unless fps is set
+NO_TIMESTAMPS = 0x80  # FFmpeg's AVFMT_NOTIMESTAMPS (MJPEG, raw H.264): it makes up timestamps at 25 per second
+SEGMENTED = frozenset({"hls", "dash"})  # formats that deliver some seconds of video at once
+KEYLESS_S = 30.0  # patience before the first key frame: some cameras send one every 20 s
+STOP_S = 2.0  # how long `close` waits for an FFmpeg call to return
 
 Transport = Literal["tcp", "udp"]
 
 
 class Taken(NamedTuple):
-    """A decoded picture and when it came."""
+    """A decoded picture and when it arrived."""
 
     picture: VideoFrame
-    time_s: float  # on the axis of its connection
+    time_s: float  # timestamp within its connection
     arrived_ns: int  # CLOCK_MONOTONIC
-    captured_ns: int | None  # CLOCK_MONOTONIC by the camera's own wall clock, if it has one that can be right
+    captured_ns: int | None  # CLOCK_MONOTONIC, from the camera's wall clock, if it has a plausible one
     epoch: int
     pixel_aspect: float
 
 
 class NetworkCamera:
-    """Keeps the newest picture of a camera and connects again, for ever, when it is lost.
+    """Keeps the newest picture of a camera, and reconnects without end when the connection is lost.
 
-    The constructor only looks at the address (ConfigError): a camera that is off when the graph starts is waited for.
+    The constructor only checks the address (ConfigError): the camera may be off when the graph starts.
     """
 
     def __init__(self, uri: str, transport: Transport, patience_s: float, fps: float) -> None:
@@ -67,8 +67,8 @@ class NetworkCamera:
         self.transport = transport
         self.patience_s = patience_s
         self.fps = fps
-        self.dropped = 0  # replaced by newer ones
-        self.skipped = 0  # never decoded
+        self.dropped = 0  # pictures replaced by newer ones
+        self.skipped = 0  # packets never decoded
         self.end = 0.0
         self._newest: deque[Taken] = deque(maxlen=1)
         self._arrived = threading.Event()
@@ -81,12 +81,13 @@ class NetworkCamera:
         self._thread: threading.Thread | None = None
 
     def shots(self) -> Iterator[Shot | None]:
-        """Yield pictures as they come, and None each half second without one; ends only with a file over HTTP.
+        """Yield pictures as they arrive, and None every half second without one; only a file over HTTP has an end.
 
-        `pts` follows the camera's stamps within a connection, and the arrival between two and where the stamps jump
-        or do not grow. A new connection is a new epoch. Raises NodeError where no attempt can succeed.
+        Within a connection, `pts` follows the camera's timestamps; between connections, and where timestamps jump or
+        do not grow, it follows the arrival. A new connection is a new epoch. Raises NodeError if no attempt can
+        succeed.
         """
-        if self._thread is not None:  # it has closed the file of the pass before only when it is over
+        if self._thread is not None:  # of the previous pass, which may still have to close its file
             self._thread.join()
         self._ended = False
         self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
@@ -108,13 +109,13 @@ class NetworkCamera:
                 epoch = taken.epoch
                 pts = max(arrival, end + STEP_S)
                 offset = pts - taken.time_s
-            self.end, end = 2 * pts - end, pts  # as if the next one came after as long a time again
+            self.end, end = 2 * pts - end, pts  # as if the next interval were as long as the last one
             clock: Literal["arrival", "camera"] = "arrival" if taken.captured_ns is None else "camera"
             arrived_ns = taken.captured_ns or taken.arrived_ns
             yield Shot(pts, arrived_ns, taken.picture, epoch, clock, taken.pixel_aspect)
 
     def probe(self) -> str:
-        """Connect once, wait for one picture, and say what the camera sends. Raises NodeError with the reason."""
+        """Connect once, wait for one picture and return what the camera sends. Raises NodeError with the reason."""
         reason = "its stream has ended"
         try:
             with self._connected() as (container, packets):
@@ -122,7 +123,7 @@ class NetworkCamera:
                 for taken in self._pictures(container, packets):
                     return f"{context.name}, {taken.picture.width} x {taken.picture.height}"
         except (av.FFmpegError, ConfigError, ValueError) as exc:
-            reason = _why(exc)
+            reason = _reason(exc)
         raise NodeError(f"{self.name} {reason}")
 
     def _take(self) -> Taken | None:
@@ -144,22 +145,22 @@ class NetworkCamera:
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _connection(self) -> str:
-        """Connect and take pictures as long as they come; return why there are no more."""
+        """Connect and keep the newest picture until the connection ends; return why it ended."""
         self._count, single = 0, False
         try:
             with self._connected() as (container, packets):
-                single = _is_picture(container)
+                single = _sends_snapshots(container)
                 for taken in self._pictures(container, packets):
                     self._count += 1
                     self.dropped += len(self._newest)
                     self._newest.append(taken)
                     self._arrived.set()
-                self._ended = bool(container.duration)  # a file
+                self._ended = bool(container.duration)  # only files have one
         except av.ProtocolNotFoundError as exc:
-            self._failure, self._ended = NodeError(f"{self.name} {_why(exc)}"), True
+            self._failure, self._ended = NodeError(f"{self.name} {_reason(exc)}"), True
         except (av.FFmpegError, ConfigError, ValueError) as exc:
             broken_off = self._count and isinstance(exc, OSError) and exc.errno == errno.EIO
-            return "its stream has broken off" if broken_off else _why(exc)
+            return "its stream has broken off" if broken_off else _reason(exc)
         finally:
             self._is_snapshot = single and self._count == 1
         return "its stream has ended"
@@ -172,8 +173,8 @@ class NetworkCamera:
     def _connected(self) -> Iterator[tuple[InputContainer, Iterable[Packet]]]:
         with self._connect() as container:
             stream = video_stream(container)
-            if _can_wait(container):
-                for other in container.streams:  # each resolution that a list (HLS) offers would be fetched, too
+            if _needs_pacing(container):
+                for other in container.streams:  # otherwise every resolution in an HLS playlist is downloaded
                     other.discard = Discard.default if other is stream else Discard.all
                 yield container, container.demux(stream)
                 return
@@ -190,8 +191,8 @@ class NetworkCamera:
         except ConfigError:
             container.close()
             raise
-        stream.thread_type = "NONE"  # threads by frame would hold pictures back
-        if self._is_snapshot:  # as was the one before
+        stream.thread_type = "NONE"  # frame threads would delay pictures
+        if self._is_snapshot:  # the previous one was, too: the same epoch, no log message
             return container
         self._epoch += 1
         size = f"{stream.codec_context.width} x {stream.codec_context.height}"
@@ -199,27 +200,27 @@ class NetworkCamera:
         return container
 
     def _options(self) -> dict[str, str]:
-        """Return FFmpeg's options, only known ones: PyAV takes any misspelt name without a word."""
-        if self.uri.startswith("rtmp"):  # it need not be watched for 5 s whether sound comes, too
+        """Return FFmpeg's options. (PyAV accepts misspelt names without an error.)"""
+        if self.uri.startswith("rtmp"):  # by default, FFmpeg waits 5 s for an audio stream
             return {"fpsprobesize": "0", "analyzeduration": "1000000"}
         if not self.uri.startswith("rtsp"):
-            return {"fpsprobesize": "0"}  # or 20 pictures are gathered to count their rate: 7 s of few in MPEG-TS
+            return {"fpsprobesize": "0"}  # otherwise FFmpeg first buffers 20 pictures: up to 7 s of MPEG-TS
         return {
             "rtsp_transport": self.transport,
-            "allowed_media_types": "video",  # sound that goes on would hide that no picture comes
+            "allowed_media_types": "video",  # audio would hide that no picture comes
             "timeout": str(round(self.patience_s * 1e6)),  # of the socket; named stimeout before FFmpeg 5
             "max_delay": "500000",
             "flags": "low_delay",
-            "analyzeduration": "100000",  # plays a second sooner than by default (measured), and is enough
+            "analyzeduration": "100000",  # enough, and plays a second sooner than the default (measured)
         }
 
     def _pictures(self, container: InputContainer, packets: Iterable[Packet]) -> Iterator[Taken]:
-        """Decode the packets, what can wait in real time; raises ValueError when no picture comes of what is sent.
+        """Decode the packets, in real time if they come faster. Raises ValueError if no picture comes for too long.
 
-        Before a key frame none can come: the first is waited for longer, and the count begins anew with one.
+        Decoding starts at a key frame, so the first one gets more time, and restarts the count.
         """
         stream = video_stream(container)
-        untimed = container.format.flags & NO_TIMESTAMPS or _is_picture(container)
+        untimed = container.format.flags & NO_TIMESTAMPS or _sends_snapshots(container)
         heard_s, pacer = time.monotonic(), Pacer()
         first, place, is_keyed = None, -1, False
         for packet in packets:
@@ -228,7 +229,7 @@ class NetworkCamera:
                 came_ns = arrived_ns(frame)
                 time_s = came_ns / 1e9 if untimed or frame.time is None else frame.time
                 first = time_s if first is None else first
-                if _can_wait(container):
+                if _needs_pacing(container):
                     self._stopping.wait(pacer.left_s(time_s))
                     came_ns = time.monotonic_ns()
                 last, place = place, math.floor((time_s - first) * self.fps + 0.5) if self.fps else place + 1
@@ -245,62 +246,62 @@ class NetworkCamera:
                 raise ValueError(f"has sent no {missing} for {silence_s:.0f} s")
 
     def close(self) -> None:
-        """Leave the camera."""
+        """Disconnect."""
         self._stopping.set()
         if self._thread is None:
             return
         self._thread.join(STOP_S)
-        if self._thread.is_alive():  # closing a container under another thread's read hangs or crashes
-            logger.info("%s does not come back from a read; it ends with this process", self.name)
+        if self._thread.is_alive():  # closing a container while another thread reads from it hangs or crashes
+            logger.info("%s: a read does not return; the connection ends with this process", self.name)
         elif self.dropped or self.skipped:
             counts = (self.dropped, self.skipped)
             logger.info("%s: %d pictures were replaced by newer ones, %d skipped undecoded", self.name, *counts)
 
 
-def _can_wait(container: InputContainer) -> bool:
-    """Return whether pictures lie ready to be fetched, faster than real time: a file, or a live stream in segments."""
+def _needs_pacing(container: InputContainer) -> bool:
+    """Return whether pictures arrive faster than real time: from a file, or a live stream in segments."""
     return bool(container.duration) or container.format.name in SEGMENTED
 
 
-def _is_picture(container: InputContainer) -> bool:
-    """Return whether what is read is a picture, or several one after the other, rather than a video."""
+def _sends_snapshots(container: InputContainer) -> bool:
+    """Return whether the source sends single pictures, not a video."""
     return container.format.name.endswith("_pipe")
 
 
 def _captured_ns(container: InputContainer, frame: VideoFrame, came_ns: int) -> int | None:
-    """Return when the camera took the picture, on CLOCK_MONOTONIC, by the wall clock in its RTCP sender reports.
+    """Return when the camera took the picture, on CLOCK_MONOTONIC, from the wall clock in its RTCP sender reports.
 
-    None before the first report, and where that clock cannot be right (after the arrival `came_ns`, or long before).
+    None before the first report, and if that clock is wrong (later than the arrival `came_ns`, or much earlier).
     """
-    start_us = container.start_time_realtime  # read again each time: it follows the newest report
+    start_us = container.start_time_realtime  # follows the newest report
     if not start_us or frame.time is None:
         return None
     captured_ns = start_us * 1000 + int(frame.time * 1e9) - time.time_ns() + time.monotonic_ns()
     return captured_ns if 0 <= came_ns - captured_ns < OLDEST_S * 1e9 else None
 
 
-def _why(exc: Exception) -> str:
-    """Return what went wrong, without the address, which may bear a password."""
+def _reason(exc: Exception) -> str:
+    """Return what is wrong, without the address, which may contain a password."""
     if isinstance(exc, av.HTTPUnauthorizedError | av.HTTPForbiddenError):
         return "refuses the user or the password (rtsp://user:password@host/...)"
     if isinstance(exc, av.ProtocolNotFoundError):
         return f"cannot be read: this FFmpeg (PyAV {av.__version__}) does not know its protocol"
     if isinstance(exc, av.HTTPNotFoundError):
-        return "has no such stream: the camera's manual names its paths"
+        return "has no such stream: look up the path in the camera's manual"
     if isinstance(exc, av.HTTPOtherClientError):
-        return "refuses to send (its answer is a 4xx): too many may watch already, or its manual names other paths"
+        return "refuses to send (it answers 4xx): too many clients may be connected, or the path may be wrong"
     if isinstance(exc, av.HTTPServerError):
-        return "has a fault of its own (its answer is a 5xx): too many may watch, or it is still starting"
-    if isinstance(exc, OSError) and exc.errno == errno.EPROTONOSUPPORT:
-        return "does not send this way: try the other transport, udp or tcp"
+        return "has an internal error (it answers 5xx): too many clients may be connected, or it is still starting"
     if isinstance(exc, av.ExitError | TimeoutError):
         return "does not answer in time"
     if isinstance(exc, ConnectionRefusedError):
         return "refuses the connection: nothing listens on this port"
     if isinstance(exc, av.ArgumentError):
-        return "has a port above 65535, or / ? # % in its user or password, which are written %2F %3F %23 %25 there"
+        return "has a port above 65535, or / ? # % in its user or password, which must be written %2F %3F %23 %25"
     if isinstance(exc, av.InvalidDataError):
-        return "sends nothing that is a video"
+        return "does not send video"
+    if isinstance(exc, OSError) and exc.errno == errno.EPROTONOSUPPORT:
+        return "does not support this transport: try the other one, udp or tcp"
     if isinstance(exc, OSError) and exc.errno == errno.EIO:
         return "cannot be reached: no such host, or no way to it"
     return str(exc.strerror if isinstance(exc, av.FFmpegError) else exc)

@@ -1,4 +1,4 @@
-"""Pictures from a webcam through PyAV: Video4Linux on Linux, AVFoundation on macOS, DirectShow on Windows."""
+"""Pictures from a webcam with PyAV: Video4Linux on Linux, AVFoundation on macOS, DirectShow on Windows."""
 
 import errno
 import logging
@@ -22,14 +22,14 @@ from nodes._video import Shot, video_stream
 
 logger = logging.getLogger(__name__)
 
-PAUSE_S = 0.5  # how often a consumer that waits for a picture gets the word, to see whether it is asked to stop
-SILENCE_S = 10.0  # cold webcams have been seen to take several seconds to their first picture
-STOP_S = 2.0  # a driver that does not come back from a read in this time is left to the end of the process
-RAW_PIXELS = 640 * 480  # USB 2 carries raw pictures of up to this size at 30 per second; beyond, only JPEG
+PAUSE_S = 0.5  # while no picture comes, `shots` yields None this often, so that the node can be stopped
+SILENCE_S = 10.0  # some webcams take several seconds to their first picture
+STOP_S = 2.0  # how long `close` waits for a read of the driver to return
+RAW_PIXELS = 640 * 480  # USB 2 carries raw pictures up to this size at 30 per second; larger ones need JPEG
 
 ENUM_FORMATS, CAPTURE, MOST_FORMATS = 0xC0405602, 1, 64  # VIDIOC_ENUM_FMT, V4L2_BUF_TYPE_VIDEO_CAPTURE
 FORMAT = struct.Struct("=III32sI16x")  # struct v4l2_fmtdesc: index, type, flags, description, pixel format
-assert FORMAT.size == (ENUM_FORMATS >> 16) & 0x3FFF  # an ioctl's number holds the size of what it is given
+assert FORMAT.size == (ENUM_FORMATS >> 16) & 0x3FFF  # the number of an ioctl contains the size of its argument
 
 Options = dict[str, str]
 
@@ -42,7 +42,7 @@ class Device(NamedTuple):
 
 
 def device(uri: str | int) -> Device:
-    """Return the device that a webcam's index or /dev/videoN stands for on this system."""
+    """Return the device for a webcam's index or /dev/videoN on this system."""
     if sys.platform == "darwin":
         return Device("avfoundation", f"{uri}:none")
     if sys.platform == "win32":
@@ -54,7 +54,7 @@ def device(uri: str | int) -> Device:
 
 
 def devices() -> list[tuple[str, str]]:
-    """Return the webcams of this machine: (address, what it calls itself)."""
+    """Return the webcams of this machine: (address, name)."""
     if sys.platform == "linux":
         nodes = sorted(Path("/sys/class/video4linux").glob("video*"), key=lambda node: int(node.name[5:]))
         return [(f"/dev/{node.name}", (node / "name").read_text().strip()) for node in nodes]
@@ -64,9 +64,9 @@ def devices() -> list[tuple[str, str]]:
 
 
 def formats(address: str) -> list[str]:
-    """Return the picture formats of a Linux capture device; empty if it gives none (a camera's second node).
+    """Return the picture formats of a Linux capture device; empty for a camera's second device, which has none.
 
-    Raises OSError where it may not be opened or is no such device.
+    Raises OSError if it cannot be opened or is not a capture device.
     """
     import fcntl
 
@@ -86,7 +86,7 @@ def formats(address: str) -> list[str]:
 
 def _present() -> str:
     found = [f"{address} ({name})" for address, name in devices()]
-    return f"; there are {', '.join(found)}" if found else "; this machine shows no webcam"
+    return f"; available: {', '.join(found)}" if found else "; this machine has no webcam"
 
 
 def _open(device: Device, width: int, height: int, fps: float) -> InputContainer:
@@ -102,15 +102,15 @@ def _open(device: Device, width: int, height: int, fps: float) -> InputContainer
 
 
 def _options(device: Device, width: int, height: int, fps: float) -> Iterator[Options]:
-    """Yield what to ask the driver for, the best first; FFmpeg would settle for raw pictures at 5 per second."""
-    asked: Options = {"fflags": "nobuffer"}
+    """Yield what to request from the driver, best first; FFmpeg itself would accept raw pictures at 5 per second."""
+    requested: Options = {"fflags": "nobuffer"}
     if width and height:
-        asked["video_size"] = f"{width}x{height}"
-    if fps or device.format == "avfoundation":  # which refuses FFmpeg's default of 29.97
-        asked["framerate"] = f"{fps or 30:g}"
+        requested["video_size"] = f"{width}x{height}"
+    if fps or device.format == "avfoundation":  # AVFoundation refuses FFmpeg's default of 29.97
+        requested["framerate"] = f"{fps or 30:g}"
     if device.format == "v4l2" and width * height > RAW_PIXELS:
-        yield asked | {"input_format": "mjpeg"}
-    yield asked
+        yield requested | {"input_format": "mjpeg"}
+    yield requested
 
 
 def _final(exc: Exception) -> bool:
@@ -122,18 +122,18 @@ def _why_closed(device: Device, exc: Exception | None) -> str:
     if number in (errno.ENOENT, errno.ENODEV):
         return f"there is no webcam {device.name}{_present()}"
     if number == errno.EBUSY:
-        return f"{device.name} is busy: another program uses it (fuser -v {device.name} names it)"
+        return f"{device.name} is busy: another program uses it (fuser -v {device.name} shows which)"
     if number == errno.EACCES:
         return f"no permission to read {device.name}: your user may have to be in the group 'video'"
     reason = exc.strerror if isinstance(exc, OSError | av.FFmpegError) else exc
-    return f"{device.name} does not open as a webcam ({reason}){_present()}"
+    return f"{device.name} cannot be opened as a webcam ({reason}){_present()}"
 
 
 class Webcam:
-    """Keeps the newest picture of a webcam, so that a slow graph sees less of it but never late.
+    """Keeps the newest picture of a webcam, so that a slow graph gets fewer pictures but no old ones.
 
-    A thread takes every picture from the driver, whose own queue would otherwise grow old.
-    Raises ConfigError from the constructor if the webcam is missing, busy or not one.
+    A thread takes every picture from the driver, whose own queue would otherwise fill with old ones.
+    The constructor raises ConfigError if the webcam is missing, busy or not a webcam.
     """
 
     end = math.inf
@@ -143,8 +143,8 @@ class Webcam:
         self.dropped = 0
         self.container = _open(device, width, height, fps)
         stream = video_stream(self.container)
-        stream.thread_type = "SLICE"  # threads by frame would hold pictures back
-        self._asked = (width, height) if width and height else None
+        stream.thread_type = "SLICE"  # frame threads would delay pictures
+        self._requested = (width, height) if width and height else None
         self._changed = threading.Condition()
         self._newest: VideoFrame | None = None
         self._ended = False
@@ -154,9 +154,9 @@ class Webcam:
         self._thread = threading.Thread(target=self._read, name="webcam", daemon=True)
 
     def shots(self) -> Iterator[Shot | None]:
-        """Yield pictures as they come, `pts` counted from the first, and None in between; never ends by itself.
+        """Yield pictures as they arrive, with `pts` from 0, and None while there is none. Never ends.
 
-        Raises NodeError when the webcam goes away or falls silent.
+        Raises NodeError if the webcam is unplugged or sends no more pictures.
         """
         self._heard_s = time.monotonic()
         self._thread.start()
@@ -175,8 +175,8 @@ class Webcam:
 
     def _note_size(self, frame: VideoFrame) -> None:
         given = (frame.width, frame.height)
-        if self._asked and self._asked != given:
-            logger.warning("%s gives %d x %d instead of %d x %d", self.device.name, *given, *self._asked)
+        if self._requested and self._requested != given:
+            logger.warning("%s gives %d x %d instead of %d x %d", self.device.name, *given, *self._requested)
 
     def _take(self) -> VideoFrame | None:
         with self._changed:
@@ -185,7 +185,7 @@ class Webcam:
         if taken:
             return taken
         if self._ended:
-            raise NodeError(f"{self.device.name} has gone away ({self._error or 'end of its stream'})")
+            raise NodeError(f"{self.device.name} is gone ({self._error or 'end of its stream'})")
         if time.monotonic() - self._heard_s > SILENCE_S:
             raise NodeError(f"{self.device.name} has given no picture for {SILENCE_S:.0f} s")
         return None
@@ -210,13 +210,13 @@ class Webcam:
             self._changed.notify()
 
     def close(self) -> None:
-        """Give the webcam back."""
+        """Close the webcam."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(STOP_S)
         if self._thread.is_alive():
-            logger.warning("%s does not come back from a read; it is freed when this process ends", self.device.name)
-            return  # closing a container under another thread's read hangs or crashes
+            logger.warning("%s: a read does not return; the webcam is freed when this process ends", self.device.name)
+            return  # closing a container while another thread reads from it hangs or crashes
         self.container.close()
         if self.dropped or self._arrivals.skipped:
             counts = (self.dropped, self._arrivals.skipped)

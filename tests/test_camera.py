@@ -200,8 +200,8 @@ def test_killed_camera_comes_back_with_another_size(
 @pytest.mark.parametrize(
     ("status", "why"),
     [
-        ("453 Not Enough Bandwidth", "refuses to send (its answer is a 4xx): too many may watch already"),
-        ("503 Service Unavailable", "has a fault of its own (its answer is a 5xx)"),
+        ("453 Not Enough Bandwidth", "refuses to send (it answers 4xx): too many clients may be connected"),
+        ("503 Service Unavailable", "has an internal error (it answers 5xx)"),
     ],
 )
 def test_other_refusals_are_explained(status: str, why: str) -> None:
@@ -264,7 +264,7 @@ class Garbage(socketserver.BaseRequestHandler):
 
 def test_garbage_and_unknown_hosts_are_waited_out(caplog: pytest.LogCaptureFixture) -> None:
     with served(Garbage) as port, playing(f"rtsp://127.0.0.1:{port}/x"), playing("rtsp://nowhere.invalid/x"):
-        assert eventually(lambda: f"127.0.0.1:{port}/x sends nothing that is a video" in said(caplog))
+        assert eventually(lambda: f"127.0.0.1:{port}/x does not send video" in said(caplog))
         assert eventually(lambda: "nowhere.invalid/x cannot be reached: no such host, or no way to it" in said(caplog))
 
 

@@ -54,7 +54,7 @@ def test_a_slow_graph_sees_the_newest_picture(
 
 def test_a_webcam_that_goes_away_is_an_error(camera: Callable[[str], None]) -> None:
     camera("testsrc2=size=64x48:rate=30:duration=0.1")
-    with pytest.raises(NodeError, match=r"has gone away \(end of its stream\)"):
+    with pytest.raises(NodeError, match=r"is gone \(end of its stream\)"):
         captured(uri=0)
 
 
@@ -68,12 +68,12 @@ def test_a_silent_webcam_is_an_error(camera: Callable[[str], None], monkeypatch:
 
 @pytest.mark.skipif(not os.path.isdir("/sys/class"), reason="Video4Linux")
 def test_no_webcam_names_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; (this machine shows no webcam|there are)"):
+    with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; (this machine has no webcam|available: )"):
         captured(uri=97)
     monkeypatch.setattr(_webcam, "devices", lambda: [("/dev/video2", "HD Webcam")])
-    with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; there are /dev/video2 \(HD Webcam\)"):
+    with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; available: /dev/video2 \(HD Webcam\)"):
         captured(uri="/dev/video97")
-    with pytest.raises(ConfigError, match=r"/dev/null does not open as a webcam \(Inappropriate ioctl for device\)"):
+    with pytest.raises(ConfigError, match=r"/dev/null cannot be opened as a webcam \(Inappropriate ioctl for device\)"):
         _webcam.Webcam(_webcam.Device("v4l2", "/dev/null"), 1280, 720, 30.0)
 
 
