@@ -1,7 +1,7 @@
-"""Squares of a frame in grey, thinned out so that a large one costs no more than a small one.
+"""Squares of a frame in grey, subsampled so that a large one costs no more than a small one.
 
-A large square is taken as every n-th pixel of every n-th row. Green alone stands for grey (59 % of luma, and the least
-noisy channel of a Bayer sensor), which saves the conversion.
+Of a large square, every n-th pixel of every n-th row is used. The green channel serves as grey (59 % of luma, and the
+least noisy channel of a Bayer sensor), which saves the conversion.
 """
 
 from typing import Any, NamedTuple
@@ -26,14 +26,14 @@ class Area(NamedTuple):
 
 
 def square(x: float, y: float, side: float, least: int) -> Area:
-    """Return the square of about `side` frame pixels about x, y, with `least` samples per side or a pixel each."""
+    """Return the square of about `side` frame pixels around x, y, with at least `least` samples per side, or all."""
     stride = max(1, int(side // least))
     count = max(8, int(side // stride))
     return Area(round(x - count * stride / 2), round(y - count * stride / 2), count, stride)
 
 
 def samples(image: NDArray[Any], area: Area) -> NDArray[Any]:
-    """Return the grey levels (S, S) of an area of a BGR picture, the picture's rim repeated outside."""
+    """Return the grey levels (S, S) of an area of a BGR picture; outside it, the picture's edge is repeated."""
     height, width = image.shape[:2]
     x0, y0, length, stride = area.x, area.y, area.length, area.stride
     if x0 >= 0 and y0 >= 0 and x0 + length <= width and y0 + length <= height:

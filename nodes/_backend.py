@@ -1,4 +1,4 @@
-"""Run a network: onnxruntime, MNN or torch behind one method, for any batch and any picture size."""
+"""Run a network on onnxruntime, MNN or torch, for any batch and picture size."""
 
 import difflib
 import json
@@ -19,9 +19,9 @@ Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 MODELS = Path(__file__).with_name("models")
-"""Where the released networks lie."""
+"""The folder of the released networks."""
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime 1.32 reports to its maker from its import on
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime 1.32 reports to its maker when it is imported
 
 
 class MissingPackage(ConfigError, ModuleNotFoundError):
@@ -29,7 +29,7 @@ class MissingPackage(ConfigError, ModuleNotFoundError):
 
 
 class UnfitNetwork(ConfigError, ValueError):
-    """A file is no network, or the device that it is to run on is not to be had."""
+    """A file is not a network, or its device is not available."""
 
 
 class Backend(Protocol):
@@ -50,7 +50,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        # Spinning wins microseconds for one session and takes them from all other processes of the graph.
+        # Spinning saves one session microseconds and costs all other processes of the graph CPU time.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CPUExecutionProvider"]
         if device == "cuda":
@@ -80,15 +80,15 @@ class Mnn:
 
         config = {"backend": "CPU", "numThread": threads}
         self._expr = expr
-        self._runtime = nn.create_runtime_manager((config,))  # the module uses it and does not own it
-        # Empty lists: every input and output of the file, which get_info() then names in order.
+        self._runtime = nn.create_runtime_manager((config,))  # kept alive here: the module only refers to it
+        # Empty lists: all inputs and outputs of the file; get_info() then returns their names in order.
         self._module = nn.load_module_from_file(str(path), [], [], runtime_manager=self._runtime)
         self._outputs = self._module.get_info()["outputNames"]
 
     def run(self, batch: Floats) -> dict[str, Floats]:
         """Map (B, 3, H, W) to outputs by name."""
         results = self._module.onForward([self._expr.const(batch, batch.shape, self._expr.NCHW)])
-        # read() shows MNN's own memory, which the next run overwrites.
+        # read() returns a view of MNN's memory, which the next run overwrites.
         return {name: np.array(value.read(), np.float32) for name, value in zip(self._outputs, results, strict=True)}
 
 
@@ -116,7 +116,7 @@ BACKENDS: dict[str, tuple[type[OnnxRuntime] | type[Mnn] | type[Torch], str, str]
     "mnn": (Mnn, ".mnn", "MNN"),
     "torch": (Torch, ".pt2", "torch"),
 }
-"""Backend, suffix of its files and name of its package, by the name that settings use."""
+"""Class, file suffix and package of each backend, by its name in settings."""
 
 
 def load(path: str | Path, backend: str = "onnxruntime", threads: int = 1, device: str = "cpu") -> Backend:
@@ -126,47 +126,47 @@ def load(path: str | Path, backend: str = "onnxruntime", threads: int = 1, devic
     an unknown backend or device, a file of another backend, or one that cannot be read as a network.
     """
     file = locate(path, backend)
-    known(device, "device", ("cpu", "cuda"))
+    one_of(device, "device", ("cpu", "cuda"))
     kind, _, package = BACKENDS[backend]
     if os.fsencode(file) != str(file).encode(errors="replace"):
-        raise UnfitNetwork(f"{file}: {package} opens no file that is not named, with its folders, in UTF-8; rename it")
+        raise UnfitNetwork(f"{file}: {package} cannot open a path that is not UTF-8; rename the file or folder")
     try:
         return kind(file, threads, device)
     except ModuleNotFoundError as exc:
         raise MissingPackage(f"backend {backend!r} needs the package {package}: {remedy(package)}") from exc
-    except _faults() as exc:
+    except _load_errors() as exc:
         raise UnfitNetwork(f"{file}: {package} cannot read this as a network "
                            f"({file.stat().st_size} bytes): {_reason(exc)}") from exc
 
 
 def remedy(package: str) -> str:
-    """Return what to type to get the package of a backend, in the version that this project is tried with."""
+    """Return the command that installs the package of a backend, in the version that this project is tested with."""
     return "pip install '.[train]'" if package == "torch" else f"pip install {package}"
 
 
 def card(path: str | Path) -> dict[str, Any]:
-    """Read the card that lies beside a network file, named as it with suffix .json.
+    """Read the card of a network file, which has the same name with suffix .json.
 
-    Raises FileNotFoundError naming the absolute path, and ValueError where it is not a card.
+    Raises FileNotFoundError naming the absolute path, and ValueError if it is not a card.
     """
-    own = {suffix for _, suffix, _ in BACKENDS.values()}
-    path = named(path)
-    file = (path.with_suffix("") if path.suffix in own else path).absolute()
+    suffixes = {suffix for _, suffix, _ in BACKENDS.values()}
+    path = or_released(path)
+    file = (path.with_suffix("") if path.suffix in suffixes else path).absolute()
     file = file.with_name(file.name + ".json")
     try:
         content = json.loads(file.read_text())
         content["input"]["shape"]
     except FileNotFoundError as exc:
-        raise FileNotFoundError(f"no card {file}: each network lies beside the card that its export wrote") from exc
+        raise FileNotFoundError(f"no card {file}: a network needs the card that its export wrote next to it") from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise ValueError(f"{file}: not the card of a network: {exc!r}; expected JSON with input.shape") from exc
     return dict(content)
 
 
 def check_gives(path: str | Path, output: str) -> None:
-    """Raise ValueError where the card of a network says that it gives no `output`: faces and landmarks mixed up.
+    """Raise ValueError if a network has no such output according to its card (faces and landmarks mixed up).
 
-    Of a network without a card nothing is known.
+    A network without a card passes.
     """
     with suppress(FileNotFoundError):
         outputs = card(path).get("outputs", [output])
@@ -174,17 +174,17 @@ def check_gives(path: str | Path, output: str) -> None:
             raise ValueError(f"{path}: a network that gives {', '.join(outputs)}; expected one that gives {output}")
 
 
-def named(path: str | Path) -> Path:
-    """Return the path of a network; a bare name that no file here has means a released one: `landmarks-large`."""
+def or_released(path: str | Path) -> Path:
+    """Return the path, or, for a name such as `landmarks-large` without a file here, that of the released network."""
     path = Path(path)
     bare = path.name == str(path) and not path.suffix and not any(Path().glob(f"{path.name}.*"))
     return MODELS / path if bare and (MODELS / f"{path.name}.json").is_file() else path
 
 
 def locate(path: str | Path, backend: str) -> Path:
-    """Return the absolute path of the file that `load` would read. Raises as `load` does."""
-    path = named(path)
-    suffix = BACKENDS[known(backend, "backend", tuple(BACKENDS))][1]
+    """Return the absolute path of the file that `load` would read. Raises the same errors as `load`."""
+    path = or_released(path)
+    suffix = BACKENDS[one_of(backend, "backend", tuple(BACKENDS))][1]
     suffixes = {own: name for name, (_, own, _) in BACKENDS.items()}
     if path.suffix in suffixes and path.suffix != suffix:
         raise ValueError(f"{path}: a file for backend {suffixes[path.suffix]!r}, but the backend is {backend!r}, "
@@ -199,7 +199,7 @@ def locate(path: str | Path, backend: str) -> Path:
     raise FileNotFoundError(f"no network file {file}; {hint}")
 
 
-def known(value: str, name: str, valid: tuple[str, ...]) -> str:
+def one_of(value: str, name: str, valid: tuple[str, ...]) -> str:
     """Return `value`; raise ValueError with a hint unless it is one of `valid`."""
     if value in valid:
         return value
@@ -216,9 +216,9 @@ def whole_number(value: int, name: str, least: int) -> int:
 
 
 def check_picture(image: Image) -> None:
-    """Raise ValueError, that says how to make one, unless `image` is (H, W, 3) uint8 with pixels in it."""
+    """Raise ValueError, with advice, unless `image` is (H, W, 3) uint8 and not empty."""
     if not isinstance(image, np.ndarray):
-        found = "None: cv2.imread gives that for a file that is missing, or no picture"
+        found = "None: cv2.imread returns that if a file is missing or not a picture"
         raise ValueError(f"{_PICTURE}, found {found if image is None else type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"{_PICTURE}, found {image.dtype} {image.shape}{_conversion(image)}")
@@ -228,18 +228,18 @@ _PICTURE = "expected a BGR picture, a numpy array uint8 (H, W, 3)"
 
 
 def _conversion(image: NDArray[Any]) -> str:
-    """Return what makes a picture of the usual other ones, for an error message."""
+    """Return how to convert other common arrays, for an error message."""
     if image.dtype.kind == "f":
-        return "; (image * 255).astype(np.uint8) where it goes from 0 to 1"
+        return "; (image * 255).astype(np.uint8) converts one from 0 to 1"
     if image.dtype != np.uint8 or not image.size:
         return ""
     if image.ndim == 2 or image.shape[2:] == (1,):
-        return "; cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) makes one"
-    return "; cv2.cvtColor(image, cv2.COLOR_BGRA2BGR) makes one" if image.shape[2:] == (4,) else ""
+        return "; cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) converts it"
+    return "; cv2.cvtColor(image, cv2.COLOR_BGRA2BGR) converts it" if image.shape[2:] == (4,) else ""
 
 
-def _faults() -> tuple[type[BaseException], ...]:
-    """Return what the packages raise for a broken file; onnxruntime's errors share no base but Exception."""
+def _load_errors() -> tuple[type[BaseException], ...]:
+    """Return the exceptions for a broken file; those of onnxruntime have no common base but Exception."""
     onnx: Any = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
     own = [getattr(onnx, name) for name in names] if onnx else []
@@ -247,7 +247,7 @@ def _faults() -> tuple[type[BaseException], ...]:
 
 
 def _reason(exc: BaseException) -> str:
-    """Return the first line of the innermost cause."""
+    """Return the first line of the innermost cause's message."""
     while exc.__cause__:
         exc = exc.__cause__
     return (str(exc).splitlines() or [type(exc).__name__])[0]

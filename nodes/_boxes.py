@@ -1,4 +1,4 @@
-"""The face detector's boxes: letterbox in, maps of the network out, decode and non-maximum suppression.
+"""The face detector's input and output: letterbox, decoding of the network's maps, non-maximum suppression.
 
 Coordinates as in `nodes._geometry`: the centre of pixel (0, 0) is (0.0, 0.0), boxes are x0, y0, x1, y1.
 The network gives one map (15, H / stride, W / stride) per stride: the logit of the score; the centre of the box as
@@ -15,25 +15,24 @@ from numpy.typing import NDArray
 from nodes._geometry import BORDER, Floats, Image
 
 STRIDES = (8, 16, 32)
-"""Pixels per cell of the network's maps, finest first; the input's sides are multiples of the last."""
+"""Pixels per cell of the network's maps, finest first; the sides of the input are multiples of the last."""
 POINTS = ("left eye", "right eye", "nose tip", "left mouth corner", "right mouth corner")
-"""What the five points are; left as seen in the image."""
+"""The five points; left as seen in the image."""
 OVERLAP = 0.45
-"""Intersection over union from which two boxes are one face. Measured on held-out pictures of WIDER FACE: 0.5 adds
-0.002 to the average precision, 0.3 costs 0.005; the lower it is, the fewer faces are found twice."""
+"""Two boxes with a larger intersection over union are one face. Measured on held-out pictures of WIDER FACE: 0.5 adds
+0.002 to the average precision, 0.3 costs 0.005; a lower value gives fewer duplicates."""
 BLEND = 4
-"""Power of the scores that weigh boxes of one face. Against 2 it adds 0.003 to 0.007 to the average precision; cells
-that score little lie badly."""
+"""The boxes of one face are weighted by their score to this power. Compared with 2, it adds 0.003 to 0.007 to the
+average precision: boxes with low scores are inaccurate."""
 CHANNELS = 1 + 4 + 2 * len(POINTS)
 
 
 def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, Floats, Floats]:
-    """Fit a picture (H, W, 3) into `size` (width, height) with its proportions kept.
+    """Fit a picture (H, W, 3) into `size` (width, height), keeping its proportions.
 
-    Returns the input picture, scale (2,) and offset (2,): a point p of the frame lies at p * scale + offset in the
-    input; `to_frame` goes back. The scales of x and y differ only by the rounding of the picture's sides. The
-    picture fills the top left; its right and bottom are padded with `BORDER` to multiples of the largest stride, so a
-    picture of another shape than `size` costs no empty rows or columns.
+    Returns the input picture, scale (2,) and offset (2,): a point p of the frame is at p * scale + offset in the
+    input; `to_frame` is the inverse. The scales of x and y differ only by the rounding of the sides. The picture is at
+    the top left; right and bottom are padded with `BORDER` to multiples of the largest stride only, not to `size`.
     Raises ValueError for a picture without pixels.
     """
     height, width = image.shape[:2]
@@ -41,7 +40,7 @@ def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, Floats, Float
         raise ValueError(f"expected a picture with pixels, found shape {image.shape}")
     scale = min(size[0] / width, size[1] / height)
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
-    # Of large pictures every `step`-th pixel, two or more for one of the input: a seventh of the time of averaging all.
+    # Use every `step`-th pixel of large pictures, two or more per input pixel: a seventh of the time of averaging all.
     step = max(1, min(int(1 / scale) // 2, width, height))
     columns, rows = width // step, height // step
     if step > 1:
@@ -49,7 +48,7 @@ def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, Floats, Float
         image = np.asarray(cv2.resize(seen, (columns, rows), interpolation=cv2.INTER_NEAREST), np.uint8)
     coarsest = STRIDES[-1]
     out = np.full((-(-h // coarsest) * coarsest, -(-w // coarsest) * coarsest, 3), BORDER, np.uint8)
-    # Plain linear resizing reads 2 x 2 pixels whatever the scale, and drops small faces between them.
+    # Linear resizing reads 2 x 2 pixels at any scale, and loses small faces between them.
     shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     out[:h, :w] = cv2.resize(image, (w, h), interpolation=shrink)
     scales: Floats = np.array((w / (columns * step), h / (rows * step)), np.float32)
@@ -58,7 +57,7 @@ def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, Floats, Float
 
 
 def to_frame(points: Floats, scale: Floats, offset: Floats) -> Floats:
-    """Map boxes (F, 4) or points (F, N, 2) of the letterboxed input to pixels of the frame."""
+    """Map boxes (F, 4) or points (F, N, 2) from the letterboxed input to pixels of the frame."""
     mapped: Floats = ((points.reshape(-1, 2) - offset) / scale).reshape(points.shape)
     return mapped
 
@@ -66,10 +65,10 @@ def to_frame(points: Floats, scale: Floats, offset: Floats) -> Floats:
 def decode(
     outputs: Sequence[NDArray[np.float32]], strides: Sequence[int] = STRIDES, threshold: float = 0.5
 ) -> tuple[Floats, Floats, Floats]:
-    """Read the network's maps of one picture: boxes (F, 4), scores (F,), points (F, 5, 2) in input pixels.
+    """Decode the network's maps of one picture to boxes (F, 4), scores (F,), points (F, 5, 2) in input pixels.
 
-    `outputs` holds one map (15, H / stride, W / stride), or with a leading 1, per stride. Faces that score less than
-    `threshold` are left out before anything is computed for them; overlapping ones are all returned, best first.
+    `outputs` has one map (15, H / stride, W / stride) per stride, possibly with a leading 1. Cells that score less
+    than `threshold` are skipped at no cost; all others are returned, best first, overlapping ones too.
     """
     found = [_decode_level(maps.reshape(maps.shape[-3:]), stride, threshold) for maps, stride in
              zip(outputs, strides, strict=True)]
@@ -79,7 +78,7 @@ def decode(
 
 
 def _decode_level(maps: NDArray[np.float32], stride: int, threshold: float) -> tuple[Floats, Floats, Floats]:
-    # The sigmoid is monotone, so the threshold is moved to the logits and only the few kept cells are worked on.
+    # The sigmoid is monotone: comparing logits with the threshold's logit leaves only a few cells to compute.
     lowest = np.log(threshold) - np.log1p(-threshold) if 0 < threshold < 1 else np.copysign(np.inf, threshold - 0.5)
     rows, columns = np.nonzero(maps[0] >= lowest)
     values = maps[:, rows, columns].T
@@ -92,7 +91,7 @@ def _decode_level(maps: NDArray[np.float32], stride: int, threshold: float) -> t
 
 
 def overlaps(a: Floats, b: Floats) -> Floats:
-    """Return (A, B) intersection over union of boxes (A, 4) and (B, 4); 0 for boxes without area."""
+    """Return the intersection over union (A, B) of boxes (A, 4) and (B, 4); 0 for boxes without area."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     inside = np.maximum(high - low, 0).prod(-1)
@@ -102,7 +101,7 @@ def overlaps(a: Floats, b: Floats) -> Floats:
 
 
 def areas(boxes: Floats) -> Floats:
-    """Return (F,) areas of boxes (F, 4)."""
+    """Return the areas (F,) of boxes (F, 4)."""
     area: Floats = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     return area
 
@@ -110,8 +109,8 @@ def areas(boxes: Floats) -> Floats:
 def merge(boxes: Floats, scores: Floats, points: Floats, iou: float = OVERLAP) -> tuple[Floats, Floats, Floats]:
     """Return the faces that `nms` keeps, each blended with those it suppresses, best first.
 
-    Boxes (F, 4) and points (F, 5, 2) are means weighted by the score to the power `BLEND`: neighbouring cells err
-    independently, so their mean lies nearer and shakes less from frame to frame. Source: Gidaris and Komodakis 2015,
+    Boxes (F, 4) and points (F, 5, 2) are means weighted by the score to the power `BLEND`: the errors of neighbouring
+    cells are independent, so their mean is more accurate and jitters less. Source: Gidaris and Komodakis 2015,
     "box voting"; Bazarevsky et al. 2019, 3.4. Here it adds 0.008 to the average precision (faces of 8, 16 and 32 px).
     """
     order = np.argsort(-scores, kind="stable")
@@ -128,7 +127,7 @@ def merge(boxes: Floats, scores: Floats, points: Floats, iou: float = OVERLAP) -
 
 
 def nested(boxes: Floats, share: float) -> NDArray[np.bool_]:
-    """Say which boxes (F, 4), best first, lie with more than `share` of their area in a better one."""
+    """Return which boxes (F, 4), best first, have more than `share` of their area inside a better one."""
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     inside = np.maximum(high - low, 0).prod(-1) > share * areas(boxes)[:, None]
@@ -136,9 +135,9 @@ def nested(boxes: Floats, share: float) -> NDArray[np.bool_]:
 
 
 def nms(boxes: Floats, scores: Floats, iou: float = OVERLAP) -> NDArray[np.intp]:
-    """Return the indices of the faces that stay, best first: none overlaps a better one by more than `iou`.
+    """Return the indices of the faces to keep, best first: none overlaps a better one by more than `iou`.
 
-    Greedy non-maximum suppression; one row of overlaps is computed per face that stays.
+    Greedy non-maximum suppression, which computes one row of overlaps per face kept.
     """
     order = np.argsort(-scores, kind="stable")
     kept = []

@@ -1,4 +1,4 @@
-"""Whether each backend here runs a released network as its card says: by its reference picture, and how fast."""
+"""Check for `doctor` whether each backend reproduces the reference outputs of a network's card, and how fast."""
 
 import time
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from graph import Finding
 from nodes._backend import BACKENDS, Backend, card, load, remedy
 from nodes._geometry import to_input
 
-NEAR = 0.02  # by which backends may differ: rounding, in pixels and logits
+NEAR = 0.02  # tolerance for rounding differences between backends, in pixels and logits
 RUNS = 5
 
 
-def tried(path: Path, backend: str | None, device: str) -> Iterator[Finding]:
+def tried(path: Path, backend: str | None = None, device: str = "cpu") -> Iterator[Finding]:
     """Run the network at `path` (no suffix needed) on one backend, or on all that are installed."""
     for name in BACKENDS if backend is None else (backend,):
         package = BACKENDS[name][2]
@@ -32,10 +32,10 @@ def tried(path: Path, backend: str | None, device: str) -> Iterator[Finding]:
 
 
 def _run(network: Backend, path: Path) -> Finding:
-    """Run the reference picture of the network's card, and compare."""
+    """Run the reference picture of the network's card and compare the outputs."""
     reference = card(path).get("reference")
     if not reference:
-        return Finding("", "note", f"{path.name} loads; its card has no reference picture to try it by")
+        return Finding("", "note", f"{path.name} loads; its card has no reference picture to compare with")
     image = cv2.imread(str(path.with_name(reference["picture"])))
     if image is None:
         return Finding("", "problem", f"{path.with_name(reference['picture'])} cannot be read", "restore nodes/models")
@@ -48,12 +48,12 @@ def _run(network: Backend, path: Path) -> Finding:
     for name, value in outputs.items():
         part, expected = value.ravel()[:: reference[name]["every"]], np.array(reference[name]["values"])
         if part.shape != expected.shape or not np.allclose(part, expected, atol=NEAR, rtol=0):
-            return Finding("", "problem", f"{path.name}: {name} is not what the card says", "restore nodes/models")
+            return Finding("", "problem", f"{path.name}: {name} differs from its card", "restore nodes/models")
     return Finding("", "ok", f"{path.name} gives its reference numbers, {min(times):.1f} ms")
 
 
 def _devices(backend: str) -> str:
-    """Return on what a backend could run."""
+    """Return the devices on which a backend can run, if it says."""
     if backend == "onnxruntime":
         import onnxruntime
 

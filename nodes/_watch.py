@@ -1,6 +1,6 @@
-"""Whether the faces that were found are still there: each is looked for near its last place by its grey pixels.
+"""Checks whether known faces are still there, by template matching near their last place.
 
-Far cheaper than a search by the network, and only to know when the next one is due; it finds no new faces.
+This is much cheaper than a search with the network. It only tells when the next search is due; it finds no new faces.
 """
 
 import cv2
@@ -11,37 +11,37 @@ from nodes._area import samples, square
 from nodes._geometry import Floats, Image
 
 SIDE = 16
-"""Pixels to which a face is shrunk: features of a face show, noise and expressions do not."""
+"""Side of a face's template, pixels: it shows the features of the face, but not noise and expressions."""
 SEARCHED = 2 * SIDE
-"""Side of the square that is searched: half a face side of movement between two frames."""
+"""Side of the square that is searched, which allows half a face side of movement between two frames."""
 FACE = slice((SEARCHED - SIDE) // 2, (SEARCHED + SIDE) // 2)
-"""Where in the square about it a face is."""
+"""Rows and columns of the face in the square around it."""
 
 
 class Watch:
-    """Faces of one stream, followed by their looks between searches."""
+    """Follows the faces of one stream between searches by their grey levels."""
 
     def __init__(self) -> None:
         """Watch nothing yet."""
         self.boxes: Floats = np.zeros((0, 4), np.float32)
-        """Where the faces (F, 4) were last seen."""
-        self._looks: list[NDArray[np.uint8]] = []
+        """Where the faces were last seen, (F, 4)."""
+        self._templates: list[NDArray[np.uint8]] = []
 
     def take(self, image: Image, boxes: Floats) -> None:
-        """Watch the faces at boxes (F, 4) of this picture from here on, and no others."""
+        """Watch the faces at boxes (F, 4) of this picture from now on, and no others."""
         self.boxes = boxes.copy()
-        self._looks = [_surroundings(image, box)[FACE, FACE].copy() for box in boxes]
+        self._templates = [_surroundings(image, box)[FACE, FACE].copy() for box in boxes]
 
     def follow(self, image: Image) -> float:
-        """Move the boxes to where their faces are in this picture; return the least likeness (-1..1), 1 for no face.
+        """Move the boxes to where their faces are in this picture; return the least similarity (-1..1), 1 for no face.
 
-        Likeness is the correlation of grey levels, which light and contrast do not change; a face whose centre left the
-        picture has none.
+        Similarity is the correlation of grey levels, which brightness and contrast do not change. It is 0 for a face
+        whose centre has left the picture.
         """
         worst = 1.0
-        for i, look in enumerate(self._looks):
-            likeness = cv2.matchTemplate(_surroundings(image, self.boxes[i]), look, cv2.TM_CCOEFF_NORMED)
-            _, best, _, (x, y) = cv2.minMaxLoc(likeness)
+        for i, template in enumerate(self._templates):
+            similarity = cv2.matchTemplate(_surroundings(image, self.boxes[i]), template, cv2.TM_CCOEFF_NORMED)
+            _, best, _, (x, y) = cv2.minMaxLoc(similarity)
             step = np.array([x, y], np.float32) - FACE.start
             side = float((self.boxes[i, 2:] - self.boxes[i, :2]).max())
             self.boxes[i] += np.tile(step * side / SIDE, 2).astype(np.float32)
@@ -52,7 +52,7 @@ class Watch:
 
 
 def _surroundings(image: Image, box: Floats) -> NDArray[np.uint8]:
-    """Return the square about a box (4,), twice its longer side wide, in grey, SIDE pixels to the face."""
+    """Return the square around a box (4,), twice as wide as its longer side, in grey, with SIDE pixels per face."""
     x, y = ((box[:2] + box[2:]) / 2).tolist()
     area = square(x, y, 2 * float((box[2:] - box[:2]).max()), 2 * SEARCHED)
     return np.asarray(cv2.resize(samples(image, area), (SEARCHED, SEARCHED), interpolation=cv2.INTER_AREA), np.uint8)

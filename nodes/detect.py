@@ -1,4 +1,4 @@
-"""Find faces: boxes, scores and five points each.
+"""Detect faces: a box, a score and five points each.
 
 boxes, scores, points = FaceModel().detect(image)
 """
@@ -10,12 +10,11 @@ from typing import Literal, Self
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from graph import Detections, Finding, Frame, Input, Node, Output, setting
 from nodes._backend import MODELS, check_gives, check_picture, load, locate, whole_number
 from nodes._boxes import STRIDES, decode, letterbox, merge, nested, nms, overlaps, to_frame
-from nodes._geometry import to_input
+from nodes._geometry import Floats, Image, to_input
 from nodes._scene import thumbnail
 from nodes._watch import Watch
 from nodes._windows import (
@@ -31,28 +30,27 @@ from nodes._windows import (
     within,
 )
 
-Image = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 Found = tuple[Floats, Floats, Floats]
 """Boxes (F, 4), scores (F,) and points (F, 5, 2)."""
 
 RELEASED = MODELS / "faces"
 NESTED = 0.8
-"""A face of which more lies in a better one's box is none, where a picture is searched at several scales."""
+"""In a search at several scales, a face with a larger share of its area inside the box of a better one is dropped."""
 OVERVIEW = 320
-"""Longer side, pixels, of the search for large faces: a network trained on scenes of 256 px knows none above 250 px
-(a face of 380 px was missed at 640 px and found at 320)."""
+"""Pixels, longer side in the search for large faces: the network is trained on scenes of 256 px and knows no face above
+250 px (a face of 380 px was missed at 640 px and found at 320)."""
 CLOSE, FILLS = 160, 0.6
-"""Longer side, pixels, of one more search where a face may fill the picture, and the share of the longer side that such
-a face has at least. At 320 px it would be beyond what the network knows: of 180 faces as high as an upright picture
-(3:4) 49 % were found there, of those eight tenths as high 88 %; with this search 100 and 99 %."""
+"""Pixels, longer side in another search for a face that fills the picture, and the least share of the longer side of
+such a face. At 320 px it is too large for the network: of 180 faces as high as an upright picture (3:4), 49 % were
+found; of faces with eight tenths of that height, 88 %. With this search, 100 and 99 %."""
 LARGE = 0.45
-"""Share of the longer side. A face that fills the picture gives either no box, or one this large on a part of it."""
+"""Share of the longer side. For a face that fills the picture, the network gives no box, or one this large on a part of
+it."""
 SAME_FACE = 0.3
-"""A box that overlaps the place where a known face was followed to by more is that face."""
+"""A detected box that overlaps a followed face by more than this is the same face."""
 STAYS = 0.2
-"""Where only so many faces are kept, a known one stays unless a new one scores more by this: else two people who score
-alike take turns, and each gets landmarks. What scores little, as a pattern does, never keeps a face out."""
+"""When there are more than `max_faces`, a known face is kept unless a new one scores higher by this. Otherwise two
+people with similar scores would alternate, and each would get landmarks. A pattern with a low score still gives way."""
 
 
 class FaceModel:
@@ -61,7 +59,7 @@ class FaceModel:
     def __init__(
         self, path: str | Path | None = None, backend: str = "onnxruntime", threads: int = 1, device: str = "cpu"
     ) -> None:
-        """Load the network at `path`, or the released one. Raises as `nodes._backend.load` does."""
+        """Load the network at `path`, or the released one. Raises the errors of `nodes._backend.load`."""
         check_gives(path or RELEASED, "stride8")
         self._network = load(path or RELEASED, backend, threads, device)
 
@@ -73,15 +71,17 @@ class FaceModel:
         """Find the faces in a BGR picture (H, W, 3), best first.
 
         Returns boxes (F, 4) as x0, y0, x1, y1, scores (F,) of at least `threshold`, and points (F, 5, 2): eyes, nose
-        tip, mouth corners, image left first in an upright head; all float32, in pixels of `image`. Boxes may reach
-        beyond the picture. `size` is the longer side, in pixels, at which the picture is searched, its proportions
-        kept; where that is much more than OVERVIEW, it is searched at OVERVIEW as well, and where a face may fill it,
-        at CLOSE. `min_face` and `max_face` limit the longer side of a box in pixels of `image`. `window` (x0, y0, x1,
-        y1 in pixels) is the part that is searched. `tiles` cuts it into so many overlapping parts per side, each
-        searched at `size`: for small faces in large pictures. `sideways` searches it turned by a quarter both ways too:
-        for people who lie, at three times the cost.
+        tip, mouth corners, image left first if the head is upright. All are float32, in pixels of `image`. Boxes may
+        extend beyond the picture.
+
+        The picture is searched at a longer side of `size` pixels; if that is much more than OVERVIEW, at OVERVIEW as
+        well, and if a face may fill the picture, at CLOSE. `min_face` and `max_face` limit the longer side of a box in
+        pixels of `image`. `window` (x0, y0, x1, y1 in pixels) is the part to search. `tiles` cuts it into this many
+        overlapping parts per side, each searched at `size`, to find small faces in large pictures. `sideways` also
+        searches it turned by 90 degrees both ways, to find people lying down, at three times the cost.
+
         Raises ValueError unless the picture is uint8 (H, W, 3), the window lies in it, and `size`, `tiles` and
-        `max_faces` are whole numbers that make sense.
+        `max_faces` are whole numbers that are large enough.
         """
         check_picture(image)
         size, tiles = whole_number(size, "size", 1), whole_number(tiles, "tiles", 1)
@@ -95,13 +95,13 @@ class FaceModel:
         boxes, scores, points = most_upright(found) if sideways else found[0]
         side = _sides(boxes)
         if len(parts) > 1 or side.max(initial=0) > FILLS * _longer(window):
-            alone = ~nested(boxes, NESTED)  # what looks like a small face in a large one is part of it
+            alone = ~nested(boxes, NESTED)  # an apparent small face inside a large one is part of it
             boxes, scores, points, side = boxes[alone], scores[alone], points[alone], side[alone]
         kept = np.flatnonzero((side >= min_face) & (side <= max_face))[:max_faces]
         return boxes[kept], scores[kept], points[kept]
 
     def _search_all(self, image: Image, parts: list[tuple[Window, int]], threshold: float, quarter: int) -> Found:
-        """Return the faces in all parts, each with the size at which it is searched; the last part is the whole."""
+        """Return the faces in all `parts`, windows with the size at which each is searched; the last is the whole."""
         window, coarsest = parts[-1]
         found = _joined([self._search(image, part, window, size, threshold, quarter) for part, size in parts])
         largest = _sides(found[0]).max(initial=0)
@@ -114,7 +114,7 @@ class FaceModel:
     def _search(
         self, image: Image, part: Window, window: Window, size: int, threshold: float, quarter: int
     ) -> Found:
-        """Return boxes, scores and points in a part of the window, overlapping ones included, in pixels of `image`."""
+        """Return boxes, scores and points in a part of the window, in pixels of `image`, duplicates included."""
         x0, y0, x1, y1 = part
         fitted, scale, offset = letterbox(image[y0:y1, x0:x1], (size, size))
         height, width = fitted.shape[:2]
@@ -132,7 +132,7 @@ class FaceModel:
 
 
 def _joined(found: list[Found]) -> Found:
-    """Return all that was found, one of each face, best first."""
+    """Return everything that was found without duplicates, best first."""
     boxes, scores, points = (np.concatenate(values) for values in zip(*found, strict=True))
     return merge(boxes, scores, points)
 
@@ -142,17 +142,17 @@ def _longer(window: Window) -> int:
 
 
 def _sides(boxes: Floats) -> Floats:
-    """Return (F,) the longer sides of boxes (F, 4)."""
+    """Return the longer sides (F,) of boxes (F, 4)."""
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).max(1, initial=0), np.float32)
 
 
 def most_upright(found: list[Found]) -> Found:
-    """Return one of each face, best first, of what was found in a picture as it is and turned by 1 and by -1 quarter.
+    """Join the faces found in a picture as it is, turned clockwise and counterclockwise; best first, no duplicates.
 
-    The points of a head are best where it is searched upright; where that is so, its points themselves tell.
+    The points of a face are best in the search in which it is upright; the points themselves show which one that is.
     """
     boxes, scores, points = (np.concatenate(values) for values in zip(*found, strict=True))
-    down = points[:, 3:].mean(1) - points[:, :2].mean(1)  # from the eyes to the mouth, in the picture as it is
+    down = points[:, 3:].mean(1) - points[:, :2].mean(1)  # from the eyes to the mouth, in the unturned picture
     turn = np.repeat((0, 1, -1), [len(one[1]) for one in found])
     along = np.where(turn == 0, down[:, 1], turn * down[:, 0])
     upright = along / np.maximum(np.linalg.norm(down, axis=1), 1e-6)
@@ -188,7 +188,7 @@ class FaceDetector(Node):
     threads: int = setting(1, minimum=1)  # CPU threads
 
     def __post_init__(self) -> None:
-        """Refuse an empty region, and settings for which there is no such network, before the graph starts."""
+        """Refuse an empty region and a missing or wrong network before the graph starts."""
         locate(self.model or RELEASED, self.backend)
         check_gives(self.model or RELEASED, "stride8")
         x0, y0, x1, y1 = self.region
@@ -197,11 +197,11 @@ class FaceDetector(Node):
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
-        """Run the network on the backends that are here, or on the one that is asked for."""
+        """Run the network on all installed backends, or on the one that the graph uses."""
         from nodes import _networks
 
         if node is None:
-            return _networks.tried(RELEASED, None, "cpu")
+            return _networks.tried(RELEASED)
         return _networks.tried(Path(node.model or RELEASED), node.backend, node.device)
 
     def open(self) -> None:
@@ -214,7 +214,7 @@ class FaceDetector(Node):
         self._stream: tuple[int, tuple[int, ...]] | None = None
 
     def process(self, frame: Frame) -> Detections | None:
-        """Search the frame if it is its turn."""
+        """Search the frame if a search is due."""
         stream = (frame.epoch, frame.image.shape)
         if stream != self._stream:
             self._stream, self._watch, self._waited = stream, Watch(), self.every
@@ -229,7 +229,7 @@ class FaceDetector(Node):
         return found
 
     def _search(self, image: Image) -> Detections:
-        """Search where new faces may appear and where known ones went."""
+        """Search the region, and around the known faces."""
         height, width = image.shape[:2]
         region = region_of(self.region, width, height)
         known = self._watch.boxes

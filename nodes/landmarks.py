@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graph import Detections, Faces, Finding, Frame, Input, Node, Output, setting
-from nodes._backend import MODELS, card, check_gives, check_picture, known, load, locate
+from nodes._backend import MODELS, card, check_gives, check_picture, load, locate, one_of
 from nodes._expression import eyes_in, openness
 from nodes._geometry import (
     MARGIN,
@@ -104,7 +104,7 @@ class LandmarkModel:
             raise ValueError(f"fov: expected degrees over 0 and up to {WIDEST_FOV:.0f}, found {fov}")
         boxes = as_boxes(boxes)
         rolls = as_rolls(roll, len(boxes))
-        rough = known(kind, "kind", ("detector", "landmarks")) == "detector"
+        rough = one_of(kind, "kind", ("detector", "landmarks")) == "detector"
         if rough:
             boxes = landmark_boxes(boxes, rolls)
         if not len(boxes):
@@ -247,7 +247,7 @@ class Landmarks(Node):
         from nodes import _networks
 
         if node is None:
-            return _networks.tried(RELEASED, None, "cpu")
+            return _networks.tried(RELEASED)
         return _networks.tried(Path(node.model or RELEASED), node.backend, node.device)
 
     def open(self) -> None:

@@ -150,7 +150,7 @@ def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, backend: str, suffix: s
     path = Path(os.fsdecode(bytes(tmp_path) + b"/\xe4")) / f"faces{suffix}"
     path.parent.mkdir()
     shutil.copy(MODELS / path.name, path)
-    with pytest.raises(ConfigError, match=f"faces{suffix}: .* opens no file that is not named, with its folders, in"):
+    with pytest.raises(ConfigError, match=f"faces{suffix}: .* cannot open a path that is not UTF-8"):
         load(path, backend)
 
 

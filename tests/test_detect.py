@@ -121,15 +121,15 @@ def test_no_face_is_no_row(model: FaceModel) -> None:
 
 
 NO_PICTURES = [
-    (np.zeros((4, 4), np.uint8), r"found uint8 \(4, 4\); cv2.cvtColor\(image, cv2.COLOR_GRAY2BGR\) makes one$"),
-    (np.zeros((4, 5, 1), np.uint8), r"found uint8 \(4, 5, 1\); cv2.cvtColor\(image, cv2.COLOR_GRAY2BGR\) makes one$"),
-    (np.zeros((4, 4, 4), np.uint8), r"found uint8 \(4, 4, 4\); cv2.cvtColor\(image, cv2.COLOR_BGRA2BGR\) makes one$"),
-    (np.zeros((4, 4, 3)), r"found float64 \(4, 4, 3\); \(image \* 255\).astype\(np.uint8\) where it goes from 0 to 1$"),
+    (np.zeros((4, 4), np.uint8), r"found uint8 \(4, 4\); cv2.cvtColor\(image, cv2.COLOR_GRAY2BGR\) converts it$"),
+    (np.zeros((4, 5, 1), np.uint8), r"found uint8 \(4, 5, 1\); cv2.cvtColor\(image, cv2.COLOR_GRAY2BGR\) converts it$"),
+    (np.zeros((4, 4, 4), np.uint8), r"found uint8 \(4, 4, 4\); cv2.cvtColor\(image, cv2.COLOR_BGRA2BGR\) converts it$"),
+    (np.zeros((4, 4, 3)), r"found float64 \(4, 4, 3\); \(image \* 255\).astype\(np.uint8\) converts one from 0 to 1$"),
     (np.zeros((4, 4, 3), np.uint16), r"found uint16 \(4, 4, 3\)$"),
     (np.zeros((0, 4), np.uint8), r"found uint8 \(0, 4\)$"),
     (np.zeros((), np.uint8), r"found uint8 \(\)$"),
     ("group.jpg", "found str$"),
-    (None, "found None: cv2.imread gives that for a file that is missing, or no picture$"),
+    (None, "found None: cv2.imread returns that if a file is missing or not a picture$"),
 ]
 
 

@@ -168,7 +168,7 @@ def test_a_missing_checkpoint_is_one_line(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_a_network_without_card_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no card .*model.json: each network lies beside the card"):
+    with pytest.raises(SettingsError, match=r"no card .*model.json: a network needs the card"):
         Predictor(tmp_path / "model")
 
 
