@@ -1,8 +1,8 @@
-"""Where the networks look: boxes, crops and the numbers of their input, for training and run time alike.
+"""The input of the networks: boxes, crops and pixel values, for training and run time alike.
 
-Frames are (H, W, 3) uint8 in BGR order. A pixel is a sample at its centre, and the centre of pixel (0, 0) is
-(0.0, 0.0); so an image of width W covers x from -0.5 to W - 0.5. Boxes are x0, y0, x1, y1 in these coordinates,
-angles are radians, positive from x towards y (clockwise as seen). F faces, N = 68 points in iBUG order.
+Frames are (H, W, 3) uint8 in BGR order. The centre of pixel (0, 0) is (0.0, 0.0), so an image of width W covers x from
+-0.5 to W - 0.5. Boxes are x0, y0, x1, y1 in these coordinates; angles are radians, positive from x towards y (clockwise
+in the picture). F faces, N = 68 points in iBUG order.
 """
 
 import math
@@ -22,19 +22,19 @@ MEAN, SCALE = 127.5, 1 / 127.5
 MARGIN = 1.4
 """Side of a crop over the longer side of its landmark box, in training and at run time."""
 EYES_AND_MOUTH = slice(36, 60)
-"""Points of the left eye as seen in the image (6), of the right one (6) and of the outer lips (12)."""
+"""Points of the left eye as seen in the image (6), the right eye (6) and the outer lips (12)."""
 ACROSS_AND_DOWN = np.repeat(np.array([[-2, 2, 0], [-1, -1, 1]], np.float32), (6, 6, 12), axis=1)
-"""Times these points: twelve times the way from the middle of the left eye to that of the right one, and from between
-them to the middle of the mouth. A product costs half of the means of slices, for a face or two."""
+"""Multiplied with these points: twelve times the vectors from the left to the right eye centre, and from between the
+eyes to the mouth centre. For a face or two, one product takes half of the time of the means of slices."""
 DETECTOR_TO_LANDMARK = (-0.007, 0.262, 0.009, 0.009)
 """Shift of each edge, in face box widths (x) and heights (y), from a face box to the box of the 68 points."""
 
 
 def landmark_box(landmarks: NDArray[Any], roll: Floats | float | None = None) -> Floats:
-    """Return (F, 4): for each face (F, 68, 2) the box of its points, measured upright.
+    """Return the box (F, 4) of the points of each face (F, 68, 2).
 
-    With a roll, width and height are those of the face turned upright by it, about the centre of the turned box:
-    a box that does not grow when the head leans. Without, it is the plain box.
+    With a roll, the box has the width and height of the face turned upright and is centred on the turned box, so it
+    does not grow when the head tilts.
     """
     landmarks = np.ascontiguousarray(landmarks, np.float32)
     if roll is None:
@@ -47,26 +47,26 @@ def landmark_box(landmarks: NDArray[Any], roll: Floats | float | None = None) ->
 
 
 def _turned(points: Floats, angles: Floats) -> Floats:
-    """Turn points (F, N, 2) clockwise about (0, 0) by an angle (F,) each: x + iy times a number of length one."""
+    """Turn points (F, N, 2) clockwise about (0, 0) by an angle (F,) each, as complex numbers x + iy."""
     turned: Floats = points.view(np.complex64) * np.exp(1j * angles)[:, None, None]
     return turned.view(np.float32)
 
 
 def landmark_roll(landmarks: Floats) -> Floats:
-    """Return (F,) the angle of each face (F, 68, 2) in the image plane, 0 when upright.
+    """Return the angle (F,) of each face (F, 68, 2) in the image plane, 0 if upright.
 
-    The line of the eyes and the perpendicular of the line from eyes to mouth, added: in profile the first shrinks
-    and the second decides, in a frontal face both agree.
+    It is the direction of the sum of two vectors: the line between the eyes, and the perpendicular of the line from
+    the eyes to the mouth. In a frontal face both agree; in profile the first is short and the second decides.
     """
     across, down = (ACROSS_AND_DOWN @ landmarks[:, EYES_AND_MOUTH]).swapaxes(0, 1)
     return np.asarray(np.arctan2(across[:, 1] - down[:, 0], across[:, 0] + down[:, 1]), np.float32)
 
 
 def detector_to_landmark_box(boxes: Floats) -> Floats:
-    """Map face boxes (F, 4) to the boxes that the 68 points would have.
+    """Estimate the boxes of the 68 points from detected face boxes (F, 4).
 
-    Source: measured behind the released detector at 320 x 240 on the upright faces of AFW, which it was not trained
-    on: x0 -0.007, y0 0.262, x1 1.009, y1 1.009 of the face box, standard deviations 0.039 to 0.051.
+    Source: measured with the released detector at 320 x 240 on the upright faces of AFW, which it was not trained on:
+    x0 -0.007, y0 0.262, x1 1.009, y1 1.009 of the face box, standard deviations 0.039 to 0.051.
     """
     boxes = np.asarray(boxes, np.float32)
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -75,10 +75,10 @@ def detector_to_landmark_box(boxes: Floats) -> Floats:
 
 
 def crop_matrix(boxes: Floats, size: int, margin: float = MARGIN, roll: Floats | float = 0.0) -> Floats:
-    """Return (F, 2, 3) float32 mapping frame pixels to the pixels of upright square crops of side `size`.
+    """Return maps (F, 2, 3) float32 from frame pixels to pixels of upright square crops of side `size`.
 
-    The crop is centred on its landmark box (F, 4), its side is `margin` times the longer side of the box, and it is
-    turned so that a face rolled by `roll` stands upright: a similarity, so shapes keep their proportions.
+    A crop is centred on its landmark box (F, 4), its side is `margin` times the longer side of the box, and it is
+    turned so that a face with this `roll` is upright. The maps are similarities: proportions are kept.
     """
     boxes = np.asarray(boxes, np.float32)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1.0).max(1)
@@ -86,21 +86,25 @@ def crop_matrix(boxes: Floats, size: int, margin: float = MARGIN, roll: Floats |
     matrices = np.empty((len(boxes), 2, 3), np.float32)
     matrices[:, 0, 0] = matrices[:, 1, 1] = turn.real
     matrices[:, 0, 1], matrices[:, 1, 0] = -turn.imag, turn.imag
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    matrices[:, :, 2] = (size - 1) / 2 - (matrices[:, :, :2] @ centres[:, :, None])[:, :, 0]
+    matrices[:, :, 2] = (size - 1) / 2 - (matrices[:, :, :2] @ centres(boxes)[:, :, None])[:, :, 0]
     return matrices
 
 
-def crop(image: Image, matrices: Floats, size: int) -> Image:
-    """Cut (F, size, size, 3) crops from a frame, `BORDER` where they reach beyond it.
+def centres(boxes: Floats) -> Floats:
+    """Return the centres (..., 2) of boxes (..., 4)."""
+    return np.asarray((boxes[..., :2] + boxes[..., 2:]) / 2, np.float32)
 
-    Bilinear; where a face is shrunk to half or less, four pixels are averaged first, because bilinear alone steps over
-    pixels and lets noise and fine edges through as jitter.
+
+def crop(image: Image, matrices: Floats, size: int) -> Image:
+    """Cut crops (F, size, size, 3) from a frame, with `BORDER` outside it.
+
+    Bilinear. If a face is shrunk to half or less, four pixels are averaged first: bilinear interpolation alone skips
+    pixels, and noise and fine edges would cause jitter.
     """
     crops = np.empty((len(matrices), size, size, 3), np.uint8)
     for out, matrix in zip(crops, matrices, strict=True):
         part, matrix = _under(image, matrix, size)
-        # Four channels take OpenCV less than half of the time that three take.
+        # OpenCV takes less than half of the time for four channels that it takes for three.
         turned = cv2.warpAffine(cv2.cvtColor(part, cv2.COLOR_BGR2BGRA), matrix, (size, size), flags=cv2.INTER_LINEAR,
                                 borderMode=cv2.BORDER_CONSTANT, borderValue=(BORDER,) * 4)
         cv2.cvtColor(turned, cv2.COLOR_BGRA2BGR, dst=out)
@@ -108,9 +112,9 @@ def crop(image: Image, matrices: Floats, size: int) -> Image:
 
 
 def _under(image: Image, matrix: Floats, size: int) -> tuple[Image, Floats]:
-    """Return the part of the frame under the crop, shrunk to just above its resolution, and the map from it.
+    """Return the part of the frame under the crop, shrunk to just above its resolution, and the map from there.
 
-    Every `stride`-th pixel, then means of 2 x 2: a fifth of the time of means over all pixels, for very large faces.
+    Takes every `stride`-th pixel, then means of 2 x 2: a fifth of the time of averaging all, for very large faces.
     """
     stride = int(1 / max(float(np.hypot(matrix[0, 0], matrix[1, 0])), 1e-3)) // 2
     factor = max(2 * stride, 1)
@@ -119,7 +123,7 @@ def _under(image: Image, matrix: Floats, size: int) -> tuple[Image, Floats]:
     if wide < 1 or high < 1:
         return image, matrix
     part = image[y0 : y0 + high * factor, x0 : x0 + wide * factor]
-    if stride > 1:  # much faster than numpy's strides
+    if stride > 1:  # much faster than slicing with numpy
         part = cv2.resize(part, (2 * wide, 2 * high), interpolation=cv2.INTER_NEAREST)  # type: ignore[assignment]
     if stride:
         part = cv2.resize(part, (wide, high), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
@@ -129,7 +133,7 @@ def _under(image: Image, matrix: Floats, size: int) -> tuple[Image, Floats]:
 
 
 def _reach(matrix: Floats, size: int, more: int, picture: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return x0, y0, x1, y1 of the pixels of a picture (width, height) under a crop, and `more` on each side."""
+    """Return x0, y0, x1, y1 of the pixels of a picture (width, height) under a crop, plus `more` on each side."""
     (a, b, x), (c, d, y) = cv2.invertAffineTransform(matrix).tolist()
     end, (width, height) = size - 1, picture
     return (
@@ -141,7 +145,7 @@ def _reach(matrix: Floats, size: int, more: int, picture: tuple[int, int]) -> tu
 
 
 def to_input(crops: Image) -> Floats:
-    """Return the network input (F, 3, size, size) of BGR crops (F, size, size, 3)."""
+    """Convert BGR crops (F, size, size, 3) to the network input (F, 3, size, size)."""
     planes = np.empty((len(crops), 3, *crops.shape[1:3]), np.uint8)
     for one, its in zip(crops, planes, strict=True):
         cv2.split(one, list(its))
@@ -156,12 +160,12 @@ def invert(matrices: Floats) -> Floats:
     """Invert (F, 2, 3) affine maps."""
     inverses = np.empty_like(matrices)
     for matrix, inverse in zip(matrices, inverses, strict=True):
-        cv2.invertAffineTransform(matrix, inverse)  # a third of the time of numpy's, for a face or two
+        cv2.invertAffineTransform(matrix, inverse)  # a third of the time of numpy for a face or two
     return inverses
 
 
 def apply(matrices: Floats, points: Floats) -> Floats:
-    """Map points (F, N, 2) by one affine (2, 3) each of (F, 2, 3)."""
+    """Map the points (F, N, 2) of each face by its affine map (F, 2, 3)."""
     return (points @ matrices[:, :, :2].transpose(0, 2, 1) + matrices[:, None, :, 2]).astype(np.float32)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._area import samples, square
-from nodes._geometry import Floats, Image
+from nodes._geometry import Floats, Image, centres
 
 SIDE = 16
 """Side of a face's template, pixels: it shows the features of the face, but not noise and expressions."""
@@ -45,14 +45,14 @@ class Watch:
             step = np.array([x, y], np.float32) - FACE.start
             side = float((self.boxes[i, 2:] - self.boxes[i, :2]).max())
             self.boxes[i] += np.tile(step * side / SIDE, 2).astype(np.float32)
-            middle = (self.boxes[i, :2] + self.boxes[i, 2:]) / 2
-            inside = (middle >= 0).all() and (middle < image.shape[1::-1]).all()
+            centre = centres(self.boxes[i])
+            inside = (centre >= 0).all() and (centre < image.shape[1::-1]).all()
             worst = min(worst, best if inside else 0.0)
         return worst
 
 
 def _surroundings(image: Image, box: Floats) -> NDArray[np.uint8]:
     """Return the square around a box (4,), twice as wide as its longer side, in grey, with SIDE pixels per face."""
-    x, y = ((box[:2] + box[2:]) / 2).tolist()
+    x, y = centres(box).tolist()
     area = square(x, y, 2 * float((box[2:] - box[:2]).max()), 2 * SEARCHED)
     return np.asarray(cv2.resize(samples(image, area), (SEARCHED, SEARCHED), interpolation=cv2.INTER_AREA), np.uint8)

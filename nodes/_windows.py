@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes._geometry import Floats, Image
+from nodes._geometry import Floats, Image, centres
 
 Window = tuple[int, int, int, int]
 
@@ -71,9 +71,8 @@ def region_of(shares: Sequence[float], width: int, height: int) -> Window:
 
 def centred_in(boxes: Floats, window: Window) -> NDArray[np.bool_]:
     """Return which boxes (F, 4) have their centre in the window."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    low, high = np.array(window[:2]) - 0.5, np.array(window[2:]) - 0.5
-    return np.asarray(((centres >= low) & (centres < high)).all(1), np.bool_)
+    middles, low, high = centres(boxes), np.array(window[:2]) - 0.5, np.array(window[2:]) - 0.5
+    return np.asarray(((middles >= low) & (middles < high)).all(1), np.bool_)
 
 
 QUARTERS = {1: cv2.ROTATE_90_CLOCKWISE, -1: cv2.ROTATE_90_COUNTERCLOCKWISE}

@@ -1,4 +1,4 @@
-"""Find the 68 landmarks of faces, and follow faces from frame to frame by them.
+"""Find the 68 landmarks of faces, and follow the faces from frame to frame.
 
 faces = LandmarkModel().predict(image, boxes, kind="detector")
 """
@@ -16,7 +16,10 @@ from nodes._backend import MODELS, card, check_gives, check_picture, load, locat
 from nodes._expression import eyes_in, openness
 from nodes._geometry import (
     MARGIN,
+    Floats,
+    Image,
     apply,
+    centres,
     crop,
     crop_matrix,
     detector_to_landmark_box,
@@ -29,50 +32,47 @@ from nodes._pose import WIDEST_FOV, camera_matrix, head_pose
 from nodes._scene import Scene
 from nodes._tracks import Look, Tracks, apart
 
-Image = NDArray[np.uint8]
-Floats = NDArray[np.float32]
-
 RELEASED = MODELS / "landmarks"
 FOV = 60.0
-"""Angle of view across the longer side, degrees, where nothing better is known: webcams and phones have 55 to 75."""
+"""Default field of view across the longer side, degrees: webcams and phones have 55 to 75."""
 
 VAGUE = 0.08
-"""What has points this uncertain on average, in face sides, is no face whatever its presence.
+"""Points with a larger mean uncertainty, in face sides, are not a face, whatever the presence.
 
-Measured: of the 337 faces of AFW none is (median 0.025, largest under 0.05), of 208 infants one. Of 151 places in
-photographs without people that the detector takes for faces at 0.3, a fifth have presence, mostly faces of animals; of
-those 28 this drops 11, and 0.10 dropped 4.
+Measured: this drops none of the 337 faces of AFW (median 0.025, largest under 0.05) and one of 208 infants. Of 151
+places in photographs without people where the detector finds a face at 0.3, a fifth have presence, mostly faces of
+animals; of those 28 it drops 11 (0.10 dropped 4).
 """
 OFF_CENTRE = 0.2
-"""A face this far from where it was looked for (see `nodes._tracks.apart`) is looked at once more, where it was found.
+"""If a face is further than this from the given box (see `nodes._tracks.apart`), the network runs again where it is.
 
 Measured on 85 faces of AFW with early weights: boxes shifted by 0.1, 0.2, 0.3, 0.4 face sides give 5.6, 6.4, 8.4 and
-15.6 % error against 5.4 % with the true box, while presence still tells the face.
+15.6 % error, the true box 5.4 %; presence still recognises the face.
 """
 LEANING = np.radians(15)
-"""A face that leans by so much more than was said is looked at once more, upright.
+"""If a face is tilted by this much more than the given roll, the network runs again on the upright face.
 
-Measured on the 210 infants, who lie in every direction, with the weights of the release before: 6.68 % error at the
-first look, 5.86 with the second. On faces of AFW turned by 45, 90 and 180 degrees, with weights that knew few such
-faces: 6.3, 10.6, 10.2 and then 5.3, 6.2, 5.4.
+Measured on the 210 infants, who lie in every direction, with the weights of the previous release: 6.68 % error at the
+first look, 5.86 with the second. On faces of AFW turned by 45, 90 and 180 degrees, with weights trained on few such
+faces: 6.3, 10.6, 10.2, and 5.3, 6.2, 5.4 with the second.
 """
 LOOKS = 3
-"""At most so many looks at a face: from a quarter turn away the second one does not see it quite upright yet.
+"""Maximum number of looks (runs of the network) at a face: after a quarter turn, the second is not quite upright yet.
 
-A face in a detector's box is always looked at twice: on 100 faces of AFW that were not trained with, the error of the
-release before was 4.92 % at the first look, 4.78 % at the second, 4.65 % with the true box.
+A face in a detector's box always gets two: on 100 faces of AFW that were not trained on, the error of the previous
+release was 4.92 % at the first look, 4.78 % at the second, 4.65 % with the true box.
 """
 REACH = 0.4
-"""How far beside its expected place, in face sides, a face that has just been lost is looked for. The network sees a
-face up to about 0.3 sides off; somebody who walks past the camera moves by 0.4 between frames (measured), and at the
-second sight his speed is not yet known."""
+"""How far from its expected place, in face sides, a face that has just been lost is searched. The network recognises a
+face up to about 0.3 sides off; somebody who walks past the camera moves by 0.4 between frames (measured), and in the
+second frame his speed is not yet known."""
 AROUND = np.array([(REACH, 0), (-REACH, 0), (0, REACH), (0, -REACH)], np.float32)
 UNKNOWN_SPREAD = 0.02
-"""Uncertainty of the points of networks that tell none (Slim), in crop sides: about their mean error."""
+"""Uncertainty of the points of networks without this output (Slim), in crop sides: about their mean error."""
 
 
 PARTS = ("boxes", "scores", "landmarks", "spread", "pose", "states", "openness")
-"""What a look finds of a face."""
+"""The fields of Faces that the model fills for each face."""
 
 
 class LandmarkModel:
@@ -81,7 +81,7 @@ class LandmarkModel:
     def __init__(
         self, path: str | Path | None = None, backend: str = "onnxruntime", threads: int = 1, device: str = "cpu"
     ) -> None:
-        """Load the network at `path`, or the released one. Raises as `nodes._backend.load` does."""
+        """Load the network at `path`, or the released one. Raises the errors of `nodes._backend.load`."""
         path = Path(path or RELEASED)
         check_gives(path, "landmarks")
         self._network = load(path, backend, threads, device)
@@ -92,11 +92,14 @@ class LandmarkModel:
     ) -> Faces:
         """Find the landmarks of the faces at boxes (F, 4) in a BGR picture (H, W, 3), all in one batch.
 
-        `kind` says what the boxes are: "detector" ones hold the face as a face detector sees it, "landmarks" ones are
-        tight around the 68 points. `roll` (F,), or one for all, in radians, clockwise, is how far each face leans; it
-        may be wrong by 30 degrees (`roll_of_points` knows it from a detector's points). Row i of the result belongs to
-        box i; ids are the row numbers, scores the probability that there is a face. Coordinates are pixels of `image`;
-        `fov` is the camera's angle of view across the longer side in degrees, which the pose needs.
+        `kind` of box: "detector" boxes come from a face detector, "landmarks" boxes are tight around the 68 points.
+        `roll` (F,), or one for all, is the tilt of each face in radians, clockwise; it may be wrong by 30 degrees
+        (`roll_of_points` computes it from a detector's points). `fov` is the camera's field of view across the longer
+        side in degrees, which the pose needs.
+
+        Row i of the result belongs to box i; ids are the row numbers, scores the probability that there is a face.
+        Coordinates are pixels of `image`.
+
         Raises ValueError for wrong shapes, an unknown kind, and a `fov` beyond `WIDEST_FOV`.
         """
         check_picture(image)
@@ -118,12 +121,12 @@ class LandmarkModel:
             landmarks=landmarks,
             spread=seen["spread"],
             pose=head_pose(landmarks, camera_matrix(image.shape[1], image.shape[0], fov)),
-            states=_of_whole_eyes(seen["states"], landmarks, (image.shape[1], image.shape[0])),
+            states=_open_if_cut_off(seen["states"], landmarks, (image.shape[1], image.shape[0])),
             openness=openness(landmarks),
         )
 
     def _look_closely(self, image: Image, boxes: Floats, rolls: Floats, rough: bool) -> dict[str, Floats]:
-        """Return what `_look` does, of faces that lie elsewhere once more, where they were found; of rough boxes all.
+        """Return the result of `_look`, repeated for faces that are not where or as expected, and for rough boxes.
 
         See OFF_CENTRE, LEANING and LOOKS.
         """
@@ -142,7 +145,7 @@ class LandmarkModel:
         return seen
 
     def _look(self, image: Image, boxes: Floats, rolls: Floats) -> dict[str, Floats]:
-        """Return what the network itself says of the faces at boxes (F, 4), in pixels of the picture."""
+        """Run the network on the faces at boxes (F, 4) and return its outputs in pixels of the picture."""
         matrices = crop_matrix(boxes, self._size, MARGIN, rolls)
         outputs = self._network.run(to_input(crop(image, matrices, self._size)))
         spread = outputs.get("spread", np.full((len(boxes), 68), UNKNOWN_SPREAD * self._size, np.float32))
@@ -155,19 +158,19 @@ class LandmarkModel:
         }
 
 
-def _of_whole_eyes(states: Floats, landmarks: Floats, size: tuple[int, int]) -> Floats:
-    """Return states (F, 4) in which no eye is closed that a picture of `size` (width, height) may not show whole."""
+def _open_if_cut_off(states: Floats, landmarks: Floats, size: tuple[int, int]) -> Floats:
+    """Return states (F, 4) in which eyes that may be cut off by the edge of a picture (width, height) are open."""
     eyes = np.where(eyes_in(landmarks, size), states[:, :2], 0)
     return np.asarray(np.concatenate((eyes, states[:, 2:]), 1), np.float32)
 
 
 def angle_between(a: Floats, b: Floats) -> Floats:
-    """Return (F,) the angle from 0 to pi between directions `a` and `b` (F,) in radians."""
+    """Return the angles (F,) from 0 to pi between directions `a` and `b` (F,) in radians."""
     return np.asarray(np.abs((a - b + np.pi) % (2 * np.pi) - np.pi), np.float32)
 
 
 def as_boxes(boxes: Floats) -> Floats:
-    """Return boxes as float32 (F, 4); an empty list is no box. Raises ValueError for anything else."""
+    """Return boxes as float32 (F, 4); an empty list is (0, 4). Raises ValueError for anything else."""
     boxes = np.asarray(boxes, np.float32)
     if not boxes.size:
         return np.zeros((0, 4), np.float32)
@@ -177,7 +180,7 @@ def as_boxes(boxes: Floats) -> Floats:
 
 
 def as_rolls(roll: Floats | float, count: int) -> Floats:
-    """Return rolls as float32 (count,); one stands for all. Raises ValueError for any other number of them, and NaN."""
+    """Return rolls as float32 (count,); one applies to all. Raises ValueError for another number of them, and NaN."""
     rolls = np.asarray(roll, np.float32)
     if rolls.shape not in ((), (1,), (count,)) or not np.isfinite(rolls).all():
         raise ValueError(f"roll: expected finite radians, one or as many as boxes ({count}), found {roll}")
@@ -185,23 +188,23 @@ def as_rolls(roll: Floats | float, count: int) -> Floats:
 
 
 def landmark_boxes(boxes: Floats, rolls: Floats) -> Floats:
-    """Map face boxes (F, 4) of faces that lean by `rolls` (F,) radians to the boxes that their 68 points would have."""
+    """Estimate the boxes of the 68 points from detected boxes (F, 4) of faces tilted by `rolls` (F,) radians."""
     mapped = detector_to_landmark_box(boxes)
-    centres, old = _centres(mapped), _centres(boxes)
-    x, y = (centres - old).T
+    old, new = centres(boxes), centres(mapped)
+    x, y = (new - old).T
     cos, sin = np.cos(rolls), np.sin(rolls)
-    turned = np.stack((x * cos - y * sin, x * sin + y * cos), 1)  # the brow is up in the face, not in the picture
-    return np.asarray(mapped + np.tile(old + turned - centres, 2), np.float32)
+    turned = np.stack((x * cos - y * sin, x * sin + y * cos), 1)  # the shift is down the face, not down the picture
+    return np.asarray(mapped + np.tile(old + turned - new, 2), np.float32)
 
 
 def certain(faces: Faces) -> NDArray[np.bool_]:
-    """Say of which faces (F,) the network knows where their points are; see VAGUE."""
+    """Return for which faces (F,) the network is certain enough of the points; see VAGUE."""
     sides = (faces.boxes[:, 2:] - faces.boxes[:, :2]).max(1, initial=1)
     return np.asarray(faces.spread.mean(1) < VAGUE * sides, np.bool_)
 
 
 def roll_of_points(points: Floats) -> Floats:
-    """Return (F,) radians that faces lean clockwise, of their points (F, 5, 2); as `landmark_roll`."""
+    """Return the roll (F,) of faces in radians, clockwise, from a detector's points (F, 5, 2); see `landmark_roll`."""
     across = points[:, 1] - points[:, 0]
     down = points[:, 3:].mean(1) - points[:, :2].mean(1)
     return np.asarray(np.arctan2(across[:, 1] - down[:, 0], across[:, 0] + down[:, 1]), np.float32)
@@ -209,10 +212,6 @@ def roll_of_points(points: Floats) -> Floats:
 
 def _side(box: Floats) -> np.float32:
     return np.float32(max(box[2] - box[0], box[3] - box[1]))
-
-
-def _centres(boxes: Floats) -> Floats:
-    return np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, np.float32)
 
 
 class Landmarks(Node):
@@ -236,14 +235,14 @@ class Landmarks(Node):
     threads: int = setting(1, minimum=1)  # CPU threads
 
     def __post_init__(self) -> None:
-        """Refuse settings for which there is no such network, or no card beside it, before the graph starts."""
+        """Refuse a missing or wrong network, or one without a card, before the graph starts."""
         locate(self.model or RELEASED, self.backend)
         card(self.model or RELEASED)
         check_gives(self.model or RELEASED, "landmarks")
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
-        """Run the network on the backends that are here, or on the one that is asked for."""
+        """Run the network on all installed backends, or on the one that the graph uses."""
         from nodes import _networks
 
         if node is None:
@@ -259,13 +258,13 @@ class Landmarks(Node):
         self._used = -1
 
     def process(self, frame: Frame, found: Detections | None) -> Faces:
-        """Follow the known faces and take in newly found ones."""
+        """Follow the known faces and add newly detected ones."""
         stream = (frame.epoch, frame.image.shape)
         if stream != self._stream:
             self._tracks.forget()
             self._stream = stream
         if found is not None and (found.epoch != frame.epoch or found.seq <= self._used):
-            found = None  # of another stream, or held from an earlier frame and used then
+            found = None  # from another stream, or used already (join: hold repeats it)
         looks = self._looks(frame, found)
         seen, presence = self._predict(frame, looks)
         if self._scene.cut(frame.image):
@@ -274,16 +273,8 @@ class Landmarks(Node):
         size = (frame.image.shape[1], frame.image.shape[0])
         pairs = self._tracks.see(looks, seen.landmarks, presence, size, frame.pts)
         rows = [row for _, row in pairs]
-        return Faces(
-            ids=np.array([track.id for track, _ in pairs], np.int64),
-            boxes=seen.boxes[rows],
-            scores=seen.scores[rows],
-            landmarks=seen.landmarks[rows],
-            spread=seen.spread[rows],
-            pose=seen.pose[rows],
-            states=seen.states[rows],
-            openness=seen.openness[rows],
-        )
+        visible = {name: getattr(seen, name)[rows] for name in PARTS}
+        return Faces(ids=np.array([track.id for track, _ in pairs], np.int64), **visible)
 
     def _looks(self, frame: Frame, found: Detections | None) -> list[Look]:
         if found is None:
@@ -293,14 +284,14 @@ class Landmarks(Node):
         return self._tracks.look(landmark_boxes(found.boxes, rolls), rolls, found.pts, frame.pts)
 
     def _predict(self, frame: Frame, looks: list[Look]) -> tuple[Faces, Floats]:
-        """Return what is at the looks, and the probability that it is a face (F,)."""
+        """Return the faces at the looks, and the probability (F,) that each is a face."""
         boxes = np.array([look.box for look in looks], np.float32).reshape(-1, 4)
         rolls = np.array([look.roll for look in looks], np.float32)
         seen = self._model.predict(frame.image, boxes, "landmarks", rolls, self.fov)
         return seen, np.where(certain(seen), seen.scores, np.float32(0))
 
     def _search(self, frame: Frame, looks: list[Look], seen: Faces, presence: Floats) -> None:
-        """Look around the places of faces that were there in the last frame and now are not; put the best in."""
+        """Search around each face that was visible in the last frame and is not now; take the best match, in place."""
         lost = [
             row for row, look in enumerate(looks)
             if look.track and look.track.visible and presence[row] < self.presence
