@@ -1,4 +1,4 @@
-"""Draw faces on a picture: smooth contours, points and head axes that read on light and dark ground."""
+"""Draw faces on a picture: smooth contours, points and head axes that are visible on light and dark backgrounds."""
 
 import math
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ Points = NDArray[np.float32]
 Color = tuple[int, int, int]  # BGR
 
 SHIFT = 4
-"""OpenCV's fixed-point bits: everything is placed to 1/16 pixel, so drawings glide instead of jumping."""
+"""OpenCV's fixed-point bits: everything is placed to 1/16 pixel, so that drawings move smoothly."""
 
 PALETTE: tuple[Color, ...] = (
     (214, 236, 70), (80, 222, 255), (255, 156, 214), (110, 240, 140), (255, 196, 96),
     (92, 170, 255), (250, 250, 250), (190, 130, 255), (120, 255, 220), (255, 140, 150),
 )  # fmt: skip
-"""Light, clearly different hues (turquoise, yellow, violet, green, ...) that stand out from skin and from black."""
+"""Light, clearly different colours (turquoise, yellow, violet, green, ...) that contrast with skin and black."""
 
 DARK: Color = (24, 20, 18)
 
 AXES: tuple[Color, Color, Color] = ((80, 80, 255), (90, 220, 90), (255, 150, 60))
-"""x red, y green, z blue, as everywhere."""
+"""The usual colours: x red, y green, z blue."""
 
 CONTOURS: tuple[tuple[tuple[int, ...], bool], ...] = (
     (tuple(range(17)), False),
@@ -39,7 +39,7 @@ CONTOURS: tuple[tuple[tuple[int, ...], bool], ...] = (
     ((60, 61, 62, 63, 64), False),
     ((64, 65, 66, 67, 60), False),
 )
-"""Lines through iBUG's 68 points, and whether they close. Lips are four open arcs: their corners stay sharp."""
+"""Lines through iBUG's 68 points, and whether they are closed. Lips are four open arcs, so that corners stay sharp."""
 
 
 def track_color(id_: int) -> Color:
@@ -48,14 +48,14 @@ def track_color(id_: int) -> Color:
 
 
 def darker(color: Color) -> Color:
-    """Return a shade of a colour that is dark enough to be its outline."""
+    """Return a dark shade of a colour, for its outline."""
     return (color[0] // 4, color[1] // 4, color[2] // 4)
 
 
 def splines(contours: Sequence[tuple[Sequence[int], bool]]) -> list[NDArray[np.float32]]:
-    """Return per contour the matrix (D, 68) that turns 68 points into a smooth line through them.
+    """Return for each contour the matrix (D, 68) that maps 68 points to a smooth line through some of them.
 
-    Source: Catmull and Rom 1974, the uniform spline with tension 0.5; ends continue straight on.
+    Source: Catmull and Rom 1974, the uniform spline with tension 0.5; it continues straight beyond the ends.
     """
     return [_spline(indices, closed) for indices, closed in contours]
 
@@ -83,7 +83,7 @@ def _row(indices: Sequence[int], closed: bool, places: Sequence[int], weights: S
     for place, weight in zip(places, weights, strict=True):
         if closed or 0 <= place <= last:
             row[indices[place % len(indices)]] += weight
-        else:  # the mirror image of the neighbour beyond the end
+        else:  # beyond the end: the neighbour mirrored at the end
             end, inner = (0, 1) if place < 0 else (last, last - 1)
             row[indices[end]] += 2 * weight
             row[indices[inner]] -= weight
@@ -94,12 +94,12 @@ SPLINES = splines(CONTOURS)
 
 
 def fixed(points: NDArray[Any]) -> NDArray[np.int32]:
-    """Return points in OpenCV's fixed-point pixels; far outside is as good as further outside."""
+    """Return points in OpenCV's fixed-point pixels, clipped far outside the picture."""
     return np.asarray(np.rint(np.clip(points, -8000, 16000) * (1 << SHIFT)), np.int32)
 
 
 def draw_contours(image: Image, landmarks: Points, color: Color, thickness: int, outline: int) -> None:
-    """Draw the smooth lines of one face (68, 2) on a dark line `outline` pixels wider."""
+    """Draw the smooth lines of one face (68, 2) over dark lines that are `outline` pixels wider."""
     lines = [fixed(matrix @ landmarks) for matrix in SPLINES]
     closed = [is_closed for _, is_closed in CONTOURS]
     for shade, width in ((darker(color), thickness + outline), (color, thickness)):
@@ -110,9 +110,9 @@ def draw_contours(image: Image, landmarks: Points, color: Color, thickness: int,
 
 
 def draw_points(image: Image, landmarks: Points, color: Color, radius: float, rim: float) -> None:
-    """Draw one face's points (68, 2) as discs with a dark rim of `rim` pixels.
+    """Draw one face's points (68, 2) as anti-aliased discs with a dark rim of `rim` pixels.
 
-    Each pixel is blended by how much of it a disc covers; OpenCV's own small discs look like crosses.
+    (OpenCV's own small discs look like crosses.)
     """
     _discs(image, landmarks, darker(color), radius + rim)
     _discs(image, landmarks, color, radius)
@@ -170,9 +170,9 @@ def rotation(pose: NDArray[Any]) -> NDArray[np.float64]:
 def draw_axes(
     image: Image, origin: NDArray[Any], pose: NDArray[Any], length: float, thickness: int, outline: int
 ) -> None:
-    """Draw the head's axes from `origin`: x to its image right, y down, and, twice as long, where it looks.
+    """Draw the head's axes from `origin`, the farthest first: x to the image's right, y down, and the line of sight.
 
-    The farthest one is drawn first.
+    The line of sight is twice as long as the others.
     """
     ends = rotation(pose) @ np.diag([0.5, 0.5, -1.0])  # columns: x, y, and the line of sight
     start = fixed(origin[None])[0].tolist()
@@ -190,7 +190,7 @@ EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if np.abs(CUBE[a] - C
 def draw_cube(
     image: Image, centre: NDArray[Any], pose: NDArray[Any], size: float, color: Color, thickness: int
 ) -> None:
-    """Draw a cube of side `size` pixels that turns with the head, its front face bright."""
+    """Draw a cube with sides of `size` pixels that turns with the head; its front is bright."""
     corners = CUBE @ rotation(pose).T * (size / 2)
     flat = fixed(centre + corners[:, :2])
     for front in (False, True):
@@ -199,5 +199,5 @@ def draw_cube(
 
 
 def stroke(face: float) -> int:
-    """Return the line thickness for a face of that many pixels: 1 below 150, then one more per 120."""
+    """Return the line thickness for a face of this many pixels: 1 below 150, then one more per 120."""
     return max(1, round(face / 120 + 0.25))

@@ -1,4 +1,4 @@
-"""Labels beside faces: dim panels with text, placed so that they cover neither each other nor another face."""
+"""Labels next to faces: dim panels with text, placed so that they cover neither each other nor another face."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,38 +14,37 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 LIGHT: Color = (245, 245, 245)
 DIM: Color = (206, 206, 206)
 GAP = 1 / 3
-"""Room between a face's box and its label, in line heights."""
+"""Distance between a face's box and its label, in line heights."""
 FOREHEAD = 1 / 8
-"""Share of the height of a face's box that lies above its brows: a label that has no room but on its face takes no
-more."""
+"""Share of the height of a face's box above its brows: a label that only has room on its face is not higher."""
 
 
 class Label(NamedTuple):
-    """What is to be written beside a face."""
+    """The text next to a face."""
 
     lines: Sequence[str]
     beside: Box
-    size: int  # of a line, pixels
+    size: int  # height of a line, pixels
     color: Color
-    side: int = 0  # of `places`, where it was in the frame before
+    side: int = 0  # where it was in the previous frame, see `places`
 
 
 class Writer:
-    """Write text with OpenCV's built-in font (Rubik), anti-aliased."""
+    """Writes text with OpenCV's built-in font (Rubik), anti-aliased."""
 
     def __init__(self) -> None:
         self._font = cv2.FontFace("sans")
 
     def width(self, text: str, size: int, weight: int) -> int:
-        """Return how many pixels wide a line is."""
+        """Return the width of a line in pixels."""
         return int(cv2.getTextSize((0, 0), text, (0, 0), self._font, size, weight)[2])
 
     def label_all(self, image: Image, labels: Sequence[Label], kept_free: Sequence[Box]) -> list[int]:
-        """Write the labels, each at such length as there is room for, and return their sides.
+        """Write the labels, shortened if there is no room, and return their sides.
 
-        No label covers another one, or any of the boxes `kept_free` (of faces, and what else is to be seen) but the
-        one that it is beside. All get room for the first word first, and then, the first ones first, for the whole or
-        at least the first line; one without any room is left out. A label stays on its side while there is room.
+        No label covers another one, or any of the boxes `kept_free` (faces and other panels) except its own face.
+        First, each label gets room for its first word; then, in order, for all lines or at least the first line. A
+        label without any room is skipped. A label stays on its side as long as there is room.
         """
         size = (image.shape[1], image.shape[0])
         placed: dict[int, tuple[list[str], int, Box]] = {}
@@ -72,13 +71,13 @@ class Writer:
         return None
 
     def extent(self, lines: Sequence[str], size: int) -> tuple[int, int]:
-        """Return width and height of the panel that holds these lines."""
+        """Return width and height of the panel for these lines."""
         pad = _padding(size)
         wide = max(self.width(line, size, _weight(row)) for row, line in enumerate(lines)) + 3 * pad
         return wide, _step(size) * len(lines) + pad
 
     def panel(self, image: Image, lines: Sequence[str], at: Box, size: int, color: Color) -> None:
-        """Write lines on a dim panel with a strip of `color` at its left; `size` is the height of a line in pixels."""
+        """Write lines on a dim panel with a strip of `color` on its left; `size` is the height of a line in pixels."""
         x0, y0, x1, y1 = (round(value) for value in at)
         ground: NDArray[np.uint8] = image[y0:y1, x0:x1]
         pad = _padding(size)
@@ -91,16 +90,16 @@ class Writer:
 
 
 def shortened(lines: Sequence[str]) -> list[list[str]]:
-    """Return the lines, then the first one alone, then its first word."""
+    """Return all lines, then the first line alone, then its first word."""
     versions = [list(lines), [lines[0]], [lines[0].split()[0]]]
     return [version for row, version in enumerate(versions) if version not in versions[:row]]
 
 
 def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]) -> Iterator[tuple[int, Box]]:
-    """Yield on which sides a label of `extent` may lie in a picture of `size`: above, below and beside its face.
+    """Yield side and box of each place for a label of `extent` in a picture of `size`: above, below, next to the face.
 
-    They come only where they lie in the picture as they are. The last place is on the face itself, moved into the
-    picture, if the label is small enough for its FOREHEAD. There is none for one that is larger than the picture.
+    Only places inside the picture count. The last one is on the face itself, moved into the picture, if the label
+    fits on its FOREHEAD. There is none for a label larger than the picture.
     """
     (wide, high), (width, height) = extent, size
     if wide > width or high > height:
@@ -109,7 +108,7 @@ def places(face: Box, extent: tuple[int, int], gap: float, size: tuple[int, int]
     above, below = round(y0 - gap) - high, round(y1 + gap)
     left, right = round(x0), round(x1) - wide
     for side, (x, y) in enumerate(((left, above), (right, above), (left, below), (right, below))):
-        inside = min(max(0, x), width - wide)  # to the side a label may give way, and still be beside its face
+        inside = min(max(0, x), width - wide)  # a label may move sideways and still be next to its face
         if y >= 0 and y + high <= height:
             yield side, (inside, y, inside + wide, y + high)
     y = min(max(0, round(y0)), height - high)
@@ -127,7 +126,7 @@ def overlap(a: Box, b: Box) -> bool:
 
 
 def text_size(face: float, height: int) -> int:
-    """Return the line height for a face of that size in a frame of that height, pixels, 10 at least."""
+    """Return the line height for a face of this size in a frame of this height, pixels, at least 10."""
     return max(10, round(min(height / 38, max(height / 72, face * 0.12))))
 
 

@@ -1,4 +1,4 @@
-"""Draw the faces into the picture: contours or points, box, id, score, head pose, eyes and mouth."""
+"""Draw faces into the picture: contours or points, box, id, score, head pose, eyes and mouth."""
 
 import math
 import time
@@ -22,26 +22,26 @@ from nodes._draw import (
 from nodes._labels import Box, Label, Writer, text_size
 
 SHOWN = 0.5
-"""Probability from which a state is named."""
+"""Minimum probability of a state that is shown."""
 
 SURE = 0.75
-"""Probability against a closed mouth from which it is called open: lips that just part are neither."""
+"""The mouth is called open if the probability that it is not closed is higher; lips that just part are neither."""
 
-ROOM = 0.14
-"""How far the box is drawn outside the landmarks, of their size: it then leaves the jaw and the brows free."""
+MARGIN = 0.14
+"""Distance of the box from the landmarks, as a share of their size: jaw and brows stay visible."""
 
 SMALL = 45
-"""Pixels: a face below has no points on its contours, which would hide it, and no states: its eyes are 8 px wide."""
+"""Pixels. On a smaller face, points would hide the contours, and states are unreliable: its eyes are 8 px wide."""
 
-HELD = 0.1
-"""Share by which a face has to grow or shrink before lines and text do, which would flicker between whole pixels: on a
-talking face of 390 px lines were thicker or thinner 21 times in 12 s, text beside one of 170 px 48 times in 9 s."""
+HYSTERESIS = 0.1
+"""Share by which a face must grow or shrink before lines and text do. Otherwise they would flicker: lines on a talking
+face of 390 px changed their thickness 21 times in 12 s, text next to a face of 170 px its size 48 times in 9 s."""
 
 WHITE: Color = (250, 250, 250)
 
 
 def state_words(states: NDArray[Any]) -> list[str]:
-    """Return what eyes and mouth (4,) do, in words; open eyes and a closed mouth go without saying."""
+    """Return the states (4,) of eyes and mouth in words; open eyes and a closed mouth are not mentioned."""
     probable = {name for name, value in zip(STATES, states, strict=True) if value >= SHOWN}
     words = []
     if {"left_eye_closed", "right_eye_closed"} <= probable:
@@ -58,7 +58,7 @@ def state_words(states: NDArray[Any]) -> list[str]:
 
 
 def size_of(landmarks: NDArray[Any]) -> float:
-    """Return the side of the square as large as the tight box around one face's points."""
+    """Return the side of the square with the same area as the tight box around one face's points."""
     width, height = np.ptp(landmarks, axis=0)
     return float(max(1.0, np.sqrt(width * height)))
 
@@ -82,9 +82,9 @@ class Render(Node):
     def open(self) -> None:
         """Load the font."""
         self._writer = Writer()
-        self._sizes: dict[int, float] = {}  # of the faces in the last frame, as they were drawn, by track id
-        self._sides: dict[int, int] = {}  # of their labels
-        self._copies: dict[tuple[int, int], NDArray[Any]] = {}  # of the prepared frame, by epoch and seq
+        self._sizes: dict[int, float] = {}  # by track id: the sizes with which the last faces were drawn
+        self._sides: dict[int, int] = {}  # by track id: the sides of their labels
+        self._copies: dict[tuple[int, int], NDArray[Any]] = {}  # by epoch and seq: the frame that was prepared
 
     def prepare(self, frame: Frame | None, faces: Faces | None) -> None:
         """Copy the frame while its faces are on their way, if the last frame had any."""
@@ -94,14 +94,12 @@ class Render(Node):
     def process(self, frame: Frame, faces: Faces | None) -> Frame:
         """Return the frame with the faces drawn on it."""
         copies, self._copies = self._copies, {}
-        found = faces is not None and len(faces) > 0
-        if not found and not self.latency:
+        faces = faces or Faces()
+        if not len(faces) and not self.latency:
             return frame
         image = copies.get((frame.epoch, frame.seq))
         image = self._copy(frame.image) if image is None else image
-        faces = faces or Faces()
-        seen = [row for row in range(len(faces)) if is_known(faces, row)]
-        sizes = {row: self._size(faces, row) for row in seen}
+        sizes = {row: self._size(faces, row) for row in range(len(faces)) if is_located(faces, row)}
         self._sizes = {int(faces.ids[row]): size for row, size in sizes.items()}
         for row, size in sizes.items():
             self._draw_face(image, faces, row, size)
@@ -115,17 +113,17 @@ class Render(Node):
         return copy
 
     def _size(self, faces: Faces, row: int) -> float:
-        """Return the size by which a face is drawn: as in the last frame, unless it has become another."""
+        """Return the size with which to draw a face: that of the last frame unless it has changed enough."""
         size = size_of(faces.landmarks[row])
         last = self._sizes.get(int(faces.ids[row]), size)
-        return last if abs(size - last) <= HELD * last else size
+        return last if abs(size - last) <= HYSTERESIS * last else size
 
     def _draw_face(self, image: NDArray[Any], faces: Faces, row: int, size: float) -> None:
         landmarks, color = faces.landmarks[row], track_color(int(faces.ids[row]))
         thickness = max(1, round(stroke(size) * self.scale))
-        outline = 1 if size >= 80 else 0  # on a small face dark rims would cover what they frame
+        outline = 1 if size >= 80 else 0  # on a small face, dark rims would cover too much
         if self.box:
-            draw_brackets(image, frame_of(faces, row), color, thickness, outline)
+            draw_brackets(image, outer_box(faces, row), color, thickness, outline)
         if self.style in ("contours", "both"):
             draw_contours(image, landmarks, color, thickness, outline)
         if self.style == "points" or (self.style == "both" and size >= SMALL):
@@ -141,15 +139,15 @@ class Render(Node):
                 draw_cube(image, centre, faces.pose[row], 1.1 * size_of(landmarks), color, thickness)
 
     def _draw_labels(self, image: NDArray[Any], faces: Faces, sizes: dict[int, float], panels: list[Box]) -> None:
-        """Write beside each face, off the `panels` that are there; the largest faces have the first choice."""
+        """Write a label next to each face, clear of `panels`; the largest faces choose first."""
         ids, labels = [], []
         for row in sorted(sizes, key=lambda row: -sizes[row]):
             lines, id_ = self._lines(faces, row, sizes[row]), int(faces.ids[row])
             if lines:
                 size = round(text_size(sizes[row], image.shape[0]) * self.scale)
                 ids.append(id_)
-                labels.append(Label(lines, frame_of(faces, row), size, track_color(id_), self._sides.get(id_, 0)))
-        sides = self._writer.label_all(image, labels, [*panels, *(frame_of(faces, row) for row in sizes)])
+                labels.append(Label(lines, outer_box(faces, row), size, track_color(id_), self._sides.get(id_, 0)))
+        sides = self._writer.label_all(image, labels, [*panels, *(outer_box(faces, row) for row in sizes)])
         self._sides = dict(zip(ids, sides, strict=True))
 
     def _lines(self, faces: Faces, row: int, size: float) -> list[str]:
@@ -166,7 +164,7 @@ class Render(Node):
         age = (time.monotonic_ns() - t_capture_ns) / 1e6
         size = round(max(12, min(image.shape[:2]) / 36) * self.scale)
         lines = [f"{age:.1f} ms after capture"]
-        needed = self._writer.extent(lines, size)[0] + size  # with half a line's room on both sides
+        needed = self._writer.extent(lines, size)[0] + size  # with half a line on both sides
         size = max(1, min(size, size * image.shape[1] // needed))
         wide, high = self._writer.extent(lines, size)
         corner = round(size / 2)
@@ -175,18 +173,18 @@ class Render(Node):
         return panel
 
 
-def is_known(faces: Faces, row: int) -> bool:
-    """Return whether it is said where a face is."""
+def is_located(faces: Faces, row: int) -> bool:
+    """Return whether the landmarks and the box of a face are known."""
     return bool(np.isfinite(faces.landmarks[row]).all() and np.isfinite(faces.boxes[row]).all())
 
 
-def frame_of(faces: Faces, row: int) -> Box:
-    """Return where the box of a face is drawn: x0, y0, x1, y1, with ROOM on all sides."""
+def outer_box(faces: Faces, row: int) -> Box:
+    """Return the box of a face as it is drawn: x0, y0, x1, y1, with MARGIN on all sides."""
     x0, y0, x1, y1 = faces.boxes[row].tolist()
-    room = ROOM * math.sqrt(max(0.0, (x1 - x0) * (y1 - y0)))
-    return x0 - room, y0 - room, x1 + room, y1 + room
+    margin = MARGIN * math.sqrt(max(0.0, (x1 - x0) * (y1 - y0)))
+    return x0 - margin, y0 - margin, x1 + margin, y1 + margin
 
 
 def radius(face: float) -> float:
-    """Return the radius of the points on a face of that size, pixels."""
+    """Return the radius of the points on a face of this size, pixels."""
     return max(0.5, face / 100) if face < SMALL else max(0.8, face / 100)
