@@ -1,4 +1,4 @@
-"""Whether this FFmpeg writes and reads what cameras and files are made of: tried, not looked up."""
+"""Test for `doctor` whether this FFmpeg encodes and decodes the usual video codecs."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -11,47 +11,48 @@ from av.video.frame import VideoFrame
 
 from graph import Finding
 
-SIZE, FRAMES = 64, 8  # pixels and number of the pictures that are tried
-NEAR = 8  # levels of grey by which a lossy codec may miss
-AGAIN = "pip install --force-reinstall av"
+SIZE, FRAMES = 64, 8  # side in pixels and number of the test pictures
+NEAR = 8  # grey levels, tolerance for lossy codecs
+REINSTALL = "pip install --force-reinstall av"
 CODECS = {
     "H.264": ("libx264", "h264", "yuv420p"),
     "H.265 (HEVC)": ("libx265", "hevc", "yuv420p"),
     "JPEG": ("mjpeg", "mjpeg", "yuvj420p"),
     "VP9": ("libvpx-vp9", "vp9", "yuv420p"),
 }
-"""Encoder, decoder and the layout of their pixels, by the name that people use."""
+"""Encoder, decoder and pixel format by the usual name of a codec."""
 
 
 def ffmpeg() -> Finding:
-    """Return which FFmpeg this is."""
+    """Return the version of FFmpeg."""
     codec = ".".join(map(str, av.library_versions["libavcodec"]))
     return Finding("FFmpeg", "ok", f"{av.ffmpeg_version_info}, libavcodec {codec}, in PyAV {av.__version__}")
 
 
 def tried(names: Iterable[str]) -> Iterator[Finding]:
-    """Write some pictures with each codec, read them again, and say whether they are the same."""
+    """Encode some pictures with each codec, decode them, and say whether they are the same."""
     for name in names:
         encoder, decoder, layout = CODECS[name]
-        if not _has(decoder, "r"):
-            yield Finding(name, "problem", f"this FFmpeg has no decoder {decoder}", AGAIN)
-        elif not _has(encoder, "w"):
-            yield Finding(name, "note", f"can be read; this FFmpeg has no encoder {encoder}", AGAIN)
+        if not has_codec(decoder, "r"):
+            yield Finding(name, "problem", f"this FFmpeg has no decoder {decoder}", REINSTALL)
+        elif not has_codec(encoder, "w"):
+            yield Finding(name, "note", f"can be decoded; this FFmpeg has no encoder {encoder}", REINSTALL)
         else:
             why = _round_trip(encoder, decoder, layout)
-            yield Finding(name, "problem", why, AGAIN) if why else Finding(name, "ok", "written and read")
+            yield Finding(name, "problem", why, REINSTALL) if why else Finding(name, "ok", "encoded and decoded")
 
 
-def _has(codec: str, mode: str) -> bool:
+def has_codec(name: str, mode: Literal["r", "w"]) -> bool:
+    """Return whether this FFmpeg has a decoder ("r") or an encoder ("w") of this name."""
     try:
-        av.Codec(codec, mode)  # type: ignore[arg-type]
+        av.Codec(name, mode)
     except av.codec.codec.UnknownCodecError:
         return False
     return True
 
 
 def _round_trip(encoder: str, decoder: str, layout: str) -> str:
-    """Return what went wrong, empty if nothing has."""
+    """Return what went wrong; empty if nothing did."""
     levels = [index * 255 // FRAMES for index in range(FRAMES)]
     try:
         packets = _encoded(encoder, layout, levels)

@@ -1,10 +1,9 @@
-"""What a graph saw, kept in files: frames as a video, faces as JSON lines or CSV. Both survive a killed run."""
+"""Write frames to a video file, and faces to JSON lines or CSV. All remain readable if the run is killed."""
 
 import json
 import logging
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import count
@@ -29,7 +28,7 @@ COLUMNS = (
     *(f"{axis}{point}" for point in range(68) for axis in "xy"),
     *(f"spread{point}" for point in range(68)),
 )
-"""Of the CSV file. Digits kept: pts 6, score, states and openness 4, pixels and degrees 2."""
+"""Columns of the CSV file. Decimals: pts 6; score, states and openness 4; pixels and degrees 2."""
 
 REFITTED = "frames change from %d x %d to %d x %d: fitted with bars; RecordImages keeps sizes"
 
@@ -53,28 +52,28 @@ class Record(Node):
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
-        """Write and read H.264, and see that the file can be written."""
+        """Test H.264, and whether the file can be written."""
         from nodes._codecs import tried
 
         yield from tried(("H.264",))
         if node is not None:
-            yield tried_file(node.path, VIDEO_SUFFIXES)
+            yield file_finding(node.path, VIDEO_SUFFIXES)
 
     def writes(self) -> list[Path]:
         """Return the file."""
         return [Path(self.path).expanduser()]
 
     def open(self) -> None:
-        """Check that the file can be written; raises ConfigError if not."""
+        """Raise ConfigError if the file cannot be written."""
         from nodes._encoder import encoder
 
         self._writer: VideoWriter | None = None
-        self._told_size = False
+        self._has_warned = False
         self._encoder = encoder(self.codec)
         self._file = writable(self.path, VIDEO_SUFFIXES)
         if self.restarted and self._file.exists():
             self._file = free_name(kept := self._file)
-            logger.warning("%s is from before the restart and is kept; going on in %s", kept, self._file)
+            logger.warning("%s is from before the restart and is kept; continuing in %s", kept, self._file)
 
     def process(self, frame: Frame) -> None:
         """Append one frame; raises NodeError if it cannot be written."""
@@ -84,18 +83,18 @@ class Record(Node):
         if self._writer is None:
             if max(size) > (most := LARGEST[self._encoder]):
                 raise NodeError(
-                    f"{self._file}: pictures are {size[0]} x {size[1]}, but {self._encoder} takes {most} at most on "
-                    "a side; capture's width and height make them smaller"
+                    f"{self._file}: pictures are {size[0]} x {size[1]}, but {self._encoder} only supports sides of up "
+                    f"to {most}; set a smaller width and height on the Capture"
                 )
             container = file_container(self._file)
             self._writer = VideoWriter(container, str(self._file), size, self._encoder, self.crf, self.preset)
-        if size != self._writer.size and not self._told_size:
-            self._told_size = True
+        if size != self._writer.size and not self._has_warned:
+            self._has_warned = True
             logger.warning(REFITTED, *self._writer.size, *size)
         self._writer.write(fit(frame.image, self._writer.size), frame.pts)
 
     def close(self) -> None:
-        """Finish the file; without a single frame there is none."""
+        """Finish the file; if no frame came, there is none."""
         writer = self.__dict__.get("_writer")
         if writer is not None:
             writer.close()
@@ -116,16 +115,16 @@ class RecordFaces(Node):
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
-        """See that the file can be written."""
+        """Test whether the file can be written."""
         if node is not None:
-            yield tried_file(node.path, DATA_SUFFIXES)
+            yield file_finding(node.path, DATA_SUFFIXES)
 
     def writes(self) -> list[Path]:
         """Return the file."""
         return [Path(self.path).expanduser()]
 
     def open(self) -> None:
-        """Check that the file can be written; raises ConfigError if not."""
+        """Raise ConfigError if the file cannot be written."""
         self._path = writable(self.path, DATA_SUFFIXES)
         self._is_table = self._path.suffix.lower() == ".csv"
         self._file: TextIO | None = None
@@ -135,32 +134,32 @@ class RecordFaces(Node):
         text = csv_rows(faces) if self._is_table else json_line(faces)
         try:
             if self._file is None:
-                self._file = self._begin()
+                self._file = self._open_file()
             self._file.write(text)
             self._file.flush()
         except OSError as exc:
             raise NodeError(f"{self._path}: {exc.strerror}") from exc
 
-    def _begin(self) -> TextIO:
-        """Open the file, at the end of what there is of this run."""
+    def _open_file(self) -> TextIO:
+        """Open the file, after a restart to append to it."""
         if self.restarted and self._path.exists():
-            _drop_part_of_a_line(self._path)
+            _drop_partial_line(self._path)
         file = self._path.open("a" if self.restarted else "w", encoding="utf-8", newline="\n")
         file.write(",".join(COLUMNS) + "\n" if self._is_table and not file.tell() else "")
         return file
 
     def close(self) -> None:
-        """Close the file; without a single frame there is none."""
+        """Close the file; if no frame came, there is none."""
         file = self.__dict__.get("_file")
         if file is not None:
-            with suppress(OSError):  # what is still to be written failed in process(), and was told there
+            with suppress(OSError):  # process() has already raised this error
                 file.close()
         elif "_path" in self.__dict__:
             logger.warning("no frame came: %s is not written", self._path)
 
 
-def _drop_part_of_a_line(path: Path) -> None:
-    """Cut off what a killed process has left after its last whole line."""
+def _drop_partial_line(path: Path) -> None:
+    """Cut off what a killed process wrote after its last complete line."""
     with path.open("r+b") as file:
         start = max(0, file.seek(0, os.SEEK_END) - LONGEST_LINE)
         file.seek(start)
@@ -168,44 +167,34 @@ def _drop_part_of_a_line(path: Path) -> None:
 
 
 def json_line(faces: Faces) -> str:
-    """Return the faces of one frame as a line of JSON; a number that is not finite is null."""
+    """Return the faces of one frame as a line of JSON; numbers that are not finite are null."""
     return json.dumps(as_json(faces), allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def csv_rows(faces: Faces) -> str:
-    """Return the faces of one frame as lines of CSV, one per face; a number that is not finite is left empty."""
+    """Return the faces of one frame as lines of CSV, one per face; numbers that are not finite are empty."""
     return "".join(",".join("" if value is None else str(value) for value in row) + "\n" for row in rows(faces))
 
 
 def as_json(faces: Faces) -> dict[str, Any]:
-    """Return the faces of one frame as dictionaries and lists of rounded numbers, None where one is not finite."""
-    columns = zip(
-        faces.ids.tolist(),
-        rounded(faces.boxes, 2),
-        rounded(faces.scores, 4),
-        rounded(faces.landmarks, 2),
-        rounded(faces.spread, 2),
-        rounded(faces.pose, 2),
-        rounded(faces.states, 4),
-        rounded(faces.openness, 4),
-        faces.blinks.tolist(),
-        strict=True,
-    )
-    found = [
-        {
-            "id": id_,
-            "box": box,
-            "score": score,
-            "landmarks": landmarks,
-            "spread": spread,
-            "pose": dict(zip(POSE, pose, strict=True)),
-            "states": dict(zip(STATES, states, strict=True)),
-            "openness": dict(zip(OPENNESS, open_, strict=True)),
-            "blinks": blinks,
-        }
-        for id_, box, score, landmarks, spread, pose, states, open_, blinks in columns
-    ]
-    return {"seq": faces.seq, "pts": round(faces.pts, 6), "epoch": faces.epoch, "faces": found}
+    """Return the faces of one frame as dictionaries and lists of rounded numbers; None for one that is not finite."""
+    columns = {
+        "id": faces.ids.tolist(),
+        "box": rounded(faces.boxes, 2),
+        "score": rounded(faces.scores, 4),
+        "landmarks": rounded(faces.landmarks, 2),
+        "spread": rounded(faces.spread, 2),
+        "pose": _named(POSE, rounded(faces.pose, 2)),
+        "states": _named(STATES, rounded(faces.states, 4)),
+        "openness": _named(OPENNESS, rounded(faces.openness, 4)),
+        "blinks": faces.blinks.tolist(),
+    }
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return {"seq": faces.seq, "pts": round(faces.pts, 6), "epoch": faces.epoch, "faces": rows}
+
+
+def _named(names: Sequence[str], rows: list[list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def rows(faces: Faces) -> Iterator[list[Any]]:
@@ -220,22 +209,17 @@ def rows(faces: Faces) -> Iterator[list[Any]]:
 
 
 def rounded(values: Any, digits: int) -> Any:
-    """Return an array as nested lists of rounded floats, None for what is not finite."""
+    """Return an array as nested lists of rounded floats; None for a number that is not finite."""
     if np.isfinite(values).all():
         return np.round(values.astype(np.float64), digits).tolist()
-    return [rounded(value, digits) if value.ndim else finite(float(value), digits) for value in values]
-
-
-def finite(value: float, digits: int) -> float | None:
-    """Return the rounded value, or None for infinities and NaN."""
-    return round(value, digits) if math.isfinite(value) else None
+    return [rounded(value, digits) for value in values] if values.ndim else None
 
 
 def writable(path: str, suffixes: tuple[str, ...]) -> Path:
-    """Return the absolute path of a file that can be written, with the folders on the way made.
+    """Return the absolute path of a file that can be written, and create missing folders.
 
-    An existing file keeps its content until the first frame. Raises ConfigError for another suffix than
-    `suffixes`, and where nothing can be written.
+    An existing file keeps its content until the first frame. Raises ConfigError for a suffix that is not one of
+    `suffixes`, and if the file cannot be written.
     """
     file = Path(path).expanduser().absolute()
     _check_suffix(file, suffixes)
@@ -254,17 +238,17 @@ def writable(path: str, suffixes: tuple[str, ...]) -> Path:
 
 
 def free_name(file: Path) -> Path:
-    """Return clip-2.mp4 for clip.mp4, or the next number that is not there."""
+    """Return clip-2.mp4 for clip.mp4, or the first higher number that does not exist."""
     return next(path for n in count(2) if not (path := file.with_stem(f"{file.stem}-{n}")).exists())
 
 
-def tried_file(path: str, suffixes: tuple[str, ...]) -> Finding:
-    """Return whether a file can be written."""
+def file_finding(path: str, suffixes: tuple[str, ...]) -> Finding:
+    """Return whether a file can be written, for `doctor`."""
     try:
         file = writable(path, suffixes)
     except ConfigError as exc:
-        return Finding("file", "problem", str(exc), "another path, or the rights to write there")
-    return Finding("file", "ok", f"{file} can be written" + (", over the one that is there" if file.exists() else ""))
+        return Finding("file", "problem", str(exc), "set another path, or get permission to write there")
+    return Finding("file", "ok", f"{file} can be written" + (" and will be overwritten" if file.exists() else ""))
 
 
 def _check_suffix(file: Path, suffixes: tuple[str, ...]) -> None:

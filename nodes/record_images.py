@@ -1,4 +1,4 @@
-"""Frames into a folder of pictures."""
+"""Write frames to a folder of pictures."""
 
 import os
 from contextlib import suppress
@@ -26,7 +26,7 @@ class RecordImages(Node):
         return [Path(self.folder).expanduser()]
 
     def open(self) -> None:
-        """Make the folder; raises ConfigError if that cannot be, or nothing can be written there."""
+        """Create the folder. Raises ConfigError if that fails or it is not writable."""
         self._count = -1
         self._folder = Path(self.folder).expanduser().absolute()
         self._flags = {
@@ -44,7 +44,7 @@ class RecordImages(Node):
             raise ConfigError(f"cannot write to {self._folder}: {exc.strerror}") from exc
 
     def process(self, frame: Frame) -> None:
-        """Write one picture, under another name first: what is there under its number is whole."""
+        """Write one picture, under a temporary name first, so that no incomplete one has its final name."""
         self._count += 1
         if self._count % self.every:
             return
@@ -53,11 +53,11 @@ class RecordImages(Node):
         done, data = cv2.imencode(f".{self.format}", frame.image, self._flags)
         if not done:
             height, width = frame.image.shape[:2]
-            raise NodeError(f"{path}: {self.format} cannot hold a picture of {width} x {height}")
+            raise NodeError(f"{path}: {self.format} does not support a picture of {width} x {height}")
         try:
             unfinished.write_bytes(data.tobytes())
             unfinished.replace(path)
         except OSError as exc:
-            with suppress(OSError):  # where it could not even be begun, as on a disk that has become read-only
+            with suppress(OSError):  # it may not exist, for instance on a disk that has become read-only
                 unfinished.unlink()
             raise NodeError(f"{path}: {exc.strerror}") from exc

@@ -142,7 +142,7 @@ def test_a_tilde_is_the_home_and_what_is_there_is_told_of(tmp_path: Path, monkey
     run_node(node, faces=[some_faces(0, 1)])
     assert (tmp_path / "faces.csv").is_file() and node.writes() == [tmp_path / "faces.csv"]
     [again] = RecordFaces.check(node)
-    assert again.found == f"{tmp_path / 'faces.csv'} can be written, over the one that is there"
+    assert again.found == f"{tmp_path / 'faces.csv'} can be written and will be overwritten"
 
 
 def test_a_video_file_is_none_for_faces() -> None:

@@ -65,5 +65,5 @@ def test_a_picture_that_cannot_be_begun_is_told(tmp_path: Path) -> None:
 
 def test_a_picture_that_the_format_cannot_hold_is_told(tmp_path: Path) -> None:
     wide = Frame(image=np.zeros((2, 17_000, 3), np.uint8))
-    with pytest.raises(NodeError, match=r"\.webp: webp cannot hold a picture of 17000 x 2$"):
+    with pytest.raises(NodeError, match=r"\.webp: webp does not support a picture of 17000 x 2$"):
         run_node(RecordImages(folder=str(tmp_path), format="webp"), frame=[wide])
