@@ -1,4 +1,4 @@
-"""One browser that looks: it gets the newest picture whenever it has drawn one, and holds up nobody."""
+"""One connected browser: it gets the newest picture when it has drawn one, and never slows others."""
 
 import asyncio
 import time
@@ -10,55 +10,55 @@ from aiohttp import WSCloseCode, web
 
 from nodes._web_picture import Picture
 
-UNDER_WAY = 2
-"""Pictures sent and not yet drawn: with one, the connection would rest while the browser draws."""
+IN_FLIGHT = 2
+"""Maximum number of pictures sent and not yet drawn: with one, the connection would be idle while the browser draws."""
 
-COMMANDS = 16  # that may wait while one is obeyed; then nothing more is read of a browser
-WINDOW_S = 5.0  # what `view` looks back over, as the numbers of the nodes do
+COMMANDS = 16  # waiting commands of a browser; with more, nothing is read from it
+WINDOW_S = 5.0  # period of the statistics in `view`, the same as for the nodes
 
 
 class Client:
-    """A browser's connection, with room for one picture and one text of each kind: newer ones replace them."""
+    """The connection to a browser, which buffers one picture and one text of each kind; newer ones replace them."""
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self.socket = socket
         self.commands: asyncio.Queue[tuple[int, dict[str, Any]]] = asyncio.Queue(COMMANDS)
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._picture: Picture | None = None
-        self._last: Picture | None = None  # offered
+        self._last: Picture | None = None  # the last one offered
         self._texts: dict[str, str] = {}
-        self._under_way: dict[int, int] = {}  # seq: t_capture_ns
-        self._drawn: deque[tuple[float, float]] = deque()  # when (CLOCK_MONOTONIC s), and its age then (ms)
+        self._in_flight: dict[int, int] = {}  # seq: t_capture_ns
+        self._drawn: deque[tuple[float, float]] = deque()  # time (CLOCK_MONOTONIC s) and age of the picture then (ms)
         self._opened = time.monotonic()
 
     @property
     def wants_picture(self) -> bool:
         """Whether a picture offered now would be sent at once."""
-        return self._picture is None and len(self._under_way) < UNDER_WAY
+        return self._picture is None and len(self._in_flight) < IN_FLIGHT
 
-    def offer(self, picture: Picture) -> None:
-        """Send a picture when the browser is ready for it, unless it has it, or there is a newer one by then."""
+    def offer_picture(self, picture: Picture) -> None:
+        """Send a picture when the browser is ready, unless it has it already or a newer one comes first."""
         if picture is not self._last:
             self._picture = self._last = picture
-            self._news.set()
+            self._changed.set()
 
-    def tell(self, kind: str, text: str) -> None:
-        """Send a text as soon as may be, unless there is a newer one of its kind by then."""
+    def offer_text(self, kind: str, text: str) -> None:
+        """Send a text as soon as possible, unless a newer one of its kind comes first."""
         self._texts[kind] = text
-        self._news.set()
+        self._changed.set()
 
     def drawn(self, seq: int, seen: bool) -> None:
-        """Hear that the browser is done with a picture, and whether it was seen (not in a hidden tab)."""
-        t_capture_ns = self._under_way.pop(seq, None)
+        """Note that the browser is done with a picture, and whether it was visible (not in a hidden tab)."""
+        t_capture_ns = self._in_flight.pop(seq, None)
         if t_capture_ns is not None and seen:
             now = time.monotonic_ns()
             self._drawn.append((now / 1e9, (now - t_capture_ns) / 1e6))
-        self._news.set()
+        self._changed.set()
 
     def view(self) -> dict[str, float | None]:
-        """Return what this browser showed in the last seconds: frames per second, and their age in ms (median).
+        """Return the frames per second that this browser has drawn lately, and their median age in ms.
 
-        The age is from the capture until we heard that it was drawn: an upper bound, by the way back of that word.
+        The age is from capture until the browser's message arrived, so it includes the time of that message.
         """
         now = time.monotonic()
         while self._drawn and self._drawn[0][0] < now - WINDOW_S:
@@ -68,17 +68,17 @@ class Client:
         return {"fps": round(fps, 1), "age_ms": age}
 
     async def refuse(self, exc: Exception) -> None:
-        """Leave a browser that says what is no command."""
+        """Disconnect a browser that has sent an invalid command."""
         await self.socket.close(code=WSCloseCode.POLICY_VIOLATION, message=f"{exc!r}"[:100].encode())
 
     async def send(self) -> None:
-        """Send until the connection ends; waits where the browser is slow, with nothing piling up meanwhile."""
+        """Send until the connection ends. Waits for a slow browser without building up a queue."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._changed.wait()
+            self._changed.clear()
             while self._texts:
                 await self.socket.send_str(self._texts.pop(next(iter(self._texts))))
-            if self._picture is not None and len(self._under_way) < UNDER_WAY:
+            if self._picture is not None and len(self._in_flight) < IN_FLIGHT:
                 picture, self._picture = self._picture, None
-                self._under_way[picture.seq] = picture.t_capture_ns
+                self._in_flight[picture.seq] = picture.t_capture_ns
                 await self.socket.send_bytes(picture.data)

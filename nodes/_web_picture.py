@@ -1,4 +1,4 @@
-"""What a browser is sent about one frame: a JPEG, and the faces as numbers that it draws itself."""
+"""What a browser gets for each frame: a JPEG, and the faces as numbers, which it draws itself."""
 
 import json
 import struct
@@ -16,7 +16,7 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True)
 class Picture:
-    """One frame as it travels: u32 length of the JSON (little-endian), the JSON, the JPEG."""
+    """One frame as it is sent: u32 length of the JSON (little-endian), the JSON, the JPEG."""
 
     data: bytes
     seq: int
@@ -24,20 +24,20 @@ class Picture:
 
 
 class Newest:
-    """The newest frame, compressed when it is asked for, and once however many ask."""
+    """Keeps the newest frame, and compresses it on request, once for all browsers."""
 
     def __init__(self) -> None:
         self._frame: tuple[Frame, Faces | None] | None = None
         self._made: tuple[Frame, Picture] | None = None
 
     def put(self, frame: Frame, faces: Faces | None) -> None:
-        """Take a frame; from any thread."""
+        """Keep a frame. Any thread may call this."""
         self._frame = (frame, faces)
 
     def picture(self, width: int, quality: int) -> Picture | None:
-        """Return the newest picture, the same object while there is no newer frame; None before the first.
+        """Return the newest picture, the same object until a newer frame comes; None before the first.
 
-        To be called by one thread at a time.
+        Only one thread may call this at a time.
         """
         if self._frame is None:
             return None
@@ -56,7 +56,7 @@ def make_picture(frame: Frame, faces: Faces | None, width: int, quality: int) ->
         "seq": header.seq,
         "epoch": header.epoch,
         "pts": round(header.pts, 3),
-        "width": full_width,  # of the pixels in which the faces are given, not of the JPEG
+        "width": full_width,  # of the frame, whose pixels the faces refer to, not of the JPEG
         "height": height,
         "faces": [] if faces is None else describe_faces(faces),
     }
@@ -77,7 +77,7 @@ def encode_jpeg(image: NDArray[np.uint8], width: int, quality: int) -> bytes:
 
 
 def describe_faces(faces: Faces) -> list[dict[str, Any]]:
-    """Return the faces as plain values; what is not known (NaN) is None."""
+    """Return the faces as plain values; None for what is unknown (NaN)."""
     return [
         {
             "id": int(faces.ids[row]),

@@ -1,13 +1,13 @@
-"""The web server of the page: static files, a log-in where a token is asked, and one WebSocket per browser.
+"""The web server of the page: static files, a login if there is a token, and one WebSocket per browser.
 
-Over the socket a browser gets pictures (binary, see _web_picture) and texts, JSON with a kind `k`:
-    graph   what the graph is made of: nodes, settings, edges
-    stats   what its nodes do now, once a second
-    view    what this browser showed: fps, age_ms
+Over the socket, the server sends pictures (binary, see _web_picture) and texts, JSON with a kind `k`:
+    graph   the graph: nodes, settings, edges
+    stats   the statistics of its nodes, once a second
+    view    what this browser has shown: fps, age_ms
     answer  to a command: id, and error or value
-and sends:
-    drawn   seq, seen: a picture is done with, another may come
-    set, pause, resume, restart   with an id, see _web_inside.Inside.obey
+and a browser sends:
+    drawn   seq, seen: it has drawn a picture and is ready for another
+    set, pause, resume, restart   with an id, see _web_graph.GraphView.execute
 """
 
 import asyncio
@@ -29,46 +29,46 @@ from aiohttp.http_exceptions import HttpProcessingError
 from graph import ConfigError
 from nodes._web_access import Access
 from nodes._web_client import Client
-from nodes._web_inside import Inside, as_json
+from nodes._web_graph import GraphView, as_json
 from nodes._web_picture import Picture
 
 logger = logging.getLogger(__name__)
 requests = logger.getChild("requests")
-# What strangers send broken is answered with 400; the graph's log is no place for it at length.
+# Malformed requests are answered with 400; their tracebacks do not belong in the graph's log.
 requests.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 PAGE = Path(__file__).with_name("_page")
 FILES = ("app.js", "picture.js", "labels.js", "diagram.js", "settings.js", "elements.js", "style.css", "icon.svg")
 MAX_CLIENTS = 32
 MAX_COMMAND = 16384  # bytes
-LOOK_S = 1.0  # between two looks at the graph
-HEARTBEAT_S = 15.0  # a browser that does not answer for so long is gone (its machine sleeps)
+POLL_S = 1.0  # between two queries of the graph
+HEARTBEAT_S = 15.0  # a browser that does not answer for this long is gone (its machine sleeps)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with no-referrer, browsers would send "Origin: null" with the log-in
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers would send "Origin: null" with the login
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
 
 class WebServer:
-    """Serves the page in a thread of its own until `close`.
+    """Serves the page in its own thread until `close`.
 
-    `make` gives the newest picture; it is called in other threads, by one at a time, and only while somebody looks.
-    Raises ConfigError if nobody can listen on `host` and `port` (0: any free one).
+    `make` returns the newest picture. It is called from other threads, one at a time, and only while browsers are
+    connected. Raises ConfigError if it cannot listen on `host` and `port` (0: any free one).
     """
 
-    def __init__(self, host: str, port: int, token: str, make: Callable[[], Picture | None], inside: Inside) -> None:
+    def __init__(self, host: str, port: int, token: str, make: Callable[[], Picture | None], graph: GraphView) -> None:
         self.access = Access(host, port, token)
         self._socket = listen(host, port)
         self._make = make
-        self._inside = inside
+        self._graph = graph
         self._clients: set[Client] = set()
         self._loop = asyncio.new_event_loop()
-        self._frame = asyncio.Event()  # there may be something for somebody who is ready for it
-        self._came = asyncio.Event()  # somebody who knows nothing yet
+        self._new_frame = asyncio.Event()  # a frame has come, or a browser is ready for one
+        self._new_client = asyncio.Event()  # a browser has connected
         self._stop = asyncio.Event()
         self._ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
@@ -76,30 +76,30 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         return int(self._socket.getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The address of the page."""
         host = self._socket.getsockname()[0]
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    def news(self) -> None:
-        """Say that there is a new frame; raises what ended the server, if it did not end well."""
+    def notify(self) -> None:
+        """Announce a new frame. Raises the error that ended the server, if there was one."""
         if self._ended.done():
             self._ended.result()
         if self._clients:
-            self._call(self._frame.set)
+            self._call(self._new_frame.set)
 
     def close(self) -> None:
-        """Tell the browsers, and end."""
+        """Disconnect the browsers and stop."""
         self._call(self._stop.set)
         self._thread.join()
         self._socket.close()
 
     def _call(self, what: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # it has ended by itself
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
             self._loop.call_soon_threadsafe(what)
 
     def _run(self) -> None:
@@ -107,7 +107,7 @@ class WebServer:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve())
             self._ended.set_result(None)
-        except BaseException as exc:  # noqa: BLE001 - `news` raises it in the node's thread, where it is told
+        except BaseException as exc:  # noqa: BLE001 - `notify` raises it in the node's thread
             self._ended.set_exception(exc)
 
     async def _serve(self) -> None:
@@ -115,7 +115,7 @@ class WebServer:
         await runner.setup()
         try:
             await web.SockSite(runner, self._socket).start()
-            tasks = [asyncio.create_task(work()) for work in (self._stop.wait, self._send_pictures, self._look)]
+            tasks = [asyncio.create_task(work()) for work in (self._stop.wait, self._send_pictures, self._send_texts)]
             done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in rest:
                 task.cancel()
@@ -133,7 +133,7 @@ class WebServer:
         for name in FILES:
             app.router.add_get(f"/{name}", _file(name))
         app.on_response_prepare.append(_add_headers)
-        app.on_shutdown.append(self._dismiss)
+        app.on_shutdown.append(self._close_clients)
         return app
 
     @web.middleware
@@ -146,8 +146,8 @@ class WebServer:
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         if "token" in request.query and self.access.is_token(request.query["token"]):
-            return self._let_in()
-        if not self.access.knows(request):
+            return self._accept()
+        if not self.access.is_allowed(request):
             return _ask_for_token("token" in request.query)
         return web.FileResponse(PAGE / "index.html")
 
@@ -158,31 +158,31 @@ class WebServer:
             raise web.HTTPBadRequest(text="This is not a form.\n") from exc
         if not self.access.is_token(given):
             return _ask_for_token(wrong=True)
-        return self._let_in()
+        return self._accept()
 
-    def _let_in(self) -> web.Response:
+    def _accept(self) -> web.Response:
         response = web.Response(status=303, headers={"Location": "./"})  # the address without the token
-        response.set_cookie(self.access.cookie, self.access.proof, httponly=True, samesite="Lax")
+        response.set_cookie(self.access.cookie, self.access.cookie_value, httponly=True, samesite="Lax")
         return response
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        if not self.access.knows(request):
+        if not self.access.is_allowed(request):
             raise web.HTTPUnauthorized(text="The token is missing.\n")
         if len(self._clients) >= MAX_CLIENTS:
-            raise web.HTTPServiceUnavailable(text=f"{MAX_CLIENTS} browsers look already.\n")
-        response = web.WebSocketResponse(  # pictures are JPEG: nothing is left to deflate
+            raise web.HTTPServiceUnavailable(text=f"Too many browsers are connected ({MAX_CLIENTS}).\n")
+        response = web.WebSocketResponse(  # JPEG pictures cannot be compressed further
             heartbeat=HEARTBEAT_S, max_msg_size=MAX_COMMAND, timeout=1.0, compress=False
         )
         await response.prepare(request)
         client = Client(response)
         self._clients.add(client)
-        for kind, text in self._inside.known.items():
-            client.tell(kind, text)
-        tasks = [asyncio.create_task(client.send()), asyncio.create_task(self._obey(client))]
-        self._frame.set()
-        self._came.set()
+        for kind, text in self._graph.latest.items():
+            client.offer_text(kind, text)
+        tasks = [asyncio.create_task(client.send()), asyncio.create_task(self._execute(client))]
+        self._new_frame.set()
+        self._new_client.set()
         try:
-            await self._listen(client)
+            await self._receive(client)
         finally:
             self._clients.discard(client)
             for task in tasks:
@@ -190,26 +190,26 @@ class WebServer:
             await asyncio.gather(*tasks, return_exceptions=True)
         return response
 
-    async def _listen(self, client: Client) -> None:
+    async def _receive(self, client: Client) -> None:
         async for message in client.socket:
             if message.type is not WSMsgType.TEXT:
                 break
             try:
-                said = json.loads(message.data)
-                if said["k"] == "drawn":
-                    client.drawn(int(said["seq"]), bool(said["seen"]))
-                    self._frame.set()
+                command = json.loads(message.data)
+                if command["k"] == "drawn":
+                    client.drawn(int(command["seq"]), bool(command["seen"]))
+                    self._new_frame.set()
                     continue
-                await client.commands.put((int(said["id"]), said))
+                await client.commands.put((int(command["id"]), command))
             except (ValueError, KeyError, TypeError) as exc:
                 await client.refuse(exc)
 
-    async def _obey(self, client: Client) -> None:
-        """Do what a browser asks, one after the other, while it goes on to say what it has drawn."""
+    async def _execute(self, client: Client) -> None:
+        """Execute the commands of a browser in order, while `_receive` goes on."""
         while True:
-            number, said = await client.commands.get()
+            number, command = await client.commands.get()
             try:
-                answer = await asyncio.to_thread(self._inside.obey, said)
+                answer = await asyncio.to_thread(self._graph.execute, command)
             except (ValueError, KeyError, TypeError) as exc:
                 await client.refuse(exc)
                 return
@@ -217,35 +217,35 @@ class WebServer:
 
     async def _send_pictures(self) -> None:
         while True:
-            await self._frame.wait()
-            self._frame.clear()
+            await self._new_frame.wait()
+            self._new_frame.clear()
             if any(client.wants_picture for client in self._clients):
                 picture = await asyncio.to_thread(self._make)
                 if picture is not None:
                     for client in self._clients:
-                        client.offer(picture)
+                        client.offer_picture(picture)
 
-    async def _look(self) -> None:
+    async def _send_texts(self) -> None:
         while True:
             if self._clients:
-                news = await asyncio.to_thread(self._inside.look)
+                news = await asyncio.to_thread(self._graph.update)
                 for client in self._clients:
                     for kind, text in news.items():
-                        client.tell(kind, text)
-                    client.tell("view", json.dumps({"k": "view", **client.view()}))
+                        client.offer_text(kind, text)
+                    client.offer_text("view", json.dumps({"k": "view", **client.view()}))
             else:
-                self._inside.known = {}  # whoever comes shall not be told of long ago
+                self._graph.latest = {}  # the next browser gets no outdated texts
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._came.wait(), LOOK_S)
-            self._came.clear()
+                await asyncio.wait_for(self._new_client.wait(), POLL_S)
+            self._new_client.clear()
 
-    async def _dismiss(self, app: web.Application) -> None:
+    async def _close_clients(self, app: web.Application) -> None:
         for client in set(self._clients):
-            await client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"it has ended")
+            await client.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the server has stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; raises ConfigError saying why there can be none."""
+    """Return a listening socket. Raises ConfigError with the reason if that fails."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
@@ -259,7 +259,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _ask_for_token(wrong: bool) -> web.Response:
     page = (PAGE / "login.html").read_text(encoding="utf-8")
     if not wrong:
-        page = page.replace('<p role="alert">This is not the token.</p>', "")
+        page = page.replace('<p role="alert">Wrong token.</p>', "")
     return web.Response(text=page, content_type="text/html", status=401)
 
 

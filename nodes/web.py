@@ -1,8 +1,8 @@
-"""A web page: the live picture with the faces drawn in the browser, and the graph with its numbers and settings.
+"""A web page with the live picture, the faces (drawn in the browser), and the graph with its statistics and settings.
 
     web: {type: nodes.web:WebView, inputs: {frame: camera.frame, faces: smooth.faces}}
 
-shows http://127.0.0.1:8080. Needs the extra `web`: pip install '.[web]'.
+serves http://127.0.0.1:8080. Needs the extra `web`: pip install '.[web]'.
 """
 
 import logging
@@ -40,7 +40,7 @@ class WebView(Node):
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
-        """Look for the server's library; listen where a graph wants to."""
+        """Look for aiohttp; for a graph, try to listen on its address."""
         try:
             import aiohttp
 
@@ -53,38 +53,41 @@ class WebView(Node):
             yield Finding("web page", "ok", f"aiohttp {aiohttp.__version__}")
             return
         try:
-            Access(node.host, node.port, node.token or os.environ.get("FACEGRAPH_WEB_TOKEN", ""))
+            Access(node.host, node.port, node.token_or_default())
             listen(node.host, node.port).close()
         except ConfigError as exc:
-            yield Finding("web page", "problem", str(exc), "another web.port, or end the program that is there")
+            yield Finding("web page", "problem", str(exc), "set another web.port, or stop the other program")
         else:
             yield Finding("web page", "ok", f"{node.host} port {node.port} is free")
 
     def open(self) -> None:
-        """Start the server; raises ConfigError if the address is taken, or open to others without a token."""
+        """Start the server. Raises ConfigError if the address is in use, or open to others without a token."""
         try:
             from nodes._web_server import WebServer
         except ModuleNotFoundError as exc:
             raise ConfigError(MISSING) from exc
-        from nodes._web_inside import Inside
+        from nodes._web_graph import GraphView
         from nodes._web_picture import Newest
 
         self._newest = Newest()
-        self._inside = Inside(self.graph or self.graph_name, follow=not self.graph, control=self.control)
-        token = self.token or os.environ.get("FACEGRAPH_WEB_TOKEN", "")
-        self._server = WebServer(self.host, self.port, token, self._picture, self._inside)
+        self._graph_view = GraphView(self.graph or self.graph_name, follow=not self.graph, control=self.control)
+        self._server = WebServer(self.host, self.port, self.token_or_default(), self._picture, self._graph_view)
         logger.info("the page is at %s", self._server.url)
 
+    def token_or_default(self) -> str:
+        """Return the token, or that of the environment; empty if there is none."""
+        return self.token or os.environ.get("FACEGRAPH_WEB_TOKEN", "")
+
     def process(self, frame: Frame, faces: Faces | None) -> None:
-        """Have the newest frame ready for whoever looks; costs nothing while nobody does."""
+        """Keep the newest frame for the browsers; costs nothing while none is connected."""
         self._newest.put(frame, faces)
-        self._server.news()
+        self._server.notify()
 
     def _picture(self) -> "Picture | None":
         return self._newest.picture(self.width, self.quality)
 
     def close(self) -> None:
-        """Tell the browsers, and end the server."""
+        """Disconnect the browsers and stop the server."""
         if "_server" in self.__dict__:
             self._server.close()
-            self._inside.close()
+            self._graph_view.close()

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from nodes._web_client import UNDER_WAY
-from nodes._web_inside import Inside
+from nodes._web_client import IN_FLIGHT
+from nodes._web_graph import GraphView
 from nodes._web_picture import Newest
 from nodes._web_server import WebServer
 from tests.conftest import eventually
@@ -45,7 +45,7 @@ def test_a_server_with_another_token_asks_for_it(visit: Opener) -> None:
         port = served.port
         page = visit(f"{served.url}/?token={TOKEN}")
         assert says(page, "connected")
-    again = WebServer("127.0.0.1", port, "another-one-than-before", lambda: None, Inside("", False, True))
+    again = WebServer("127.0.0.1", port, "another-one-than-before", lambda: None, GraphView("", False, True))
     try:
         assert eventually(lambda: page.page.locator("#token").count() == 1)
     finally:
@@ -56,9 +56,9 @@ def test_a_graph_that_has_ended_is_no_lost_connection(visit: Opener) -> None:
     with server() as (served, _):
         page = visit(served.url)
         assert says(page, "connected")
-    assert says(page, "it has ended, trying again")
+    assert says(page, "the server has stopped, trying again")
     page.page.wait_for_timeout(1000)  # in which it is tried again
-    assert says(page, "it has ended, trying again")
+    assert says(page, "the server has stopped, trying again")
 
 
 def test_a_server_that_is_full_says_so(visit: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_a_server_that_is_full_says_so(visit: Opener, monkeypatch: pytest.Monkey
         monkeypatch.setattr("nodes._web_server.MAX_CLIENTS", 1)
         first, second = visit(served.url), visit(served.url)
         assert says(first, "connected")
-        assert says(second, "trying again: 1 browsers look already.")
+        assert says(second, "trying again: Too many browsers are connected (1).")
         first.page.close()
         assert says(second, "connected")
 
@@ -77,7 +77,7 @@ def test_behind_a_proxy_in_a_folder(visit: Opener) -> None:
         with proxy(served.port, lambda sent: sent.replace(b" /graph/", b" /")) as before:
             page = visit(f"http://127.0.0.1:{before.port}/graph/")
             page.page.fill("#token", TOKEN)
-            page.page.click("text=Look in")
+            page.page.click("text=Log in")
             assert eventually(lambda: page.text("#faces").startswith("#3")), page.said
             assert page.page.url.endswith("/graph/")
 
@@ -86,7 +86,7 @@ def test_a_proxy_that_passes_no_websockets_is_named(visit: Opener) -> None:
     upgrade = b"Upgrade: websocket\r\n"
     with server() as (served, _), proxy(served.port, lambda sent: sent.replace(upgrade, b"")) as before:
         page = visit(f"http://127.0.0.1:{before.port}")
-        assert says(page, "a proxy in front must pass on WebSockets and the header Host")
+        assert says(page, "a proxy in front must forward WebSockets and the Host header")
 
 
 HURRIED = "const now = performance.now.bind(performance); performance.now = () => 4 * now();"
@@ -125,8 +125,8 @@ def test_a_hidden_tab_is_sent_nothing_more_until_it_is_seen_again(
         assert says(page, "connected")
         for seq in range(1, 20):
             newest.put(frame(seq, 512, 384), known(1))
-            served.news()
+            served.notify()
             page.page.wait_for_timeout(50)  # in which another would come
-        assert len(made) <= UNDER_WAY
+        assert len(made) <= IN_FLIGHT
         assert page.text("#faces") == ""
         assert eventually(lambda: page.page.evaluate("come()") or page.text("#faces").startswith("#3"))

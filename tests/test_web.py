@@ -20,7 +20,7 @@ import pytest
 from graph import ConfigError, Faces
 from graph.testing import run_node
 from nodes._web_client import Client
-from nodes._web_inside import Inside, as_json
+from nodes._web_graph import GraphView, as_json
 from nodes._web_picture import Newest, describe_faces
 from nodes._web_server import MAX_COMMAND, WebServer
 from nodes.web import WebView
@@ -71,7 +71,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], Any]:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"host": "0.0.0.0"}, r"host '0\.0\.0\.0' is open to others, who must then know a token: set the environment"),
+        ({"host": "0.0.0.0"}, r"host '0\.0\.0\.0' is open to others, and needs a token: set the environment"),
         ({"host": "::"}, r"host '::' is open to others"),
         ({"host": "0.0.0.0", "token": "short"}, "token has 5 characters, expected at least 12"),
         ({"host": "no.such.host.invalid", "token": TOKEN}, r"cannot listen on no\.such\.host\.invalid port 8080: "),
@@ -92,19 +92,19 @@ def test_token_of_the_environment(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 @pytest.mark.parametrize("kind", ["set", "pause", "resume", "restart"])
 def test_page_that_only_shows(kind: str) -> None:
     said = {"k": kind, "id": 1, "setting": "source.grey", "value": 1, "node": "source"}
-    refused = {"error": "this page only shows (its node has control: false)"}
-    assert Inside("shown", follow=False, control=False).obey(said) == refused
+    refused = {"error": "this page is read-only (its node has control: false)"}
+    assert GraphView("shown", follow=False, control=False).execute(said) == refused
 
 
 def test_nothing_is_compressed_while_nobody_looks() -> None:
     def make() -> None:
         raise AssertionError("somebody looks")
 
-    served = WebServer(LOCAL, 0, "", make, Inside("", False, True))
+    served = WebServer(LOCAL, 0, "", make, GraphView("", False, True))
     for _ in range(100):
-        served.news()
+        served.notify()
     served.close()
-    served.news()  # raises what went wrong
+    served.notify()  # raises what went wrong
 
 
 def test_port_that_is_taken() -> None:
@@ -218,7 +218,7 @@ def test_a_slow_client_gets_the_newest_and_holds_up_nobody() -> None:
         ):
             for seq in range(200):
                 newest.put(frame(seq), None)
-                served.news()
+                served.notify()
                 assert await received(quick) == seq
                 await quick.send_json({"k": "drawn", "seq": seq, "seen": True})
             assert [await received(idle), await received(idle)] == [0, 1]  # and then nothing, unasked
@@ -230,22 +230,22 @@ def test_a_slow_client_gets_the_newest_and_holds_up_nobody() -> None:
 
 
 def test_who_comes_is_told_at_once_what_is_known_and_nothing_of_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Known(Inside):
-        def look(self) -> dict[str, str]:
-            self.known = {"stats": '{"k": "stats"}'}
-            return self.known
+    class Known(GraphView):
+        def update(self) -> dict[str, str]:
+            self.latest = {"stats": '{"k": "stats"}'}
+            return self.latest
 
     async def look(served: WebServer) -> None:
         async with aiohttp.ClientSession(served.url) as session, session.ws_connect("/live") as live:
             async with asyncio.timeout(PATIENCE_S):
                 assert await live.receive_json() == {"k": "stats"}
 
-    monkeypatch.setattr("nodes._web_server.LOOK_S", 3600.0)  # who waited for the next look would wait so long
-    with server(inside=Known) as (served, _):
+    monkeypatch.setattr("nodes._web_server.POLL_S", 3600.0)  # who waited for the next look would wait so long
+    with server(graph_view=Known) as (served, _):
         asyncio.run(look(served))
-        monkeypatch.setattr("nodes._web_server.LOOK_S", 0.01)
+        monkeypatch.setattr("nodes._web_server.POLL_S", 0.01)
         asyncio.run(look(served))
-        assert eventually(lambda: not served._inside.known)
+        assert eventually(lambda: not served._graph.latest)
 
 
 def test_a_server_that_is_full_takes_the_next_one_when_somebody_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_a_server_that_is_full_takes_the_next_one_when_somebody_has_left(monkeyp
 def test_only_what_was_seen_of_what_was_sent_counts_as_shown() -> None:
     client = Client(None)  # type: ignore[arg-type]
     now_ns = time.monotonic_ns()
-    client._under_way = {1: now_ns, 2: now_ns}
+    client._in_flight = {1: now_ns, 2: now_ns}
     for seq, seen in ((1, True), (1, True), (2, False), (3, True)):
         client.drawn(seq, seen)
     assert client.view()["fps"] == 1.0  # who has looked for less than a second has looked for one
@@ -277,7 +277,7 @@ def test_only_what_was_seen_of_what_was_sent_counts_as_shown() -> None:
 def test_pictures_go_on_while_a_command_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
-    def obey(self: Inside, said: dict[str, Any]) -> dict[str, Any]:
+    def execute(self: GraphView, said: dict[str, Any]) -> dict[str, Any]:
         return {"value": done.wait(PATIENCE_S)}
 
     async def look(served: WebServer, newest: Newest) -> None:
@@ -285,7 +285,7 @@ def test_pictures_go_on_while_a_command_is_obeyed(monkeypatch: pytest.MonkeyPatc
             await live.send_json({"k": "restart", "id": 7, "node": "slow"})
             for seq in range(10):
                 newest.put(frame(seq), None)
-                served.news()
+                served.notify()
                 assert await received(live) == seq
                 await live.send_json({"k": "drawn", "seq": seq, "seen": True})
             done.set()
@@ -295,7 +295,7 @@ def test_pictures_go_on_while_a_command_is_obeyed(monkeypatch: pytest.MonkeyPatc
                         assert json.loads(message.data) == {"k": "answer", "id": 7, "value": True}
                         return
 
-    monkeypatch.setattr(Inside, "obey", obey)
+    monkeypatch.setattr(GraphView, "execute", execute)
     with server() as (served, newest):
         asyncio.run(look(served, newest))
 
@@ -335,7 +335,7 @@ def test_nonsense_ends_the_connection_only(said: str | bytes) -> None:
                     async for _ in live:  # until it is closed
                         pass
             newest.put(frame(5), None)
-            served.news()
+            served.notify()
             async with session.ws_connect("/live") as other:
                 assert await received(other) == 5
 

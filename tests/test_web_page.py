@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import graph
-from nodes._web_inside import Inside
+from nodes._web_graph import GraphView
 from nodes._web_picture import Newest
 from nodes._web_server import WebServer
 from nodes.source import picture_at
@@ -148,23 +148,23 @@ def test_page_finds_the_graph_again(browser: Any) -> None:
     newest.put(frame(0, 512, 384), known(1))
 
     def serve() -> WebServer:
-        return WebServer("127.0.0.1", port, TOKEN, lambda: newest.picture(960, 80), Inside("", False, True))
+        return WebServer("127.0.0.1", port, TOKEN, lambda: newest.picture(960, 80), GraphView("", False, True))
 
     served = serve()
     try:
         page = Page(browser, f"http://127.0.0.1:{port}")
         assert page.said.pop().startswith("Failed to load resource")  # 401
-        assert "This is not the token" not in page.text("form")
+        assert "Wrong token" not in page.text("form")
         page.page.fill("#token", TOKEN + "x")
-        page.page.click("text=Look in")
-        assert eventually(lambda: "This is not the token." in page.text("form"))
+        page.page.click("text=Log in")
+        assert eventually(lambda: "Wrong token" in page.text("form"))
         page.page.fill("#token", TOKEN)
-        page.page.click("text=Look in")
+        page.page.click("text=Log in")
         page.page.wait_for_selector("#overlay")
         assert eventually(lambda: page.shows("overlay", *CHIN, TRACK_3)), page.said
         colour = style(page, "name", "color")
         served.close()
-        assert eventually(lambda: "it has ended, trying again" in page.text("#state"))
+        assert eventually(lambda: "the server has stopped, trying again" in page.text("#state"))
         assert "stale" in str(page.page.get_attribute("#stage", "class"))  # the last picture is dimmed
         assert page.text("#view") == "" and style(page, "faces", "opacity") == "0.45"  # and so is what else was known
         assert style(page, "name", "color") == colour  # the rest stays as it is
@@ -199,7 +199,7 @@ def test_page_goes_on_without_storage_and_after_pictures_that_it_cannot_show(bro
 
         def next_is_shown() -> bool:
             newest.put(frame(next(numbers), 512, 384), known(1))
-            served.news()
+            served.notify()
             return page.shows("overlay", *CHIN, TRACK_3)
 
         numbers = count()

@@ -7,7 +7,7 @@ import numpy as np
 
 import graph
 from graph import Frame
-from nodes._web_inside import Inside
+from nodes._web_graph import GraphView
 from nodes._web_picture import Newest
 from nodes._web_server import WebServer
 
@@ -20,11 +20,11 @@ def frame(seq: int = 0, width: int = 64, height: int = 48) -> Frame:
 
 @contextmanager
 def server(
-    host: str = "127.0.0.1", token: str = "", inside: type[Inside] = Inside
+    host: str = "127.0.0.1", token: str = "", graph_view: type[GraphView] = GraphView
 ) -> Iterator[tuple[WebServer, Newest]]:
     """A server without a graph, and where it gets its pictures from."""
     newest = Newest()
-    served = WebServer(host, 0, token, lambda: newest.picture(960, 80), inside("", follow=False, control=True))
+    served = WebServer(host, 0, token, lambda: newest.picture(960, 80), graph_view("", follow=False, control=True))
     try:
         yield served, newest
     finally:

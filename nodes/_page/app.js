@@ -1,4 +1,4 @@
-// The page: one WebSocket to the server (see nodes/_web_server.py for what travels over it).
+// The page: one WebSocket to the server (see nodes/_web_server.py for its messages).
 
 import { Diagram, nodeOf } from "./diagram.js";
 import { $, make } from "./elements.js";
@@ -10,33 +10,33 @@ const diagram = new Diagram($("diagram"));
 const settings = new Settings($("settings"), command);
 const RETRY_MS = [250, 500, 1000, 2000, 4000];
 const WIDE = [0.4, 0.4, 0.8]; // openness of wide open eyes and mouth
-const PAGE_TYPE = "nodes.web:WebView"; // cannot be restarted from here
-const STALE_MS = 2000; // without a picture for so long, the shown one is dimmed
-const SILENT_MS = 15000; // without a word for so long, a connection is dead (the server says something every second)
-const UNKNOWN = "no connection"; // for a reason that is not known
+const PAGE_TYPE = "nodes.web:WebView"; // cannot be restarted from the page
+const STALE_MS = 2000; // after this time without a new picture, the last one is dimmed
+const SILENT_MS = 15000; // after this time without a message, the connection is dead (the server sends one per second)
+const UNKNOWN = "no connection"; // if the reason is not known
 
 let socket = null;
 let tries = 0;
-let gone = UNKNOWN; // why the last connection ended
-let graph = null; // what the graph is made of
+let reason = UNKNOWN; // why the last connection ended
+let graph = null; // nodes, settings and edges
 let stats = null;
-const ready = []; // pictures that wait to be drawn, of which the newest will be
+const ready = []; // decoded pictures; the newest one will be drawn
 let drawnAt = 0;
 let heardAt = 0;
 let question = 0;
-const questions = new Map(); // id: what to do with the answer
+const questions = new Map(); // id: callback for the answer
 
 // ---------------------------------------------------------------- connection
 
 function connect() {
-  const address = new URL("live", location.href); // the page may be in a folder of a proxy
+  const address = new URL("live", location.href); // a proxy may serve the page under a path
   address.protocol = address.protocol.replace("http", "ws");
   socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
   heardAt = performance.now();
   socket.onopen = () => {
     tries = 0;
-    gone = UNKNOWN;
+    reason = UNKNOWN;
     heardAt = performance.now();
     document.body.classList.remove("lost");
     setState("connected", "good");
@@ -49,7 +49,7 @@ function connect() {
   socket.onclose = lost;
 }
 
-// `closing` is the event of a connection that was ended; there is none where one was given up.
+// `closing` is the close event; there is none if the page gave up the connection.
 async function lost(closing) {
   for (const answered of questions.values()) answered({ error: "the connection was lost" });
   questions.clear();
@@ -57,22 +57,22 @@ async function lost(closing) {
   $("stage").classList.add("stale");
   document.body.classList.add("lost");
   $("view").textContent = "";
-  gone = closing?.reason || gone;
-  setState(`${gone}, trying again`, "bad");
-  const why = tries++ && closing && (await whyNot().catch(() => "")); // at first it may just have been lost
+  reason = closing?.reason || reason;
+  setState(`${reason}, trying again`, "bad");
+  const why = tries++ && closing && (await whyNot().catch(() => "")); // the first time, it may just have been lost
   if (why) setState(why, "bad");
   setTimeout(connect, RETRY_MS[Math.min(tries - 1, RETRY_MS.length - 1)] * (1 + Math.random() / 2));
 }
 
-// Asks by plain HTTP why there is no connection, of which a WebSocket says nothing; nothing where that is not known.
+// Asks by plain HTTP why there is no connection, which a WebSocket does not say; returns "" if that is not known.
 async function whyNot() {
   const reply = await fetch("live", { signal: AbortSignal.timeout(SILENT_MS) });
-  if (reply.status === 401) location.reload(); // it asks for the token
-  if (reply.status === 400) return `${UNKNOWN}: a proxy in front must pass on WebSockets and the header Host`;
+  if (reply.status === 401) location.reload(); // shows the login
+  if (reply.status === 400) return `${UNKNOWN}: a proxy in front must forward WebSockets and the Host header`;
   return reply.status === 503 ? `trying again: ${(await reply.text()).trim()}` : "";
 }
 
-// Gives up a connection that is dead without a word, or never made: the network has changed, or this machine has slept.
+// Gives up a connection that is dead or was never made: the network has changed, or this machine has slept.
 setInterval(() => {
   if (socket.readyState > WebSocket.OPEN || performance.now() - heardAt < SILENT_MS) return;
   socket.onclose = socket.onmessage = null;
@@ -118,12 +118,12 @@ async function receive(data) {
   const bitmap = await createImageBitmap(jpeg).catch((error) => notice(`this browser cannot show a picture: ${error.message}`));
   if (from !== socket || from.readyState !== WebSocket.OPEN) return bitmap?.close();
   const next = { bitmap, about, at: performance.now() };
-  if (!bitmap) return done(next, false); // and the next one may come
+  if (!bitmap) return done(next, false); // to get the next one
   if (!ready.length) requestAnimationFrame(paint);
   ready.push(next);
 }
 
-// A hidden tab is given no animation frames: it then says nothing, and the server sends nothing more.
+// A hidden tab gets no animation frames, so it reports nothing as drawn and the server sends no more pictures.
 function paint() {
   const pictures = ready.splice(0).sort((a, b) => a.about.seq - b.about.seq); // some are decoded out of order
   if (!pictures.length) return;
@@ -146,7 +146,7 @@ setInterval(() => {
   if (drawnAt && !paused && !document.hidden && performance.now() - drawnAt > STALE_MS) $("stage").classList.add("stale");
 }, 500);
 
-// What a browser keeps of this page; null where its user does not let it.
+// Returns the local storage of the page; null if the user does not allow it.
 function allowedStorage() {
   try {
     return window.localStorage;
@@ -304,7 +304,7 @@ function nodeRow(name) {
   row.append(make("th", { scope: "row", textContent: name, title: name }));
   for (let i = 0; i < 10; i++) row.insertCell();
   if (graph.control && graph.nodes[name]?.type !== PAGE_TYPE) {
-    const button = make("button", { textContent: "Restart", title: `Start ${name} again`, ariaLabel: `Restart ${name}` });
+    const button = make("button", { textContent: "Restart", title: `Restart ${name}`, ariaLabel: `Restart ${name}` });
     button.onclick = async () => {
       button.disabled = true;
       await command({ k: "restart", node: name });
@@ -326,7 +326,7 @@ function percentiles(of) {
 // ---------------------------------------------------------------- small things
 
 function setState(text, colour) {
-  if ($("state").textContent !== text) $("state").textContent = text; // which a screen reader then says
+  if ($("state").textContent !== text) $("state").textContent = text; // a screen reader announces each change
   $("state").className = `state ${colour}`;
 }
 

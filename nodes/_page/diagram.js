@@ -1,10 +1,10 @@
 // The graph as a picture: nodes in layers from the sources to the sinks (Sugiyama, Tagawa and Toda 1981).
 
 const NODE = { width: 136, height: 46, gap: 18 };
-const LANE = 42; // room for an edge that passes a layer by, and for its text between two nodes
-const LAYER = 92; // from one layer to the next
-const DOCK = 22; // between the ends of two edges at a node
-const LEAST_SCALE = 0.6; // of a graph that has no room: its text can still be read, and the rest is scrolled to
+const LANE = 42; // width for an edge that passes a layer, and for its text between two nodes
+const LAYER = 92; // distance between layers
+const DOCK = 22; // distance between the ends of two edges at a node
+const LEAST_SCALE = 0.6; // a large graph is scaled down to this at most, so that its text can be read, and then scrolls
 const SVG = "http://www.w3.org/2000/svg";
 
 export const nodeOf = (port) => port.replace(/\.[^.]*$/, "");
@@ -28,7 +28,7 @@ export function layout(names, edges) {
   };
 }
 
-// Lets an edge leave its node beside the others that do, in the order in which they go on, and enter the other one so.
+// Spreads the ends of the edges at a node side by side, in the order of their other ends.
 function docked(edge, all) {
   const points = edge.points.map((point) => ({ ...point }));
   for (const [node, end, next] of [["from", 0, 1], ["to", -1, -2]]) {
@@ -41,7 +41,7 @@ function docked(edge, all) {
   return { ...edge, points };
 }
 
-// Layer of each node: one more than the deepest of those before it.
+// Layer of each node: one more than the deepest node before it.
 function inLayers(names, edges) {
   const layers = new Map(names.map((name) => [name, 0]));
   for (let round = 0; round < names.length; round++) {
@@ -50,7 +50,7 @@ function inLayers(names, edges) {
   return layers;
 }
 
-// The points of a long edge in the layers that it passes; they take part in the ordering like nodes.
+// The points of a long edge in the layers that it passes; they are ordered like nodes.
 function passing(layers, from, to) {
   const keys = [];
   for (let layer = layers.get(from) + 1; layer < layers.get(to); layer++) {
@@ -75,7 +75,7 @@ function ordered(count, layers, links) {
   return rows;
 }
 
-// Mean place of the neighbours above (or below); lanes of one edge weigh more, so that it runs straight.
+// Mean place of the neighbours above (or below); points of the same edge weigh more, so that it is straight.
 function mean(links, key, place, above) {
   let sum = 0, weight = 0;
   for (const [from, to] of links) {
@@ -112,8 +112,8 @@ function spread(rows, links) {
   return x;
 }
 
-// The places nearest to the wished ones (least squares) that keep the order and do not overlap: what would, moves as one
-// block (pool adjacent violators, Ayer et al. 1955).
+// The places nearest to the desired ones (least squares) that keep the order and do not overlap: nodes that would
+// overlap move as one block (pool adjacent violators, Ayer et al. 1955).
 function apart(row, wish) {
   let end = 0;
   const offsets = row.map((key) => (end += room(key)) - room(key) / 2);
@@ -196,7 +196,7 @@ export class Diagram {
 
 const shortened = (name) => (name.length > 15 ? `${name.slice(0, 14)}…` : name);
 
-// The curve of an edge through its places, and where its text goes: beside the node before its end, or halfway.
+// The curve of an edge through its points, and the place of its text: at the last point before its end, or halfway.
 function wire(points) {
   let path = `M${points[0].x} ${points[0].y}`;
   for (let i = 1; i < points.length; i++) {

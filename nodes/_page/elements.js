@@ -1,4 +1,4 @@
-// Finding and making parts of the page.
+// Find and create elements of the page.
 
 export const $ = (id) => document.getElementById(id);
 

@@ -1,12 +1,12 @@
-// Labels beside faces, placed so that they cover neither each other nor another face (nodes/_labels.py does the same).
+// Labels next to faces, placed so that they cover neither each other nor another face (as nodes/_labels.py does).
 
-// In sizes of the text: of a label, between it and its face, left of its text, and on both sides.
+// In text sizes: height of a label, distance from its face, space left of its text, space on both sides together.
 const HEIGHT = 1.6, GAP = 1 / 3, BEFORE = 0.6, AROUND = 1;
-const FOREHEAD = 1 / 8; // share of the height of a face's box that lies above its brows
+const FOREHEAD = 1 / 8; // share of the height of a face's box above its brows
 
-// Returns where labels [{face: [x0, y0, x1, y1], texts, side}] go: [{label, text, side, place: [x0, y0, x1, y1]}]. All get
-// room for the last of their texts, the shortest, first; then, the first ones first, for the first of them that there is
-// room for. A label stays on the `side` where it was, a number of those below, while there is room.
+// Places labels [{face: [x0, y0, x1, y1], texts, side}]: [{label, text, side, place: [x0, y0, x1, y1]}]. First, each gets
+// room for its last and shortest text; then, in order, for its first text that fits. A label stays on its previous
+// `side`, a number from `places`, as long as there is room.
 export function arrange(labels, size, width, height, measure) {
   const placed = new Map();
   for (const texts of [(label) => label.texts.slice(-1), (label) => label.texts]) {
@@ -25,8 +25,8 @@ export function arrange(labels, size, width, height, measure) {
   return [...placed.values()];
 }
 
-// Where a label may lie in the picture: above and below its face, beside it, and at last, where it is small enough for
-// the forehead, on the face itself; nowhere if it is larger than the picture.
+// The places for a label in the picture: above, below and next to its face, and last, if it fits on the forehead, on the
+// face itself; none if it is larger than the picture.
 function places([x0, y0, x1, y1], [wide, high], gap, width, height) {
   if (wide > width || high > height) return [];
   const left = (x) => Math.max(0, Math.min(x, width - wide)), top = (y) => Math.max(0, Math.min(y, height - high));
@@ -43,7 +43,7 @@ function overlap(a, b) {
   return a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
 }
 
-// Writes labels, each with a `colour`, with text of `size` pixels; returns where, as `arrange` does.
+// Draws labels, each with a `colour`, with text of `size` pixels; returns their places as `arrange` does.
 export function drawLabels(context, labels, size) {
   context.font = `600 ${size}px system-ui, sans-serif`;
   const { width, height } = context.canvas;

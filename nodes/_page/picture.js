@@ -2,7 +2,7 @@
 
 import { drawLabels } from "./labels.js";
 
-// Through iBUG's 68 points: first and last index, and whether the line closes. Lips are open arcs: corners stay sharp.
+// Lines through iBUG's 68 points, and whether they are closed. Lips are open arcs, so that corners stay sharp.
 const CONTOURS = [
   [range(0, 16), false], [range(17, 21), false], [range(22, 26), false], [range(27, 30), false], [range(31, 35), false],
   [range(36, 41), true], [range(42, 47), true],
@@ -10,11 +10,11 @@ const CONTOURS = [
 ];
 const COLOURS = ["#46ecd6", "#ffde50", "#d69cff", "#8cf06e", "#60c4ff", "#ffaa5c", "#fafafa", "#ff82be", "#dcff78", "#968cff"];
 const AXES = ["#ff5050", "#5adc5a", "#3c96ff"]; // x red, y green, z (line of sight) blue
-const LIKELY = 0.5; // probability from which a state is named
-const SURE = 0.75; // that the mouth is open: lips that just part are neither
-const ROOM = 0.14; // how far the box is drawn outside the landmarks, of their size
-const SMALL = 45; // pixels of the frame: a face below has no states, its eyes are 8 px wide
-const TEXT = [11, 13]; // size of the labels on phones, and on pictures that have the room; pixels of the page
+const LIKELY = 0.5; // minimum probability of a state that is shown
+const SURE = 0.75; // minimum probability that the mouth is not closed to call it open: lips that just part are neither
+const ROOM = 0.14; // distance of the box from the landmarks, as a share of their size
+const SMALL = 45; // pixels of the frame; a smaller face shows no states, as its eyes are 8 px wide
+const TEXT = [11, 13]; // text size of labels on phones and on large screens, pixels of the page
 
 function range(first, last) {
   return Array.from({ length: last - first + 1 }, (_, place) => first + place);
@@ -43,11 +43,11 @@ export class PictureView {
     this.overlay = overlay;
     this.layers = new Set();
     this.about = null;
-    this.sides = new Map(); // of the labels that were drawn last, by track id
+    this.sides = new Map(); // sides of the last labels by track id
     new ResizeObserver(() => this.draw()).observe(stage);
   }
 
-  // Shows one picture: an ImageBitmap, and what the server says about the frame.
+  // Shows one picture: an ImageBitmap, and the JSON about its frame.
   show(bitmap, about) {
     const before = this.about;
     this.about = about;
@@ -63,7 +63,7 @@ export class PictureView {
     this.draw();
   }
 
-  // Draws the faces, as sharp as the screen is, whatever the size of the picture.
+  // Draws the faces at the resolution of the screen, whatever the size of the picture.
   draw() {
     if (!this.about) return;
     const sharp = window.devicePixelRatio || 1;
@@ -156,7 +156,7 @@ function curve(context, points, closes) {
   }
 }
 
-// The head's axes from the tip of the nose; the rotation is Rz(roll) Ry(yaw) Rx(pitch), as nodes/_draw.py has it.
+// The head's axes from the tip of the nose; the rotation is Rz(roll) Ry(yaw) Rx(pitch), as in nodes/_draw.py.
 function axes(context, [x, y], pose, length, thick) {
   const [p, w, r] = pose.map((degrees) => (degrees * Math.PI) / 180);
   const [cp, sp, cy, sy, cr, sr] = [Math.cos(p), Math.sin(p), Math.cos(w), Math.sin(w), Math.cos(r), Math.sin(r)];

@@ -1,16 +1,16 @@
-// The settings that may change while the graph runs.
+// The settings that can change while the graph runs.
 
 import { $, make } from "./elements.js";
 
 export class Settings {
-  // `command` asks the server for something, and gives its answer.
+  // `command` sends a command to the server and returns its answer.
   constructor(place, command) {
     this.place = place;
     this.command = command;
     this.shape = "";
   }
 
-  // Shows what the graph's settings are now; the one that is being changed is left alone.
+  // Shows the current settings of the graph, except in the field that has the focus.
   show(graph) {
     this.graph = graph;
     const shape = JSON.stringify(Object.entries(graph.nodes).map(([name, node]) => [name, Object.keys(changeable(node)), graph.control]));
@@ -45,7 +45,7 @@ export class Settings {
     field.onchange = async () => {
       const answer = await this.command({ k: "set", setting: path, value: valueOf(field, about) });
       row.classList.toggle("wrong", Boolean(answer.error));
-      const now = this.graph.nodes[node]?.settings[name] ?? about; // what another browser may have changed meanwhile
+      const now = this.graph.nodes[node]?.settings[name] ?? about; // another browser may have changed it meanwhile
       if (answer.error) fillField(field, now.value);
       else fillField(field, (now.value = answer.value));
     };
@@ -74,7 +74,7 @@ function fieldFor(about) {
   return make("input", { type: "range", min: about.minimum, max: about.maximum, step: steps });
 }
 
-// Whether a setting takes more than one kind of value, which are then written as JSON: lists, and what may be null.
+// Whether the values of a setting are written as JSON: lists, and settings that may be null.
 function isOpen(about) {
   return typeof about.value === "object" || about.type.endsWith(" or null");
 }
@@ -82,14 +82,14 @@ function isOpen(about) {
 function fillField(field, value) {
   if (field.type === "checkbox") field.checked = value;
   else field.value = field.tagName === "SELECT" || typeof value === "object" ? JSON.stringify(value) : value;
-  field.show(value); // the slider itself may stand at the nearest of its steps
+  field.show(value); // the slider itself only shows the nearest step
 }
 
 function valueOf(field, about) {
   if (field.type === "checkbox") return field.checked;
   if (field.tagName === "SELECT") return JSON.parse(field.value);
   if (isOpen(about)) return parsed(field.value);
-  return typeof about.value === "number" && field.value ? Number(field.value) : field.value; // an empty field is no 0
+  return typeof about.value === "number" && field.value ? Number(field.value) : field.value; // an empty field is not 0
 }
 
 function parsed(text) {

@@ -1,4 +1,4 @@
-"""What the page knows of the graph, and what it may change: asked of the running graph as any other process would."""
+"""The page's view of the graph, and its commands, through the same connection that any other process would use."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ PAGE_TYPE = "nodes.web:WebView"
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """Return a message for the page; JSON knows no infinity and no NaN, which become texts."""
+    """Return a message for the page as JSON; infinity and NaN, which JSON lacks, become strings."""
     return json.dumps(_finite(content), allow_nan=False)
 
 
@@ -25,34 +25,34 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Inside:
-    """A view of the graph `name`; if that one is attached to another, of the other. Empty: there is no graph.
+class GraphView:
+    """A view of the graph `name`, or, with `follow`, of the one it is attached to. Empty: there is no graph.
 
-    `look` is called by one thread at a time, `obey` by any.
+    `update` is called by one thread at a time, `execute` by any.
     """
 
     def __init__(self, name: str, follow: bool, control: bool) -> None:
         self.control = control
-        self.known: dict[str, str] = {}  # the newest text of each kind, for a browser that has just come
+        self.latest: dict[str, str] = {}  # the newest text of each kind, for browsers that connect
         self._name = name
         self._follow = follow
         self._graph: Any = None
 
-    def look(self) -> dict[str, str]:
-        """Return what is new, as JSON texts by kind: "graph" where it has changed, and "stats"."""
+    def update(self) -> dict[str, str]:
+        """Return what has changed as JSON texts by kind, "graph" and "stats"."""
         if not self._name:
             return {}
         try:
-            news = self._ask()
+            news = self._query()
         except GraphError as exc:
             self.close()
             news = {"stats": {"error": str(exc)}}
         texts = {kind: as_json({"k": kind, **content}) for kind, content in news.items()}
-        changed = {kind: text for kind, text in texts.items() if text != self.known.get(kind)}
-        self.known = {**self.known, **texts}
+        changed = {kind: text for kind, text in texts.items() if text != self.latest.get(kind)}
+        self.latest = {**self.latest, **texts}
         return changed
 
-    def _ask(self) -> dict[str, dict[str, Any]]:
+    def _query(self) -> dict[str, dict[str, Any]]:
         if self._graph is None:
             self._graph = attach(self._name)
             above = self._graph.spec().get("attach") if self._follow else None
@@ -63,13 +63,13 @@ class Inside:
         spec = {key: value for key, value in self._graph.spec().items() if key not in ("pid", "path")}
         return {"graph": {**spec, "control": self.control}, "stats": self._graph.stats()}
 
-    def obey(self, said: dict[str, Any]) -> dict[str, Any]:
-        """Do what a browser asks: set (setting "node.name", value), pause, resume, restart (node).
+    def execute(self, said: dict[str, Any]) -> dict[str, Any]:
+        """Execute a command of a browser: set (setting "node.name", value), pause, resume, restart (node).
 
-        Returns value, or error saying why not. Raises KeyError or TypeError for what is no command.
+        Returns value, or error with the reason. Raises KeyError or TypeError for an invalid command.
         """
         if not self.control or not self._name:
-            return {"error": "this page only shows (its node has control: false)"}
+            return {"error": "this page is read-only (its node has control: false)"}
         try:
             with attach(self._name) as graph:
                 return {"value": self._do(graph, said)}
@@ -91,11 +91,11 @@ class Inside:
             raise KeyError(kind)
         node = str(said["node"])
         if graph.spec()["nodes"].get(node, {}).get("type") == PAGE_TYPE:
-            raise ConfigError(f"{node} serves this page and cannot wait for itself: run_graph.py restart {node}")
+            raise ConfigError(f"{node} serves this page and cannot restart itself: use run_graph.py restart {node}")
         return graph.restart(node)
 
     def close(self) -> None:
-        """Take leave of the graph."""
+        """Disconnect from the graph."""
         if self._graph is not None:
             self._graph.close()
             self._graph = None
