@@ -1,4 +1,4 @@
-"""Frames to a media server or a player elsewhere: RTSP, RTMP, SRT, or MPEG-TS over UDP or TCP."""
+"""Stream frames to a media server or player: RTSP, RTMP, SRT, or MPEG-TS over UDP or TCP."""
 
 import logging
 import random
@@ -13,10 +13,10 @@ from graph import ConfigError, Finding, Frame, Input, Node, NodeError, redact, s
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # before a new attempt, doubling
-GOOD_FRAMES = 30  # after so many, a connection counts as sound, and the next wait is the first again
-PATIENCE_S = 4.0  # for an answer of the other side; a node that stands still for 5 s is told of
-STOP_S = 2.0  # a call that does not come back in this time is left to the end of the process
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0  # between attempts, doubling
+GOOD_FRAMES = 30  # a connection that took this many counts as good, and the next wait is FIRST_WAIT_S again
+PATIENCE_S = 4.0  # timeout for an answer; a node that blocks for 5 s causes a warning
+STOP_S = 2.0  # how long `close` waits for the sending thread
 
 
 class Push(Node):
@@ -35,13 +35,13 @@ class Push(Node):
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
-        """Write and read H.264."""
+        """Test H.264."""
         from nodes._codecs import tried
 
         return tried(("H.264",))
 
     def open(self) -> None:
-        """Check the address and the encoder; raises ConfigError. A server that is off is waited for."""
+        """Check the address and the encoder (ConfigError); the server itself may be off."""
         from nodes._encoder import STREAM_FORMATS, encoder
 
         self._name: str = redact(self.uri)
@@ -49,7 +49,7 @@ class Push(Node):
         self._address = scheme.lower() + separator + place
         self._failure: NodeError | None = None
         if scheme.lower() not in STREAM_FORMATS or not separator or not place:
-            raise ConfigError(f"{self._name} is no address to send to, expected {'://, '.join(STREAM_FORMATS)}://...")
+            raise ConfigError(f"{self._name} is not an address to send to; expected {'://, '.join(STREAM_FORMATS)}://")
         self._codec = encoder("libx264")
         self._newest: deque[Frame] = deque(maxlen=1)
         self._work = threading.Event()
@@ -59,7 +59,7 @@ class Push(Node):
         self._thread.start()
 
     def process(self, frame: Frame) -> None:
-        """Hand the frame over to the sending thread; raises NodeError where it can never be sent."""
+        """Pass the frame to the sending thread. Raises NodeError if no frame can ever be sent."""
         if self._failure:
             raise self._failure
         self._newest.append(frame)
@@ -76,8 +76,8 @@ class Push(Node):
             except (av.FFmpegError, NodeError) as exc:
                 reason = exc.__cause__ or exc
                 if isinstance(reason, av.ProtocolNotFoundError):
-                    ours = f"this FFmpeg (PyAV {av.__version__})"
-                    self._failure = NodeError(f"{self._name}: {ours} does not know the protocol")
+                    text = f"{self._name}: this FFmpeg (PyAV {av.__version__}) does not know the protocol"
+                    self._failure = NodeError(text)
                     return
                 why = reason.strerror if isinstance(reason, av.FFmpegError) else reason
                 wait_s = FIRST_WAIT_S if self._sent >= GOOD_FRAMES else wait_s
@@ -86,7 +86,7 @@ class Push(Node):
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _stream(self) -> None:
-        """Connect and send until the picture's size changes or the end; a picture that waits goes first."""
+        """Wait for a frame, connect, and send until the picture size changes or the node closes."""
         from nodes._encoder import VideoWriter, even, fit, stream_container
 
         frame = self._next()
@@ -99,7 +99,7 @@ class Push(Node):
         writer = VideoWriter(container, self._name, size, self._codec, self.crf, self.preset)
         try:
             writer.write(fit(frame.image, size), frame.pts)
-            logger.info("%s takes pictures of %d x %d", self._name, *size)
+            logger.info("%s receives pictures of %d x %d", self._name, *size)
             frame = self._next()
             while frame is not None and even((frame.image.shape[1], frame.image.shape[0])) == size:
                 writer.write(fit(frame.image, size), frame.pts)
@@ -109,33 +109,33 @@ class Push(Node):
             writer.close()
 
     def _next(self) -> Frame | None:
-        """Wait for a frame; None when the graph ends."""
+        """Wait for a frame and return it; None when the graph ends."""
         while not self._newest and not self._stopping.is_set():
             self._work.wait()
             self._work.clear()
         return self._newest.popleft() if self._newest else None
 
     def close(self) -> None:
-        """Take leave of the other side."""
+        """Disconnect."""
         if "_thread" not in self.__dict__:
             return
         self._stopping.set()
         self._work.set()
         self._thread.join(STOP_S)
         if self._thread.is_alive():
-            logger.info("%s does not answer; it ends with this process", self._name)
+            logger.info("%s does not answer; the connection ends with this process", self._name)
 
 
 def wait_for_answer(address: str) -> None:
-    """Ask an RTSP server what it can do, and wait for the first byte; raises NodeError where none comes.
+    """Send OPTIONS to an RTSP server and wait for the first byte. Raises NodeError if none comes.
 
-    FFmpeg shakes hands while PyAV holds Python's lock: with a server that hangs, the whole process would stand still.
+    PyAV holds Python's GIL during FFmpeg's handshake: a server that hangs would block the whole process.
     """
     try:
         place = urlsplit(address)
         host, port = place.hostname or "", place.port or 554
-    except ValueError:  # its text may bear a password
-        raise NodeError("no such port, expected like rtsp://user:password@192.0.2.7:554/stream") from None
+    except ValueError:  # its message may contain a password
+        raise NodeError("invalid port, expected like rtsp://user:password@192.0.2.7:554/stream") from None
     url = f"rtsp://{place.netloc.rpartition('@')[2]}{place.path}"
     try:
         with socket.create_connection((host, port), PATIENCE_S) as server:
@@ -144,8 +144,8 @@ def wait_for_answer(address: str) -> None:
     except TimeoutError:
         raise NodeError("does not answer in time") from None
     except UnicodeError:
-        raise NodeError(f"{host} cannot be the name of a host") from None
+        raise NodeError(f"{host} is not a valid host name") from None
     except OSError as exc:
         raise NodeError(exc.strerror or str(exc)) from None
     if not answer:
-        raise NodeError("ends the connection: it may not be an RTSP server")
+        raise NodeError("closes the connection: it may not be an RTSP server")

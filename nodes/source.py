@@ -1,4 +1,4 @@
-"""A test source: a picture moved along a known path, so that the true place of every point is known in every frame."""
+"""A test source: it moves a picture along a known path, so that the true place of every point is known."""
 
 import math
 import time
@@ -21,31 +21,31 @@ Image = NDArray[Any]  # (H, W, 3) uint8 BGR
 Motion = Literal["still", "sine", "triangle", "stop_and_go"]
 
 PERIODS = (1.0, 1.37, 1.64, 1.21)
-"""Periods of x, y, zoom and rotation as multiples of `period`: unequal, so that a path does not repeat soon."""
+"""Periods of x, y, zoom and rotation as multiples of `period`: different, so that a path does not repeat soon."""
 
 MAT = 0.02
-"""White edge around each picture, of the picture's longer side: hides the jagged rim that warping leaves."""
+"""Width of the white edge around each picture as a share of its longer side; it hides the jagged rim of the warp."""
 
 PAINTING, FORGOTTEN = 1.5, 0.9
-"""A paced frame is begun before it is due by so many times what painting took, the longest forgotten by a tenth per
-frame: the slowest of a hundred takes 1.7 times the median (five portraits in 720p: 9.0 and 15.8 ms)."""
+"""Painting of a paced frame starts PAINTING times the longest recent painting time before it is due; that time shrinks
+by FORGOTTEN per frame. The slowest of a hundred takes 1.7 times the median (five portraits in 720p: 9.0, 15.8 ms)."""
 
 NOISE_ROOM = 64
-"""The noise is cut from a field this many pixels larger than the frame, at another place in each frame."""
+"""The noise of each frame is cut from a random place in a field that is this many pixels larger than the frame."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Truth(Message):
-    """Where the picture lies in the frame of the same `seq`, one row per copy; no rows while the frame is blank."""
+    """Where the picture is in the frame of the same `seq`, one row per copy; no rows while the frame is blank."""
 
     transforms: NDArray[np.float32] = array(np.float32, "F", 2, 3)  # picture pixels to frame pixels
 
 
 def wave(motion: Motion, phase: float) -> float:
-    """Return a value in -1..1 of period 1 that is 0 and rising at `phase` 0.
+    """Return the value (-1..1) of a wave of period 1 that is 0 and rising at `phase` 0.
 
-    `triangle` moves at constant speed and turns at once; `stop_and_go` moves half of the time at twice that
-    speed and rests at the ends.
+    `triangle` moves at constant speed and turns abruptly; `stop_and_go` moves half of the time at twice that speed and
+    rests at the ends.
     """
     if motion == "still":
         return 0.0
@@ -56,7 +56,7 @@ def wave(motion: Motion, phase: float) -> float:
 
 
 def placement(centre: tuple[float, float], place: tuple[float, float], scale: float, degrees: float) -> Any:
-    """Return the (2, 3) float32 similarity that turns and scales about `centre` and brings it to `place`.
+    """Return the similarity (2, 3) float32 that turns and scales about `centre` and moves it to `place`.
 
     Positive angles turn clockwise in the image.
     """
@@ -73,7 +73,7 @@ def apply(transform: NDArray[np.float32], points: NDArray[np.float32]) -> NDArra
 
 
 def grid(copies: int, width: int, height: int, aspect: float) -> tuple[int, int]:
-    """Return columns and rows of the grid whose cells show `copies` pictures of `aspect` (width / height) largest."""
+    """Return columns and rows of the grid in which `copies` pictures of `aspect` (width / height) are largest."""
 
     def shown(columns: int) -> float:
         rows = math.ceil(copies / columns)
@@ -84,7 +84,7 @@ def grid(copies: int, width: int, height: int, aspect: float) -> tuple[int, int]
 
 
 class Canvas:
-    """Paint one picture many times, at any place and size."""
+    """Paints one picture many times, at any place and size."""
 
     def __init__(self, picture: Image, width: int, height: int) -> None:
         self.height, self.width = picture.shape[:2]
@@ -112,16 +112,16 @@ class Canvas:
         level = min(len(self.levels) - 1, max(0, math.floor(math.log2(shrink))))
         moved = transform.astype(np.float64)
         moved[:, 2] -= (x0, y0)
-        # The levels are padded by one pixel of white, so that the picture's own rim is blended by the warp.
+        # The levels have one pixel of white around them, so that the warp blends the picture's edge.
         moved = moved @ np.array([[2.0**level, 0, -(2.0**level)], [0, 2.0**level, -(2.0**level)], [0, 0, 1]])
         size = (region.shape[1], region.shape[0])
         cv2.warpAffine(self.levels[level], moved, size, dst=region, borderMode=cv2.BORDER_TRANSPARENT)
 
 
 def pyramid(picture: Image) -> Iterator[Image]:
-    """Yield the picture and its halves down to 64 px, each with a white rim of one pixel.
+    """Yield the picture at full size, half size and so on down to 64 px, each with one pixel of white around it.
 
-    Pixel i of a half lies at pixel 2 i of the level above (cv2.pyrDown), so (0, 0) stays where it is.
+    Pixel i of a level is at pixel 2 i of the level above (cv2.pyrDown), so (0, 0) stays where it is.
     """
     while True:
         yield cv2.copyMakeBorder(picture, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(245, 245, 245))
@@ -131,14 +131,14 @@ def pyramid(picture: Image) -> Iterator[Image]:
 
 
 def blurred(picture: Image, width: int, height: int) -> Image:
-    """Return a backdrop: the picture enlarged over the whole frame, dim and without any shape in it."""
+    """Return a background: the picture enlarged over the whole frame, dim and without any recognisable shape."""
     small = cv2.resize(picture, (16, 9), interpolation=cv2.INTER_AREA)
     soft = cv2.GaussianBlur(small, (0, 0), 1.5) // 2 + 16
     return cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def portrait() -> Path:
-    """Return where matplotlib's portrait lies. matplotlib is not imported: it would make folders and find fonts."""
+    """Return the path of matplotlib's portrait, without importing it, which would create folders and search fonts."""
     spec = find_spec("matplotlib")
     if spec is None or spec.origin is None:
         raise ConfigError("TestSource.picture: the built-in one comes with matplotlib: pip install matplotlib")
@@ -165,7 +165,7 @@ class TestSource(Node):
     Equal settings give equal frames. In the first frame, the picture is upright in the middle of its cell.
     """
 
-    __test__ = False  # the name is the field's (videotestsrc); pytest shall not collect it
+    __test__ = False  # pytest must not collect it; the name is usual (videotestsrc)
 
     frame = Output(Frame)
     truth = Output(Truth)
@@ -194,7 +194,7 @@ class TestSource(Node):
         return self.paced
 
     def open(self) -> None:
-        """Read the picture and prepare backdrop and noise."""
+        """Read the picture and prepare background and noise."""
         self._random = np.random.default_rng(self.seed)
         if self.pattern == "picture":
             self._canvas = Canvas(picture_at(self.picture), self.width, self.height)
@@ -207,11 +207,11 @@ class TestSource(Node):
             self._darker = np.maximum(-grain, 0).astype(np.uint8)
 
     def process(self) -> Iterator[dict[str, Message] | None]:
-        """Yield frames with the truth about them."""
+        """Yield frames with their truth."""
         pacer, lead, index = Pacer(fps=self.fps), 0.0, 0
         while not self.frames or index < self.frames:
             pts = index / self.fps
-            if self.paced:  # a camera's work on a frame comes just before it, and not beside that of the graph
+            if self.paced:  # paint just before the frame is due, as a camera does, and not while the graph works
                 yield from waiting(pacer.left_s(pts - lead))
             begun = time.monotonic()
             transforms = self.transforms(pts)
@@ -248,7 +248,7 @@ class TestSource(Node):
             shift = random.uniform(-0.5, 0.5, 2) if shot else shift
         waves = [wave(self.motion, pts / (self.period * p) + q) for p, q in zip(PERIODS, phases, strict=True)]
         swing = self.pan * cell_height
-        # Each cell's own part of the frame, and after a cut anywhere in it where the picture still fits.
+        # The centre of its cell, or, after a cut, anywhere in the cell where the picture fits.
         x = (copy % columns + 0.5) * cell_width + shift[0] * max(0, cell_width - scale * picture_width)
         y = (copy // columns + 0.5) * cell_height + shift[1] * max(0, cell_height - scale * picture_height)
         place = (float(x) - 0.5 + swing * waves[0], float(y) - 0.5 + swing * waves[1])

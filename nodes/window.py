@@ -1,4 +1,4 @@
-"""A window on the screen."""
+"""Show frames in a window on the screen."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ import cv2
 from graph import ConfigError, EndOfStream, Finding, Frame, Input, Node
 
 QUIT_KEYS = frozenset({ord("q"), ord("Q"), 27})  # 27: Esc
-LARGEST = (1280, 800)  # pixels of a new window: fits on a laptop, and can be enlarged
+LARGEST = (1280, 800)  # pixels, a new window: fits on a laptop screen, and can be enlarged
 INSTEAD = "to write a video instead, use nodes.record:Record"
 
 
@@ -27,7 +27,7 @@ class Window(Node):
 
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
-        """Look for a screen, and for OpenCV's windows."""
+        """Check for a screen, and for window support in OpenCV."""
         windows = f"OpenCV {cv2.__version__}, {cv2.currentUIFramework() or 'without windows'}"
         try:
             check_display()
@@ -39,28 +39,28 @@ class Window(Node):
             yield Finding("display", "ok", f"{os.environ.get('DISPLAY', 'a screen')} ({windows})")
 
     def open(self) -> None:
-        """Make sure that there is a screen; raises ConfigError if not."""
+        """Raise ConfigError if there is no screen."""
         check_display()
         self._name = ""
 
     def process(self, frame: Frame) -> None:
-        """Show one frame; raises EndOfStream when the user is done."""
+        """Show one frame. Raises EndOfStream when the user quits."""
         if not self._name:
-            self._show_window(frame)
+            self._open_window(frame)
         cv2.imshow(self._name, frame.image)
-        self._look_at_keys()
+        self._check_keys()
 
     def idle(self) -> None:
-        """Stay responsive while no frame comes (a camera that hangs)."""
+        """Stay responsive while no frame comes (for instance if a camera hangs)."""
         if self._name:
-            self._look_at_keys()
+            self._check_keys()
 
-    def _look_at_keys(self) -> None:
-        # pollKey also lets the window redraw; it does not wait, so the frames keep their own time.
+    def _check_keys(self) -> None:
+        # pollKey also redraws the window, and does not wait, so it does not delay frames.
         if cv2.pollKey() in QUIT_KEYS or not self._visible():
             raise EndOfStream
 
-    def _show_window(self, frame: Frame) -> None:
+    def _open_window(self, frame: Frame) -> None:
         self._name = self.title or frame.header.stream or "facegraph"
         cv2.namedWindow(self._name, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         height, width = frame.image.shape[:2]
@@ -70,7 +70,7 @@ class Window(Node):
     def _visible(self) -> bool:
         try:
             return cv2.getWindowProperty(self._name, cv2.WND_PROP_VISIBLE) >= 1
-        except cv2.error:  # Qt is gone with its last window
+        except cv2.error:  # Qt ends with its last window
             return False
 
     def close(self) -> None:
@@ -89,9 +89,9 @@ def check_display() -> None:
 
 
 def why_no_display() -> str:
-    """Return why X11 cannot be reached, empty if it can.
+    """Return why there is no connection to X11; empty if there is one.
 
-    Asked through the library that Qt uses too, because Qt ends the whole process (abort) where it finds no screen.
+    This uses the same library as Qt, which itself would abort the whole process if there is no screen.
     """
     display = os.environ.get("DISPLAY")
     if not display:
@@ -104,4 +104,4 @@ def why_no_display() -> str:
     connection = ctypes.c_void_p(xcb.xcb_connect(None, None))
     failed = xcb.xcb_connection_has_error(connection)
     xcb.xcb_disconnect(connection)
-    return f"DISPLAY is {display!r}, but no X server there lets this program in" if failed else ""
+    return f"DISPLAY is {display!r}, but no X server there accepts a connection" if failed else ""
