@@ -1,8 +1,8 @@
-"""The least that a hop between two Python processes can cost, to compare ours with.
+"""The minimum cost of a hop between two Python processes, for comparison with ours.
 
-A ring of slots in shared memory, one small msgpack message over ZeroMQ for each picture, the slot's number back: no
-types, no joins, no policies, no metrics, one consumer, and nothing that survives a fault. The clock runs from before
-the sender takes back what is free, as in the script that the goal of issue 2 was set by: a hop must pay for that, too.
+A ring of slots in shared memory, one small msgpack message over ZeroMQ for each picture, and the slot's number back: no
+types, joins, policies or metrics, one consumer, and no fault tolerance. The time of a hop includes that in which the
+sender takes back free slots.
 """
 
 import json
@@ -21,7 +21,7 @@ import zmq
 
 from tests.bench._traffic import END, STAMP, Arrivals, Plan, numbers, picture
 
-SLOTS = 8  # as many as ours has on its way with the default queue: four waiting, four granted
+SLOTS = 8  # as many as ours has in flight with the default queue: four waiting, four granted
 
 
 class Ring:
@@ -33,8 +33,11 @@ class Ring:
 
 
 def measure(plan: Plan, copy: bool) -> dict[str, float]:
-    """Run sender (here) and receiver (a new process). `copy`: the picture is copied into its slot, as ours does
-    with an ordinary array; else it is taken to be there already, and only stamped."""
+    """Run sender (here) and receiver (a new process).
+
+    With `copy`, each picture is copied into its slot, as ours does with an ordinary array; otherwise it is in the slot
+    already, and only stamped.
+    """
     fd = os.memfd_create("floor", os.MFD_CLOEXEC)
     os.posix_fallocate(fd, 0, SLOTS * plan.nbytes)
     with tempfile.TemporaryDirectory(prefix="fg-") as folder:

@@ -1,4 +1,4 @@
-"""What the measuring scripts share: repetitions side by side, ratios, tables, the state of the machine."""
+"""Shared by the benchmarks: interleaved repetitions, ratios, tables, the state of the machine."""
 
 import json
 import os
@@ -19,11 +19,11 @@ Run = Callable[[], Mapping[str, float]]
 
 
 def interleave(runs: Mapping[str, Run], repeats: int) -> dict[str, list[Mapping[str, float]]]:
-    """Run everything `repeats` times, taking turns, so that all see the same moods of the machine."""
+    """Run everything `repeats` times in turns, so that changes in the machine's speed affect all alike."""
     results: dict[str, list[Mapping[str, float]]] = {name: [] for name in runs}
     order = list(runs)
     for repeat in range(repeats):
-        for name in order if repeat % 2 == 0 else reversed(order):  # who comes first takes turns too
+        for name in order if repeat % 2 == 0 else reversed(order):  # the order alternates, too
             results[name].append(runs[name]())
     return results
 
@@ -33,17 +33,17 @@ def median(results: Sequence[Mapping[str, float]], key: str) -> float:
 
 
 def ratio(ours: Sequence[Mapping[str, float]], floor: Sequence[Mapping[str, float]], key: str) -> float:
-    """Return the median of the ratios of runs made one after the other."""
+    """Return the median ratio of runs that were made one after the other."""
     return float(np.median([a[key] / b[key] for a, b in zip(ours, floor, strict=True) if b[key]]))
 
 
 def load() -> float:
-    """Return the processes that wanted to run, on average of the last minute."""
+    """Return the load average of the last minute."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return the properties of the machine on which the results depend."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(),
@@ -63,11 +63,11 @@ def cpu() -> str:
 
 
 def head(title: str) -> dict[str, Any]:
-    """Print and return the state of the machine. A busy one measures its other work, not ours."""
+    """Print and return the state of the machine, with a warning if it is busy."""
     about = machine()
     console.print(f"[bold]{title}[/]  {about['cpu']}, {about['cores']} cores, load {about['load']}")
     if about["load"] > 0.5:
-        console.print("[yellow]the machine is busy: only ratios within this run mean anything[/]")
+        console.print("[yellow]the machine is busy: only ratios within this run are meaningful[/]")
     return about
 
 
@@ -84,7 +84,7 @@ def verdict(found: float, goal: float, at_most: bool) -> str:
 
 
 def save(path: Path | None, results: Mapping[str, Any]) -> None:
-    """Write what was measured, if a file was asked for."""
+    """Write the results to a file, if there is one."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

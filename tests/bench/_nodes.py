@@ -1,4 +1,4 @@
-"""The two ends of a measured hop, as nodes."""
+"""The two ends of a measured hop as nodes."""
 
 import json
 import time
@@ -16,7 +16,7 @@ class Sender(Node):
     frame = Output(Frame)
 
     plan: dict[str, Any]  # see tests.bench._traffic.Plan
-    copy: bool = True  # true: an ordinary array that the runtime copies; false: each is born in its slot
+    copy: bool = True  # true: an ordinary array that the runtime copies; false: an array in shared memory
     report: str = ""  # file for the number of pictures sent
 
     def process(self) -> Iterator[Frame]:
@@ -32,12 +32,12 @@ class Sender(Node):
 
 
 class Receiver(Node):
-    """Counts them."""
+    """Counts and times them."""
 
     frame = Input(Frame)
 
     plan: dict[str, Any]  # see tests.bench._traffic.Plan
-    report: str = ""  # file for what arrived
+    report: str = ""  # file for the results
 
     def open(self) -> None:
         self.arrivals = Arrivals(Plan(**self.plan))

@@ -1,4 +1,4 @@
-"""A hop, or a chain of nodes, through this project's runtime."""
+"""Run a hop, or any graph, through this project's runtime."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from tests.bench._traffic import Plan
 
 
 def hop_spec(plan: Plan, copy: bool, folder: Path, queue: int = 4) -> GraphSpec:
-    """Return a graph of a sender and a receiver, joined by a `block` edge."""
+    """Return a graph of a sender and a receiver, connected by a `block` edge."""
     sent = {"plan": plan.settings(), "copy": copy, "report": str(folder / "sent.json")}
     received = {"plan": plan.settings(), "report": str(folder / "received.json")}
     nodes = {
@@ -26,7 +26,7 @@ def hop_spec(plan: Plan, copy: bool, folder: Path, queue: int = 4) -> GraphSpec:
 
 
 def run_quietly(spec: GraphSpec, folder: Path | None = None, duration: float | None = None) -> Profile:
-    """Run a graph without its report, with a profile if it is given a folder; return what its nodes measured.
+    """Run a graph without its report, and write a profile if there is a folder; return the profile.
 
     Raises RuntimeError if the graph fails.
     """
@@ -39,7 +39,7 @@ def run_quietly(spec: GraphSpec, folder: Path | None = None, duration: float | N
 
 
 def measure(plan: Plan, copy: bool, queue: int = 4, profile: bool = False) -> dict[str, float]:
-    """Run a hop and return what Arrivals.result gives, and how many were sent."""
+    """Run a hop and return the results of both ends."""
     with tempfile.TemporaryDirectory(prefix="fg") as name:
         folder = Path(name)
         run_quietly(hop_spec(plan, copy, folder, queue), folder / "profile" if profile else None)

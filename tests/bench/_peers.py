@@ -1,6 +1,6 @@
 """The same pictures through plain pyzmq: PUSH/PULL over ipc, header and pixels as two parts, no copy in Python.
 
-What one would write without shared memory, and the usual answer to "how do I send images between processes".
+This is the usual way to send images between processes without shared memory.
 """
 
 import json
@@ -17,7 +17,7 @@ import zmq
 from tests.bench._traffic import END, STAMP, Arrivals, Plan, numbers, picture
 
 IN_FLIGHT = 4  # messages that each side queues
-RING = 2 * IN_FLIGHT + 2  # pictures written in turn: one that is still being sent must not be overwritten
+RING = 2 * IN_FLIGHT + 2  # pictures to write in turn: one that is still being sent must not be overwritten
 
 
 def measure_zmq(plan: Plan) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""The loop of the program that this project set out from, with its stages and their cost, in one process.
+"""The loop of the original project, with its stages and their cost, in one process.
 
-Per frame: decode, a detector of RFB-320's cost on 320 x 240, a landmark network of Slim's cost on a crop of 160 x 160,
-pyramidal Lucas-Kanade flow of 68 points over the whole colour frame, head pose from ten points. The networks
-have the documented layers and random weights, so the face is taken to be where `FACE` says. Left out, in the old
-program's favour: decoding of the boxes within the network, its loops over points in Python, and drawing.
+Per frame: decode, a detector with the cost of RFB-320 on 320 x 240, a landmark network with the cost of Slim on a crop
+of 160 x 160, pyramidal Lucas-Kanade flow of 68 points over the whole colour frame, head pose from ten points. The
+networks have the documented layers and random weights; the face is assumed to be at `FACE`. Omitted, in favour of the
+original: decoding of the boxes inside the network, its loops over points in Python, and drawing.
 """
 
 import time
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 STATED_MS = {"detect": 12.5, "landmarks with smoothing": 19.2}
-"""Per frame of face_720x1280.mp4 on a busy machine, as issue 2 states them; decoding not counted."""
+"""Per frame of face_720x1280.mp4 on a busy machine, as that project states them; without decoding."""
 FACE = (0.25, 0.3, 0.75, 0.6)
 """Box of the face as a share of the picture's width and height."""
 DEPTHWISE = [(32, 1), (32, 2), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1), (256, 2),
@@ -76,7 +76,7 @@ class Builder:
         """Add the layers up to 256 channels; return the outputs of the blocks in TAPS."""
         x, channels, taps = self.conv("image", (3, 16), 3, 2), 16, []
         for index, (after, stride) in enumerate(DEPTHWISE):
-            fields = rfb and index == TAPS[0]  # the detector has receptive fields in place of this block
+            fields = rfb and index == TAPS[0]  # the detector has receptive fields instead of this block
             x = self.receptive_fields(x) if fields else self.separable(x, channels, after, stride)
             channels = after
             if index in TAPS:
@@ -95,7 +95,7 @@ class Builder:
         return self.node("Relu", [self.node("Add", [joined, self.conv(x, (64, 64), relu=False)])])
 
     def session(self, outputs: list[str]) -> onnxruntime.InferenceSession:
-        """Finish, and load as the old program did: with onnxruntime's defaults, which use every core."""
+        """Finish and load the network as the original did: with onnxruntime's defaults, which use every core."""
         declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
         graph = helper.make_graph(self.nodes, "net", [self.input], declared, self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
@@ -150,7 +150,7 @@ class Loop:
             frames += 1
         elapsed = time.perf_counter() - start
         if not frames:
-            raise SystemExit(f"{self.path.absolute()} gives no frame: not a video?")
+            raise SystemExit(f"{self.path.absolute()} contains no frame: is it a video?")
         stages = {f"{stage}_ms": 1e3 * seconds / frames for stage, seconds in self.spent.items()}
         return {"fps": frames / elapsed, "frames": frames, **stages}
 

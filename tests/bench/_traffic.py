@@ -1,7 +1,7 @@
-"""What every way of passing a picture on is measured with: the same pictures, pacing, stamps and counts.
+"""The traffic with which every transport is measured: the same pictures, pacing, stamps and counts.
 
-A run has two parts: `paced` pictures at `fps` for the latency, then as many as possible for `flood_s` seconds
-for the throughput. The first 16 bytes of a picture are its stamp: number and CLOCK_MONOTONIC ns.
+A run has two parts: `paced` pictures at `fps` for the latency, then as many as possible for `flood_s` seconds for the
+throughput. The first 16 bytes of a picture are its stamp: number and CLOCK_MONOTONIC ns.
 """
 
 import struct
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STAMP = struct.Struct("<qq")
-END = -1  # the number in the last stamp, where the system measured has no end of stream of its own
+END = -1  # number in the last stamp, for transports without an end of stream
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Plan:
     height: int = 1080
     width: int = 1920
     paced: int = 60
-    warm_up: int = 15  # pictures at the beginning that do not count for the latency
+    warm_up: int = 15  # first pictures, which do not count for the latency
     fps: float = 30.0
     flood_s: float = 1.5
 
@@ -41,12 +41,12 @@ class Plan:
 
 
 def picture(plan: Plan) -> NDArray[np.uint8]:
-    """Random pixels: pages never written are all one zero page, which is read faster than memory."""
+    """Random pixels: unwritten pages would all be the same zero page, which is read faster than memory."""
     return np.random.default_rng(0).integers(0, 256, plan.shape, np.uint8)
 
 
 def numbers(plan: Plan) -> Iterator[int]:
-    """Yield 0, 1, 2, ... when the picture of that number is due."""
+    """Yield 0, 1, 2, ..., each when its picture is due."""
     due = time.monotonic()
     for seq in range(plan.paced):
         time.sleep(max(0.0, due - time.monotonic()))
@@ -59,18 +59,18 @@ def numbers(plan: Plan) -> Iterator[int]:
 
 
 class Arrivals:
-    """What the receiving side saw."""
+    """Counts and times the pictures on the receiving side."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.count = 0
-        self.misplaced = 0  # pictures whose number is not the one before plus one
+        self.misplaced = 0  # pictures whose number is not one more than the previous one
         self.last = -1
         self.latencies_ns: list[int] = []
         self.flood_first_ns = self.flood_last_ns = self.flood_count = 0
 
     def take(self, view: Any) -> bool:
-        """Count a picture, any C-contiguous buffer; False: it is the end."""
+        """Count a picture, any C-contiguous buffer; return False if it is the end."""
         seq, sent_ns = STAMP.unpack_from(view)
         now = time.monotonic_ns()
         if seq == END:
@@ -87,7 +87,7 @@ class Arrivals:
         return True
 
     def result(self) -> dict[str, float]:
-        """Latencies of the paced part in microseconds, and pictures per second of the rest."""
+        """Return the latencies of the paced part in microseconds, and the pictures per second of the rest."""
         latencies = np.array(self.latencies_ns[self.plan.warm_up :] or [0]) / 1e3
         p50, p95, p99 = np.percentile(latencies, (50, 95, 99))
         elapsed_s = (self.flood_last_ns - self.flood_first_ns) / 1e9

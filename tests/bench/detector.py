@@ -1,9 +1,9 @@
-"""Time the face detector against the architecture of RFB-320 at equal input: whole calls in turns, one thread.
+"""Compare the speed of the face detector with the architecture of RFB-320 on equal input, on one thread.
 
 python -m tests.bench.detector [--repeats 100]
 
-A whole call is resize, network, decode and suppression. The other network has random weights and finds nothing, so
-its suppression costs nothing. Its decode is written here with numpy, outside of the network, as ours is.
+A whole call is resize, network, decoding and suppression; the two take turns. The other network has random weights and
+finds nothing, so its suppression costs nothing. Like ours, its decoding uses numpy and is not part of the network.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nodes._backend import load
 from nodes._boxes import nms
 from nodes.detect import FaceModel
-from tests.bench.inference import portrait
+from nodes.source import picture_at
 from training.export import fold_batch_norm
 from training.landmark_net import Separable, convolution, macs
 
@@ -40,7 +40,7 @@ def linear(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequ
 
 
 class ReceptiveFields(nn.Module):
-    """Three branches of growing dilation beside a shortcut (Liu et al. 2018), an eighth of the channels wide."""
+    """Three branches of growing dilation and a shortcut (Liu et al. 2018), an eighth of the channels wide."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def anchors() -> np.ndarray:
 
 
 class RfbModel:
-    """A whole call of it."""
+    """A whole call of RFB-320."""
 
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)
@@ -147,7 +147,7 @@ def main() -> None:
     ours = FaceModel()
     table = Table("whole call on", "ours, ms", "RFB-320, ms", "ratio", title=f"RFB-320: {rfb.macs / 1e6:.1f} M MAC")
     for size in ((320, 240), (640, 480), (1920, 1080)):
-        picture = cv2.resize(portrait(), size)
+        picture = cv2.resize(picture_at(""), size)
         taken: list[list[float]] = [[], []]
         for _ in range(repeats):
             for times, call in zip(taken, (ours.detect, rfb.detect), strict=True):

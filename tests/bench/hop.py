@@ -1,9 +1,9 @@
-"""Measure one hop of a picture between two processes, beside a bare ring of shared memory with ZeroMQ descriptors.
+"""Compare one hop of a picture between two processes with a bare ring of shared memory with ZeroMQ descriptors.
 
 python -m tests.bench.hop [--size 480p|1080p|4k] [--repeats 5] [--peers] [--json FILE]
 
-one copy: the message holds an ordinary array; zero copy: an array from `self.empty`. Latency at 30 fps, throughput
-flat out over a `block` edge with the default queue, on which every number must arrive, in order.
+one copy: the message has an ordinary array; zero copy: an array from `self.empty`. Latency is measured at 30 fps,
+throughput as fast as possible over a `block` edge with the default queue, where every picture must arrive in order.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from tests.bench._peers import measure_zmq
 from tests.bench._traffic import Plan
 
 SIZES = {"480p": (480, 640), "1080p": (1080, 1920), "4k": (2160, 3840)}
-LATENCY_GOAL = 1.2  # times the floor, issue 2
-FPS_GOALS = {"one copy": 2000, "zero copy": 15000}  # at 1080p, issue 2
+LATENCY_GOAL = 1.2  # times the floor
+FPS_GOALS = {"one copy": 2000, "zero copy": 15000}  # at 1080p
 KEYS = ("p50_us", "p95_us", "p99_us", "fps")
 
 Results = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 def runs(plan: Plan, peers: bool, queue: int) -> dict[str, Run]:
-    """Return what is measured, ours next to its floor."""
+    """Return the runs to measure, ours next to its floor."""
     made: dict[str, Run] = {}
     for mode, copy in (("one copy", True), ("zero copy", False)):
         made[f"floor, {mode}"] = partial(_floor.measure, plan, copy)
@@ -37,7 +37,7 @@ def runs(plan: Plan, peers: bool, queue: int) -> dict[str, Run]:
 
 
 def lost(results: Sequence[Mapping[str, float]]) -> int:
-    """Return the pictures that did not arrive, or not in order."""
+    """Return the number of pictures that did not arrive, or not in order."""
     return int(sum(result["sent"] - result["received"] + result["misplaced"] for result in results))
 
 

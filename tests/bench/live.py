@@ -1,10 +1,10 @@
-"""How long the landmarks of a live 720p stream take from capture to smoothed, at 30 frames a second.
+"""Measure the latency from capture to smoothed landmarks of a live 720p stream at 30 frames per second.
 
 python -m tests.bench.live [CLIP] [--faces 1 5] [--seconds 20] [--set node.setting=value] [--json FILE]
 
-The graph is configs/webcam.yaml up to `smooth`, its camera replaced by the test source, which delivers in real time as
-a camera does; with CLIP by that video, paced and over and over. The age of a frame counts from its capture to the end
-of `smooth`; the detector runs beside (`join: hold`), and is not waited for.
+The graph is configs/webcam.yaml up to `smooth`, with the test source in place of the camera, in real time, or with
+CLIP, paced and in a loop. The age of a frame is the time from its capture to the end of `smooth`; the detector runs in
+parallel (`join: hold`) and does not delay it.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from tests.bench._ours import run_quietly
 
 CONFIG = Path("configs/webcam.yaml")
 CHAIN = ("camera", "detector", "landmarks", "smooth")
-GOALS = {1: {"p50": 8.0, "p99": 20.0}, 5: {"p50": 12.0}}  # milliseconds by number of faces, issue 5
+GOALS = {1: {"p50": 8.0, "p99": 20.0}, 5: {"p50": 12.0}}  # milliseconds by number of faces
 
 
 def camera(faces: int, clip: Path | None) -> NodeSpec:
-    """Return a node that stands for a 30 fps 720p camera."""
+    """Return a node in place of a 720p camera at 30 fps."""
     if clip:
         settings: dict[str, Any] = {"uri": str(clip.absolute()), "paced": True, "loop": True}
         return NodeSpec("camera", "nodes.capture:Capture", settings)
@@ -42,7 +42,7 @@ def chain(faces: int, clip: Path | None, overrides: list[str]) -> GraphSpec:
 
 
 def measure(faces: int, clip: Path | None, seconds: float, overrides: list[str]) -> dict[str, float]:
-    """Run the graph once; return the age at the end of `smooth` and what each node took, in ms."""
+    """Run the graph once; return the age at the end of `smooth` and the time of each node, in ms."""
     profile = run_quietly(chain(faces, clip, overrides), duration=seconds)
     nodes = profile.nodes
     found = {f"age.p{p}": nodes["smooth"].times("age").percentile(p) / 1e6 for p in (50, 95, 99)}
@@ -51,7 +51,7 @@ def measure(faces: int, clip: Path | None, seconds: float, overrides: list[str])
 
 
 def judge(faces: int, found: Mapping[str, float]) -> str:
-    """Return whether the goals for so many faces are met."""
+    """Return whether the goals for this number of faces are met."""
     return ", ".join(
         f"{name} {verdict(found[f'age.{name}'], goal, at_most=True)} ms" for name, goal in GOALS.get(faces, {}).items()
     )

@@ -1,4 +1,4 @@
-"""Pictures per second that a reader gets over tcp on this machine, in the clear and encrypted.
+"""Measure the pictures per second that a reader gets over tcp on this machine, unencrypted and encrypted.
 
 python -m tests.bench.network [WIDTH HEIGHT]
 """
@@ -19,7 +19,7 @@ SECONDS = 5.0
 
 
 def measure(folder: Path, width: int, height: int, keys: Path | None) -> list[float]:
-    """Return the rates with one picture under way at a time, and with four."""
+    """Return the rates with one picture in flight at a time, and with four."""
     settings = {"pattern": "plain", "width": width, "height": height}
     config = {
         "name": "network",
@@ -49,9 +49,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         network.make_keys(folder / "keys", ["reader"])
-        for label, keys in (("in the clear", None), ("encrypted", folder / "keys")):
+        for label, keys in (("unencrypted", None), ("encrypted", folder / "keys")):
             one, four = measure(folder, width, height, keys)
-            print(f"{width} x {height} {label}: {one:.0f} fps one at a time, {four:.0f} fps with four under way")
+            print(f"{width} x {height} {label}: {one:.0f} fps one at a time, {four:.0f} fps with four in flight")
 
 
 if __name__ == "__main__":

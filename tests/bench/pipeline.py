@@ -1,9 +1,9 @@
-"""Measure the graph of configs/bench.yaml on a video, beside the loop of the program this project set out from.
+"""Compare the graph of configs/bench.yaml on a video with the loop of the original project.
 
 python -m tests.bench.pipeline CLIP [--repeats 3] [--set node.setting=value] [--json FILE]
 
-Everything but drawing: decode, detector, landmarks, smoothing, landmarks written to a file. Frames per second are
-those of the last node, from its first frame to its last; starting is not counted on either side.
+The graph decodes, detects, finds landmarks, smooths them and writes them to a file, but does not draw. Frames per
+second are those of the last node, from its first frame to its last; starting does not count on either side.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tests.bench._measure import Run, console, head, interleave, load, median, r
 from tests.bench._ours import run_quietly
 from tests.bench._seed import STATED_MS, Loop
 
-GOAL = 4.0  # times the frames per second of the old loop, issue 2
+GOAL = 4.0  # times the frames per second of the old loop
 CONFIG = Path("configs/bench.yaml")
 EVERY = (5, 1)
 SHOWN = {"process": (50, 95), "wait": (50,), "publish": (50,)}
@@ -42,7 +42,7 @@ def ours(clip: Path, every: int, overrides: list[str]) -> dict[str, float]:
 
 
 def with_face(lines: Path) -> float:
-    """Return the share of frames in which there was a face: without one there is nothing to do after the detector."""
+    """Return the share of frames with a face; without one, the nodes after the detector have nothing to do."""
     faces = [bool(json.loads(line)["faces"]) for line in lines.read_text(encoding="utf-8").splitlines()]
     return sum(faces) / max(len(faces), 1)
 
@@ -63,7 +63,7 @@ def show_seed(runs: Sequence[Mapping[str, float]]) -> None:
 
 
 def judge(results: Results) -> dict[str, float]:
-    """Print and return frames per second and how many times the old loop's they are."""
+    """Print and return frames per second, and their ratio to those of the old loop."""
     stated = 1e3 / sum(STATED_MS.values())
     timed = median(results["old loop"], "fps")
     console.print(f"old loop: {timed:.1f} fps timed here, {stated:.1f} fps by its stated stages")

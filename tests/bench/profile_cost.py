@@ -1,12 +1,12 @@
-"""Measure what profiling costs: its own work timed alone, and the same graph with and without it, taking turns.
+"""Measure the cost of profiling: its own work alone, and the same graph with and without it in turns.
 
 python -m tests.bench.profile_cost [CLIP] [--repeats 15] [--set node.setting=value] [--json FILE]
 
-With CLIP the graph of configs/bench.yaml runs on it; without, a hop of 1080p pictures born in their slots, flat out,
-the hardest case: nothing but the runtime works there. Compared are the CPU times of all nodes per frame: frames per
-second change by several per cent with the machine's mood, and CPU times by more than profiling costs. So what differs
-with --profile is timed alone as well: the rows that a node's meter keeps, sends with its reports, and that the
-supervisor puts together. The files are written once, after the run.
+With CLIP, the graph of configs/bench.yaml runs on it; without, a hop of 1080p pictures without a copy, as fast as
+possible, which is the hardest case: only the runtime works there. The runs compare the CPU times of all nodes per
+frame, as frames per second vary by several per cent from run to run. Even CPU times vary by more than profiling costs,
+so the additional work with --profile is also timed alone: the rows that a node's meter keeps and sends with its
+reports, and that the supervisor collects. The files are written once, after the run, and do not count.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from tests.bench._ours import hop_spec, received, run_quietly
 from tests.bench._traffic import Plan
 from tests.bench.pipeline import CONFIG
 
-GOAL_PERCENT = 2.0  # issue 2
-REPORTS = 20  # of a node, of one second each
-PLAN = Plan(paced=1, warm_up=0, flood_s=0.8)  # short, and taking turns: the machine changes its mood within seconds
+GOAL_PERCENT = 2.0
+REPORTS = 20  # of a node, one per second
+PLAN = Plan(paced=1, warm_up=0, flood_s=0.8)  # short, as the speed of the machine changes within seconds
 
 
 def hop(profiled: bool) -> dict[str, float]:
@@ -57,7 +57,7 @@ def cpu_us(profile: Profile, frames: float) -> float:
 
 
 def metering(node: NodeSpec, frames: int, profiled: bool) -> dict[str, float]:
-    """Return the CPU time that measuring takes per frame and node, with a report every `frames` frames."""
+    """Return the CPU time that metering takes per frame and node, with a report every `frames` frames."""
     meter, taken = Meter(profiled), NodeProfile(node)
     began = time.process_time()
     for _ in range(REPORTS):
@@ -68,7 +68,7 @@ def metering(node: NodeSpec, frames: int, profiled: bool) -> dict[str, float]:
 
 
 def interval_of_median(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the median, by drawing the runs anew (percentile bootstrap)."""
+    """Return the 95 % confidence interval of the median (percentile bootstrap)."""
     drawn = np.random.default_rng(0).choice(values, (4000, len(values)))
     low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
     return float(low), float(high)
@@ -85,7 +85,7 @@ def main() -> None:
     runs: dict[str, Run] = {"plain": partial(run, False), "profiled": partial(run, True)}
     about = head(f"cost of profiling, {options.repeats} repetitions")
     results = interleave(runs, options.repeats)
-    shown = table("", "fps", "CPU us per frame", "more than without, %", "95 % interval of it")
+    shown = table("", "fps", "CPU us per frame", "more than without, %", "95 % interval")
     said = {}
     for name, found in results.items():
         pairs = zip(found, results["plain"], strict=True)

@@ -1,8 +1,8 @@
-"""Measure the landmark network in all its forms by turns, on one thread: onnxruntime, MNN, int8, and a plain Slim.
+"""Compare the speed of all versions of the landmark network on one thread: onnxruntime, MNN, int8, and a plain Slim.
 
 python -m tests.bench.side_by_side [--models FOLDER] [--repeats 300]
 
-int8 versions and Slim, which has random weights, are made here: their speed does not depend on what they find.
+The int8 versions and Slim, with random weights, are made here: their accuracy does not affect their speed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from training.task import Deployment
 
 
 def slim(folder: Path, images: np.ndarray) -> Backend:
-    """Return a plain Slim of the same input, its batch norms folded."""
+    """Return a plain Slim with the same input and folded batch norms."""
     network = make_network("slim", images.shape[1]).eval()
     fold_batch_norm(network)
     names = ("landmarks", "pose", "states", "presence")

@@ -1,6 +1,6 @@
-"""Clips of the portrait moved along known paths, and the smoothing rules that are compared on them (see stability).
+"""Clips of the portrait moved along known paths, and the smoothing rules compared on them (see stability).
 
-Detections are the true points with noise as landmark networks have it (see `detections`), so no network is needed.
+Detections are the true points with noise like that of landmark networks (see `detections`), so no network is needed.
 All lengths are per cent of the distance between the outer eye corners, all times frames at 30 fps.
 """
 
@@ -22,8 +22,8 @@ AnyNode = TypeVar("AnyNode", bound=Node)
 Rule = Callable[[NDArray[Any], NDArray[Any], float], NDArray[Any]]  # raw (T, 68, 2), true, fps -> smoothed
 
 OWN, COMMON = 0.007, 0.003
-"""Detection noise, standard deviation in eye distances: of each point, and of all points together (box jitter). A raw
-jitter of 1.1 % per frame: a little above the 0.85 to 0.96 % that trained networks show on a talking face."""
+"""Detection noise, standard deviation in eye distances: of each point, and of all points together (box jitter). The raw
+jitter is 1.1 % per frame, a little above the 0.85 to 0.96 % of trained networks on a talking face."""
 
 
 class Scene(NamedTuple):
@@ -46,7 +46,7 @@ def detections(true: NDArray[np.float32], eye: float, seed: int = 1) -> NDArray[
 
 
 def scene(**settings: Any) -> Scene:
-    """Film the portrait (720p, 30 fps, 2 s, sensor noise of 3 grey levels unless said otherwise)."""
+    """Return a clip of the portrait (default: 720p, 30 fps, 2 s, sensor noise of 3 grey levels)."""
     source = TestSource(**({"width": 1280, "height": 720, "frames": 60, "noise": 3.0} | settings))
     source.open()
 
@@ -65,17 +65,17 @@ def scene(**settings: Any) -> Scene:
 
 
 def spoilt(clip: Scene, spoil: Callable[[NDArray[Any]], NDArray[Any]]) -> Scene:
-    """Return the clip with every picture spoilt; where things are, and what is detected, stays."""
+    """Return the clip with every picture degraded; truth and detections stay the same."""
     return clip._replace(frames=lambda: map(spoil, clip.frames()))
 
 
 def out_of_focus(image: NDArray[Any]) -> NDArray[Any]:
-    """Blur by 2 px (standard deviation), as a lens does that is not focused on the face."""
+    """Blur by 2 px (standard deviation), like a lens that is not focused on the face."""
     return np.asarray(cv2.GaussianBlur(image, (0, 0), 2.0))
 
 
 def compressed(image: NDArray[Any]) -> NDArray[Any]:
-    """Encode as JPEG of quality 25, as a webcam does that sends MJPEG over a slow bus, and decode."""
+    """Encode as JPEG of quality 25, like a webcam that sends MJPEG over a slow bus, and decode."""
     return np.asarray(cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 25])[1], cv2.IMREAD_COLOR))
 
 
@@ -102,7 +102,7 @@ def steps(node: Smooth, clip: Scene) -> Iterator[tuple[float, Faces]]:
 
 
 def seed_rule(raw: NDArray[Any], true: NDArray[Any], _: float) -> NDArray[Any]:
-    """The rule of the system this project grew from (flow blend, dead band, fixed average), with perfect flow."""
+    """The rule of the original project (flow blend, dead band, fixed average), with perfect flow."""
     eyes = np.zeros(68, bool)
     eyes[36:48] = True
     limit = np.where(eyes, 1.0, 10.0)
@@ -136,7 +136,7 @@ def one_euro(cutoff: float, beta: float) -> Rule:
 
 
 def jitter(out: NDArray[Any], clip: Scene, skip: int = 15) -> float:
-    """Return the RMS over frames and points of the step of the error, per cent of the eye distance."""
+    """Return the RMS of the error's step over frames and points, per cent of the eye distance."""
     error = (out - clip.true)[skip:]
     return float(np.sqrt(np.square(np.diff(error, axis=0)).sum(axis=2).mean()) / clip.eye * 100)
 
@@ -147,7 +147,7 @@ def error(out: NDArray[Any], clip: Scene, frames: Any = slice(15, None)) -> floa
 
 
 def lag(out: NDArray[Any], clip: Scene, skip: int = 10) -> float:
-    """Return the delay in frames (1 / 30 s) at which the truth fits the mean over the points best."""
+    """Return the delay in frames (1 / 30 s) for which the truth best fits the mean over the points."""
     delays = np.linspace(-1, 3, 41)
     seen = out[skip:].mean(axis=1)
 
@@ -162,13 +162,13 @@ def lag(out: NDArray[Any], clip: Scene, skip: int = 10) -> float:
 
 
 LIDS = {37: 41, 38: 40, 43: 47, 44: 46}
-"""Upper lid points and the lower lid points that they meet."""
+"""Points of the upper lids, and the points of the lower lids that they meet."""
 
 
 def blink_clip(in_picture: bool = True, seconds: float = 0.15, **settings: Any) -> tuple[Scene, NDArray[np.float64]]:
-    """Return a still clip with a blink of `seconds` every half second, and how closed the eyes are in each frame.
+    """Return a still clip with a blink of `seconds` every half second, and how far the eyes are closed in each frame.
 
-    The picture is warped with the lids, or left as it is: then the flow contradicts the detection.
+    The picture is warped with the lids; without `in_picture` it is not, and the flow contradicts the detections.
     """
     still = scene(motion="still", **settings)
     times = np.arange(len(still.true)) / still.fps
@@ -187,7 +187,7 @@ def blink_clip(in_picture: bool = True, seconds: float = 0.15, **settings: Any) 
 
 
 def close_eyes(image: NDArray[Any], points: Points, amount: float) -> NDArray[Any]:
-    """Draw the upper lids down by stretching the skin between brow and lid, `amount` 0..1."""
+    """Close the eyes by `amount` (0..1) by stretching the skin between brows and lids."""
     out = image.copy()
     for brow, eye in ((slice(17, 22), slice(36, 42)), (slice(22, 27), slice(42, 48))):
         corners, top = points[eye], points[brow, 1].mean()
@@ -205,7 +205,7 @@ def close_eyes(image: NDArray[Any], points: Points, amount: float) -> NDArray[An
 
 
 def amplitude(out: NDArray[Any], clip: Scene, closed: NDArray[Any]) -> float:
-    """Return how much of the lids' travel is left at the closed frames, per cent."""
+    """Return the share of the lids' travel that is kept in the closed frames, per cent."""
     uppers, lowers = list(LIDS), list(LIDS.values())
     opening = (out[:, lowers, 1] - out[:, uppers, 1]).mean(axis=1)
     true = (clip.true[:, lowers, 1] - clip.true[:, uppers, 1]).mean(axis=1)
@@ -220,7 +220,7 @@ SYLLABLES = 4.0  # per second, of ordinary speech
 
 
 def speech_clip(**settings: Any) -> Scene:
-    """Return a still clip with a mouth that opens and closes as in speech."""
+    """Return a still clip in which the mouth opens and closes as in speech."""
     still = scene(motion="still", **settings)
     times = np.arange(len(still.true)) / still.fps
     opened = np.where(times > 0.3, 0.5 - 0.5 * np.cos(2 * np.pi * SYLLABLES * (times - 0.3)), 0.0)
@@ -238,13 +238,13 @@ def speech_clip(**settings: Any) -> Scene:
 
 
 def lip_share(points: Points, x: Any) -> Any:
-    """Return how much of the mouth's opening is seen at column x: all in its middle, nothing beyond its corners."""
+    """Return the share of the mouth's opening at column x: 1 in its middle, 0 beyond its corners."""
     left, right = points[48, 0], points[54, 0]
     return np.clip(1 - np.square((x - (left + right) / 2) / ((right - left) / 2 * 1.15)), 0, 1)
 
 
 def open_mouth(image: NDArray[Any], points: Points, drop: float) -> NDArray[Any]:
-    """Move lower lip and chin down by `drop` pixels; the mouth between is dark, the neck is pressed together."""
+    """Move lower lip and chin down by `drop` pixels; the open mouth is dark, the neck is compressed."""
     out = image.copy()
     line, chin = points[[61, 62, 63, 65, 66, 67], 1].mean(), points[8, 1]
     end = chin + 0.5 * (chin - line)
@@ -261,7 +261,7 @@ def open_mouth(image: NDArray[Any], points: Points, drop: float) -> NDArray[Any]
 
 
 def speech_amplitude(out: NDArray[Any], clip: Scene) -> float:
-    """Return how much of the lips' travel is left, per cent: the slope of the found opening over the true one."""
+    """Return the share of the lips' travel that is kept, per cent: the slope of the found opening over the true one."""
 
     def gap(points: NDArray[Any]) -> NDArray[Any]:
         return np.asarray((points[10:, 65:68, 1] - points[10:, [63, 62, 61], 1]).mean(axis=1))
@@ -270,26 +270,26 @@ def speech_amplitude(out: NDArray[Any], clip: Scene) -> float:
 
 
 def acceleration(out: NDArray[Any], clip: Scene, skip: int = 15) -> float:
-    """Return the RMS second difference of the error, per cent of the eye distance: energy at high frequencies."""
+    """Return the RMS second difference of the error, per cent of the eye distance (energy at high frequencies)."""
     error = (out - clip.true)[skip:]
     return float(np.sqrt(np.square(np.diff(error, 2, axis=0)).sum(axis=2).mean()) / clip.eye * 100)
 
 
 def worst(out: NDArray[Any], clip: Scene, skip: int = 10) -> float:
-    """Return the largest error of the face as a whole, per cent of the eye distance: overshoot where it stops."""
+    """Return the largest error of the whole face, per cent of the eye distance: its overshoot when it stops."""
     off = (out - clip.true)[skip:].mean(axis=1)
     return float(np.linalg.norm(off, axis=1).max() / clip.eye * 100)
 
 
 def stairs(out: NDArray[Any], clip: Scene, skip: int = 15) -> float:
-    """Return how far the face's steps are from even ones, RMS in per cent of the true step."""
+    """Return how much the face's steps differ from the true ones, RMS in per cent of the true step."""
     step = np.diff(out[skip:].mean(axis=1), axis=0)
     true = np.diff(clip.true[skip:].mean(axis=1), axis=0)
     return float(np.sqrt(np.square(step - true).sum(axis=1).mean() / np.square(true).sum(axis=1).mean()) * 100)
 
 
 def rules() -> dict[str, Callable[[Scene], NDArray[Any]]]:
-    """Return everything that is compared."""
+    """Return all rules to compare by name."""
     plain: dict[str, Rule] = {
         "raw": lambda raw, true, fps: raw,
         "seed": seed_rule,

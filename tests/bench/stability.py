@@ -1,9 +1,9 @@
-"""Jitter against lag: smoothing rules on known paths, and on videos: python -m tests.bench.stability [VIDEO...]
+"""Compare jitter and lag of smoothing rules on known paths and on videos: python -m tests.bench.stability [VIDEO...]
 
 Known paths: the portrait panned, stopped, turned back, cut, blinking and speaking, with sensor noise, out of focus and
-compressed. Detections are the true points with noise as landmark networks have it (see `smoothing.detections`), so no
-network is needed; then the released networks on the same portrait.
-Videos: the released networks, whose points have no truth: steps from frame to frame, and against optical flow.
+compressed. Detections are the true points with noise like that of landmark networks (see `smoothing.detections`). Then
+the released networks run on the same portrait.
+Videos: the released networks; there is no truth, so steps from frame to frame are compared, also with optical flow.
 --plot FILE draws jitter over lag for many settings of each rule.
 """
 
@@ -53,15 +53,15 @@ from tests.bench.smoothing import (
 from tests.portrait import true_points
 
 SPOKEN = 210
-"""Frames of speech: the detections' noise then leaves the slope uncertain by 1 %, in 60 frames by 2."""
+"""Frames of speech: with these, the noise of the detections makes the slope uncertain by 1 %, with 60 by 2 %."""
 
 LEGEND = """still, slow: RMS step of the error from frame to frame, standing and at 1.2 px per frame. accel: RMS of its
 second difference. stairs: unevenness of the steps at 1.2 px per frame, per cent of a step.
 pan: RMS error at swings of 75 px in 1.5 s, and its lag in frames of 1/30 s; soft: the same out of focus (2 px), jpeg:
 as JPEG of quality 25. stop: RMS error moving, standing, turning; over: the largest. cut: the first three frames after
-it. blink: per cent left of the lids' travel in blinks of 150 ms (bare: the picture does not blink). speech: per cent
-left of the lips' travel at 4 syllables a second.
-@15, @60: RMS error and lag with cameras of 15 and 60 frames a second. All others in per cent of the eye distance."""
+it. blink: per cent of the lids' travel kept in blinks of 150 ms (bare: the picture does not blink). speech: per cent of
+the lips' travel kept at 4 syllables per second.
+@15, @60: RMS error and lag with cameras of 15 and 60 frames per second. All others in per cent of the eye distance."""
 
 
 def known_paths() -> None:
@@ -93,7 +93,7 @@ def known_paths() -> None:
 
 
 def cost(rounds: int = 5) -> None:
-    """Print milliseconds per face over frame sizes. The frames exist before, as in a graph."""
+    """Print milliseconds per face for several frame sizes. The frames are made before, as in a graph."""
     for label, width, height in (("480p", 640, 480), ("720p", 1280, 720), ("1080p", 1920, 1080), ("4K", 3840, 2160)):
         clip = scene(width=width, height=height, frames=12)
         images = list(clip.frames())
@@ -108,11 +108,11 @@ MOTIONS: dict[str, dict[str, Any]] = {
     "panned": {"pan": 0.1},
     "turned and panned fast": {"motion": "triangle", "pan": 0.3, "period": 2.0, "rotation": 20.0},
 }
-"""Paths of the portrait for the released networks; a swing takes 4 seconds where nothing is said."""
+"""Paths of the portrait for the released networks; a swing takes 4 seconds by default."""
 
 
 def with_networks() -> None:
-    """Print how unevenly the points move that the released networks find on the portrait with sensor noise."""
+    """Print the error of the steps of points found by the released networks on the portrait with sensor noise."""
     rows = table("error of a step, % of the eye distance", "as found", "Smooth")
     for name, motion in MOTIONS.items():
         shown = run_node(TestSource(frames=150, size=0.6, noise=3.0, **motion))
@@ -128,7 +128,7 @@ def with_networks() -> None:
 
 
 def followed(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Faces]]:
-    """Yield frames with the faces that detector and landmark network find."""
+    """Yield frames with the faces found by detector and landmark network."""
     detector, landmarks = opened(FaceDetector(every=5)), opened(Landmarks())
     for seq, plain in enumerate(frames):
         frame = plain.with_header(plain.header.numbered("clip", seq, 0))
@@ -138,7 +138,7 @@ def followed(frames: Iterable[Frame]) -> Iterator[tuple[Frame, Faces]]:
 
 
 def flow_step(before: NDArray[Any], now: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
-    """Return where optical flow over the picture sees the points (68, 2) move; NaN where it does not come back."""
+    """Return the motion of the points (68, 2) by optical flow; NaN where forward and backward flow disagree."""
     start = points.astype(np.float32)
     found, _, _ = cv2.calcOpticalFlowPyrLK(before, now, start, None, winSize=(21, 21), maxLevel=3)
     back, _, _ = cv2.calcOpticalFlowPyrLK(now, before, found, None, winSize=(21, 21), maxLevel=3)
@@ -147,7 +147,7 @@ def flow_step(before: NDArray[Any], now: NDArray[Any], points: NDArray[Any]) -> 
 
 
 def on_video(path: Path) -> None:
-    """Print, for the face that is seen longest, how its points step with each rule."""
+    """Print the steps of the points with each rule, for the face that is visible longest."""
     with closing(opened(Capture(uri=str(path)))) as capture:
         clip = list(followed(capture.process()))
     ids = [int(id_) for _, faces in clip for id_ in faces.ids]
@@ -181,8 +181,8 @@ def on_video(path: Path) -> None:
         lengths = (100 * np.nanmean(np.linalg.norm(value, axis=2)) for value in values)
         rows.add_row(name, *(f"{length:.3f}" for length in lengths))
     console.print(rows)
-    console.print("means over points and frames, per cent of the eye distance; steps include true motion: where")
-    console.print("optical flow is sure of it, it is `flow there`, and shorter steps lag behind")
+    console.print("means over points and frames, per cent of the eye distance; steps include true motion, which is")
+    console.print("`flow there` where optical flow is reliable: shorter steps lag behind")
 
 
 def plot(path: Path) -> None:

@@ -2,9 +2,9 @@
 
 python -m tests.bench.startup [--config configs/demo.yaml] [--set node.setting=value] [--repeats 3] [--json FILE]
 
-PLAYING: from the call of `supervisor.run` until every node plays. READY: until the node's process has imported its
-module, loaded what it needs and said so; all start at the same time and share the cores. import and open: the same
-two steps of one node alone in a fresh process.
+PLAYING: from the call of `supervisor.run` until every node plays. READY: until the process of a node has imported its
+module and opened the node; all start at the same time and share the cores. import and open: the same two steps of one
+node alone in a new process.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from graph.spec import GraphSpec, NodeSpec
 from tests.bench._measure import console, head, interleave, load, median, save, table, verdict
 from tests.bench._ours import run_quietly
 
-GOAL_S = 3.0  # issue 2, for the six-node demo
-PLAYED_S = 1.0  # how long the graph plays before it is ended again
+GOAL_S = 3.0  # for the demo
+PLAYED_S = 1.0  # how long the graph plays before it is stopped
 ALONE = """
 import logging, sys, time
-logging.disable(logging.WARNING)  # nodes that write complain of getting nothing
+logging.disable(logging.WARNING)  # writing nodes warn that they got no frame
 start = time.monotonic()
 import msgpack
 import graph.process
@@ -47,7 +47,7 @@ print(runtime - start, imported - runtime, opened - imported)
 
 
 class States(logging.Handler):
-    """Notes when each node reached each state, from what the supervisor logs at DEBUG."""
+    """Records when each node reached each state, from the supervisor's log at DEBUG."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -79,7 +79,7 @@ def start(spec: GraphSpec) -> dict[str, float]:
 
 
 def writing_to(spec: GraphSpec, folder: str) -> GraphSpec:
-    """Return the graph with everything that it writes in `folder`."""
+    """Return the graph with all its output files in `folder`."""
     nodes = {}
     for name, node in spec.nodes.items():
         here = {"path": f"{folder}/{Path(node.settings['path']).name}"} if "path" in node.settings else {}
@@ -88,7 +88,7 @@ def writing_to(spec: GraphSpec, folder: str) -> GraphSpec:
 
 
 def alone(node: NodeSpec) -> dict[str, float]:
-    """Return the seconds that a node needs in a fresh process with nothing beside it."""
+    """Return the seconds that a node needs in a new process without other nodes."""
     wanted: bytes = msgpack.packb([node.name, node.type, dict(node.settings), node.restart])
     output = subprocess.run([sys.executable, "-c", ALONE], input=wanted, stdout=subprocess.PIPE, check=True).stdout
     last = output.decode().splitlines()[-1]

@@ -1,11 +1,11 @@
-"""Whether everybody keeps his id: detector and landmarks on a composed street of which the truth is known.
+"""Measure whether people keep their ids: detector and landmarks on a composed street with known truth.
 
 python -m tests.bench.tracks [FACES] [BACKGROUNDS] [--seconds 60] [--people 5] [--misses 0.3] [--video FILE]
 
-FACES is a folder of pictures with .pts beside them, BACKGROUNDS one of photographs without faces (those that the
-detector's training leaves out because they show people are left out here, too); else the portrait walks before a plain
-ground. See tests/bench/walkers.py for the scene. A face found is whose points are nearest, within
-0.35 of a face side. `--misses` takes so large a share of the detections away, at random, in a second run.
+FACES is a folder of pictures with .pts files, BACKGROUNDS one of photographs without faces (those excluded from the
+detector's training because they show people are excluded here, too). By default, the portrait walks in front of a plain
+background. See tests/bench/walkers.py for the scene. A face that was found belongs to the person whose points are
+nearest, within 0.35 of a face side. A second run drops the share `--misses` of the detections at random.
 """
 
 import argparse
@@ -25,27 +25,27 @@ from nodes.render import Render
 from tests.bench._measure import console, head, table
 from tests.bench.walkers import SEEN, Person, Street, heads
 
-NEAR = 0.35  # face sides: mean distance of the points up to which a found face is that person
-HIDDEN = 0.2  # share of the points that show below which nobody is there to be found
+NEAR = 0.35  # face sides, maximum mean distance of the points between a found face and its person
+HIDDEN = 0.2  # a person with a smaller share of visible points counts as hidden
 FPS = 30
 TRAINING = Path(__file__).resolve().parents[2] / "configs/train/faces.yaml"
 
 
 @dataclass
 class Score:
-    """What came of the people and of the ids."""
+    """Counts what became of people and ids."""
 
     frames: int = 0
     switches: int = 0
-    seen: int = 0  # person-frames that show and have landmarks
-    showing: int = 0  # person-frames that show
+    seen: int = 0  # person-frames that are visible and have landmarks
+    showing: int = 0  # person-frames that are visible
     waits: dict[int, int] = field(default_factory=dict)  # person: frames from showing to the first landmarks
     lives: dict[int, list[bool]] = field(default_factory=dict)  # id: whether each of its frames was on a person
     _ids: dict[int, int] = field(default_factory=dict)  # person: latest id
-    _since: dict[int, int] = field(default_factory=dict)  # person: frame in which he first showed
+    _since: dict[int, int] = field(default_factory=dict)  # person: first frame in which they were visible
 
     def take(self, people: list[Person], faces: Faces) -> None:
-        """Take in one frame: who is there, and what was found."""
+        """Add a frame: the people in it, and the faces found."""
         there = [person for person in people if person.showing >= HIDDEN]
         pairs = pairing(there, faces)
         for row, id_ in enumerate(faces.ids.tolist()):
@@ -64,19 +64,19 @@ class Score:
         self.frames += 1
 
     def false_tracks(self) -> list[int]:
-        """Return the lives, in frames, of the ids that were on nobody for most of their time."""
+        """Return the lengths, in frames, of the ids that were on no person for most of their time."""
         return [len(life) for life in self.lives.values() if np.mean(life) < 0.5]
 
     def ghosts(self) -> int:
-        """Return the most frames in a row for which any id showed a face where nobody was."""
+        """Return the largest number of successive frames in which an id was on no person."""
         return max((longest(life) for life in self.lives.values()), default=0)
 
     def never(self) -> int:
-        """Return how many people showed and were never found."""
+        """Return how many visible people were never found."""
         return len(self._since.keys() - self.waits.keys())
 
     def row(self) -> list[str]:
-        """Return what is printed."""
+        """Return a row of the table."""
         minutes = self.frames / FPS / 60
         false, waits = self.false_tracks(), list(self.waits.values()) or [0]
         return [
@@ -88,7 +88,7 @@ class Score:
 
 
 def pairing(people: list[Person], faces: Faces) -> dict[int, int]:
-    """Return whose face each row is: index into people to row of faces, each at most once, the nearest together."""
+    """Match people and faces, the nearest together: index in people to row of faces, each at most once."""
     if not people or not len(faces):
         return {}
     points = np.stack([person.points for person in people])
@@ -108,7 +108,7 @@ def longest(life: list[bool]) -> int:
 
 
 def followed(street: Street, misses: float = 0.0) -> Iterator[tuple[Frame, Faces]]:
-    """Yield each frame of the street with the faces that detector and landmarks find in it."""
+    """Yield each frame of the street with the faces found by detector and landmarks."""
     detector, landmarks = FaceDetector(), Landmarks()
     detector.open()
     landmarks.open()
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--people", type=int, default=5, help="at once")
     parser.add_argument("--misses", type=float, default=0.3)
-    parser.add_argument("--video", type=Path, help="write what was found in the first run")
+    parser.add_argument("--video", type=Path, help="write the first run to this video")
     given = parser.parse_args()
     head(f"Tracks: {given.seconds:.0f} s of a street, {given.people} people at once")
     with_people = yaml.safe_load(TRAINING.read_text(encoding="utf-8"))["settings"]["not_backgrounds"]
@@ -162,9 +162,9 @@ def main() -> None:
         rows.add_row(name, *score(street, misses, None if misses else given.video).row())
     console.print(rows)
     console.print(
-        "first: from showing nearly whole to the first landmarks, mean and p95. longest: life of a false track.\n"
-        "ghost: most frames in a row for which an id showed a face where nobody was. seen: share of the time that\n"
-        "people show nearly whole and have landmarks."
+        "first: from nearly whole visibility to the first landmarks, mean and p95. longest: length of a false track.\n"
+        "ghost: most successive frames in which an id was on no person. seen: share of the time in which people who\n"
+        "are nearly wholly visible have landmarks."
     )
 
 

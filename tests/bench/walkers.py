@@ -1,7 +1,7 @@
 """A street composed from real faces: people with known paths cross, pass behind a pillar, leave and are replaced.
 
-Faces are pictures with their 68 points beside them (.pts, as 300-W has them), or the portrait; behind them stand
-photographs without faces, another one every ten seconds. All lengths are pixels, all times frames at 30 fps.
+Faces are pictures with their 68 points in .pts files, as in 300-W, or the portrait; the background is a photograph
+without faces, another one every ten seconds. All lengths are pixels, all times frames at 30 fps.
 """
 
 from collections.abc import Iterator
@@ -21,20 +21,20 @@ Points = NDArray[np.float32]
 
 WIDTH, HEIGHT = 1280, 720
 PILLAR = (600, 660)
-"""Columns of the pillar that stands in front of everybody: hides a face for about half a second."""
+"""Columns of the pillar in front of everybody, which hides a face for about half a second."""
 
 SHOT = 300
-"""Frames for which one photograph stands in the background."""
+"""Frames with the same background."""
 
 SIDES = (60.0, 170.0)
-SPEEDS = (5.0, 11.0)  # per frame: across the picture in 4 to 9 seconds
-BOB, SWAY = (8.0, 28), (12.0, 45)  # size and period of a walker's steps up and down, degrees and period of his head
+SPEEDS = (5.0, 11.0)  # per frame; across the picture in 4 to 9 seconds
+BOB, SWAY = (8.0, 28), (12.0, 45)  # amplitude and period of a walker's steps up and down, and of the head in degrees
 
 GRAIN, ROOM = 2.5, 64
-"""Sensor noise in grey levels; the field it is cut from is so many rows higher, at another place in each frame."""
+"""Sensor noise in grey levels; it is cut from another place in each frame of a field that is ROOM rows higher."""
 
 SEEN = 0.9
-"""Share of a face's points that must show for the face to count as seen: a detector may miss what is half hidden."""
+"""Minimum share of visible points of a face that counts as visible: a detector may miss one that is half hidden."""
 
 
 class Head(NamedTuple):
@@ -46,18 +46,18 @@ class Head(NamedTuple):
 
 
 class Walker(NamedTuple):
-    """One person's way through the picture."""
+    """One person's path through the picture."""
 
     id: int
     head: Head
     enters: int  # frame
     speed: float  # per frame, negative to the left
     side: float  # longer side of the box around the points
-    height: float  # of the face's middle
+    height: float  # y of the centre of the face
     phase: float
 
     def transform(self, frame: int) -> NDArray[np.float32]:
-        """Return (2, 3): where the head is in a frame, pixels of its picture to pixels of the scene."""
+        """Return the transform (2, 3) of the head in a frame, from pixels of its picture to pixels of the scene."""
         low, high = self.head.points.min(axis=0), self.head.points.max(axis=0)
         scale = self.side / (high - low).max()
         turn = np.radians(SWAY[0]) * np.sin(2 * np.pi * frame / SWAY[1] + self.phase)
@@ -69,26 +69,26 @@ class Walker(NamedTuple):
         return np.column_stack((matrix, (x, y) - matrix @ ((low + high) / 2))).astype(np.float32)
 
     def leaves(self) -> int:
-        """Return the first frame in which nothing of the face is left in the picture."""
+        """Return the first frame in which the face has left the picture."""
         return self.enters + round((WIDTH + 2 * self.side) / abs(self.speed))
 
 
 class Person(NamedTuple):
-    """Where a walker truly is in a frame."""
+    """The true place of a walker in a frame."""
 
     id: int
     points: Points  # (68, 2)
-    showing: float  # share of the points that neither the rim, the pillar nor anybody else hides
+    showing: float  # share of the points inside the picture that are not behind the pillar or another person
 
 
 def cut_out(picture: Image, points: Points) -> Head:
-    """Cut a head out of a picture: the face, and as much around it as belongs to the head."""
+    """Cut a head out of a picture: the face and the rest of the head around it."""
     low, high = points.min(axis=0), points.max(axis=0)
     side = float((high - low).max())
     middle = np.array(((low[0] + high[0]) / 2, (low[1] + high[1]) / 2 - 0.15 * side))
     x0, y0 = np.floor(middle - 1.1 * side).astype(int)
     length = round(2.2 * side)
-    room = length  # the head may reach beyond its picture
+    room = length  # the head may extend beyond its picture
     padded = cv2.copyMakeBorder(picture, room, room, room, room, cv2.BORDER_REPLICATE)
     image = padded[y0 + room : y0 + room + length, x0 + room : x0 + room + length]
     y, x = np.mgrid[:length, :length]
@@ -98,9 +98,9 @@ def cut_out(picture: Image, points: Points) -> Head:
 
 
 def heads(folder: Path | None) -> list[Head]:
-    """Read the faces of a folder of pictures with .pts beside them; without a folder, the portrait.
+    """Read the faces in a folder of pictures with .pts files; without a folder, the portrait.
 
-    Heads that carry a neighbour's face with them are left out: two faces would walk there, one of them unknown.
+    Cut-outs that contain a neighbour's face are skipped: they would show two faces, one of them without known points.
     Raises ValueError if there is no face in the folder.
     """
     if folder is None:
@@ -109,12 +109,12 @@ def heads(folder: Path | None) -> list[Head]:
     cut = [cut_out(picture, points) for picture, points in annotated(folder)]
     found = [head for head in cut if len(detector.detect(as_shown(head), threshold=0.3)[0]) <= 1]
     if not found:
-        raise ValueError(f"{folder}: no picture with a .pts file beside it")
+        raise ValueError(f"{folder}: no picture with a .pts file")
     return found
 
 
 def as_shown(head: Head) -> Image:
-    """Return the head before a grey ground."""
+    """Return the head on a grey background."""
     weight = head.mask[..., None]
     return np.asarray(head.image * weight + 128 * (1 - weight), np.uint8)
 
@@ -130,7 +130,7 @@ def annotated(folder: Path) -> Iterator[tuple[Image, Points]]:
 
 
 class Street:
-    """The scene: what each frame looks like, and who is where in it."""
+    """The scene: its frames, and where everybody is."""
 
     def __init__(
         self, faces: list[Head], backgrounds: list[Path], frames: int, at_once: int = 5, seed: int = 0
@@ -142,7 +142,7 @@ class Street:
         self.walkers = list(self._people(faces, frames, at_once))
 
     def _people(self, faces: list[Head], frames: int, at_once: int) -> Iterator[Walker]:
-        """Yield who walks by: each of the lanes is entered anew when it is free."""
+        """Yield the walkers: on each lane, another one enters after the last one has left."""
         random, count = self._random, 0
         for _ in range(at_once):
             enters = -int(random.integers(0, 100))
@@ -157,7 +157,7 @@ class Street:
                 enters = walker.leaves() + int(random.integers(5, 40))
 
     def present(self, frame: int) -> list[Walker]:
-        """Return who is in the picture, the farthest first: the smaller a face, the farther."""
+        """Return the walkers in the picture, the furthest (smallest) first."""
         return sorted((w for w in self.walkers if w.enters <= frame < w.leaves()), key=lambda walker: walker.side)
 
     def paint(self, frame: int) -> Image:
@@ -170,7 +170,7 @@ class Street:
         return np.asarray(cv2.add(image, self._grain[row : row + HEIGHT], dtype=cv2.CV_8U))
 
     def people(self, frame: int) -> list[Person]:
-        """Return where everybody truly is."""
+        """Return the true places of everybody in a frame."""
         walkers = self.present(frame)
         places = [placed(walker.head.points, walker.transform(frame)) for walker in walkers]
         people = []
@@ -189,7 +189,7 @@ def placed(points: Points, transform: NDArray[np.float32]) -> Points:
 
 
 def paste(image: Image, head: Head, transform: NDArray[np.float32]) -> None:
-    """Blend a head into the picture where the transform brings it."""
+    """Blend a transformed head into the picture."""
     height, width = head.mask.shape
     corners = placed(np.float32([(0, 0), (width, 0), (0, height), (width, height)]), transform)
     x0, y0 = np.maximum(0, np.floor(corners.min(0))).astype(int)
@@ -206,7 +206,7 @@ def paste(image: Image, head: Head, transform: NDArray[np.float32]) -> None:
 
 
 def paths_picture(path: Path) -> Image:
-    """Return a photograph that fills the scene. Raises ValueError if it cannot be read."""
+    """Return a photograph, cropped to the size of the scene. Raises ValueError if it cannot be read."""
     picture: Any = cv2.imread(str(path))
     if picture is None:
         raise ValueError(f"{path} is not a picture that OpenCV reads")
@@ -216,5 +216,5 @@ def paths_picture(path: Path) -> Image:
 
 
 def backdrop() -> Image:
-    """Return a background without any shape in it."""
+    """Return a background without any recognisable shape."""
     return np.asarray(blurred(picture_at(""), WIDTH, HEIGHT), np.uint8)
