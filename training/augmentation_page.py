@@ -1,11 +1,9 @@
-"""Draw a page that shows every augmentation of the landmark training, on the portrait that matplotlib carries.
+"""Draw examples of every augmentation of the landmark training, made from the portrait that comes with matplotlib.
 
 python -m training.augmentation_page augmentations.png
 """
 
-import argparse
 import inspect
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +13,7 @@ import numpy as np
 
 from nodes._geometry import MARGIN, Floats, Image
 from nodes.landmarks import LandmarkModel
-from training import augment, contact_sheet, cover
-from training.command import exit_code
+from training import augment, command, contact_sheet, cover
 from training.export import portrait
 from training.landmark_data import cut_face
 from training.landmark_task import PORTRAIT_BOX
@@ -81,13 +78,11 @@ def title(name: str, function: Callable[..., object]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and draw the page; 2 means that it cannot be written there."""
-    parser = argparse.ArgumentParser(prog="python -m training.augmentation_page", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Parse the command line and draw the page; return 0, 2 if it cannot be written, 130 if stopped."""
+    parser = command.parser("augmentation_page", __doc__)
     parser.add_argument("out", type=Path, help="picture to write")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    return exit_code(lambda: contact_sheet.save_picture(options.out, page()))
+    return command.run(lambda: contact_sheet.save_picture(options.out, page()))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""How the commands of the training end: in one line that says why, and an exit code."""
+"""What the training commands share: how they parse arguments, log and exit."""
 
+import argparse
 import logging
 import signal
 import sys
@@ -9,17 +10,38 @@ from training.settings import SettingsError
 
 logger = logging.getLogger("training")
 
+PLAIN, TIMED = "%(message)s", "%(asctime)s %(message)s"
+"""Formats of log lines."""
 STOPPED = 130
-"""Exit code of what Ctrl-C has stopped, as of the shell's own commands: a script does not go on to its next line."""
+"""Exit code after Ctrl-C, the same as for the shell's own commands, so that a script does not continue."""
 
 
-def exit_code(work: Callable[[], object], stopped: str = "stopped; nothing is written") -> int:
-    """Do what a command asks for; return 0, 2 where settings or files are wrong, `STOPPED` after Ctrl-C or SIGTERM.
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of `python -m training.NAME`; its help keeps the line breaks of the description."""
+    return argparse.ArgumentParser(prog=f"python -m training.{name}", description=description,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
 
-    The reason is logged in one line: `stopped`, where a KeyboardInterrupt does not say it itself. SIGTERM raises one
-    too, for by itself it would end the process and leave what is half written. File names that are printed may be in
-    any encoding.
+
+def share(text: str) -> float:
+    """Parse a share on a command line. Raises argparse's error unless it is a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
+    return value
+
+
+def run(work: Callable[[], object], stopped: str = "stopped; nothing was written", log: str = PLAIN) -> int:
+    """Do the work of a command; return 0, 2 if a setting or file is wrong, `STOPPED` after Ctrl-C or SIGTERM.
+
+    The last log line says what was wrong; after a stop it is the message of the KeyboardInterrupt, or `stopped` if that
+    is empty. SIGTERM raises KeyboardInterrupt too: its default would end the process and leave half-written files. File
+    names in any encoding can be printed.
     """
+    logging.basicConfig(format=log, datefmt="%H:%M:%S", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
     sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -1,14 +1,13 @@
-"""Compare networks, or values of any other setting, at equal data, augmentation and number of steps.
+"""Compare networks, or values of any other setting, with the same data, augmentation and number of steps.
 
 python -m training.compare configs/train/landmarks.yaml --steps 4000 --set settings.data=../data \\
     --set settings.init=null --vary settings.network=vote,slim,slim-vote
 
-Trains them one after the other; stop it with Ctrl-C, type the same line again and it goes on. Then the last averaged
-weights of each are measured on the held-out faces, so that none is chosen by what it is measured on, and a table in
+The networks are trained one after the other. Ctrl-C stops and saves; the same command then continues. The last averaged
+weights of each are measured on the held-out faces: the best ones would have been chosen on these very faces. A table in
 Markdown is printed and written.
 """
 
-import argparse
 import json
 import logging
 import re
@@ -21,8 +20,7 @@ import yaml
 
 from nodes import _backend
 from nodes._geometry import to_input
-from training import checkpoint, export
-from training.command import exit_code
+from training import checkpoint, command, export
 from training.going_on import FREE, check_same, is_complete
 from training.quantise import by_turns
 from training.settings import RunSettings, SettingsError, checked, load_settings
@@ -126,21 +124,20 @@ def compare(config: Path, vary: str, overrides: list[str], runs: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and compare; 2 means a setting or file is wrong, 130 that it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m training.compare", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--vary", required=True, metavar="PLACE=VALUE,VALUE,...", help="setting to compare values of")
-    parser.add_argument("--steps", type=int, help="steps of each run; the config's if not given")
+    """Parse the command line and compare; return 0, 2 if a setting or file is wrong, 130 if stopped."""
+    parser = command.parser("compare", __doc__)
+    parser.add_argument("config", type=Path, help="training config that all runs share")
+    parser.add_argument("--vary", required=True, metavar="PLACE=VALUE,VALUE,...",
+                        help="setting that differs, and its values")
+    parser.add_argument("--steps", type=int, help="steps of each run (default: those of the config)")
     parser.add_argument("--set", action="append", default=[], metavar="PLACE=VALUE", dest="overrides",
-                        help="change one setting of all runs")
-    parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the runs and the table")
+                        help="change one setting of all runs; may be repeated")
+    parser.add_argument("--runs", type=Path, default=Path("runs/compare"),
+                        help="folder for the runs and the table (default: %(default)s)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    logger.setLevel(logging.INFO)
     steps = [] if options.steps is None else [f"steps={options.steps}"]
-    return exit_code(lambda: print(compare(options.config, options.vary, [*options.overrides, *steps], options.runs)),
-                     "stopped; the same command goes on from the last checkpoint")
+    return command.run(lambda: print(compare(options.config, options.vary, [*options.overrides, *steps], options.runs)),
+                       "stopped; the same command continues from the last checkpoint", command.TIMED)
 
 
 if __name__ == "__main__":

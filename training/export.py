@@ -1,9 +1,8 @@
-"""Export a checkpoint to ONNX, MNN and torch, with a card, after checking that all of them give the same numbers.
+"""Export a checkpoint to ONNX, MNN and torch, with a card, and check that all three give the same numbers.
 
 python -m training.export runs/landmarks/best.pt nodes/models/landmarks
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -26,8 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nodes import _backend
 from nodes._geometry import MEAN, SCALE, to_input
-from training import checkpoint, mnn_converter, quantise
-from training.command import exit_code
+from training import checkpoint, command, mnn_converter, quantise
 from training.contact_sheet import save_picture
 from training.files import ending, together
 from training.heads import take_heads
@@ -227,17 +225,17 @@ def sha256(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and export; 2 means a file or setting is wrong, 130 that it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("target", type=Path, help="path of the files without suffix")
-    parser.add_argument("--data", help="folder of the data sets, when it has moved since training")
-    parser.add_argument("--tutor", action="store_true", help="the larger network that learnt beside it")
-    parser.add_argument("--heads", type=Path, help="checkpoint whose presence and state heads are taken")
-    parser.add_argument("--int8", action="store_true", help="write int8 versions too, and compare")
+    """Parse the command line and export; return 0, 2 if a file or setting is wrong, 130 if stopped."""
+    parser = command.parser("export", __doc__)
+    parser.add_argument("checkpoint", type=Path, help="file of a run, such as runs/landmarks/best.pt")
+    parser.add_argument("target", type=Path, help="path of the files to write, without suffix")
+    parser.add_argument("--data", help="folder of the data sets, if it has moved since the training")
+    parser.add_argument("--tutor", action="store_true",
+                        help="export the larger network that was trained together with the landmark network")
+    parser.add_argument("--heads", type=Path, metavar="CHECKPOINT",
+                        help="take the heads for presence and states from this other checkpoint")
+    parser.add_argument("--int8", action="store_true", help="also write int8 versions, and compare them")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logger.setLevel(logging.INFO)
 
     def work() -> None:
         moved = {"data": options.data} if options.data else None
@@ -246,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.int8:
             quantise.show(card["int8"], Console())
 
-    return exit_code(work)
+    return command.run(work)
 
 
 if __name__ == "__main__":

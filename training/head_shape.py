@@ -1,11 +1,8 @@
-"""Find the shape of a rigid head from labelled faces: the numbers in nodes/_pose.py.
+"""Compute the shape of a rigid head from labelled faces: the numbers in nodes/_pose.py.
 
 python -m training.head_shape data/landmarks/{LFPW/trainset,HELEN/trainset,AFW/afw}
-
-Shapes: F faces, K = 51 points without the jaw, whose contour slides over the head as it turns.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -13,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes._pose import RIGID
+from training import command
 from training.landmark_data import MIRROR, read_points
+
+# Shapes: F faces, K = 51 points without the jaw, whose contour slides over the head as it turns.
 
 Doubles = NDArray[np.float64]
 
@@ -123,9 +123,9 @@ def symmetric(shape: Doubles) -> Doubles:
 
 
 def main() -> int:
-    """Print the rigid points as nodes/_pose.py has them."""
-    parser = argparse.ArgumentParser(prog="python -m training.head_shape", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of .pts files")
+    """Print the rigid points in the form of nodes/_pose.py."""
+    parser = command.parser("head_shape", __doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="folders of .pts files, at any depth")
     files = [file for folder in parser.parse_args().folders for file in sorted(folder.rglob("*.pts"))]
     if not files:
         parser.error("no .pts files there")

@@ -1,9 +1,8 @@
-"""Landmark networks by name, and a table of what they cost.
+"""The landmark networks by name, and a table of their costs.
 
 python -m training.networks
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from training import backbones
+from training import backbones, command
 from training.backbones import MOBILENET_LARGE, MOBILENET_SMALL, Backbone
 from training.landmark_net import MeanNet, VoteNet, macs
 
@@ -71,8 +70,8 @@ def table(size: int = 160) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m training.networks", description=__doc__)
-    parser.add_argument("--size", type=int, default=160, help="side of the crop")
+    parser = command.parser("networks", __doc__)
+    parser.add_argument("--size", type=int, default=160, help="side of the crop in pixels (default: %(default)s)")
     print(table(parser.parse_args(arguments).size))
     return 0
 

@@ -1,15 +1,14 @@
-"""Pack data sets into one small zip file, for a visit to a machine with a GPU and little else.
+"""Pack data sets into one small zip file, to train on another machine, such as one with a GPU.
 
 python -m training.pack ../data visit.zip --megabytes 60
 
-Faces with 68 points are cut out and shrunk as far as training can see, all sets of them get the layout of pictures and
-.pts, and file names stay, so that the same config trains on the unpacked folder and holds out the same people:
+Faces with 68 points are cut out, shrunk to the size that training uses, and written as pictures with .pts files. File
+names are kept, so that the same config trains on the unpacked folder and holds out the same people:
 
 python -m zipfile -e visit.zip data
 python -m training.train configs/train/landmarks.yaml --set settings.data=data --set workers=8
 """
 
-import argparse
 import logging
 import sys
 import zipfile
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from nodes._geometry import Floats, Image
-from training.command import exit_code
+from training import command
 from training.faces_data import Picture
 from training.files import below, read_image, whole
 from training.find_sets import Found, find_sets
@@ -195,18 +194,19 @@ def printable(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and pack; 2 means a folder is wrong or nothing fits, 130 that it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m training.pack", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of data sets")
+    """Parse the command line and pack; return 0, 2 if a folder is wrong or nothing fits, 130 if stopped."""
+    parser = command.parser("pack", __doc__)
+    parser.add_argument("data", type=Path, help="folder that contains data sets, at any depth")
     parser.add_argument("out", type=Path, help="zip file to write")
-    parser.add_argument("--megabytes", type=float, default=60.0, help="largest size of the file")
-    parser.add_argument("--backgrounds", default="backgrounds", help="folder below the data of pictures without faces")
-    parser.add_argument("--face-side", type=int, default=CACHE_SIDE, help="pixels of a cut-out face, 2.2 faces wide")
-    parser.add_argument("--picture-side", type=int, default=192,
-                        help="longer side of all other pictures; 400 to train a detector")
+    parser.add_argument("--megabytes", type=float, default=60.0,
+                        help="largest size of the file, in millions of bytes (default: %(default)s)")
+    parser.add_argument("--backgrounds", default="backgrounds", metavar="FOLDER",
+                        help="folder of pictures without faces, relative to the data (default: %(default)s)")
+    parser.add_argument("--face-side", type=int, default=CACHE_SIDE, metavar="PIXELS",
+                        help="side of a cut-out face, which is 2.2 times as wide as the face (default: %(default)s)")
+    parser.add_argument("--picture-side", type=int, default=192, metavar="PIXELS",
+                        help="longer side of all other pictures; use 400 to train a detector (default: %(default)s)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
     def work() -> None:
         quality, count = pack(options.data, options.out, options.megabytes, options.backgrounds,
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         size = options.out.stat().st_size / 1e6
         logger.info("%s: %d pictures at quality %d, %.1f MB", options.out, count, quality, size)
 
-    return exit_code(work)
+    return command.run(work)
 
 
 if __name__ == "__main__":

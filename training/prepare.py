@@ -1,11 +1,9 @@
-"""Read every face set below a folder, list what is wrong, and write an index, crops and contact sheets.
+"""Read all face data sets below a folder, list their faults, and write an index, face crops and a contact sheet.
 
 python -m training.prepare ../data --out prepared
 """
 
-import argparse
 import json
-import logging
 import re
 import sys
 from collections import Counter
@@ -21,15 +19,14 @@ from rich.progress import Progress, track
 from rich.table import Column, Table
 
 from nodes._geometry import Image, landmark_box, landmark_roll
-from training import contact_sheet, landmark_data
-from training.command import exit_code
+from training import command, contact_sheet, landmark_data
 from training.faces_data import Picture
 from training.files import read_image, together
 from training.find_sets import Found, find_sets
 from training.landmark_data import STATES, cut_face
 from training.prepared import CROPS, FACES, PICTURES, POINTS
 from training.read_landmarks import Labelled
-from training.settings import SettingsError, share
+from training.settings import SettingsError
 
 OFFICIAL_TESTS = r".*(testset|[iI][bB][uU][gG]|300W(/.*)?|AFLW2000[^/]*|WFLW[^/]*/test|/val)"
 """Names of sets that others measure themselves on; not trained with unless asked for."""
@@ -307,17 +304,19 @@ def read_people(texts: list[str]) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and prepare; 2 means a folder or pattern is wrong, 130 that it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m training.prepare", description=__doc__)
-    parser.add_argument("data", type=Path, help="folder of data sets, at any depth")
-    parser.add_argument("--out", type=Path, default=Path("prepared"), help="folder for index, crops and sheets")
-    parser.add_argument("--held-out", type=share, default=0.1, metavar="SHARE", help="share of the people kept aside")
+    """Parse the command line and prepare; return 0, 2 if a folder or pattern is wrong, 130 if stopped."""
+    parser = command.parser("prepare", __doc__)
+    parser.add_argument("data", type=Path, help="folder that contains data sets, at any depth")
+    parser.add_argument("--out", type=Path, default=Path("prepared"),
+                        help="folder to write the index, crops and contact sheet to (default: %(default)s)")
+    parser.add_argument("--held-out", type=command.share, default=0.1, metavar="SHARE",
+                        help="share of the people held out for validation, from 0 to 1 (default: %(default)s)")
     parser.add_argument("--hold-out-sets", default=OFFICIAL_TESTS, metavar="PATTERN",
-                        help="sets kept aside whole; the default are the parts that others measure themselves on")
+                        help="sets held out as a whole, as a pattern for their names (default: official test parts)")
     parser.add_argument("--person", action="append", default=[], metavar="SET=PATTERN",
-                        help="what of a file's name is the person, as in --person 'mine.*=[^_]*'")
+                        help="which part of the file names is the person, for the sets whose names match SET, as in "
+                             "--person 'mine.*=[^_]*'; may be repeated")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False)
 
     def work() -> None:
@@ -325,7 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
         sets = prepare(options.data, options.out, options.held_out, options.hold_out_sets, people, console)
         show(sets, options.out, console)
 
-    return exit_code(work)
+    return command.run(work)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Settings of a training run: one YAML file, checked whole, with `--set place=value` on top."""
 
-import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,17 +65,6 @@ class RunSettings(Strict):
     for rounding."""
     compile: Literal["", "inductor", "aot_eager"] = ""
     """Backend of torch.compile; inductor needs a C++ compiler, and on the CPUs measured gains nothing. Empty: none."""
-
-
-def share(text: str) -> float:
-    """Read a share on a command line. Raises argparse's error when it is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share from 0 to 1, found {text!r}")
-    return value
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:

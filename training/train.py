@@ -1,10 +1,9 @@
-"""Train a network from a config file; stop it with Ctrl-C, type the same line again and it goes on.
+"""Train a network from a config file. Ctrl-C stops and saves; the same command then continues.
 
 python -m training.train configs/train/landmarks.yaml --set settings.data=../data
 torchrun --nproc-per-node 4 -m training.train configs/train/landmarks.yaml --set settings.data=../data
 """
 
-import argparse
 import contextlib
 import copy
 import json
@@ -25,8 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from training import checkpoint
-from training.command import exit_code
+from training import checkpoint, command
 from training.distributed import Group, joined
 from training.files import named, whole
 from training.going_on import alone, going_on, is_complete
@@ -81,8 +79,8 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
                 if done:
                     break
                 if stopping:
-                    raise KeyboardInterrupt(f"{settings.name}: stopped at step {run.step}; the same command goes on "
-                                            "from here")
+                    raise KeyboardInterrupt(f"{settings.name}: stopped at step {run.step} and saved; run the same "
+                                            "command to continue")
         return run.best
 
 
@@ -359,19 +357,19 @@ def clock(seconds: float) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and train; 2 means that settings or files are wrong, or the loss is no number.
-
-    130 means that it was stopped before its end.
+    """Parse the command line and train; return 0, 2 if a setting or file is wrong or the loss is not finite, 130 if
+    stopped.
     """
-    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
-    parser.add_argument("config", type=Path)
+    parser = command.parser("train", __doc__)
+    parser.add_argument("config", type=Path, help="YAML file, such as configs/train/landmarks.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="PLACE=VALUE", dest="overrides",
-                        help="change one setting, as in --set steps=100")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run's folder")
+                        help="change one setting, as in --set steps=100; may be repeated")
+    parser.add_argument("--runs", type=Path, default=Path("runs"),
+                        help="folder in which the run gets its own, named after it (default: %(default)s)")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    return exit_code(lambda: train(load_settings(options.config, options.overrides), options.runs),
-                     "stopped; the same command goes on from the last checkpoint, or begins where there is none")
+    return command.run(lambda: train(load_settings(options.config, options.overrides), options.runs),
+                       "stopped; the same command continues from the last checkpoint, or starts if there is none",
+                       command.TIMED)
 
 
 if __name__ == "__main__":

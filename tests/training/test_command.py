@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from training import augmentation_page, evaluate, export, pack, prepare
-from training.command import exit_code
+from training.command import run
 from training.settings import SettingsError
 
 
@@ -24,7 +24,7 @@ def raising(error: BaseException | None) -> None:
 ])
 def test_a_command_ends_with_a_line_and_a_code(error: BaseException | None, code: int, text: str,
                                                caplog: pytest.LogCaptureFixture) -> None:
-    assert exit_code(lambda: raising(error), "stopped here") == code
+    assert run(lambda: raising(error), "stopped here") == code
     assert text in caplog.text and len(caplog.records) == (code > 0)
 
 
@@ -43,14 +43,14 @@ def test_ctrl_c_ends_a_command_with_130(command: ModuleType, work: str, argument
 def test_file_names_in_any_encoding_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", "strict"))
-    assert exit_code(lambda: print(os.fsdecode(b"caf\xe9.png: no .pts beside it"), flush=True)) == 0
+    assert run(lambda: print(os.fsdecode(b"caf\xe9.png: no .pts beside it"), flush=True)) == 0
     assert written.getvalue() == b"caf\\udce9.png: no .pts beside it\n"
 
 
 WRITING = """
 import signal, sys
 from pathlib import Path
-from training.command import exit_code
+from training.command import run
 from training.files import whole
 
 def work():
@@ -59,11 +59,11 @@ def work():
         file.flush()
         signal.raise_signal(signal.SIGTERM)
 
-sys.exit(exit_code(work))
+sys.exit(run(work))
 """
 
 
 def test_a_command_that_is_terminated_clears_away_what_is_not_whole(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WRITING, str(tmp_path / "cache")], capture_output=True, text=True)
-    assert (done.returncode, done.stderr.strip()) == (130, "stopped; nothing is written")
+    assert (done.returncode, done.stdout.strip()) == (130, "stopped; nothing was written")
     assert list(tmp_path.iterdir()) == []

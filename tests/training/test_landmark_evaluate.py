@@ -141,9 +141,9 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("arguments", "text"), [
     (["faces", "plain", "--held-out", "0.1", "--detector", "x"], "--held-out, --detector cannot be used here: a det"),
     (["faces", "plain", "--sets", "x"], "--sets cannot be used here: a detector's card says which faces are measured"),
-    (["landmarks", "prepared", "--held-out", "0.1"], "--held-out cannot be used here: training.prepare has said"),
-    (["landmarks", "plain", "--sets", "x"], "--sets cannot be used here: no folder here is one of training.prepare"),
-    (["landmarks", "plain", "--person", "x"], "--person cannot be used here: they say who is held out, so they need"),
+    (["landmarks", "prepared", "--held-out", "0.1"], "--held-out cannot be used here: in a prepared folder,"),
+    (["landmarks", "plain", "--sets", "x"], "--sets cannot be used here: none of the folders was written by training"),
+    (["landmarks", "plain", "--person", "x"], "--person cannot be used here: they need --held-out"),
     (["a.pt", "plain", "--backend", "mnn"], "--backend cannot be used here: a checkpoint runs in torch"),
     (["landmarks", "plain", "prepared", "--sets", "x", "--held-out", "0.1", "--person", "x"], "plain: no such folder"),
 ])

@@ -340,7 +340,7 @@ def test_preparing_that_is_stopped_leaves_what_was_prepared_before(data: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "write_pictures", stopped)
         assert prepare.main(arguments) == 130
-    assert "stopped; nothing is written" in caplog.text
+    assert "stopped; nothing was written" in caplog.text
     assert {file.name: file.read_bytes() for file in (data.parent / "prepared").iterdir()} == before
 
 

@@ -140,7 +140,7 @@ def test_suffixes_may_be_capital(tmp_path: Path) -> None:
 def test_a_share_over_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         prepare.main([str(tmp_path), "--held-out", "10"])
-    assert "argument --held-out: expected a share from 0 to 1, found '10'" in capsys.readouterr().err
+    assert "argument --held-out: expected a number from 0 to 1, found '10'" in capsys.readouterr().err
 
 
 def test_the_sheet_counts_the_faces_that_are_kept(tmp_path: Path) -> None:

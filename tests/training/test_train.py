@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path
     train.train(settings, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(train, "average", stop_after_two)
-        with pytest.raises(KeyboardInterrupt, match="tiny: stopped at step 2; the same command goes on from here"):
+        with pytest.raises(KeyboardInterrupt, match="step 2 and saved; run the same command to continue"):
             train.train(settings, tmp_path / "parts")
     assert checkpoint.load(tmp_path / "parts" / "tiny" / "last.pt")["step"] == 2
     train.train(settings, tmp_path / "parts")
@@ -227,7 +227,7 @@ def test_several_processes_stop_together_and_save(settings: RunSettings, tmp_pat
             output = process.communicate(timeout=120)[0]
         finally:
             process.kill()
-    assert "the same command goes on from here" in output
+    assert "run the same command to continue" in output
     assert checkpoint.load(tmp_path / "two" / "tiny" / "last.pt")["step"] > 0
 
 
@@ -360,7 +360,7 @@ def test_ctrl_c_while_data_are_read_ends_quietly(tmp_path: Path, caplog: pytest.
 
     monkeypatch.setattr(train, "load_task", interrupted)
     assert train.main([str(CONFIG), "--runs", str(tmp_path)]) == 130
-    assert "stopped; the same command goes on from the last checkpoint, or begins where there is none" in caplog.text
+    assert "stopped; the same command continues from the last checkpoint, or starts if there is none" in caplog.text
 
 
 @pytest.mark.slow
