@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped."""
+"""Checkpoints: everything that a run needs to continue as if it had not stopped."""
 
 import io
 import os
@@ -14,9 +14,9 @@ from training.settings import SettingsError
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` so that `path` always holds a whole checkpoint, the old one or the new one."""
+    """Write `state` so that `path` always holds a complete checkpoint, the old one or the new one."""
     content = io.BytesIO()
-    torch.save(state, content)  # into a file it would hide that the disk is full, behind an error of its own
+    torch.save(state, content)  # writing to a file, it would replace the error of a full disk by its own
     with whole(path) as file:
         file.write(content.getbuffer())
         file.flush()
@@ -24,7 +24,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU. Raises SettingsError when the file is not one of ours."""
+    """Read a checkpoint to the CPU. Raises SettingsError if the file is not one of ours."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises many types for a damaged file
@@ -35,9 +35,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Give the network the averaged weights of a checkpoint: of one with a tutor the pupil's, unless it has one too.
+    """Load the averaged weights of a checkpoint; if only the checkpoint has a tutor, those of the pupil.
 
-    Raises SettingsError when they are of another network.
+    Raises SettingsError if they belong to another network.
     """
     weights = load(path)["ema"]
     pupil = {name.removeprefix("pupil."): value for name, value in weights.items() if name.startswith("pupil.")}
@@ -48,20 +48,20 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of torch's generators; batches draw from (seed, step) and need none."""
+    """Return the state of torch's generators; batches depend on (seed, step) and need none."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"torch": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Undo `random_state`."""
+    """Set the generators to a state from `random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def git_commit() -> str:
-    """Return the commit of the code, with '+' when tracked files differ from it; '' outside git."""
+    """Return the commit of the code, with '+' if tracked files differ from it; '' outside git."""
     here = Path(__file__).parent
     try:
         command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]

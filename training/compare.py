@@ -21,8 +21,8 @@ import yaml
 from nodes import _backend
 from nodes._geometry import to_input
 from training import checkpoint, command, export
-from training.going_on import FREE, check_same, is_complete
 from training.quantise import by_turns
+from training.resume import FREE, check_same, is_complete
 from training.settings import RunSettings, SettingsError, checked, load_settings
 from training.task import load_task, task_class
 from training.train import train

@@ -1,4 +1,4 @@
-"""Training in several processes: what torchrun started, as one object; a lone process is a group of one."""
+"""Training in the processes that torchrun started; without torchrun, a group of one."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from training.settings import SettingsError
 
 PATIENCE = timedelta(days=1)
-"""How long processes wait for each other: the first one makes the caches and validates while the others wait, which
-takes longer on large data than torch allows by itself (10 minutes on GPUs, 30 on CPUs). A process that dies does not
-hold the others for so long: torchrun ends them."""
+"""Timeout of processes that wait for each other. The first one writes the caches and validates while the others wait;
+with large data this takes longer than torch's default (10 minutes on GPUs, 30 on CPUs). If a process dies, the others
+do not wait for it: torchrun ends them."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train one network together, and this one's place and device among them."""
+    """The processes that train one network together: their number, and the rank and device of this one."""
 
     rank: int
     size: int
@@ -29,14 +29,14 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process validates, logs and saves for all."""
+        """Whether this is the process that validates, logs and saves."""
         return self.rank == 0
 
     @contextlib.contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Run the block in the leader, then in all others; when it fails there, these raise SettingsError."""
+        """Run the block in the leader, then in all others; these raise SettingsError if it failed in the leader."""
         if not self.leads and not self.from_leader(0.0):
-            raise SettingsError("the first process could not begin; its own message says why")
+            raise SettingsError("the first process could not start; its own message says why")
         try:
             yield
         except Exception:
@@ -47,7 +47,7 @@ class Group:
             self.from_leader(1.0)
 
     def share(self, network: nn.Module) -> nn.Module:
-        """Return the network with gradients that are means over the group; it keeps its parameters."""
+        """Return the network with gradients averaged over the group; the parameters stay the same objects."""
         if self.size == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
@@ -60,7 +60,7 @@ class Group:
         return values / self.size
 
     def from_leader(self, value: float) -> float:
-        """Return the leader's number, so that all go by the same one."""
+        """Return the leader's value in all processes."""
         if self.size == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -68,13 +68,13 @@ class Group:
         return float(shared)
 
     def any(self, flag: bool) -> bool:
-        """Say whether the flag is up in any process, so that all of them do the same."""
+        """Say whether the flag is set in any process."""
         return flag if self.size == 1 else bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
 
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Join the group that torchrun's environment names, with nccl on GPUs and gloo on CPUs, and leave it at the end."""
+    """Join the group described by torchrun's environment, with nccl on GPUs and gloo on CPUs; leave it at the end."""
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     chosen = choose_device(device)
     if size == 1:
@@ -94,7 +94,7 @@ def joined(device: str) -> Iterator[Group]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a setting. Raises SettingsError when it asks for a GPU and there is none."""
+    """Return the device for the setting. Raises SettingsError if it is cuda and there is no GPU."""
     if name == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device: 'cuda', but torch finds no usable GPU here; use 'cpu' or 'auto'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

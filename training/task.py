@@ -1,4 +1,4 @@
-"""What the training loop asks of a task: a network, batches, a loss and a validation."""
+"""The interface between the training loop and a task: a network, batches, a loss and a validation."""
 
 import importlib
 from collections.abc import Callable
@@ -23,23 +23,25 @@ class Deployment:
     module: nn.Module
     """Network in evaluation mode whose forward maps image (B, 3, H, W) to a dict of tensors (B, ...) by name."""
     images: NDArray[np.uint8]
-    """Pictures (B, H, W, 3) to compare the exported files on, at least two; the first is the card's reference."""
+    """Pictures (B, H, W, 3) on which the exported files are compared, at least two; the first is the card's
+    reference."""
     dynamic: dict[int, str]
-    """Axes of the input that a caller may choose, and their names: {0: "faces"}."""
+    """Axes of the input whose size is free, and their names: {0: "faces"}."""
     outputs: dict[str, str]
     """Meaning of each output, with shape, unit and range."""
     contract: dict[str, Any]
-    """What a caller must do to make the input, beyond colour order and normalisation."""
+    """How a caller must make the input, apart from colour order and normalisation."""
     calibration: NDArray[np.uint8]
-    """Pictures (B, H, W, 3) of the kind that the network will see, by whose activations int8 versions are scaled."""
+    """Typical pictures (B, H, W, 3), whose activations set the scales of int8 versions."""
     measure: Callable[[Callable[[NDArray[np.float32]], dict[str, NDArray[np.float32]]]], dict[str, float]]
-    """Errors on held-out data, the most telling one first, of a function from inputs to outputs as exported."""
+    """From a function that maps inputs to outputs as the exported network does, to its errors on held-out data, the
+    most important one first."""
     terms: list[str]
-    """Data that the weights were trained on, and what its terms allow."""
+    """The data that the weights were trained on, and its terms."""
 
 
 class Task(Protocol):
-    """One thing to learn. A class with `Settings` (a training.settings.Strict), made with an instance of it.
+    """Something to train. The class has `Settings` (a training.settings.Strict) and is created with an instance of it.
 
     `batch` must depend on nothing but its generator and size, so that a resumed run sees the same batches.
     `validate` returns its metrics in order; the first one decides which weights are the best.
@@ -49,11 +51,11 @@ class Task(Protocol):
     higher_is_better: bool
 
     def network(self) -> nn.Module:
-        """Return the network to train, freshly initialised from torch's global generator."""
+        """Return the network to train, initialised from torch's global generator."""
         ...
 
     def begin(self, network: nn.Module) -> None:
-        """Give a fresh network the weights from which a run begins, where the settings name released ones."""
+        """Load the released weights that the settings name, if any, into a new network."""
         ...
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
@@ -61,7 +63,7 @@ class Task(Protocol):
         ...
 
     def again(self, rng: Generator, batch: Batch, look: int) -> Batch:
-        """Return a drawn batch as it is shown for the `look`-th further time, from 1: other pixels, on its device."""
+        """Return a batch with other pixels for its `look`-th reuse, counted from 1; on the batch's device."""
         ...
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,17 +75,17 @@ class Task(Protocol):
         ...
 
     def deploy(self, network: nn.Module, portrait: NDArray[np.uint8]) -> Deployment:
-        """Return the network as the run time wants it; `portrait` (600, 512, 3) is the reference picture."""
+        """Return the network in the form that is used at run time; `portrait` (600, 512, 3) is the reference."""
         ...
 
 
 def network_input(image: Tensor) -> Tensor:
-    """Return pictures (B, 3, H, W) uint8 as float32 in the range of networks; made on the device, a quarter travels."""
+    """Normalise pictures (B, 3, H, W) uint8 to float32; call it on the device, to which uint8 is copied faster."""
     return (image.float() - MEAN) * SCALE
 
 
 def relit(rng: Generator, image: Tensor) -> Tensor:
-    """Return pictures (B, 3, H, W) uint8 with contrast and brightness changed at random, each colour a little apart."""
+    """Change contrast and brightness of pictures (B, 3, H, W) uint8 at random, slightly differently per colour."""
     colours, gain, shift = torch.rand(len(image), 5, 1, 1, device=image.device, generator=rng).split((3, 1, 1), 1)
     gain = 0.75 + 0.5 * gain + 0.16 * (colours - 0.5)
     shift = 50 * (shift - 0.5)
@@ -91,13 +93,13 @@ def relit(rng: Generator, image: Tensor) -> Tensor:
 
 
 def load_task(path: str, settings: dict[str, Any]) -> Task:
-    """Make the task that a config names from its settings."""
+    """Create the task that a config names, with its settings."""
     kind = task_class(path)
     return kind(checked(kind.Settings, settings, "settings"))
 
 
 def task_class(path: str) -> type[Task]:
-    """Return the class that a config names, as in `training.landmark_task:LandmarkTask`."""
+    """Return the class with this path, such as `training.landmark_task:LandmarkTask`."""
     module, _, name = path.partition(":")
     try:
         kind: type[Task] = getattr(importlib.import_module(module), name)

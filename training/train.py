@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import compress
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from training import checkpoint, command
 from training.distributed import Group, joined
 from training.files import named, whole
-from training.going_on import alone, going_on, is_complete
+from training.resume import exclusive, is_complete, last_checkpoint
 from training.settings import RunSettings, SettingsError, load_settings
 from training.task import Batch, Task, load_task
 
@@ -35,25 +36,25 @@ logger = logging.getLogger("training")
 
 
 def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
-    """Run the loop to `settings.steps`; return the best value of the first metric.
+    """Train to `settings.steps`; return the best value of the first metric.
 
-    Raises KeyboardInterrupt, with what to tell the user, when a signal has stopped it and it is saved.
+    Raises KeyboardInterrupt, with a message for the user, when a signal has stopped it and it is saved.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(settings.seed)
-    torch.backends.cudnn.benchmark = True  # inputs keep their shape
+    torch.backends.cudnn.benchmark = True  # all inputs have the same shape
     with joined(settings.device) as group, contextlib.ExitStack() as kept:
         with group.leader_first():
             if group.leads:
-                kept.enter_context(alone(runs / settings.name))
-            begun = going_on(settings, runs / settings.name)  # not before: another process may have been training
+                kept.enter_context(exclusive(runs / settings.name))
+            begun = last_checkpoint(settings, runs / settings.name)  # only now that no other process writes it
         if begun and is_complete(settings, begun):
-            logger.info("%s: complete at step %d, best %.4f; more `steps` or `minutes` go on, another `name` starts "
-                        "afresh", settings.name, begun["step"], begun["best"])
+            logger.info("%s: complete at step %d, best %.4f; increase `steps` or `minutes` to continue, or change "
+                        "`name` to start another run", settings.name, begun["step"], begun["best"])
             return float(begun["best"])
-        with group.leader_first():  # it makes the caches that the others find
+        with group.leader_first():  # the leader writes the caches, the others read them
             task = load_task(settings.task, settings.settings)
         run = Run(task, settings, runs / settings.name, group, begun)
         model = group.share(run.network)
@@ -85,7 +86,7 @@ def train(settings: RunSettings, runs: Path = Path("runs")) -> float:
 
 
 class Run:
-    """What a run consists of beside its task, and keeps in its checkpoints."""
+    """The state of a run, which its checkpoints hold."""
 
     def __init__(self, task: Task, settings: RunSettings, folder: Path, group: Group,
                  begun: dict[str, Any] | None) -> None:
@@ -110,10 +111,10 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         checkpoint.restore_random_state(state["random"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
-        logger.info("%s: goes on from step %d", self.settings.name, self.step)
+        logger.info("%s: continues from step %d", self.settings.name, self.step)
 
     def save(self, name: str) -> None:
-        """Write a checkpoint of this name into the run's folder; the leader does it for all."""
+        """Write a checkpoint of this name into the run's folder; only the leader does."""
         if self.group.leads:
             checkpoint.save(self.folder / name, {
                 "model": self.network.state_dict(), "ema": self.ema.state_dict(),
@@ -126,7 +127,7 @@ class Run:
 def learn(run: Run, model: nn.Module, parts: list[Batch], progress: float) -> dict[str, Tensor]:
     """Take one step on this process's parts of a batch; return the means of the losses, and the gradient's norm.
 
-    `progress` is the share of the run that lies behind.
+    `progress` is the share of the run that is done.
     """
     settings, device = run.settings, run.group.device
     amp = torch.autocast(device.type, torch.bfloat16, enabled=settings.amp and device.type == "cuda")
@@ -159,7 +160,7 @@ def make_optimiser(network: nn.Module, settings: RunSettings) -> torch.optim.Ada
 
 
 def learning_rate(progress: float, settings: RunSettings) -> float:
-    """Linear warm-up, then cosine down to a thousandth of the peak at the end; `progress` goes from 0 to 1."""
+    """Return the rate: linear warm-up, then cosine to a thousandth of the peak; `progress` goes from 0 to 1."""
     if progress < settings.warm_up:
         return settings.learning_rate * (0.001 + 0.999 * progress / settings.warm_up)
     after = min(1.0, (progress - settings.warm_up) / (1 - settings.warm_up))
@@ -171,14 +172,14 @@ def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
     """Move the averaged weights and batch-norm statistics towards the network's."""
     means, values = ([*module.parameters(), *module.buffers()] for module in (ema, network))
     floats = [mean.is_floating_point() for mean in means]
-    torch._foreach_lerp_([*compress(means, floats)], [*compress(values, floats)], 1 - decay)  # one launch, not hundreds
+    torch._foreach_lerp_([*compress(means, floats)], [*compress(values, floats)], 1 - decay)  # one kernel, not hundreds
     for mean, value, real in zip(means, values, floats, strict=True):
         if not real:
             mean.copy_(value)
 
 
 class Draws(Dataset[Batch]):
-    """Part `j` of batch `i` of a run, drawn from (seed, i, j) alone: workers and resumed runs get the same ones."""
+    """Part `j` of batch `i` of a run; it depends on (seed, i, j) alone, so workers and resumed runs get the same."""
 
     def __init__(self, task: Task, seed: int, size: int) -> None:
         self.task, self.seed, self.size = task, seed, size
@@ -191,34 +192,34 @@ class Draws(Dataset[Batch]):
 def batches(task: Task, settings: RunSettings, start: int, group: Group) -> Iterator[list[Batch]]:
     """Yield this process's parts of the batches of steps start, start + 1, ..., on its device.
 
-    Each is yielded `settings.looks` times, from the second time on as the task's `again` makes it.
+    Each is yielded `settings.looks` times, from the second time on as changed by the task's `again`.
     """
     count = settings.parts or group.size
     if count % group.size or settings.batch % count:
-        raise SettingsError(f"parts: {count} parts of a batch of {settings.batch} for {group.size} processes; "
-                            "parts must divide the batch, and processes the parts")
+        raise SettingsError(f"parts: {count} parts of a batch of {settings.batch} for {group.size} processes; parts "
+                            "must divide the batch, and processes the parts")
     own = range(group.rank, count, group.size)
     draws = Draws(task, settings.seed, settings.batch // count)
     first, last = start // settings.looks, -(-settings.steps // settings.looks)
     places = ((drawn, part) for drawn in range(first, last) for part in own)
     loader = DataLoader(draws, batch_size=None, sampler=places, num_workers=settings.workers,
                         pin_memory=group.device.type == "cuda", worker_init_fn=quiet_worker,
-                        generator=torch.Generator())  # by default it draws from the one that networks draw from
-    skipped = start % settings.looks  # a run that goes on may have had some of its first batch's looks
+                        generator=torch.Generator())  # the default is the global one, which initialises networks
+    skipped = start % settings.looks  # a resumed run may have used its first batch before
     parts: list[Batch] = []
     for part in loader:
         parts.append({name: place(value, group.device) for name, value in part.items()})
         if len(parts) == len(own):
             for look in range(skipped, settings.looks):
-                lights = [torch.Generator(group.device).manual_seed(seed_of(settings.seed, start, i)) for i in own]
-                pairs = zip(lights, parts, strict=True)
-                yield [task.again(light, part, look) for light, part in pairs] if look else parts
+                rngs = [torch.Generator(group.device).manual_seed(seed_of(settings.seed, start, i)) for i in own]
+                pairs = zip(rngs, parts, strict=True)
+                yield [task.again(rng, part, look) for rng, part in pairs] if look else parts
                 start += 1
             parts, skipped = [], 0
 
 
 def seed_of(*numbers: int) -> int:
-    """Return one seed for a generator from several numbers."""
+    """Combine several numbers into one seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
@@ -229,15 +230,15 @@ def place(value: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def quiet_worker(_: int) -> None:
-    """Leave Ctrl-C to the loop, which ends its workers itself."""
+    """Ignore Ctrl-C in a worker: the loop ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
 
 class Signals:
-    """Notes the first SIGINT and the first SIGTERM inside its block; a second one of a kind acts as usual.
+    """Notes the first SIGINT and the first SIGTERM inside its block; a second one of the same kind acts as usual.
 
-    By kind, because torchrun answers Ctrl-C with a SIGTERM to each of its processes.
+    Of the same kind, because torchrun answers Ctrl-C with a SIGTERM to each of its processes.
     """
 
     def __enter__(self) -> "Signals":
@@ -255,7 +256,7 @@ class Signals:
 
 
 class Log:
-    """Means of the losses between two lines, and those lines: on the console, in metrics.jsonl and in TensorBoard."""
+    """Averages the losses and logs them on the console, in metrics.jsonl and in TensorBoard."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.name = run, run.settings.name
@@ -275,23 +276,23 @@ class Log:
             self.files.close()
 
     def restart_clock(self) -> None:
-        """Let what happened since the last line, such as a validation, not count as training."""
+        """Do not count the time since the last line, such as that of a validation, as training."""
         self.began = time.monotonic()
 
     def progress(self) -> float:
-        """Return the share of the run that lies behind: of its steps, or of its minutes by this process's clock."""
+        """Return the share of the run that is done: of its steps, or of its minutes by this process's clock."""
         steps = self.run.step / self.run.settings.steps
         if not self.run.settings.minutes:
             return steps
         return max(steps, (self.run.seconds + time.monotonic() - self.began) / (60 * self.run.settings.minutes))
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Take in the losses of one step, without waiting for the device."""
+        """Add the losses of one step, without waiting for the device."""
         for name, value in values.items():
             self.totals[name] = self.totals.get(name, 0.0) + value.detach()
 
     def train(self, progress: float) -> None:
-        """Write the means since the last line. Raises FloatingPointError when the loss is no number."""
+        """Write the means since the last line. Raises FloatingPointError if the loss is not finite."""
         run, steps = self.run, self.run.step - self.logged
         means = {name: float(run.group.mean(total / steps)) for name, total in self.totals.items()}
         elapsed = time.monotonic() - self.began
@@ -305,11 +306,11 @@ class Log:
             self._record("train", {**means, "rate": learning_rate(progress, run.settings), "speed": speed})
             left = run.seconds * max(0.0, 1 / progress - 1)
             logger.info("%s %d/%d  %s  %.0f samples/s  %s left%s", self.name, run.step, run.settings.steps, line(means),
-                        speed, clock(left), self.validated)
+                        speed, timedelta(seconds=round(left)), self.validated)
         self.totals, self.logged = {}, run.step
 
     def validation(self, metrics: dict[str, float]) -> bool:
-        """Write the metrics; say whether the first of them is the best so far, and note it in the run."""
+        """Write the metrics; return whether the first of them is the best so far, and keep it in the run if so."""
         run = self.run
         self._record("validation", {**metrics, "minutes": run.seconds / 60})
         logger.info("%s %d/%d  validation  %s", self.name, run.step, run.settings.steps, line(metrics))
@@ -328,7 +329,7 @@ class Log:
 
 
 def open_log(folder: Path, step: int) -> TextIO:
-    """Open metrics.jsonl for appending, without the lines of steps that a killed run did not save."""
+    """Open metrics.jsonl for appending, and remove the lines of steps that a killed run did not save."""
     path = folder / "metrics.jsonl"
     if path.exists():
         kept = [text for text in path.read_text().splitlines() if step_of(text) <= step]
@@ -338,7 +339,7 @@ def open_log(folder: Path, step: int) -> TextIO:
 
 
 def step_of(text: str) -> float:
-    """Return the step of a line of metrics.jsonl, infinity when a full disk or a crash has cut it off."""
+    """Return the step of a line of metrics.jsonl, infinity if a full disk or a crash has cut it off."""
     try:
         return float(json.loads(text)["step"])
     except ValueError:
@@ -348,12 +349,6 @@ def step_of(text: str) -> float:
 def line(values: dict[str, float]) -> str:
     """Return 'name value' pairs for the console."""
     return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-
-
-def clock(seconds: float) -> str:
-    """Return hours:minutes:seconds."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
 
 
 def main(arguments: list[str] | None = None) -> int:

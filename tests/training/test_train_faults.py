@@ -15,7 +15,7 @@ import torch
 from tests.accidents import full_disk
 from tests.training.faces68 import write_set, write_two_sets
 from training import augmentation_page, checkpoint, evaluate, landmark_data, prepare, train
-from training.going_on import alone
+from training.resume import exclusive
 from training.settings import RunSettings, SettingsError
 
 
@@ -28,8 +28,8 @@ def settings(tmp_path: Path) -> RunSettings:
 
 @pytest.mark.slow
 def test_a_run_that_is_running_is_not_started_again(settings: RunSettings, tmp_path: Path) -> None:
-    program = ("import pathlib, sys; from training.going_on import alone\n"
-               "with alone(pathlib.Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()")
+    program = ("import pathlib, sys; from training.resume import exclusive\n"
+               "with exclusive(pathlib.Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()")
     command = [sys.executable, "-c", program, str(tmp_path / "runs" / "tiny")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout and other.stdout.readline() == "has it\n"
@@ -47,7 +47,7 @@ def test_a_run_that_is_running_is_not_started_again(settings: RunSettings, tmp_p
 
 def test_a_run_may_have_its_folder_again(tmp_path: Path) -> None:
     for _ in range(2):
-        with alone(tmp_path / "run"):
+        with exclusive(tmp_path / "run"):
             pass
 
 
@@ -67,7 +67,7 @@ def test_a_save_to_a_full_disk_says_so_and_keeps_the_old_checkpoint(tmp_path: Pa
 
 
 def test_a_disk_that_is_full_from_the_start_is_named(tmp_path: Path) -> None:
-    with full_disk(0), pytest.raises(OSError, match=r"File too large: .*run/lock"), alone(tmp_path / "run"):
+    with full_disk(0), pytest.raises(OSError, match=r"File too large: .*run/lock"), exclusive(tmp_path / "run"):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Whether a run may go on from the checkpoint in its folder: with the settings that it began with, and alone."""
+"""Whether a run may continue from the checkpoint in its folder: with the same settings, one process at a time."""
 
 import contextlib
 import errno
@@ -16,15 +16,15 @@ from training.task import task_class
 
 FREE = {"name", "device", "amp", "compile", "threads", "workers", "log_every", "validate_every",
         "settings.data", "settings.cache"}
-"""Settings that may change without making the run another one: where and on what it runs, and what it tells."""
+"""Settings that a run may change when it continues: where and on what it runs, and how often it reports."""
 LENGTH = {"steps", "minutes"}
 """Settings that say how long a run takes: it may be made longer or shorter."""
 
 
-def going_on(settings: RunSettings, folder: Path) -> dict[str, Any] | None:
-    """Return the last checkpoint of a run that has begun in this folder, None when none has.
+def last_checkpoint(settings: RunSettings, folder: Path) -> dict[str, Any] | None:
+    """Return the last checkpoint of the run in this folder, None if there is none.
 
-    Raises SettingsError naming what differs when that run is one of other settings.
+    Raises SettingsError naming what differs if that run has other settings.
     """
     last = folder / "last.pt"
     if not last.exists():
@@ -35,17 +35,18 @@ def going_on(settings: RunSettings, folder: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep a run's folder, made if need be, for this process until the block or the process ends.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Create a run's folder if needed, and reserve it for this process until the block or the process ends.
 
-    Raises SettingsError when another one has it. A record lock, because processes that draw batches do not inherit it.
+    Raises SettingsError if another process has reserved it. The lock is a record lock, because the processes that draw
+    batches do not inherit those.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("ab+", buffering=0) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
-            if exc.errno in (errno.EACCES, errno.EAGAIN):  # else a file system without locks
+            if exc.errno in (errno.EACCES, errno.EAGAIN):  # else the file system has no locks
                 file.seek(0)
                 other = file.read().decode()
                 raise SettingsError(f"{folder}: process {other} is training there; end it, or give another name "
@@ -57,21 +58,21 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def is_complete(settings: RunSettings, state: dict[str, Any]) -> bool:
-    """Say whether a checkpoint is of the end of its run."""
+    """Say whether a checkpoint is from the end of its run."""
     return state["step"] >= settings.steps or 0 < 60 * settings.minutes <= state["seconds"]
 
 
 def check_same(settings: RunSettings, found: dict[str, Any], place: Path, free: set[str]) -> None:
-    """Raise SettingsError naming what differs, but for `free`, when those found in a checkpoint are not these."""
-    before = _whole(checked(RunSettings, found, str(place)), str(place))
-    differ = list(_differences(before, _whole(settings, "settings"), free))
+    """Raise SettingsError naming what differs, except for `free`, between the settings and those of a checkpoint."""
+    before = _complete(checked(RunSettings, found, str(place)), str(place))
+    differ = list(_differences(before, _complete(settings, "settings"), free))
     if differ:
-        lines = [f"{place}: of a run with other settings; give another name or --runs, or remove this one's folder"]
+        lines = [f"{place}: run started with other settings; give another name or --runs, or delete its folder"]
         raise SettingsError("\n  ".join(lines + differ))
 
 
-def _whole(settings: RunSettings, place: str) -> dict[str, Any]:
-    """Return the settings with those of the task checked, so that what is not given has its default."""
+def _complete(settings: RunSettings, place: str) -> dict[str, Any]:
+    """Return the settings with the defaults of the task's own settings filled in."""
     own = checked(task_class(settings.task).Settings, settings.settings, place)
     return settings.model_dump(mode="json") | {"settings": own.model_dump(mode="json")}
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from training import checkpoint, train
-from training.going_on import going_on
+from training.resume import last_checkpoint
 from training.settings import RunSettings, SettingsError
 
 
@@ -20,10 +20,10 @@ def write_checkpoint(folder: Path, settings: RunSettings, step: int, seconds: fl
 
 
 def test_a_run_goes_on_with_the_settings_it_began_with(tmp_path: Path) -> None:
-    assert going_on(a_run(), tmp_path) is None
+    assert last_checkpoint(a_run(), tmp_path) is None
     write_checkpoint(tmp_path, a_run(), 4)
     longer = a_run(steps=20, minutes=3, data="elsewhere", cache="c", network="vote")  # the last is the default
-    state = going_on(longer.model_copy(update={"workers": 2, "threads": 1, "validate_every": 5, "log_every": 5}),
+    state = last_checkpoint(longer.model_copy(update={"workers": 2, "threads": 1, "validate_every": 5, "log_every": 5}),
                      tmp_path)
     assert state is not None and state["step"] == 4
 
@@ -32,10 +32,9 @@ def test_a_run_of_other_settings_is_refused_with_what_differs(tmp_path: Path) ->
     write_checkpoint(tmp_path, a_run(), 4)
     other = a_run(network="slim", sources={"a": {"folder": "b"}, "c": {"folder": "c"}})
     with pytest.raises(SettingsError) as caught:
-        going_on(other.model_copy(update={"batch": 8}), tmp_path)
+        last_checkpoint(other.model_copy(update={"batch": 8}), tmp_path)
     first, *lines = str(caught.value).splitlines()
-    assert first.endswith("last.pt: of a run with other settings; give another name or --runs, or remove this one's "
-                          "folder")
+    assert first.endswith("last.pt: run started with other settings; give another name or --runs, or delete its folder")
     assert lines[0] == "  batch: 32 then, 8 now"
     assert lines[1] == "  settings.network: 'vote' then, 'slim' now"
     assert lines[2] == "  settings.sources.a.folder: 'a' then, 'b' now"
@@ -48,4 +47,4 @@ def test_the_end_of_a_run_is_said_to_be_one(tmp_path: Path, settings: RunSetting
     caplog.set_level("INFO")
     write_checkpoint(tmp_path / "tiny", settings, 4, 31.0)
     assert train.train(settings, tmp_path) == 4.5  # and reads no data
-    assert "tiny: complete at step 4, best 4.5000; more `steps` or `minutes` go on" in caplog.text
+    assert "tiny: complete at step 4, best 4.5000; increase `steps` or `minutes` to continue" in caplog.text
