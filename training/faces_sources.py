@@ -1,4 +1,4 @@
-"""What the settings of the face detector's training name: its pictures with boxes, and what their terms allow."""
+"""Reads the pictures with boxes that the settings of the face detector name, and collects the terms of its data."""
 
 from training import prepared
 from training.exported import terms_with_init
@@ -11,13 +11,9 @@ from training.settings import SettingsError
 def read_pictures(settings: FaceSettings) -> tuple[list[Picture], list[Picture], list[str]]:
     """Return the pictures with boxes to train with and those held out, and one line per fault.
 
-    Raises SettingsError when there are none of either.
+    Raises SettingsError if there are none of either.
     """
-    pictures, faults = [], []
-    if settings.wider:
-        root = settings.data / settings.wider
-        labels = root / "wider_face_split/wider_face_train_bbx_gt.txt"
-        pictures, faults = read_wider(labels, root / "WIDER_train/images")
+    pictures, faults = read_wider(settings.data / settings.wider) if settings.wider else ([], [])
     training, aside = split(pictures, settings.hold_out, settings.hold_out_by)
     for folder, sets in settings.prepared.items():
         more, kept = prepared.read_pictures(folder, settings.data, sets)
@@ -30,7 +26,7 @@ def read_pictures(settings: FaceSettings) -> tuple[list[Picture], list[Picture],
 
 
 def terms_of(settings: FaceSettings) -> list[str]:
-    """Return one line for the card on each set that is trained with, and on what the weights of `init` have seen."""
+    """Return the lines of the card on the sets trained with, and on those behind the weights of `init`."""
     boxes = [*(["wider"] if settings.wider else []), *map(str, settings.prepared)]
     by = f"; points by {settings.point_teacher.name}" if settings.point_teacher else ""
     names = [*boxes, *settings.points, *(["backgrounds"] if settings.backgrounds else [])]

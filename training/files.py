@@ -1,4 +1,4 @@
-"""Files of data sets as people have them, and files of ours that are there whole or not at all."""
+"""Reading the files of data sets, and writing files completely or not at all."""
 
 import contextlib
 import fcntl
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 logger = logging.getLogger("training")
 
 UNFINISHED = ".unfinished-"
-"""How the names of folders begin whose files are not all written."""
+"""Prefix of the names of folders whose files are not all written yet."""
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield each folder from `root` down with the names of its folders, which may be cleared, and of its files.
+    """Yield each folder from `root` down with the names of its folders and files; clear the former to not descend.
 
-    Links to folders are followed, but no folder is seen twice: links may lead round in a circle. A folder that cannot
+    Links to folders are followed, but no folder is visited twice, because links may form a circle. A folder that cannot
     be read is left out with a warning.
     """
     seen = set()
@@ -42,13 +42,13 @@ def _warn(exc: OSError) -> None:
 
 
 def below(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files below `root`, in order, that end in one of the suffixes, written small or large."""
+    """Return the files below `root`, sorted, that end in one of the suffixes, in lower or upper case."""
     found = (folder / name for folder, _, files in walk(root) for name in files if name.lower().endswith(suffixes))
-    return sorted(path for path in found if path.is_file())  # not a link to nowhere
+    return sorted(path for path in found if path.is_file())  # not a broken link
 
 
 def by_name(files: list[Path], root: Path, faults: list[str]) -> dict[Path, Path]:
-    """Return files by their paths from `root` without suffix; a second one of the same name is left out and listed."""
+    """Return files by their paths from `root` without suffix; a second file of the same name is a fault."""
     found: dict[Path, Path] = {}
     for path in files:
         first = found.setdefault(path.relative_to(root).with_suffix(""), path)
@@ -62,26 +62,31 @@ def read_text(path: Path) -> str:
     return path.read_text("utf-8-sig", errors="replace")
 
 
-def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """Return a picture (H, W, 3) BGR, or None when it cannot be read.
+def numbered_rows(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a label file that are not blank, with their numbers, from 1."""
+    return [(number, row) for number, row in enumerate(read_text(path).splitlines(), 1) if row.strip()]
 
-    OpenCV is given the bytes: a file name that is not UTF-8, as in old archives, ends the process in `cv2.imread`.
+
+def read_image(path: Path) -> NDArray[np.uint8] | None:
+    """Return a picture (H, W, 3) BGR, or None if it cannot be read.
+
+    OpenCV gets the bytes: a file name that is not UTF-8, as in old archives, ends the process in `cv2.imread`.
     """
     try:
         content = np.fromfile(path, np.uint8)
         return cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None  # type: ignore[return-value]
-    except (OSError, cv2.error):  # OpenCV refuses a header, damaged at times, that speaks of over 2 ** 30 pixels
+    except (OSError, cv2.error):  # OpenCV raises for headers, often damaged ones, of more than 2 ** 30 pixels
         return None
 
 
 def ending(path: Path, suffix: str) -> Path:
-    """Return a path with a suffix put after its name, which may have dots of its own: `v1.2` becomes `v1.2.onnx`."""
+    """Return a path with a suffix appended to its name, which may have dots of its own: `v1.2` becomes `v1.2.onnx`."""
     return path.with_name(path.name + suffix)
 
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Name what is written in the block where an OSError of it does not: that of a full disk names no file."""
+    """Add the path to an OSError that names no file, such as that of a full disk."""
     try:
         yield
     except OSError as exc:
@@ -92,10 +97,9 @@ def named(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name when it is complete, and not at all when writing it fails.
+    """Open a file that appears under its name when it is complete, and not at all if writing fails.
 
-    When several processes write it at once, each writes its own, and the last one stays. What a process that was killed
-    has left of it is cleared away.
+    If several processes write the file at once, the last one wins. Remains of killed processes are removed.
     """
     clear(path.parent, f"{path.name}.", ".part")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -109,9 +113,9 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def together(folder: Path) -> Iterator[Path]:
-    """Yield a folder for files that appear in `folder` together when the block ends, and not at all when it fails.
+    """Yield a folder for files that appear in `folder` together when the block ends, and not at all if it fails.
 
-    What a process that was killed has left of it is cleared away.
+    Remains of killed processes are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder, UNFINISHED, "")
@@ -123,9 +127,9 @@ def together(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Lock a file or a folder until the block, or the process, ends; say whether that was possible.
+    """Lock a file or a folder until the block or the process ends; yield whether that was possible.
 
-    It is not where another process has it, nor on a file system without locks.
+    It is not if another process has locked it, or on a file system without locks.
     """
     place = os.open(path, os.O_RDONLY)
     try:
@@ -140,9 +144,9 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def clear(folder: Path, before: str, after: str) -> None:
-    """Remove the files and folders whose names begin and end so, unless a process that lives has locked them."""
+    """Remove the files and folders whose names begin and end so, unless a living process has locked them."""
     for left in folder.iterdir() if folder.is_dir() else ():
         if left.name.startswith(before) and left.name.endswith(after):
-            with contextlib.suppress(OSError), locked(left) as nobodys:  # another one may have cleared it away
-                if nobodys:
+            with contextlib.suppress(OSError), locked(left) as abandoned:  # another process may have removed it
+                if abandoned:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -1,6 +1,5 @@
-"""What data sets lie in a folder: recognised by the layout in which their authors publish them, not by their names."""
+"""Finds the data sets in a folder. It recognises them by the layout that their authors publish, not by their names."""
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from training.read_landmarks import VIDEOS, Labelled
 
 
 @dataclass(frozen=True)
-class Found:
-    """One recognised set: its name (its folder below the data folder), its layout, what can be read, and faults."""
+class FaceSet:
+    """One data set: its name (its folder below the data folder), its layout, what could be read, and faults."""
 
     name: str
     layout: str
@@ -24,8 +23,8 @@ class Found:
     faults: list[str]
 
 
-def find_sets(data: Path, people: dict[str, str]) -> Iterator[Found]:
-    """Read every set below `data`, one after the other; `people` holds patterns of persons by pattern of set name."""
+def find_sets(data: Path, people: dict[str, str]) -> Iterator[FaceSet]:
+    """Read the sets below `data` one after the other; `people` maps patterns of set names to patterns of persons."""
     above = data.resolve().parts
     for root, folders, files in walk(data):
         relative = root.relative_to(data).as_posix()
@@ -35,55 +34,48 @@ def find_sets(data: Path, people: dict[str, str]) -> Iterator[Found]:
             folders.clear()
             yield from found
             continue
-        suffixes = {os.path.splitext(file)[1].lower() for file in files}
+        suffixes = {Path(file).suffix.lower() for file in files}
         clip = re.fullmatch(r"(?:.+/)?(\d+)_annot", name)
-        if ".pts" in suffixes and clip:  # frames of a 300-VW clip, taken out: NNN_annot
+        if ".pts" in suffixes and clip:  # extracted frames of a 300-VW clip: NNN_annot
             video = name.rpartition("/")[0] or above[-1]
             faces, faults = read_landmarks.read_plain(root, lambda _, person=f"{video}/{clip[1]}": person)
-            yield Found(video, "frames and .pts", faces, [], faults)
+            yield FaceSet(video, "frames and .pts", faces, [], faults)
         elif ".pts" in suffixes and root.name != "annot":
             faces, faults = read_landmarks.read_plain(root, _person(name, above, people))
-            yield Found(name, "pictures and .pts", faces, [], faults)
+            yield FaceSet(name, "pictures and .pts", faces, [], faults)
         elif ".mat" in suffixes and suffixes & set(PICTURES):
             faces, faults = read_landmarks.read_mats(root, _person(name, above, people))
-            yield Found(name, "pictures and .mat", faces, [], faults)
+            yield FaceSet(name, "pictures and .mat", faces, [], faults)
 
 
-def _whole(root: Path, name: str, folders: list[str], person: Callable[[str], str]) -> list[Found]:
-    """Return the set, or its official parts, when this folder is the root of a known layout."""
+def _whole(root: Path, name: str, folders: list[str], person: Callable[[str], str]) -> list[FaceSet]:
+    """Return the set, or its official parts, if this folder is the root of a known layout."""
     here = set(folders)
     if "annot" in here and any(path.suffix.lower() in VIDEOS for path in root.iterdir()):
         faces, faults = read_landmarks.read_300vw(root, name)
-        return [Found(name.rpartition("/")[0] or name, "300-VW clips", faces, [], faults)]
+        return [FaceSet(name.rpartition("/")[0] or name, "300-VW clips", faces, [], faults)]
     if "WFLW_images" in here:
         faces, faults = read_landmarks.read_wflw(root, name)
         parts = {part: [face for face in faces if face.part == part] for part in ("train", "test")}
-        return [Found(f"{name}/{part}", "WFLW", own, [], faults if part == "train" else [])
+        return [FaceSet(f"{name}/{part}", "WFLW", own, [], faults if part == "train" else [])
                 for part, own in parts.items() if own or part == "train"]
     if "landmarks" in here and next(root.glob("landmarks/*/*_pts.mat"), None):
         faces, faults = read_landmarks.read_300wlp(root, person)
-        return [Found(name, "300W-LP", faces, [], faults)]
+        return [FaceSet(name, "300W-LP", faces, [], faults)]
     if "wider_face_split" in here:
-        return [
-            _boxes(f"{name}/{part}", "WIDER FACE", read_boxes.read_wider(labels, root / f"WIDER_{part}" / "images"))
-            for part in ("train", "val")
-            if (labels := root / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt").is_file()
-        ]
+        return [FaceSet(f"{name}/{part}", "WIDER FACE", [], *read_boxes.read_wider(root, part))
+                for part in ("train", "val") if read_boxes.wider_list(root, part).is_file()]
     if "images" in here and (root / "label.txt").is_file():
-        return [_boxes(name, "RetinaFace", read_boxes.read_retinaface(root / "label.txt"))]
+        return [FaceSet(name, "RetinaFace", [], *read_boxes.read_retinaface(root / "label.txt"))]
     if {"Annotations", "JPEGImages"} <= here:
-        return [_boxes(name, "VOC", read_boxes.read_voc(root))]
+        return [FaceSet(name, "VOC", [], *read_boxes.read_voc(root))]
     if {"images", "labels"} <= here and next((root / "labels").rglob("*.txt"), None):
-        return [_boxes(name, "YOLO", read_boxes.read_yolo(root))]
+        return [FaceSet(name, "YOLO", [], *read_boxes.read_yolo(root))]
     return []
 
 
-def _boxes(name: str, layout: str, read: tuple[list[Picture], list[str]]) -> Found:
-    return Found(name, layout, [], read[0], read[1])
-
-
 def _person(name: str, above: tuple[str, ...], people: dict[str, str]) -> Callable[[str], str]:
-    """Return the function from a file's stem to its person, whose name begins with the folder that knows its people."""
+    """Return the function from a file's stem to its person, prefixed with the folder within which people are unique."""
     own = [(name, pattern) for sets, pattern in people.items() if re.fullmatch(sets, name)]
     root, pattern = own[0] if own else read_landmarks.person_pattern(name, above)
     of = person_of(pattern)

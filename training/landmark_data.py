@@ -1,4 +1,4 @@
-"""Pictures with 68 points: readers that list faults, splits by person, attributes, and the crop cache."""
+"""Pictures with 68 points: reading them, splitting them by person, states of eyes and mouth, and the crop cache."""
 
 import hashlib
 import logging
@@ -21,7 +21,8 @@ logger = logging.getLogger("training")
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 CACHE_SIDE, CACHE_MARGIN = 256, 2.2
-"""Cached crops: 2.2 face sides leave room for a half-turned crop of 1.4; 116 px of face feed inputs up to 160."""
+"""Side of cached crops in pixels and in face sides: 2.2 leaves room for a rotated crop of 1.4, and 116 px of face are
+enough for inputs up to 160."""
 CACHE_VERSION = 2
 STATES = ("left eye closed", "right eye closed", "mouth closed", "mouth wide open")
 """Left and right as seen in the image."""
@@ -46,13 +47,13 @@ class Sample:
     source: str
     person: str
     row: int | None = None
-    """Row of the prepared crops (`training.prepared`) that `path` names; None: `path` is a picture."""
+    """Row in the file of prepared crops (`training.prepared`) at `path`; None: `path` is a picture."""
     held_out: bool = False
-    """Whether the index that it comes from holds it out."""
+    """Whether `training.prepare` has held it out."""
 
 
 def read_points(path: Path) -> NDArray[np.float32]:
-    """Read a .pts file of 68 points, moved from counting pixels at 1 to 0. Raises ValueError saying what is wrong."""
+    """Read a .pts file of 68 points; it counts pixels from 1, the result from 0. Raises ValueError if it is wrong."""
     text = read_text(path)
     inside = re.search(r"\{([^}]*)\}", text)
     if inside is None:
@@ -69,24 +70,28 @@ def read_points(path: Path) -> NDArray[np.float32]:
 
 
 def read_folder(root: Path, source: str, person: Callable[[str], str] = str) -> tuple[list[Sample], list[str]]:
-    """Read every picture with a .pts partner below `root`; return the faces and one line per fault.
+    """Read every picture with a .pts file below `root`; return the faces and one line per fault.
 
-    `person` maps a file's stem to the identity that must not be split between training and validation.
+    `person` maps a file's stem to the person, who must not be in both training and validation.
     """
     check_folder(root, f"the data set {source}")
-    samples, faults = [], []
-    pictures = by_name(below(root, PICTURES), root, faults)
-    labels = by_name(below(root, (".pts",)), root, faults)
+    pairs, faults = read_pairs(below(root, (*PICTURES, ".pts")), root)
+    return [Sample(picture, points, source, f"{source}/{person(picture.stem)}") for picture, points in pairs], faults
+
+
+def read_pairs(files: list[Path], root: Path) -> tuple[list[tuple[Path, NDArray[np.float32]]], list[str]]:
+    """Return the pictures among files below `root` that have a .pts file, with their points, and one line per fault."""
+    pairs, faults = [], list[str]()
+    pictures, labels = (by_name([file for file in files if file.suffix.lower() in suffixes], root, faults)
+                        for suffixes in (PICTURES, (".pts",)))
     faults += [f"{labels[stem]}: no picture beside it" for stem in labels.keys() - pictures.keys()]
     faults += [f"{pictures[stem]}: no .pts beside it" for stem in pictures.keys() - labels.keys()]
     for stem in sorted(pictures.keys() & labels.keys()):
         try:
-            points = read_points(labels[stem])
+            pairs.append((pictures[stem], read_points(labels[stem])))
         except (ValueError, OSError) as exc:
             faults.append(f"{labels[stem]}: {exc}")
-            continue
-        samples.append(Sample(pictures[stem], points, source, f"{source}/{person(stem.name)}"))
-    return samples, sorted(faults)
+    return pairs, sorted(faults)
 
 
 def log_faults(name: object, faults: list[str]) -> None:
@@ -98,7 +103,7 @@ def log_faults(name: object, faults: list[str]) -> None:
 
 
 def check_folder(folder: Path, use: str) -> None:
-    """Raise SettingsError, which says what the folder is needed for, when there is none."""
+    """Raise SettingsError saying what the folder is needed for, if it does not exist."""
     if not folder.is_dir():
         raise SettingsError(f"{folder}: no such folder, needed for {use}")
 
@@ -106,7 +111,7 @@ def check_folder(folder: Path, use: str) -> None:
 def person_of(pattern: str) -> Callable[[str], str]:
     """Return the function from a file's stem to its person: what the pattern matches at its start, else all of it.
 
-    Raises SettingsError when it is not a pattern.
+    Raises SettingsError if it is not a valid pattern.
     """
     try:
         compiled = re.compile(pattern)
@@ -117,20 +122,20 @@ def person_of(pattern: str) -> Callable[[str], str]:
 
 def held_out(person: str, share: float) -> bool:
     """Say whether a person belongs to the held-out share; the same on every machine."""
-    return lot(person) < share
+    return hashed(person) < share
 
 
-def lot(person: str) -> float:
-    """Return the number from 0 to 1 that a person has drawn, the same on every machine; the lowest are held out."""
+def hashed(person: str) -> float:
+    """Return a hash of a person's name from 0 to 1, the same on every machine; the lowest are held out."""
     return int.from_bytes(hashlib.sha256(os.fsencode(person)).digest()[:4]) / 2**32
 
 
 def states(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return (..., 4) the `STATES` of faces (..., 68, 2) as 0 or 1, independent of size and position.
 
-    An eye is closed when its mean lid distance is under 0.12 of its width; the mouth is closed when the mean
-    distance of the inner lips is under 0.02, wide open over 0.12, of the height of the face's upright box.
-    Thresholds: chosen on HELEN and LFPW, where 3-4 % of the eyes and 40-45 % of the mouths fall under them.
+    An eye is closed if its mean lid distance is under 0.12 of its width; the mouth is closed if the mean distance of
+    the inner lips is under 0.02, wide open if over 0.12, of the height of the face's upright box.
+    Thresholds: chosen on HELEN and LFPW, where 3-4 % of the eyes and 40-45 % of the mouths are closed by them.
     """
     points = np.asarray(points, np.float32)
 
@@ -158,9 +163,9 @@ class Crops:
 
 
 class CropFile:
-    """A file of cached crops as an array (F, 256, 256, 3) of them, read only where it is looked at.
+    """A memory-mapped file of cached crops as an array (F, 256, 256, 3).
 
-    Pickled, as for the workers of a training, it is its path: a memory map would be a copy of all that is in it.
+    It is pickled as its path, for the workers of a training: numpy would pickle the content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -178,7 +183,7 @@ class CropFile:
 
 
 class Rows:
-    """Crops that lie in several memory-mapped files, taken one by one, as from an array of all of them."""
+    """Crops in several memory-mapped files, indexed one by one like an array."""
 
     def __init__(self, places: "list[tuple[CropFile | Rows, int]]") -> None:
         self._places = places
@@ -192,14 +197,14 @@ class Rows:
 
 
 def read_picture(sample: Sample) -> NDArray[np.uint8] | None:
-    """Return the picture (H, W, 3) BGR that a face's points lie in, or None when it cannot be read."""
+    """Return the picture (H, W, 3) BGR that a face's points refer to, or None if it cannot be read."""
     return read_image(sample.path) if sample.row is None else CropFile(sample.path)[sample.row]
 
 
 def cache_crops(samples: list[Sample], folder: Path) -> tuple[Crops, list[str]]:
-    """Return the crops of `samples`, from a memory-mapped file in `folder` that is made on first use, and faults.
+    """Return the crops of `samples`, from a memory-mapped file in `folder` that is written on first use, and faults.
 
-    Prepared ones are used where they lie, and come last.
+    Prepared crops are read from the prepared folder, and come last.
     """
     ready = [sample for sample in samples if sample.row is not None]
     if ready:
@@ -242,20 +247,20 @@ def _write_cache(samples: list[Sample], base: Path) -> None:
             points.append(mapped)
             sources.append(sample.source)
         if not points:
-            raise SettingsError(f"no usable face among {len(samples)}; first fault: {(faults or ['none'])[0]}")
+            raise SettingsError(f"none of {len(samples)} faces can be used; first fault: {(faults or ['none'])[0]}")
     with whole(base.with_suffix(".npz")) as index:
         np.savez(index, points=np.stack(points), sources=np.array(sources), faults=np.array(faults, str))
     logger.info("cached %d faces in %s", len(points), base.with_suffix(".u8"))
 
 
 def unusable(points: NDArray[np.float32], image: NDArray[np.uint8] | None) -> str:
-    """Return why a face (68, 2) cannot be used: no picture, too small, or not in the picture; else ''."""
+    """Return why a face (68, 2) cannot be used: no picture, too small, or not in the picture; '' if it can."""
     if image is None:
         return "picture cannot be read"
     height, width = image.shape[:2]
     low, high = points.min(0), points.max(0)
     if (high - low).max() < 8:
-        return f"face of {(high - low).max():.1f} px, at least 8 expected"
+        return f"face of {(high - low).max():.1f} px, expected at least 8"
     middle = (low + high) / 2
     if not (0 <= middle[0] < width and 0 <= middle[1] < height):
         return f"face centre {middle.round().tolist()} lies outside the {width} x {height} picture"
@@ -264,10 +269,10 @@ def unusable(points: NDArray[np.float32], image: NDArray[np.uint8] | None) -> st
 
 def cut_face(image: NDArray[np.uint8], points: NDArray[np.float32], side: int = CACHE_SIDE,
              margin: float = CACHE_MARGIN) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return the square crop about one face's true box, and its points in it."""
+    """Return the square crop around the box of one face's points, and its points in the crop."""
     box = landmark_box(points[None])
     shrink = min(1.0, side / (margin * float((box[0, 2:] - box[0, :2]).max())))
-    if shrink < 0.5:  # the crop is bilinear: average first where it would skip pixels
+    if shrink < 0.5:  # the crop is bilinear: average first, or it would skip pixels
         image, scale = shrunk(image, shrink)
         points = (points + 0.5) * scale - 0.5
         box = landmark_box(points[None])
@@ -276,14 +281,14 @@ def cut_face(image: NDArray[np.uint8], points: NDArray[np.float32], side: int = 
 
 
 def shrunk(image: NDArray[np.uint8], factor: float) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return a picture averaged to about `factor` of its size, and the scales (2,) of x and y: its sides are whole."""
+    """Return a picture averaged to about `factor` of its size, and the exact scales (2,) of x and y."""
     sides = [max(1, round(side * factor)) for side in image.shape[1::-1]]
     small = cv2.resize(image, sides, interpolation=cv2.INTER_AREA)
     return small, np.array(sides, np.float32) / image.shape[1::-1]  # type: ignore[return-value]
 
 
 def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: Path, count: int) -> CropFile:
-    """Return (count, 256, 256, 3) crops without faces from pictures with known face boxes (F, 4); made on first use."""
+    """Return (count, 256, 256, 3) crops without faces, cut on first use from pictures with known face boxes (F, 4)."""
     key = hashlib.sha256(repr((CACHE_VERSION, count)).encode())
     for path, boxes in pictures:
         key.update(os.fsencode(f"{path} {path.stat().st_mtime_ns}") + boxes.tobytes())
@@ -299,8 +304,8 @@ def cache_backgrounds(pictures: list[tuple[Path, NDArray[np.float32]]], folder: 
             if len(cuts) == count:
                 break
         if not cuts:
-            raise SettingsError(f"{pictures[0][0].parent}: no crop without a face in {len(pictures)} pictures, the "
-                                f"first of which is {pictures[0][0].name}")
+            raise SettingsError(f"{pictures[0][0].parent}: found no place without a face in {len(pictures)} pictures, "
+                                f"the first of which is {pictures[0][0].name}")
         with whole(file) as out:
             out.writelines(cuts)
         logger.info("cached %d backgrounds in %s", len(cuts), file)

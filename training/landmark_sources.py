@@ -1,4 +1,4 @@
-"""What the settings of the landmark task name, read: faces by data set, parted by person, and crops without faces."""
+"""Reads the data that the settings of the landmark task name: faces, split by person, and crops without faces."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ logger = logging.getLogger("training")
 
 
 def read_sources(settings: LandmarkSettings) -> tuple[list[Sample], list[Sample]]:
-    """Read every data set and part it into training and validation by person; faults are logged."""
+    """Read every data set and split it into training and validation by person; log the faults."""
     training, validation = [], []
     for name, source in settings.sources.items():
         samples, faults = read_source(settings.data, name, source)
@@ -36,16 +36,14 @@ def read_source(data: Path, name: str, source: Source) -> tuple[list[Sample], li
 
 
 def read_backgrounds(settings: LandmarkSettings, held_out: bool) -> np.ndarray | CropFile:
-    """Return crops without faces for training or for validation, (0, ...) when the settings name none."""
+    """Return crops without faces for training or for validation, (0, ...) if the settings name no pictures for them."""
     pictures = []
     nobody = np.zeros((0, 4), np.float32)
     if settings.backgrounds:
         found = faces_data.read_backgrounds(settings.data / settings.backgrounds, set())
         pictures += [(picture.path, nobody) for picture in found]
     if settings.wider:
-        root = settings.data / settings.wider
-        labels = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
-        found, faults = read_boxes.read_wider(labels, root / "WIDER_train" / "images")
+        found, faults = read_boxes.read_wider(settings.data / settings.wider)
         landmark_data.log_faults(settings.wider, [] if held_out else faults)
         pictures += [(picture.path, picture.boxes) for picture in found]
     pictures = [p for p in pictures if landmark_data.held_out(p[0].name, 0.1) == held_out]

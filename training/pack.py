@@ -26,7 +26,7 @@ from nodes._geometry import Floats, Image
 from training import command
 from training.faces_data import Picture
 from training.files import below, read_image, whole
-from training.find_sets import Found, find_sets
+from training.find_sets import FaceSet, find_sets
 from training.landmark_data import CACHE_SIDE, PICTURES, cut_face, shrunk
 from training.prepare import judge, read_all
 from training.read_boxes import VOC_EDGES
@@ -50,7 +50,7 @@ class Member:
     text: str = ""
 
 
-def members(data: Path, sets: list[Found], backgrounds: str, face_side: int, picture_side: int,
+def members(data: Path, sets: list[FaceSet], backgrounds: str, face_side: int, picture_side: int,
             every: int = 1) -> Iterator[Member]:
     """Yield the pictures to pack, or one in `every`: faces, pictures with boxes, pictures without faces."""
     for found in sets:

@@ -22,7 +22,7 @@ from nodes._geometry import Image, landmark_box, landmark_roll
 from training import command, contact_sheet, landmark_data
 from training.faces_data import Picture
 from training.files import read_image, together
-from training.find_sets import Found, find_sets
+from training.find_sets import FaceSet, find_sets
 from training.landmark_data import STATES, cut_face
 from training.prepared import CROPS, FACES, PICTURES, POINTS
 from training.read_landmarks import Labelled
@@ -52,7 +52,7 @@ def attributes(points: NDArray[np.float32]) -> dict[str, bool]:
     return {name: bool(held) for name, held in states} | {FLAGS[-1]: bool(near)}
 
 
-def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, str], console: Console) -> list[Found]:
+def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, str], console: Console) -> list[FaceSet]:
     """Write the prepared folder `out` (see `training.prepared`) from all sets below `data`; return what was found."""
     if not data.is_dir():
         raise SettingsError(f"{data}: no such folder")
@@ -78,7 +78,7 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
     return sets
 
 
-def check_people(people: dict[str, str], sets: list[Found]) -> None:
+def check_people(people: dict[str, str], sets: list[FaceSet]) -> None:
     """Raise SettingsError when a pattern of persons is for no set: its people would be on both sides of the split."""
     names = sorted(found.name for found in sets if found.faces)
     for pattern, person in people.items():
@@ -105,20 +105,20 @@ class Split:
     def at_least_one(self, people: set[tuple[str, str]]) -> None:
         """Hold out one of these, sets and persons, where nobody is, unless the share is 0 or it is all there is."""
         if self.share and len(people) > 1 and not any(self(name, person) for name, person in people):
-            self.lowest.add(min((person for _, person in people), key=landmark_data.lot))
+            self.lowest.add(min((person for _, person in people), key=landmark_data.hashed))
 
 
-def _merged(sets: Iterable[Found]) -> list[Found]:
+def _merged(sets: Iterable[FaceSet]) -> list[FaceSet]:
     """Join sets of the same name, such as the clips of 300-VW."""
-    merged: dict[str, Found] = {}
+    merged: dict[str, FaceSet] = {}
     for found in sets:
         old = merged.get(found.name)
-        merged[found.name] = found if old is None else Found(
+        merged[found.name] = found if old is None else FaceSet(
             old.name, old.layout, old.faces + found.faces, old.pictures + found.pictures, old.faults + found.faults)
     return list(merged.values())
 
 
-def write_faces(sets: list[Found], data: Path, out: Path, held: Split,
+def write_faces(sets: list[FaceSet], data: Path, out: Path, held: Split,
                 console: Console) -> list[tuple[str, list[Image]]]:
     """Write the index and the crops of all faces with 68 points; return rows of the contact sheet."""
     total = sum(len(found.faces) for found in sets)
@@ -193,7 +193,7 @@ def read_all(faces: list[Labelled]) -> Iterator[tuple[Labelled, Image | None]]:
             capture.release()
 
 
-def write_pictures(sets: list[Found], data: Path, out: Path, held: Split,
+def write_pictures(sets: list[FaceSet], data: Path, out: Path, held: Split,
                    console: Console) -> list[tuple[str, list[Image]]]:
     """Write the index of all pictures with boxes; return rows of the contact sheet."""
     sets = [found for found in sets if found.pictures]
@@ -226,7 +226,7 @@ def write_pictures(sets: list[Found], data: Path, out: Path, held: Split,
     return rows
 
 
-def in_set(found: Found, picture: Picture) -> str:
+def in_set(found: FaceSet, picture: Picture) -> str:
     """Return the name of a picture with boxes that no other one has: each counts as a person."""
     return f"{found.name}/{picture.name}"
 
@@ -249,7 +249,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def show(sets: list[Found], out: Path, console: Console) -> None:
+def show(sets: list[FaceSet], out: Path, console: Console) -> None:
     """Print what was found: one line per set, or for several, and the first faults of each kind."""
     lines, pictures = read_lines(out / FACES), read_lines(out / PICTURES)
     table = Table(Column("set", overflow="fold"), "layout", "people", "faces", "held out", "faults")
@@ -275,7 +275,7 @@ def show(sets: list[Found], out: Path, console: Console) -> None:
     console.print(summary, highlight=False, soft_wrap=True)
 
 
-def rows_of(sets: list[Found]) -> dict[str, tuple[str, str]]:
+def rows_of(sets: list[FaceSet]) -> dict[str, tuple[str, str]]:
     """Return the row of the tables, and its layout, by the name of each set.
 
     Each set has its own; where these are more than `ROWS`, as with a folder for each person, those of a folder share

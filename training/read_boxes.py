@@ -1,10 +1,8 @@
-"""Readers of pictures with face boxes as their authors publish them; faults are listed, what is left is read.
+"""Readers of pictures with face boxes in the layouts that their authors publish.
 
-A picture with a face of which the place cannot be read is left out: the face would be learnt as background.
-
-Every reader returns a set's pictures and one line per fault. Boxes and points count pixels from 0, at their centres: a
-box of the pixels 3 to 5 reaches from 2.5 to 5.5. Points are eyes, nose and mouth corners, image left first, NaN where a
-face has none.
+Every reader returns a set's pictures and one line per fault. A picture with an unreadable box is left out, because its
+face would be learnt as background. Boxes and points count pixels from 0, at their centres: a box of the pixels 3 to 5
+reaches from 2.5 to 5.5. Points are eyes, nose and mouth corners, image left first, NaN where a face has none.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -15,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from training.faces_data import Picture
-from training.files import below, by_name, read_image, read_text
+from training.files import below, by_name, numbered_rows, read_image
 from training.landmark_data import PICTURES
 from training.settings import SettingsError
 
@@ -25,7 +23,7 @@ VOC_EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass
 class _Faces:
-    """Faces of one picture as they are collected."""
+    """Collects the faces of one picture."""
 
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     ignored: list[bool] = field(default_factory=list)
@@ -34,7 +32,7 @@ class _Faces:
 
     def add(self, box: tuple[float, float, float, float], points: np.ndarray | None, ignored: bool, place: str,
             faults: list[str]) -> None:
-        """Take in one face, or list it when its box has no area."""
+        """Add one face, or a fault if its box has no area or is not finite."""
         if not np.isfinite(box).all():
             faults.append(f"{place}: box with a number that is not finite; its picture is left out")
             self.readable = False
@@ -47,7 +45,7 @@ class _Faces:
         self.points.append(np.full((5, 2), np.nan, np.float32) if points is None else points)
 
     def numbers(self, row: str, place: str, name: str, faults: list[str]) -> list[float]:
-        """Return the numbers of a row 'x y w h ...' of the picture `name`; none, which is listed, when it is no row."""
+        """Return the numbers of a row 'x y w h ...' of the picture `name`; if it is not one, add a fault."""
         try:
             values = [float(word) for word in row.split()]
         except ValueError:
@@ -59,24 +57,30 @@ class _Faces:
         return values
 
     def picture(self, path: Path, name: str) -> Picture:
-        """Return the picture with its faces; without points where no face has any."""
+        """Return the picture with its faces; its points are None if no face has any."""
         points = np.array(self.points, np.float32).reshape(-1, 5, 2)
         boxes = np.array(self.boxes, np.float32).reshape(-1, 4)
         known = bool(np.isfinite(points).any())
         return Picture(path, name, boxes, np.array(self.ignored, bool), points=points if known else None)
 
 
-def read_wider(labels: Path, images: Path) -> Read:
-    """Read WIDER FACE: *_bbx_gt.txt with a picture's name, how many faces it shows, and 'x y w h ...' per face.
+def wider_list(root: Path, part: str) -> Path:
+    """Return the label file of a part of WIDER FACE, train or val."""
+    return root / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
 
-    `images` is the folder of its events. A box `x y w h` covers the pixels x to x + w - 1; those marked invalid are
-    ignored. Raises SettingsError when there is no such list.
+
+def read_wider(root: Path, part: str = "train") -> Read:
+    """Read a part of WIDER FACE: for each picture its name, its number of faces, and 'x y w h ...' per face.
+
+    A box `x y w h` covers the pixels x to x + w - 1; those marked invalid are ignored. Raises SettingsError if the part
+    has no label file.
     """
+    labels, images = wider_list(root, part), root / f"WIDER_{part}" / "images"
     if not labels.is_file():
-        raise SettingsError(f"{labels}: no such file; expected WIDER's wider_face_train_bbx_gt.txt")
+        raise SettingsError(f"{labels}: no such file; expected the labels of WIDER FACE")
     pictures: list[Picture] = []
     faults: list[str] = []
-    rows = [(number, row.strip()) for number, row in enumerate(read_text(labels).splitlines(), 1) if row.strip()]
+    rows = [(number, row.strip()) for number, row in numbered_rows(labels)]
     names = [i for i, (_, row) in enumerate(rows) if row.lower().endswith((".jpg", ".jpeg", ".png"))]
     for number, row in rows[:1]:
         faults += [] if 0 in names else [f"{labels}:{number}: expected a picture's name, found {row[:60]!r}"]
@@ -85,7 +89,7 @@ def read_wider(labels: Path, images: Path) -> Read:
         place, path, count = f"{labels}:{number}", images / name, own[0][1] if own else ""
         if not count.isdigit():
             faults.append(f"{place}: expected the number of faces of {name} next, found {count[:60]!r}; it is left out")
-        elif len(own) - 1 != int(count) and own[1:] != own[1:2] * (count == "0"):  # one row of zeros may say: no face
+        elif len(own) - 1 != int(count) and own[1:] != own[1:2] * (count == "0"):  # 0 faces may have a row of zeros
             faults.append(f"{place}: {name} has {len(own) - 1} rows for its {count} faces; it is left out")
         elif not path.is_file():
             faults.append(f"{place}: no picture {path}")
@@ -103,13 +107,13 @@ def read_wider(labels: Path, images: Path) -> Read:
 def read_retinaface(labels: Path) -> Read:
     """Read RetinaFace's label.txt: '# NAME' lines, then 'x y w h' and up to five points 'x y flag' per face.
 
-    Pictures lie in the folder images beside it. A box `x y w h` covers the pixels x to x + w - 1; points of -1 are
+    The pictures are in the folder images beside it. A box `x y w h` covers the pixels x to x + w - 1; points of -1 are
     unknown.
     """
     pictures: list[Picture] = []
     faults: list[str] = []
     path, name, faces = Path(), "", _Faces()
-    rows = [(number, row) for number, row in enumerate(read_text(labels).splitlines(), 1) if row.strip()]
+    rows = numbered_rows(labels)
     for number, row in rows[:1]:
         faults += [] if row.startswith("#") else [f"{labels}:{number}: expected '# NAME', found {row[:60]!r}"]
     for number, row in [*rows, (0, "# ")]:
@@ -133,7 +137,7 @@ def _pixels(values: list[float]) -> tuple[float, float, float, float]:
 
 
 def _triples(values: list[float]) -> np.ndarray | None:
-    """Return five points from 'x y flag' each, None unless all of them are known."""
+    """Return five points from 'x y flag' each, None unless all are known."""
     if len(values) < 15:
         return None
     points = np.array(values, np.float32).reshape(5, 3)[:, :2]
@@ -141,9 +145,9 @@ def _triples(values: list[float]) -> np.ndarray | None:
 
 
 def read_voc(root: Path) -> Read:
-    """Read Pascal VOC: Annotations/*.xml about JPEGImages; objects with 'face' in their name, edges from pixel 1.
+    """Read Pascal VOC: Annotations/*.xml for JPEGImages; objects with 'face' in their name, edges from pixel 1.
 
-    Those marked difficult are ignored: they count neither way. A set whose objects all have other names is left out.
+    Those marked difficult are ignored: they count neither way. A set without any face object is left out.
     """
     pictures: list[Picture] = []
     faults: list[str] = []
@@ -203,30 +207,30 @@ def read_yolo(root: Path) -> Read:
         sides = np.array([image.shape[1], image.shape[0]], np.float32)
         faces, text = _Faces(), texts.get(stem)
         try:
-            rows = read_text(text).splitlines() if text else []
+            rows = numbered_rows(text) if text else []
         except OSError as exc:
             faults.append(f"{text}: {exc}")
             continue
-        for number, row in enumerate(rows, 1):
+        for number, row in rows:
             try:
                 numbers = np.array(row.split(), np.float32)
             except ValueError:
                 numbers = np.zeros(0, np.float32)
-            if row.strip() and len(numbers) not in (5, 15, 20):
-                faults.append(f"{text}:{number}: expected 5, 15 or 20 numbers, found {row[:60]!r}; "
-                              f"{path.name} is left out")
-                faces.readable = False
-            elif row.strip():
+            if len(numbers) in (5, 15, 20):
                 centre, half = numbers[1:3] * sides - 0.5, numbers[3:5] * sides / 2
                 box = (*(centre - half).tolist(), *(centre + half).tolist())
                 faces.add(box, _shares(numbers[5:], sides), False, f"{text}:{number}", faults)
+            else:
+                faults.append(f"{text}:{number}: expected 5, 15 or 20 numbers, found {row[:60]!r}; "
+                              f"{path.name} is left out")
+                faces.readable = False
         if faces.readable:
             pictures.append(faces.picture(path, path.relative_to(images).as_posix()))
     return pictures, faults
 
 
 def _shares(values: np.ndarray, sides: np.ndarray) -> np.ndarray | None:
-    """Return five points given in shares of the picture's sides, None unless all of them are known."""
+    """Return five points given in shares of the picture's sides, None unless all are known."""
     if not len(values):
         return None
     points = values.reshape(5, -1)

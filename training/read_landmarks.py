@@ -1,6 +1,6 @@
-"""Readers of face sets with 68 points as their authors publish them; faults are listed, what is left is read.
+"""Readers of faces with 68 points in the layouts that their authors publish.
 
-Every reader takes one set's folder and returns `Labelled` faces and one line per fault.
+Every reader takes the folder of one set and returns `Labelled` faces and one line per fault.
 """
 
 import re
@@ -14,15 +14,15 @@ import numpy as np
 import scipy.io
 
 from nodes._geometry import Floats
-from training.files import by_name, read_text
-from training.landmark_data import PICTURES, read_points
+from training.files import numbered_rows
+from training.landmark_data import PICTURES, read_pairs, read_points
 
 VIDEOS = (".avi", ".mp4", ".mov", ".mkv")
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """One face as its set labels it: picture or video, points (68, 2) counted from pixel 0, person."""
+    """One labelled face: picture or video, points (68, 2) counted from pixel 0, person."""
 
     picture: Path
     points: Floats
@@ -30,7 +30,7 @@ class Labelled:
     frame: int | None = None
     """Frame of a video, counted from 0; None: `picture` is a picture."""
     part: str = ""
-    """Official part of the set, where its lists name one: train or test."""
+    """Official part of the set, train or test, if its lists name one."""
 
 
 Read = tuple[list[Labelled], list[str]]
@@ -40,14 +40,14 @@ PEOPLE = {
     "AAF": r"\d+(?=A\d+$)",
     "300W[_-]?LP": r".+(?=_\d+$)",
 }
-"""Pattern of the person in file names, by a pattern of the set's name: YouTube Faces number the frames of a person,
-All-Age-Faces write idAage, 300W-LP numbers the views that it made of a photograph. In all others a file is a person."""
+"""Patterns of the person in file names, by patterns of the set's name. YouTube Faces numbers the frames of a person,
+All-Age-Faces writes idAage, 300W-LP numbers the views made of a photograph. In all other sets each file is a person."""
 
 
 def person_pattern(name: str, above: tuple[str, ...] = ()) -> tuple[str, str]:
-    """Return the folder within which people of the set of this name are told apart, and the pattern of a person.
+    """Return the folder within which the persons of this set are unique, and the pattern of a person.
 
-    `above` are the folders that the data folder lies in, and its own: it may be a set, or a part of one.
+    `above` are the names of the data folder and its parents: the data folder may be a set, or a part of one.
     """
     parts = name.split("/")
     known = [("/".join(parts[: i + 1]), part) for i, part in enumerate(parts)] + [(part, part) for part in above]
@@ -59,28 +59,18 @@ def person_pattern(name: str, above: tuple[str, ...] = ()) -> tuple[str, str]:
 
 
 def read_plain(folder: Path, person: Callable[[str], str]) -> Read:
-    """Read the pictures with a .pts partner in this folder alone, the layout of the 300-W sets."""
-    faults: list[str] = []
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    pictures = by_name([path for path in files if path.suffix.lower() in PICTURES], folder, faults)
-    labels = by_name([path for path in files if path.suffix.lower() == ".pts"], folder, faults)
-    faults += [f"{labels[stem]}: no picture beside it" for stem in labels.keys() - pictures.keys()]
-    faults += [f"{pictures[stem]}: no .pts beside it" for stem in pictures.keys() - labels.keys()]
-    faces = []
-    for stem in sorted(pictures.keys() & labels.keys()):
-        points = _or_fault(read_points, labels[stem], faults)
-        if points is not None:
-            faces.append(Labelled(pictures[stem], points, person(stem.name)))
-    return faces, sorted(faults)
+    """Read the pictures with a .pts file beside them in this folder, not below it: the layout of the 300-W sets."""
+    pairs, faults = read_pairs(sorted(path for path in folder.iterdir() if path.is_file()), folder)
+    return [Labelled(picture, points, person(picture.stem)) for picture, points in pairs], faults
 
 
 def read_300vw(clip: Path, person: str) -> Read:
-    """Read one clip of 300-VW: a video, and annot/000001.pts for its first frame and so on; it shows `person`."""
+    """Read one clip of 300-VW, which shows `person`: a video, and annot/000001.pts for its first frame and so on."""
     video = next(path for path in sorted(clip.iterdir()) if path.suffix.lower() in VIDEOS)
     try:
         str(video).encode()
     except UnicodeEncodeError:  # OpenCV would end the process
-        return [], [f"{video}: a video whose path is not UTF-8 cannot be read; give it another one"]
+        return [], [f"{video}: a video whose path is not UTF-8 cannot be read; rename it"]
     capture = cv2.VideoCapture(str(video))
     frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     capture.release()
@@ -94,14 +84,14 @@ def read_300vw(clip: Path, person: str) -> Read:
         points = _or_fault(read_points, path, faults)
         if points is not None:
             faces.append(Labelled(video, points, person, int(path.stem) - 1))
-    return sorted(faces, key=lambda face: face.frame or 0), faults  # names may lack the zeros: 10.pts before 9.pts
+    return sorted(faces, key=lambda face: face.frame or 0), faults  # without leading zeros, 10.pts comes before 9.pts
 
 
 def read_300wlp(root: Path, person: Callable[[str], str]) -> Read:
     """Read 300W-LP: pictures in folders by source, landmarks/SOURCE/NAME_pts.mat with pts_2d (68, 2), from pixel 1.
 
-    The folders *_Flip hold the same pictures mirrored: training mirrors by itself, and they are not read. All views
-    made of one photograph are one person.
+    The folders *_Flip, which hold the same pictures mirrored, are not read: training mirrors pictures itself. All views
+    of one photograph are one person.
     """
     faces: list[Labelled] = []
     faults: list[str] = []
@@ -118,7 +108,7 @@ def read_300wlp(root: Path, person: Callable[[str], str]) -> Read:
 
 
 def read_mats(folder: Path, person: Callable[[str], str]) -> Read:
-    """Read pictures with a .mat beside them that holds pt3d_68 (3, 68), as AFLW2000-3D has them, from pixel 1."""
+    """Read AFLW2000-3D: pictures with a .mat beside them that holds pt3d_68 (3, 68), from pixel 1."""
     faces: list[Labelled] = []
     faults: list[str] = []
     for picture in _pictures(folder):
@@ -131,23 +121,21 @@ def read_mats(folder: Path, person: Callable[[str], str]) -> Read:
 
 _SIDES = (60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75)
 WFLW_68 = np.array([*range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60), *_SIDES, *range(76, 96)])
-"""Of WFLW's 98 points those nearest to iBUG's 68: every other one of the jaw, the upper edge of the brows, the nose,
-the eyes without the middles of the lids, the mouth. Pupils and the lower edge of the brows are left out."""
+"""Those of WFLW's 98 points that are nearest to iBUG's 68: every other one of the jaw, the upper edge of the brows, the
+nose, the eyes without the middles of the lids, the mouth. Pupils and the lower edge of the brows are left out."""
 
 
 def read_wflw(root: Path, name: str) -> Read:
-    """Read WFLW: WFLW_images, and lists of lines with 98 points, box, six attributes and the picture's name.
+    """Read WFLW: WFLW_images, and lists whose lines hold 98 points, box, six attributes and the picture's name.
 
-    Coordinates count from pixel 0. A picture is one person, so that its faces stay together.
+    Coordinates count from pixel 0. Each picture counts as one person, so that its faces stay together.
     """
     faces: list[Labelled] = []
     faults: list[str] = []
     for path in sorted(root.rglob("list_98pt_*.txt")):
         if "test" in path.parent.name.split("_") and "train" not in path.parent.name.split("_"):
             continue  # subsets of the test list by attribute
-        for number, row in enumerate(read_text(path).splitlines(), 1):
-            if not row.strip():
-                continue
+        for number, row in numbered_rows(path):
             *words, file = row.split()
             picture = root / "WFLW_images" / file
             try:
@@ -174,7 +162,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _read_mat(path: Path, key: str) -> Floats:
-    """Return the points (68, 2) of a Matlab file, which counts from 1. Raises ValueError saying what is wrong."""
+    """Return the points (68, 2) of a Matlab file, which counts from 1. Raises ValueError if it has none."""
     if not path.is_file():
         raise ValueError("missing")
     try:

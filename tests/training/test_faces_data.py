@@ -56,16 +56,16 @@ nan 2 3 4
 def wider(tmp_path):
     for name in ("0--Parade/a", "0--Parade/none", "0--Parade/d", "0--Parade/end",
                  *(f"1--Dance/{name}" for name in ("b", "c", "nobody", "nan", "more", "some", "fewer"))):
-        path = tmp_path / "images" / f"{name}.jpg"
+        path = tmp_path / "WIDER_train" / "images" / f"{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.zeros((100, 120, 3), np.uint8))
-    labels = tmp_path / "bbx_gt.txt"
-    labels.write_text(LABELS)
-    return labels, tmp_path / "images"
+    (tmp_path / "wider_face_split").mkdir()
+    (tmp_path / "wider_face_split" / "wider_face_train_bbx_gt.txt").write_text(LABELS)
+    return tmp_path
 
 
 def test_read_wider_reads_the_official_format(wider):
-    pictures, _ = read_wider(*wider)
+    pictures, _ = read_wider(wider)
     names = ["0--Parade/a.jpg", "0--Parade/none.jpg", "1--Dance/b.jpg", "1--Dance/nobody.jpg"]
     assert [picture.name for picture in pictures] == names
     np.testing.assert_array_equal(pictures[0].boxes, [[9.5, 19.5, 39.5, 59.5], [49.5, 59.5, 54.5, 65.5]])
@@ -76,7 +76,7 @@ def test_read_wider_reads_the_official_format(wider):
 
 
 def test_a_picture_of_wider_with_a_face_that_cannot_be_read_is_left_out_and_listed(wider):
-    pictures, faults = read_wider(*wider)
+    pictures, faults = read_wider(wider)
     assert not {picture.path.stem for picture in pictures} & {"c", "d", "nan", "more", "some", "fewer", "end"}
     for fault, expected in zip(faults, (
         "bbx_gt.txt:1: expected a picture's name, found 'what is this'", "bbx_gt.txt:12: box without area: 0.5 1.5 0.5",
@@ -89,28 +89,28 @@ def test_a_picture_of_wider_with_a_face_that_cannot_be_read_is_left_out_and_list
 
 
 def test_read_wider_names_a_missing_file(tmp_path):
-    with pytest.raises(SettingsError, match=r"nothing\.txt: no such file"):
-        read_wider(tmp_path / "nothing.txt", tmp_path)
+    with pytest.raises(SettingsError, match=r"wider_face_val_bbx_gt\.txt: no such file"):
+        read_wider(tmp_path, "val")
 
 
-def test_pictures_are_decoded_once_and_unreadable_ones_named(wider, tmp_path):
-    picture = read_wider(*wider)[0][0]
+def test_pictures_are_decoded_once_and_unreadable_ones_named(wider):
+    picture = read_wider(wider)[0][0]
     assert picture.image().shape == (100, 120, 3)
     assert picture.image() is picture.image()
-    (tmp_path / "images/0--Parade/none.jpg").write_bytes(b"no jpeg")
+    (wider / "WIDER_train/images/0--Parade/none.jpg").write_bytes(b"no jpeg")
     with pytest.raises(SettingsError, match=r"none\.jpg"):
-        read_wider(*wider)[0][1].image()
+        read_wider(wider)[0][1].image()
 
 
 def test_backgrounds_leave_out_the_named(wider, tmp_path):
-    names = [picture.name for picture in read_backgrounds(tmp_path / "images", {"b.jpg", "none.jpg"})]
+    names = [picture.name for picture in read_backgrounds(wider / "WIDER_train", {"b.jpg", "none.jpg"})]
     assert names == ["a.jpg", "d.jpg", "end.jpg", "c.jpg", "fewer.jpg", "more.jpg", "nan.jpg", "nobody.jpg", "some.jpg"]
     with pytest.raises(SettingsError, match="nope: no such folder, needed for pictures without faces"):
         read_backgrounds(tmp_path / "nope", set())
 
 
 def test_split_keeps_events_together_and_depends_on_names_alone(wider):
-    pictures, _ = read_wider(*wider)
+    pictures, _ = read_wider(wider)
     many = [type(pictures[0])(p.path, f"{i}--Event/{j}.jpg", p.boxes, p.ignored) for i in range(20) for j in range(20)
             for p in pictures[:1]]
     training, aside = split(many, 0.25, "event")

@@ -59,8 +59,8 @@ def test_inputs_are_no_larger_than_the_cached_crops(task: LandmarkTask) -> None:
 @pytest.mark.parametrize(("own", "text"), [
     ({"backgrounds": "nope"}, "nope: no such folder, needed for pictures without faces"),
     ({"backgrounds": "cache"}, r"cache: no picture in it, needed for pictures without faces \(\.jpg"),
-    ({"backgrounds": "broken"}, "below: no crop without a face in 1 pictures, the first of which is a.png"),
-    ({"wider": "nope"}, "nope/wider_face_split/wider_face_train_bbx_gt.txt: no such file; expected WIDER"),
+    ({"backgrounds": "broken"}, "below: found no place without a face in 1 pictures, the first of which is a.png"),
+    ({"wider": "nope"}, "nope/wider_face_split/wider_face_train_bbx_gt.txt: no such file; expected the labels"),
 ])
 def test_crops_without_faces_that_are_not_there_are_named(task: LandmarkTask, tmp_path: Path, own: dict[str, str],
                                                           text: str) -> None:

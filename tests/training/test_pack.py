@@ -54,8 +54,7 @@ def test_faces_keep_their_points_and_people(data: Path, unpacked: Path) -> None:
 
 
 def test_boxes_shrink_with_their_picture(unpacked: Path) -> None:
-    (found,), faults = read_wider(unpacked / "WIDER" / "wider_face_split" / "wider_face_train_bbx_gt.txt",
-                                  unpacked / "WIDER" / "WIDER_train" / "images")
+    (found,), faults = read_wider(unpacked / "WIDER")
     assert not faults
     assert found.image().shape == (120, 160, 3)
     assert found.boxes[0].tolist() == [15.5, 11.5, 95.5, 71.5]

@@ -11,8 +11,8 @@ from tests.training.faces68 import draw, write_points, write_set
 from training import prepare, prepared, read_boxes, read_landmarks
 from training.faces_settings import FaceSettings
 from training.faces_task import FaceTask
-from training.find_sets import Found, find_sets
-from training.landmark_data import cache_crops, lot
+from training.find_sets import FaceSet, find_sets
+from training.landmark_data import cache_crops, hashed
 from training.landmark_settings import LandmarkSettings
 from training.landmark_task import LandmarkTask
 from training.settings import SettingsError
@@ -26,7 +26,7 @@ def picture(path: Path, seed: int = 0) -> np.ndarray:
     return points
 
 
-def found_in(data: Path) -> dict[str, Found]:
+def found_in(data: Path) -> dict[str, FaceSet]:
     return {found.name: found for found in find_sets(data, {})}
 
 
@@ -287,7 +287,7 @@ def test_of_few_people_one_is_held_out_and_of_few_pictures_one(tmp_path: Path) -
         assert prepare.main([str(tmp_path / "data"), "--out", str(tmp_path), "--held-out", share,
                              "--person", "mine=[^_]*"]) == 0
         faces = prepared.read_by_set(tmp_path)
-        assert {face.person for face in faces if face.held_out} == {*sorted(people, key=lot)[:held]}
+        assert {face.person for face in faces if face.held_out} == {*sorted(people, key=hashed)[:held]}
         assert len({face.person for face in faces}) == 3
         assert len(prepared.read_pictures(tmp_path, tmp_path / "data")[1]) == held
 

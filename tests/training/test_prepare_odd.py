@@ -13,13 +13,13 @@ from nodes._picture_files import PICTURE_SUFFIXES
 from tests.training.faces68 import draw, write_points, write_set
 from training import pack, prepare, prepared, read_boxes
 from training.files import below, read_image
-from training.find_sets import Found, find_sets
+from training.find_sets import FaceSet, find_sets
 from training.landmark_data import cache_crops, read_folder
 
 BOM = "\ufeff"
 
 
-def found_in(data: Path) -> dict[str, Found]:
+def found_in(data: Path) -> dict[str, FaceSet]:
     return {found.name: found for found in find_sets(data, {})}
 
 
@@ -98,7 +98,7 @@ def test_a_video_whose_path_is_in_another_encoding_is_a_fault(tmp_path: Path) ->
     (video.parent / "annot").mkdir(parents=True)
     video.write_bytes(b"")
     assert found_in(tmp_path)["300VW"].faults == [
-        f"{video}: a video whose path is not UTF-8 cannot be read; give it another one"]
+        f"{video}: a video whose path is not UTF-8 cannot be read; rename it"]
 
 
 def test_names_in_brackets_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,12 +111,12 @@ def test_names_in_brackets_are_shown(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
-    for path in ("wider/a.jpg", "images/a.jpg", "WFLW_images/a.jpg"):
+    for path in ("WIDER_train/images/a.jpg", "images/a.jpg", "WFLW_images/a.jpg"):
         picture(tmp_path / path)
-    wider = text(tmp_path / "bbx_gt.txt", f"{BOM}a.jpg\r\n1\r\n1 2 3 4\r\n")
+    text(read_boxes.wider_list(tmp_path, "train"), f"{BOM}a.jpg\r\n1\r\n1 2 3 4\r\n")
     retina = text(tmp_path / "label.txt", f"{BOM}# a.jpg\n1 2 3 4\n")
     text(tmp_path / "labels" / "a.txt", f"{BOM}0 0.5 0.5 0.5 0.5\n")
-    for found, faults in (read_boxes.read_wider(wider, tmp_path / "wider"), read_boxes.read_retinaface(retina),
+    for found, faults in (read_boxes.read_wider(tmp_path), read_boxes.read_retinaface(retina),
                           read_boxes.read_yolo(tmp_path)):
         assert faults == []
         assert [len(one.boxes) for one in found] == [1]
