@@ -1,4 +1,4 @@
-"""Sheets of small pictures with what is known of them drawn on: to look through data before training on it."""
+"""Sheets of small pictures with their labels drawn on them, to check data before training on it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,9 @@ BAR = 22
 
 
 def with_points(image: Image, points: Floats, side: int = TILE) -> Image:
-    """Return a square picture at a tile's size with points (N, 2) of its pixels as green dots."""
-    scale = side / image.shape[0]
+    """Return a square picture resized to a tile, with its points (N, 2) as green dots."""
     tile: Any = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    for x, y in (np.asarray(points) + 0.5) * scale - 0.5:
-        _dot(tile, x, y, (0, 255, 0))
+    draw_points(tile, (np.asarray(points) + 0.5) * side / image.shape[0] - 0.5)
     return tile
 
 
@@ -33,15 +31,21 @@ def with_boxes(image: Image, boxes: Floats, ignored: Sequence[bool], points: Flo
     for box, unused in zip((np.asarray(boxes) + 0.5) * np.tile(scale, 2) - 0.5, ignored, strict=True):
         x0, y0, x1, y1 = box.round().astype(int).tolist()
         cv2.rectangle(tile, (x0, y0), (x1, y1), (128, 128, 128) if unused else (0, 255, 255), 1)
-    for x, y in () if points is None else (points[np.isfinite(points).all(2)] + 0.5) * scale - 0.5:
-        _dot(tile, x, y, (0, 255, 0))
+    if points is not None:
+        draw_points(tile, (points[np.isfinite(points).all(2)] + 0.5) * scale - 0.5)
     return tile
 
 
-def save_picture(path: Path, image: Image) -> None:
-    """Write a picture in the format of its suffix. Raises SettingsError when it cannot be written there.
+def draw_points(image: Image, points: Floats, colour: tuple[int, int, int] = (0, 255, 0)) -> None:
+    """Draw dots on the image at points (N, 2)."""
+    for x, y in points.tolist():
+        cv2.circle(image, (round(x * 8), round(y * 8)), 8, colour, -1, cv2.LINE_AA, 3)
 
-    OpenCV is not given the name: one that is not UTF-8 ends the process in `cv2.imwrite`.
+
+def save_picture(path: Path, image: Image) -> None:
+    """Write a picture in the format of its suffix. Raises SettingsError if it cannot be written.
+
+    OpenCV does not get the name: one that is not UTF-8 ends the process in `cv2.imwrite`.
     """
     try:
         content = cv2.imencode(path.suffix, image)[1].tobytes()
@@ -54,7 +58,7 @@ def save_picture(path: Path, image: Image) -> None:
 
 
 def sheet(rows: list[tuple[str, list[Image]]], columns: int = 10) -> Image:
-    """Put tiles in rows under the rows' titles; a row without tiles is its title alone."""
+    """Arrange tiles in rows below their titles; a row without tiles consists of its title."""
     width = columns * TILE
     parts = []
     for title, tiles in rows:
@@ -69,5 +73,7 @@ def sheet(rows: list[tuple[str, list[Image]]], columns: int = 10) -> Image:
     return np.vstack(parts)
 
 
-def _dot(tile: Image, x: float, y: float, colour: tuple[int, int, int]) -> None:
-    cv2.circle(tile, (round(float(x) * 8), round(float(y) * 8)), 8, colour, -1, cv2.LINE_AA, 3)
+def grid(tiles: list[Image], columns: int) -> Image:
+    """Arrange tiles of one size in rows; the rest of the last row is black."""
+    tiles = tiles + [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    return np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)])

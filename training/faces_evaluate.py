@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from nodes import _backend, _boxes
 from nodes._geometry import Floats, Image, crop, crop_matrix, landmark_box, landmark_roll, to_input
 from nodes.landmarks import LandmarkModel, certain
-from training.contact_sheet import save_picture
+from training.contact_sheet import grid, save_picture
 from training.faces_data import Picture, face_ovals, five_points, read_backgrounds, split
 from training.faces_metric import IOU, Curve, Detected, curve, match, operating_point
 from training.faces_settings import SIZES, FaceSettings
@@ -155,8 +155,7 @@ def draw_places(pictures: list[Picture], boxes: list[Floats], labels: list[str],
         cv2.rectangle(tile, (x0, y0), (x1, y1), (0, 255, 255), 1)
         cv2.putText(tile, label, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 255, 0), 1, cv2.LINE_AA)
         tiles.append(tile)
-    tiles += [np.zeros((140, 140, 3), np.uint8)] * (-len(tiles) % columns or columns * (not tiles))
-    save_picture(path, np.vstack([np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]))
+    save_picture(path, grid(tiles or [np.zeros((140, 140, 3), np.uint8)], columns))
 
 
 def measure(options: Any) -> dict[str, float]:

@@ -23,7 +23,7 @@ from nodes._geometry import Floats, apply, crop, crop_matrix, landmark_box, land
 from nodes.detect import RELEASED, FaceModel
 from nodes.landmarks import landmark_boxes, roll_of_points
 from training import landmark_data, metrics, prepared
-from training.contact_sheet import save_picture
+from training.contact_sheet import draw_points, grid, save_picture
 from training.landmark_data import MIRROR, Sample
 from training.predictor import Predictor
 from training.settings import SettingsError
@@ -192,12 +192,10 @@ def draw_worst(samples: list[Sample], found: Floats, errors: NDArray[np.float64]
         matrix = crop_matrix(landmark_box(true[None]), 240, 1.6)
         tile = np.ascontiguousarray(crop(picture(samples[i]), matrix, 240)[0])
         for points, colour in ((true, (0, 220, 0)), (found[i], (0, 0, 255))):
-            for x, y in apply(matrix, points[None])[0]:
-                cv2.circle(tile, (round(float(x) * 8), round(float(y) * 8)), 10, colour, -1, cv2.LINE_AA, 3)
+            draw_points(tile, apply(matrix, points[None])[0], colour)
         cv2.putText(tile, f"{errors[i]:.1f}", (5, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (255, 255, 255), 1, cv2.LINE_AA)
         tiles.append(tile)
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 5)
-    save_picture(path, np.vstack([np.hstack(tiles[i : i + 5]) for i in range(0, len(tiles), 5)]))
+    save_picture(path, grid(tiles, 5))
 
 
 def evaluate(options: Any) -> dict[str, dict[str, float]]:

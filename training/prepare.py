@@ -6,7 +6,6 @@ python -m training.prepare ../data --out prepared
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,23 +28,23 @@ from training.read_landmarks import Labelled
 from training.settings import SettingsError
 
 OFFICIAL_TESTS = r".*(testset|[iI][bB][uU][gG]|300W(/.*)?|AFLW2000[^/]*|WFLW[^/]*/test|/val)"
-"""Names of sets that others measure themselves on; not trained with unless asked for."""
+"""Pattern for the names of sets that are official test parts; they are held out by default."""
 SMALL_EYE_DISTANCE = 0.5
-"""Outer eye corners nearer than this share of the width of the upright box of the points: a half profile."""
-BELONGS = 0.25
-"""A point farther outside the picture than this share of the face's side is listed; many a face reaches beyond its
-picture a little, and is labelled there."""
+"""In a half profile, the outer eye corners are nearer than this share of the width of the upright box of the points."""
+FAR_OUTSIDE = 0.25
+"""A point farther outside the picture than this share of the face's side is a fault. Many faces reach a little beyond
+their picture, and are labelled there."""
 SHEET = 100
-"""Sets on the contact sheet: where every person has a folder, some of them stand for all."""
+"""Sets on the contact sheet; if there are more, such as one folder per person, it shows a selection."""
 FLAGS = (*(name.replace(" ", "_") for name in STATES), "small_eye_distance")
 ROWS = 40
-"""Rows of a table on the console; sets of a folder share one where there would be more."""
+"""Most rows of a table on the console; if there would be more, the sets of a folder share a row."""
 SHOWN = 10
 """Pictures of each set on the contact sheet, and kinds of faults on the console."""
 
 
 def attributes(points: NDArray[np.float32]) -> dict[str, bool]:
-    """Return the states of one face (68, 2) and whether its eyes lie near each other, whatever its size and roll."""
+    """Return the states of one face (68, 2) and whether its eye distance is small, independent of size and roll."""
     box = landmark_box(points[None], landmark_roll(points[None]))[0]
     near = np.linalg.norm(points[36] - points[45]) < SMALL_EYE_DISTANCE * (box[2] - box[0])
     states = zip(FLAGS, landmark_data.states(points).tolist(), strict=False)
@@ -53,7 +52,7 @@ def attributes(points: NDArray[np.float32]) -> dict[str, bool]:
 
 
 def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, str], console: Console) -> list[FaceSet]:
-    """Write the prepared folder `out` (see `training.prepared`) from all sets below `data`; return what was found."""
+    """Write the prepared folder `out` (see `training.prepared`) from all sets below `data`; return the sets."""
     if not data.is_dir():
         raise SettingsError(f"{data}: no such folder")
     sets = list(_merged(track(find_sets(data, people), "reading labels", console=console)))
@@ -61,12 +60,12 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
         faults = [fault for found in sets for fault in found.faults]
         if faults:
             raise SettingsError(f"{data}: nothing in it can be used; the first of {len(faults)} faults is {faults[0]}")
-        raise SettingsError(f"{data}: no data set found; expected pictures with .pts beside them, or another layout "
-                            "that training/README.md names")
+        raise SettingsError(f"{data}: no data set found; expected pictures with .pts files beside them, or another "
+                            "layout listed in training/README.md")
     check_people(people, sets)
     held = Split(share, tests, data.resolve().name)
-    held.at_least_one({(found.name, face.person) for found in sets for face in found.faces})
-    held.at_least_one({(found.name, in_set(found, picture)) for found in sets for picture in found.pictures})
+    held.hold_out_one({(found.name, face.person) for found in sets for face in found.faces})
+    held.hold_out_one({(found.name, unique_name(found, picture)) for found in sets for picture in found.pictures})
     with together(out) as folder:
         rows = write_faces(sets, data, folder, held, console)
         rows += write_pictures(sets, data, folder, held, console)
@@ -74,36 +73,36 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
         faults = [fault for found in sets for fault in found.faults]
         (folder / "faults.txt").write_text("".join(fault + "\n" for fault in faults), "utf-8", "backslashreplace")
         for name in {FACES, CROPS, POINTS, PICTURES} - {file.name for file in folder.iterdir()}:
-            (out / name).unlink(missing_ok=True)  # of an earlier time
+            (out / name).unlink(missing_ok=True)  # from an earlier call
     return sets
 
 
 def check_people(people: dict[str, str], sets: list[FaceSet]) -> None:
-    """Raise SettingsError when a pattern of persons is for no set: its people would be on both sides of the split."""
+    """Raise SettingsError if a pattern matches no set: its people would be on both sides of the split."""
     names = sorted(found.name for found in sets if found.faces)
     for pattern, person in people.items():
         if not any(re.fullmatch(pattern, name) for name in names):
-            raise SettingsError(f"--person {pattern}={person}: no set matches; there are {', '.join(names) or 'none'}")
+            raise SettingsError(f"--person {pattern}={person}: no set matches; the sets: {', '.join(names) or 'none'}")
 
 
 class Split:
-    """Who is held out: whole sets by their names, and a share of the people of all others, of few at least one."""
+    """Who is held out: whole sets by their names, and a share of the people of all others, but at least one."""
 
     def __init__(self, share: float, tests: str, data: str = "") -> None:
-        """Take the share, the pattern of sets, and the data folder's own name: it may be such a set itself."""
+        """Take the share, the pattern of sets, and the data folder's name, because it may itself be such a set."""
         self.share, self.data, self.lowest = share, data, set[str]()
         try:
             self.tests = re.compile(tests)
         except re.error as exc:
-            raise SettingsError(f"--hold-out-sets {tests}: not a pattern ({exc})") from exc
+            raise SettingsError(f"--hold-out-sets {tests}: not a valid pattern ({exc})") from exc
 
     def __call__(self, name: str, person: str) -> bool:
         """Say whether a person of the set of this name is held out; the same on every machine."""
         official = any(self.tests.fullmatch(text) for text in (name, f"{self.data}/{name}"))
         return official or person in self.lowest or landmark_data.held_out(person, self.share)
 
-    def at_least_one(self, people: set[tuple[str, str]]) -> None:
-        """Hold out one of these, sets and persons, where nobody is, unless the share is 0 or it is all there is."""
+    def hold_out_one(self, people: set[tuple[str, str]]) -> None:
+        """If none of these (set, person) is held out, hold out one, unless the share is 0 or there is only one."""
         if self.share and len(people) > 1 and not any(self(name, person) for name, person in people):
             self.lowest.add(min((person for _, person in people), key=landmark_data.hashed))
 
@@ -120,7 +119,7 @@ def _merged(sets: Iterable[FaceSet]) -> list[FaceSet]:
 
 def write_faces(sets: list[FaceSet], data: Path, out: Path, held: Split,
                 console: Console) -> list[tuple[str, list[Image]]]:
-    """Write the index and the crops of all faces with 68 points; return rows of the contact sheet."""
+    """Write the index and the crops of all faces with 68 points; return the rows of the contact sheet."""
     total = sum(len(found.faces) for found in sets)
     if not total:
         return []
@@ -147,18 +146,18 @@ def write_faces(sets: list[FaceSet], data: Path, out: Path, held: Split,
 
 
 def judge(points: NDArray[np.float32], image: Image | None) -> tuple[str, bool]:
-    """Return what is wrong with a face (68, 2) in its picture, '' for nothing, and whether it can be used."""
+    """Return the fault of a face (68, 2) in its picture, '' for none, and whether the face can be used."""
     fault = landmark_data.unusable(points, image)
     if image is None or fault:
         return fault, False
     sides = np.array([image.shape[1], image.shape[0]])
     beyond = np.maximum(-0.5 - points, points - (sides - 0.5)).max(1)
-    away = int((beyond > BELONGS * np.ptp(points, axis=0).max()).sum())
-    return f"{away} of 68 points lie far outside the picture; kept" if away else "", True
+    far = int((beyond > FAR_OUTSIDE * np.ptp(points, axis=0).max()).sum())
+    return f"{far} of 68 points lie far outside the picture; kept" if far else "", True
 
 
 def line_of(face: Labelled, name: str, data: Path, image: Image, held: Split) -> dict[str, Any]:
-    """Return the line of the index about one face."""
+    """Return the entry of one face in the index."""
     return {
         "set": name, "person": face.person, "held_out": held(name, face.person),
         "picture": face.picture.relative_to(data).as_posix(), "frame": face.frame,
@@ -169,12 +168,12 @@ def line_of(face: Labelled, name: str, data: Path, image: Image, held: Split) ->
 
 
 def place(face: Labelled) -> str:
-    """Return where a face is, for a fault."""
+    """Return the location of a face for a fault."""
     return str(face.picture) if face.frame is None else f"{face.picture}, frame {face.frame + 1}"
 
 
 def read_all(faces: list[Labelled]) -> Iterator[tuple[Labelled, Image | None]]:
-    """Yield each face with its picture, None where that cannot be read; a video is decoded once, from its start."""
+    """Yield each face with its picture, None if that cannot be read; a video is decoded once, from its start."""
     path, image, capture, at = Path(), None, None, -1
     try:
         for face in faces:
@@ -195,7 +194,7 @@ def read_all(faces: list[Labelled]) -> Iterator[tuple[Labelled, Image | None]]:
 
 def write_pictures(sets: list[FaceSet], data: Path, out: Path, held: Split,
                    console: Console) -> list[tuple[str, list[Image]]]:
-    """Write the index of all pictures with boxes; return rows of the contact sheet."""
+    """Write the index of all pictures with boxes; return the rows of the contact sheet."""
     sets = [found for found in sets if found.pictures]
     if not sets:
         return []
@@ -215,7 +214,7 @@ def write_pictures(sets: list[FaceSet], data: Path, out: Path, held: Split,
                 boxes, ignored = picture.boxes[inside], picture.ignored[inside]
                 points = None if picture.points is None else picture.points[inside]
                 index.write(json.dumps({
-                    "set": found.name, "held_out": held(found.name, in_set(found, picture)),
+                    "set": found.name, "held_out": held(found.name, unique_name(found, picture)),
                     "picture": picture.path.relative_to(data).as_posix(), "size": list(image.shape[1::-1]),
                     "boxes": boxes.tolist(), "ignored": ignored.tolist(), "points": listed(points),
                 }).encode() + b"\n")
@@ -226,8 +225,8 @@ def write_pictures(sets: list[FaceSet], data: Path, out: Path, held: Split,
     return rows
 
 
-def in_set(found: FaceSet, picture: Picture) -> str:
-    """Return the name of a picture with boxes that no other one has: each counts as a person."""
+def unique_name(found: FaceSet, picture: Picture) -> str:
+    """Return the unique name of a picture with boxes, which counts as a person."""
     return f"{found.name}/{picture.name}"
 
 
@@ -238,19 +237,19 @@ def inner(boxes: NDArray[np.float32], image: Image) -> NDArray[np.bool_]:
 
 
 def listed(points: NDArray[np.float32] | None) -> list[Any] | None:
-    """Return five points per face for JSON, null for those of a face that has none."""
+    """Return five points per face for JSON, null for a face without points."""
     if points is None:
         return None
     return [five.tolist() if np.isfinite(five).all() else None for five in points]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of an index, none when there is no such index."""
+    """Return the lines of an index, none if it does not exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def show(sets: list[FaceSet], out: Path, console: Console) -> None:
-    """Print what was found: one line per set, or for several, and the first faults of each kind."""
+    """Print the sets, one or several per row, and the first fault of each kind."""
     lines, pictures = read_lines(out / FACES), read_lines(out / PICTURES)
     table = Table(Column("set", overflow="fold"), "layout", "people", "faces", "held out", "faults")
     states = Table(Column("set", overflow="fold"), *(flag.replace("_", " ") for flag in FLAGS))
@@ -267,19 +266,20 @@ def show(sets: list[FaceSet], out: Path, console: Console) -> None:
             states.add_row(row, *(str(sum(line[flag] for line in own)) for flag in FLAGS))
     console.print(table, *([states] if states.row_count else []))
     faults = [fault for found in sets for fault in found.faults]
-    kinds = Counter(re.sub(r"[\d.,]+", "N", fault.partition(": ")[2])[:40] for fault in faults)
-    for kind, count in kinds.most_common(SHOWN):
-        first = next(f for f in faults if re.sub(r"[\d.,]+", "N", f.partition(": ")[2])[:40] == kind)
-        console.print(f"{count} x {first}", highlight=False, soft_wrap=True)
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        kinds.setdefault(re.sub(r"[\d.,]+", "N", fault.partition(": ")[2])[:40], []).append(fault)
+    for alike in sorted(kinds.values(), key=len, reverse=True)[:SHOWN]:
+        console.print(f"{len(alike)} x {alike[0]}", highlight=False, soft_wrap=True)
     summary = f"{out}: {total} faces, {len(faults)} faults (faults.txt), sheet.png"
     console.print(summary, highlight=False, soft_wrap=True)
 
 
 def rows_of(sets: list[FaceSet]) -> dict[str, tuple[str, str]]:
-    """Return the row of the tables, and its layout, by the name of each set.
+    """Return the row of the tables, and its layout, for the name of each set.
 
-    Each set has its own; where these are more than `ROWS`, as with a folder for each person, those of a folder share
-    one.
+    Each set has its own row. If these are more than `ROWS`, such as with one folder per person, the sets of a folder
+    share a row.
     """
     names = [found.name.split("/") for found in sets]
     rows: dict[str, tuple[str, str]] = {}
@@ -292,12 +292,12 @@ def rows_of(sets: list[FaceSet]) -> dict[str, tuple[str, str]]:
 
 
 def read_people(texts: list[str]) -> dict[str, str]:
-    """Return patterns of persons by pattern of set. Raises SettingsError naming a text that is not SET=PATTERN."""
+    """Return patterns of persons by patterns of sets. Raises SettingsError for a text that is not SET=PATTERN."""
     for text in texts:
         try:
             _ = [re.compile(part) for part in text.split("=", 1)]
         except re.error as exc:
-            raise SettingsError(f"--person {text}: not a pattern ({exc})") from exc
+            raise SettingsError(f"--person {text}: not a valid pattern ({exc})") from exc
         if "=" not in text:
             raise SettingsError(f"--person {text}: expected SET=PATTERN, as in 'mine.*=[^_]*'")
     return dict(text.split("=", 1) for text in texts)

@@ -1,11 +1,11 @@
-"""What `training.prepare` leaves behind: an index of faces with their crops, and an index of pictures with boxes.
+"""Reads the folder that `training.prepare` writes: an index of faces with their crops, and one of pictures with boxes.
 
 A prepared folder holds
     faces.jsonl    one face per line: set, person, held_out, picture, frame (of a video), size, points, attributes
     crops.u8       its crop: 256 x 256 x 3 bytes in BGR order, 2.2 face sides wide, in the order of the lines
     crops.npy      its points in the crop, (F, 68, 2) float32
     pictures.jsonl one picture per line: set, held_out, picture, boxes x0, y0, x1, y1, ignored, five points each or null
-Points and boxes count pixels from 0, at their centres; pictures are named from the data folder on.
+Points and boxes count pixels from 0, at their centres; pictures are named relative to the data folder.
 """
 
 import json
@@ -28,13 +28,13 @@ FACES, CROPS, POINTS, PICTURES = "faces.jsonl", "crops.u8", "crops.npy", "pictur
 def read_faces(folder: Path, source: str, sets: str = ".*") -> list[Sample]:
     """Return the faces of the prepared sets whose whole names match the pattern, as one source of training.
 
-    Raises SettingsError when the folder is not a prepared one or no set matches.
+    Raises SettingsError if the folder is not a prepared one or no set matches.
     """
     return [replace(face, source=source, person=f"{source}/{face.person}") for face in read_by_set(folder, sets)]
 
 
 def read_by_set(folder: Path, sets: str = ".*") -> list[Sample]:
-    """Return the same faces, each with the name of its set as source."""
+    """Return the same faces, with the names of their sets as sources."""
     crops, points = folder / CROPS, folder / POINTS
     lines = list(_lines(folder / FACES))
     if not crops.is_file() or not points.is_file():
@@ -52,7 +52,7 @@ def read_by_set(folder: Path, sets: str = ".*") -> list[Sample]:
 def read_pictures(folder: Path, data: Path, sets: str = ".*") -> tuple[list[Picture], list[Picture]]:
     """Return the prepared pictures with boxes, to train with and held out; `data` is the folder of all sets.
 
-    Raises SettingsError when the folder is not a prepared one, no set matches, or a picture is gone.
+    Raises SettingsError if the folder is not a prepared one, no set matches, or a picture is missing.
     """
     training: list[Picture] = []
     aside: list[Picture] = []
@@ -65,10 +65,10 @@ def read_pictures(folder: Path, data: Path, sets: str = ".*") -> tuple[list[Pict
         picture = Picture(data / line["picture"], line["picture"], boxes, np.array(line["ignored"], bool),
                           points=points)
         (aside if line["held_out"] else training).append(picture)
-    gone = [picture.path for picture in training + aside if not picture.path.is_file()]
-    if gone:
-        raise SettingsError(f"{folder}: {len(gone)} of its {len(training + aside)} pictures are not there, the first "
-                            f"is {gone[0]}; run training.prepare again, or give another settings.data")
+    missing = [picture.path for picture in training + aside if not picture.path.is_file()]
+    if missing:
+        raise SettingsError(f"{folder}: {len(missing)} of its {len(training + aside)} pictures are missing, the first "
+                            f"is {missing[0]}; run training.prepare again, or correct settings.data")
     return training, aside
 
 
@@ -76,11 +76,11 @@ def _matching(lines: list[dict[str, Any]], sets: str, folder: Path) -> list[tupl
     try:
         pattern = re.compile(sets)
     except re.error as exc:
-        raise SettingsError(f"sets: {sets!r} is not a pattern ({exc})") from exc
+        raise SettingsError(f"sets: {sets!r} is not a valid pattern ({exc})") from exc
     kept = [(row, line) for row, line in enumerate(lines) if pattern.fullmatch(line["set"])]
     if not kept:
         names = sorted({line["set"] for line in lines})
-        raise SettingsError(f"{folder}: no set matches {sets!r}; there are {', '.join(names) or 'none'}")
+        raise SettingsError(f"{folder}: no set matches {sets!r}; its sets: {', '.join(names) or 'none'}")
     return kept
 
 
@@ -92,6 +92,6 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 number += 1
                 yield json.loads(line)
     except OSError as exc:
-        raise SettingsError(f"{path}: {exc.strerror}; python -m training.prepare makes it") from exc
+        raise SettingsError(f"{path}: {exc.strerror}; python -m training.prepare writes it") from exc
     except ValueError as exc:
         raise SettingsError(f"{path}:{number}: not JSON ({exc})") from exc

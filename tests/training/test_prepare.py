@@ -253,7 +253,7 @@ def test_prepared_pictures_have_boxes(data: Path) -> None:
     assert found.image().shape == (120, 120, 3)
     assert not aside
     found.path.unlink()
-    with pytest.raises(SettingsError, match=rf"1 of its 1 pictures are not there, the first is {found.path}; run"):
+    with pytest.raises(SettingsError, match=rf"1 of its 1 pictures are missing, the first is {found.path}; run"):
         prepared.read_pictures(out, data)
 
 
@@ -294,7 +294,7 @@ def test_of_few_people_one_is_held_out_and_of_few_pictures_one(tmp_path: Path) -
 
 def test_one_person_alone_is_trained_with() -> None:
     split = prepare.Split(0.1, "none")
-    split.at_least_one({("mine", "mine/ann")})
+    split.hold_out_one({("mine", "mine/ann")})
     assert not split("mine", "mine/ann")
 
 
@@ -304,10 +304,10 @@ def test_what_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFix
     (tmp_path / "empty").mkdir()
     assert prepare.main([str(tmp_path / "empty")]) == 2
     assert "no data set found" in caplog.text
-    for wrong, text in (("mine", "--person mine: expected SET=PATTERN"), ("a=(", "--person a=(: not a pattern")):
+    for wrong, text in (("mine", "--person mine: expected SET=PATTERN"), ("a=(", "--person a=(: not a valid pattern")):
         assert prepare.main([str(tmp_path / "empty"), "--person", wrong]) == 2
         assert text in caplog.text
-    with pytest.raises(SettingsError, match=r"faces.jsonl: No such file .* training.prepare makes it"):
+    with pytest.raises(SettingsError, match=r"faces.jsonl: No such file .* training.prepare writes it"):
         prepared.read_faces(tmp_path, "own")
 
 
@@ -316,7 +316,7 @@ def test_a_person_pattern_for_no_set_is_an_error_that_names_the_sets(data: Path,
     out = data.parent / "prepared"
     for sets in ("mine/.*", "yolo"):  # pictures with boxes alone show nobody by name
         assert prepare.main([str(data), "--out", str(out), "--person", f"{sets}=[^_]*"]) == 2
-        assert f"--person {sets}=[^_]*: no set matches; there are LFPW/testset, mine" in caplog.text
+        assert f"--person {sets}=[^_]*: no set matches; the sets: LFPW/testset, mine" in caplog.text
     assert not out.exists()
     assert prepare.main([str(data), "--out", str(out), "--person", "mine.*=[^_]*"]) == 0
     people = {json.loads(line)["person"] for line in (out / "faces.jsonl").read_text().splitlines()}
@@ -355,7 +355,7 @@ def test_preparing_again_takes_away_what_is_no_longer_there(data: Path) -> None:
 def test_sets_that_do_not_match_are_named(data: Path) -> None:
     out = data.parent / "prepared"
     prepare.main([str(data), "--out", str(out)])
-    with pytest.raises(SettingsError, match="no set matches 'min'; there are LFPW/testset, mine"):
+    with pytest.raises(SettingsError, match="no set matches 'min'; its sets: LFPW/testset, mine"):
         prepared.read_faces(out, "own", "min")
 
 

@@ -159,7 +159,7 @@ def test_a_pattern_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptu
     assert evaluate.main([released, str(tmp_path / "set"), "--person", "[", "--held-out", "0.5"]) == 2
     assert evaluate.main([released, str(tmp_path / "out"), "--sets", "["]) == 2
     assert [record.message.partition(" (")[0] for record in caplog.records if record.levelname == "ERROR"] == [
-        "person: '[' is not a pattern", "sets: '[' is not a pattern"]
+        "person: '[' is not a valid pattern", "sets: '[' is not a valid pattern"]
 
 
 def test_a_config_in_another_encoding_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
