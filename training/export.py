@@ -32,23 +32,22 @@ from training.heads import take_heads
 from training.landmark_net import macs
 from training.settings import RunSettings, checked
 from training.task import Deployment, load_task
-from training.tutor import taught, tutor_of
+from training.tutor import pupil_of, tutor_of
 
 logger = logging.getLogger("training")
 
 OPSET = 18
 TOLERANCE = 1e-3
-"""Largest difference allowed between torch and an exported file, in per cent of an output's range (at least 1)."""
-BACKENDS = {"onnxruntime": ".onnx", "mnn": ".mnn", "torch": ".pt2"}
+"""Largest difference allowed between torch and an exported file, as a share of an output's range (at least 1)."""
+SUFFIXES = {backend: suffix for backend, (_, suffix, _) in _backend.BACKENDS.items()}
 
 
 def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, int8: bool = False,
            tutor: bool = False, heads: Path | None = None) -> dict[str, Any]:
     """Write target.onnx, .mnn, .pt2, .json and .png from the averaged weights of a checkpoint; return the card.
 
-    All of them appear together in the end, so that a release is never half an old one. With `int8` also
-    target-int8.onnx, .mnn and .json, and the comparison with the others as card["int8"]. With `tutor`
-    the larger network that learnt beside the checkpoint's own (`training.tutor`) is written, with `heads` the heads of
+    All files are replaced together at the end. `int8` also writes target-int8.onnx, .mnn and .json, and adds a
+    comparison as card["int8"]. `tutor` exports the checkpoint's tutor (`training.tutor`), `heads` takes the heads of
     another checkpoint (`training.heads`).
     """
     state = checkpoint.load(source)
@@ -57,17 +56,17 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
     network = task.network()
     network.load_state_dict(state["ema"])
     network = tutor_of(network) if tutor else network
-    made = origin(state)
+    history = origin(state)
     if heads is not None:
-        made["heads"] = origin(take_heads(taught(network), heads))
+        history["heads"] = origin(take_heads(pupil_of(network), heads))
     network.eval()
     deployment = task.deploy(network, portrait())
     with torch.inference_mode():
         metrics = task.validate(network)
     fold_batch_norm(deployment.module.eval())
-    about = {"name": f"{settings.name}-tutor" if tutor else settings.name, "training": made,
+    about = {"name": f"{settings.name}-tutor" if tutor else settings.name, "training": history,
              "accuracy": {name: round(value, 4) for name, value in metrics.items()}}
-    target = target.with_suffix("") if target.suffix in BACKENDS.values() else target
+    target = target.with_suffix("") if target.suffix in SUFFIXES.values() else target
     with together(target.parent) as folder:
         card = write(deployment, folder / target.name, about)
         more = {"int8": quantise.quantise(deployment, folder / target.name, card)} if int8 else {}
@@ -75,9 +74,9 @@ def export(source: Path, target: Path, overrides: dict[str, Any] | None = None, 
 
 
 def write(deployment: Deployment, target: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write a network in all formats with its card, which has all of `about` as well; return the card."""
+    """Write a network in all formats with its card, which includes `about`; return the card."""
     write_models(deployment, target)
-    differences = {name: parity(deployment, target, name) for name in BACKENDS}
+    differences = {name: parity(deployment, target, name) for name in SUFFIXES}
     card = {
         "name": about["name"],
         "input": {"name": "image", "shape": input_shape(deployment), "dtype": "float32",
@@ -88,7 +87,7 @@ def write(deployment: Deployment, target: Path, about: dict[str, Any]) -> dict[s
         "training": about["training"],
         "data": deployment.terms,
         "parity": differences,
-        "files": {target.name + suffix: sha256(ending(target, suffix)) for suffix in BACKENDS.values()},
+        "files": {target.name + suffix: sha256(ending(target, suffix)) for suffix in SUFFIXES.values()},
         "reference": reference(deployment, target),
     }
     text = json.dumps(card, indent=1)
@@ -98,20 +97,20 @@ def write(deployment: Deployment, target: Path, about: dict[str, Any]) -> dict[s
 
 
 def origin(state: dict[str, Any]) -> dict[str, Any]:
-    """Return what a card says of the run that a checkpoint is from."""
+    """Return the entry of the card on the run that wrote a checkpoint."""
     settings = state["settings"]
     return {"steps": state["step"], "minutes": round(state["seconds"] / 60, 1), "seed": settings["seed"],
             "commit": state["commit"], "init": settings["init"], "settings": settings["settings"] | {"data": "data"}}
 
 
 def input_shape(deployment: Deployment) -> list[int | str]:
-    """Return the input's shape, with names for the sides that a caller may choose."""
+    """Return the input's shape, with names for the axes whose size is free."""
     count, height, width, channels = deployment.images.shape
     return [deployment.dynamic.get(axis, side) for axis, side in enumerate((count, channels, height, width))]
 
 
 def fold_batch_norm(module: nn.Module) -> None:
-    """Multiply every batch norm that follows a convolution in a Sequential into it, in place, in evaluation mode."""
+    """Fold every batch norm that follows a convolution in a Sequential into it, in place; for evaluation mode."""
     for child in module.modules():
         if isinstance(child, nn.Sequential):
             for i, (first, second) in enumerate(zip(child, list(child)[1:], strict=False)):
@@ -131,24 +130,24 @@ def write_models(deployment: Deployment, target: Path) -> None:
 
 
 def write_torch(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Save without the example input and the stack traces, which name folders of the machine it was made on."""
+    """Save without the example input and the stack traces, which name folders of this machine."""
     program.example_inputs = None
     for module in program.graph_module.modules():
         for node in module.graph.nodes if hasattr(module, "graph") else ():
             for key in ("stack_trace", "nn_module_stack"):
                 node.meta.pop(key, None)
     content = io.BytesIO()
-    torch.export.save(program, content)  # into a file it would end this process where the disk is full
+    torch.export.save(program, content)  # writing to a file, it ends the process if the disk is full
     path.write_bytes(content.getbuffer())
 
 
 def write_onnx(deployment: Deployment, example: torch.Tensor, path: Path) -> None:
-    """Write one self-contained file without notes about the machine it was made on."""
+    """Write one self-contained file without metadata about this machine."""
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own internals
+        warnings.simplefilter("ignore")  # torch warns about its own internals
         program = torch.onnx.export(
             deployment.module, (example,), dynamo=True, verbose=False, opset_version=OPSET, input_names=["image"],
             output_names=list(deployment.outputs), dynamic_shapes=(deployment.dynamic,), optimize=True,
@@ -165,9 +164,9 @@ def write_onnx(deployment: Deployment, example: torch.Tensor, path: Path) -> Non
 
 
 def parity(deployment: Deployment, target: Path, backend: str) -> dict[str, float]:
-    """Return the largest difference from torch per output, run as the run time runs it, with one and with all pictures.
+    """Return the largest difference from torch per output, run as at run time, for one picture and for all at once.
 
-    Raises RuntimeError when one is over `TOLERANCE`.
+    Raises RuntimeError if one is over `TOLERANCE`.
     """
     model = _backend.load(target, backend)
     batch = to_input(deployment.images)
@@ -189,7 +188,7 @@ def parity(deployment: Deployment, target: Path, backend: str) -> dict[str, floa
 
 
 def cost(deployment: Deployment) -> dict[str, Any]:
-    """Return multiply-adds for one picture of the reference's size, and the number of weights."""
+    """Return the multiply-adds for one picture of the reference's size, and the number of weights."""
     image = torch.from_numpy(to_input(deployment.images[:1]))
     with torch.inference_mode():
         total = macs(deployment.module, image)
@@ -197,9 +196,9 @@ def cost(deployment: Deployment) -> dict[str, Any]:
 
 
 def reference(deployment: Deployment, target: Path) -> dict[str, Any]:
-    """Write the reference picture as target.png and return what the network gives for it.
+    """Write the reference picture as target.png and return the network's outputs for it.
 
-    Outputs of more than 512 numbers are given by 32 of them at even distances in the flattened array.
+    Of an output with more than 512 numbers, 32 at even distances in the flattened array are returned.
     """
     save_picture(ending(target, ".png"), deployment.images[0])
     with torch.inference_mode():
@@ -213,7 +212,7 @@ def reference(deployment: Deployment, target: Path) -> dict[str, Any]:
 
 
 def portrait() -> NDArray[np.uint8]:
-    """Return the public-domain portrait of Grace Hopper that matplotlib carries, (600, 512, 3) BGR."""
+    """Return the public-domain portrait of Grace Hopper that comes with matplotlib, (600, 512, 3) BGR."""
     image = cv2.imread(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))
     assert image is not None, "matplotlib has no grace_hopper.jpg"
     return image

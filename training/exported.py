@@ -1,4 +1,4 @@
-"""Start a network from the weights of an exported one, whose batch norms are folded into its convolutions."""
+"""Initialise a network with the weights of an exported one, whose batch norms are folded into its convolutions."""
 
 import json
 from collections.abc import Callable
@@ -11,44 +11,42 @@ from torch import Tensor, nn
 from training.settings import SettingsError
 
 INIT = "init: "
-"""How the lines of a card begin on data that only the weights have seen which a training started from."""
+"""Prefix of the lines of a card on data that only the initial weights were trained on."""
 
 
 def read_exported(path: Path) -> dict[str, Tensor]:
-    """Return the weights of an exported network (.pt2) by the names they have in the network.
+    """Return the weights of an exported network (.pt2) by their names in the network.
 
-    Raises SettingsError when the file is not one.
+    Raises SettingsError if the file is not one.
     """
     try:
         program = torch.export.load(path)
-    except Exception as exc:  # torch raises many types for a file that is none or damaged
+    except Exception as exc:  # torch raises many types for missing and damaged files
         raise SettingsError(f"settings.init: {path}: not an exported network ({type(exc).__name__}: {exc})") from exc
     return {name.removeprefix("network."): value.detach() for name, value in program.state_dict.items()}
 
 
 def terms_with_init(own: list[str], *starts: Path | None) -> list[str]:
-    """Return the lines of a card on a training's own data, then those on what the networks have seen it started from.
+    """Return the lines of a card on a training's own data, then those from the cards of the networks it started from.
 
-    These stand in the cards beside them; a line that is there already is not repeated.
+    No line is repeated.
     """
     lines = list(own)
-    for start in starts:
-        card = start and start.with_suffix(".json")
-        if card:
-            seen = json.loads(card.read_text())["data"] if card.is_file() else [f"{start}: terms not stated"]
-            seen = [text.removeprefix(INIT) for text in seen]
-            lines += [INIT + text for text in seen if text not in lines and INIT + text not in lines]
+    for start in filter(None, starts):
+        card = start.with_suffix(".json")
+        seen = json.loads(card.read_text())["data"] if card.is_file() else [f"{start}: terms not stated"]
+        seen = [text.removeprefix(INIT) for text in seen]
+        lines += [INIT + text for text in seen if text not in lines and INIT + text not in lines]
     return lines
 
 
 @torch.no_grad()
 def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -> None:
-    """Give the network the function of folded weights, with batch norms that are ready to be trained on.
+    """Load folded weights into a network so that it computes the same function, with batch norms that can be trained.
 
-    Each batch norm gets the mean and variance that its input has over the images, and the scale and shift that undo
-    them, so neither evaluation nor training mode changes what the network says. The network may be deeper by blocks
-    with a shortcut: these add nothing until they have learnt to. Raises SettingsError when the weights are of another
-    network.
+    Each batch norm gets the mean and variance of its input over the images, and the scale and shift that undo them, so
+    the outputs are the same in evaluation and in training mode. The network may have additional blocks with a shortcut:
+    they add nothing at first. Raises SettingsError if the weights belong to another network.
     """
     added = _added_blocks(network, weights)
     norms = {first: second for chain in network.modules() if isinstance(chain, nn.Sequential)
@@ -60,7 +58,7 @@ def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -
         weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
         if weight is None or bias is None or weight.shape != layer.weight.shape:
             raise SettingsError(f"settings.init: weights of another network: no layer {name} of shape "
-                                f"{tuple(layer.weight.shape)} in it; null starts from chance")
+                                f"{tuple(layer.weight.shape)} in it; null starts from random weights")
         layer.weight.copy_(weight)
         if layer in norms:
             handles.append(norms[layer].register_forward_pre_hook(_measurer(bias)))
@@ -74,7 +72,7 @@ def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -
 
 
 def _added_blocks(network: nn.Module, weights: dict[str, Tensor]) -> tuple[str, ...]:
-    """Silence the blocks with a shortcut that the weights do not know; return how the names of their layers begin.
+    """Make blocks with a shortcut that the weights lack identities; return the prefixes of the names of their layers.
 
     Source: Goyal et al. 2017, "Accurate, Large Minibatch SGD", 5.1: a block whose last scale is 0 is an identity.
     """

@@ -1,7 +1,7 @@
-"""The heads of one run on the trunk of another that it went on from.
+"""Combines the heads of one run with the trunk of the run that it started from.
 
-A run that goes on to learn one thing, as presence from `lookalikes`, moves the points too; its heads read the trunk
-that it started from as well as its own, and with that the points stay where they were.
+A run that continues another one to learn one thing, such as presence from `lookalikes`, also moves the points. Its
+heads work with the trunk that it started from as well as with its own, and that trunk leaves the points unchanged.
 """
 
 from pathlib import Path
@@ -13,16 +13,16 @@ from training import checkpoint
 from training.settings import SettingsError
 
 HEADS = ("presence.", "states.", "state_features.")
-"""How the weights of the heads begin that `take_heads` takes: all but the points."""
+"""Prefixes of the weights that `take_heads` takes: all heads but that of the points."""
 
 
 def take_heads(network: nn.Module, path: Path) -> dict[str, Any]:
-    """Give a landmark network that votes the heads of a checkpoint's averaged one; return that checkpoint.
+    """Load the heads of a checkpoint's averaged weights into a landmark network that votes; return the checkpoint.
 
-    Raises SettingsError when it is of another network.
+    Raises SettingsError if it belongs to another network.
     """
     state = checkpoint.load(path)
-    weights = {name.removeprefix("pupil."): value for name, value in state["ema"].items()}  # where it had a tutor
+    weights = {name.removeprefix("pupil."): value for name, value in state["ema"].items()}  # if it had a tutor
     names = {name for name in network.state_dict() if name.startswith(HEADS)}
     try:
         heads = {name: weights[name] for name in names}

@@ -25,7 +25,7 @@ from training.lookalikes import find_lookalikes
 from training.networks import has_pose
 from training.task import Batch, Deployment, network_input, relit
 from training.teacher import relabelled
-from training.tutor import Tutored, assembled, away_from_tutor, first_rows, part_outputs, taught, tutor_of
+from training.tutor import Tutored, build, first_rows, pupil_of, split_outputs, tutor_distance, tutor_of
 
 logger = logging.getLogger("training")
 
@@ -84,11 +84,11 @@ class LandmarkTask:
 
     def network(self) -> nn.Module:
         """Return the network that the settings name, at times with a tutor."""
-        return assembled(self.settings)
+        return build(self.settings)
 
     def begin(self, network: nn.Module) -> None:
         """Give it the weights of `init`, and its tutor those of `tutor_init`."""
-        for path, part in ((self.settings.init, taught), (self.settings.tutor_init, tutor_of)):
+        for path, part in ((self.settings.init, pupil_of), (self.settings.tutor_init, tutor_of)):
             if path is not None:
                 images = self.batch(np.random.default_rng(0), UNFOLDING_CROPS)["image"]
                 unfold(part(network), read_exported(path), network_input(images))
@@ -187,18 +187,18 @@ class LandmarkTask:
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the losses, and the single ones."""
-        out, tutor = part_outputs(network(network_input(batch["image"])))
+        out, tutor = split_outputs(network(network_input(batch["image"])))
         total, parts = landmark_loss(out, batch, self.settings)
         if not tutor:
             return total, parts
         its_total, its_parts = landmark_loss(tutor, first_rows(batch, len(tutor["landmarks"])), self.settings)
-        away = away_from_tutor(out["landmarks"].float(), tutor["landmarks"].float(), batch["presence"])
+        away = tutor_distance(out["landmarks"].float(), tutor["landmarks"].float(), batch["presence"])
         parts |= {"from_tutor": away.detach(), **{f"tutor_{name}": value for name, value in its_parts.items()}}
         return total + its_total + self.settings.tutor_weight * away, parts
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Measure mean errors per set with true boxes, F1 of the states, and accuracy of presence."""
-        measured = self.validation(taught(network))
+        measured = self.validation(pupil_of(network))
         if isinstance(network, Tutored):
             measured |= {f"tutor_{name}": value for name, value in self.validation(network.tutor).items()}
         return measured
@@ -219,7 +219,7 @@ class LandmarkTask:
 
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
         """Return the network with probabilities for logits; the reference is the crop of the portrait's face."""
-        size, network = self.settings.size, taught(network)
+        size, network = self.settings.size, pupil_of(network)
         reference = crop(portrait, crop_matrix(PORTRAIT_BOX, size), size)
         module = Deployed(network, self.validation.spread_scale(network)).eval()
         with torch.inference_mode():

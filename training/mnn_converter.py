@@ -1,4 +1,4 @@
-"""MNN's converter, without its command `mnnconvert`: that one installs further packages as it runs."""
+"""MNN's converter, without its command `mnnconvert`, which installs further packages when it runs."""
 
 import errno
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def convert(source: Path, path: Path, *options: str) -> None:
-    """Convert ONNX to MNN by the wheel's native converter, in a process of its own because it writes to stdout.
+    """Convert ONNX to MNN with the wheel's native converter, in a process of its own because it writes to stdout.
 
-    Raises RuntimeError with its last words when it fails, and OSError when the disk is full, which it does not notice.
+    Raises RuntimeError with the end of its output if it fails, and OSError if the disk is full, which it ignores.
     """
     arguments = ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "MNN",
                  *options]

@@ -22,7 +22,7 @@ PLAIN: dict[str, Callable[[], Backbone]] = {
     "shufflenetv2-75": partial(backbones.shufflenet, 96),
     "shufflenetv2-100": partial(backbones.shufflenet, 116),
 }
-"""Backbones of others: with channel means of the last three strides; as NAME-vote, up to stride 16 with votes."""
+"""Published backbones. NAME reads channel means of the last three strides; NAME-vote votes at stride 16."""
 
 
 def mean_network(backbone: Callable[[], Backbone], size: int) -> MeanNet:
@@ -42,16 +42,16 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     **{name: partial(mean_network, backbone) for name, backbone in PLAIN.items()},
     **{f"{name}-vote": partial(vote_network, backbone) for name, backbone in PLAIN.items()},
 }
-"""What `network:` may name, as functions from the side of the crop."""
+"""The values of `network:`, as functions of the side of the crop."""
 
 
 def has_pose(name: str) -> bool:
-    """Say whether the named network gives a head pose of its own; of others it is computed from the points."""
+    """Say whether the named network outputs a head pose; for the others it is computed from the points."""
     return name in PLAIN
 
 
 def make_network(name: str, size: int) -> nn.Module:
-    """Return the named network for crops of side `size`, freshly initialised."""
+    """Return the named network for crops of side `size`, with random weights."""
     return NETWORKS[name](size)
 
 

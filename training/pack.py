@@ -35,14 +35,14 @@ from training.settings import SettingsError
 logger = logging.getLogger("training")
 
 QUALITIES = (90, 80, 70, 60, 50, 40, 30, 20)
-"""Of JPEG and WebP; the best one that fits is taken."""
+"""JPEG and WebP qualities to try; the best one that fits is used."""
 SAMPLE = 25
-"""One picture in so many is compressed to foresee the size."""
+"""One picture in this many is compressed to estimate the size."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One picture of the pack, and the file of its labels, '' for none, with its part of the text there."""
+    """One picture of the pack, its label file, '' for none, and its part of the text in that file."""
 
     name: str
     image: Image
@@ -79,7 +79,7 @@ def members(data: Path, sets: list[FaceSet], backgrounds: str, face_side: int, p
 
 
 def unused(stem: str, taken: set[str]) -> str:
-    """Return the name and note it as taken; numbered where a face of the same picture, or another picture, has it."""
+    """Return the name, numbered if another face or picture has it, and add it to `taken`."""
     name, number = stem, 1
     while name in taken:
         number += 1
@@ -89,12 +89,12 @@ def unused(stem: str, taken: set[str]) -> str:
 
 
 def shrink(image: Image, side: int) -> tuple[Image, Floats]:
-    """Return a picture whose longer side is at most `side` pixels, and the scales (2,) of x and y."""
+    """Return a picture shrunk to at most `side` pixels on its longer side, and the scales (2,) of x and y."""
     return shrunk(image, min(1.0, side / max(image.shape[:2])))
 
 
 def label_file(layout: str, path: Path, name: str) -> str:
-    """Return the file of the boxes of a picture, which its set calls `name`; RetinaFace's list becomes YOLO's files."""
+    """Return the label file of a picture with this name in its set; RetinaFace's list becomes YOLO files."""
     images = Path(path.as_posix().removesuffix(f"/{name}"))
     if layout == "WIDER FACE":
         part = images.parent.name.removeprefix("WIDER_")
@@ -104,14 +104,14 @@ def label_file(layout: str, path: Path, name: str) -> str:
 
 
 def label_text(layout: str, picture: Picture, sides: tuple[int, ...], scale: Floats) -> str:
-    """Return the boxes of a picture of these sides (width, height), which is scaled, as `label_file` holds them."""
+    """Return the boxes of a picture with these sides (width, height), after scaling, in the format of `label_file`."""
     if layout == "WIDER FACE":
         return wider_rows(picture, scale)
     return voc_xml(picture, scale) if layout == "VOC" else yolo_rows(picture, np.array(sides))
 
 
 def wider_rows(picture: Picture, scale: Floats) -> str:
-    """Return a picture's rows in WIDER's list."""
+    """Return a picture's rows in WIDER's label file."""
     boxes, ignored = picture.boxes, picture.ignored
     corners, sides = (boxes[:, :2] + 0.5) * scale, (boxes[:, 2:] - boxes[:, :2]) * scale
     rows = [f"{x:.2f} {y:.2f} {w:.2f} {h:.2f} 0 0 0 {int(i)} 0 0\n"
@@ -120,7 +120,7 @@ def wider_rows(picture: Picture, scale: Floats) -> str:
 
 
 def voc_xml(picture: Picture, scale: Floats) -> str:
-    """Return a picture's file of VOC, which counts from pixel 1."""
+    """Return a picture's label file in VOC's format, which counts from pixel 1."""
     edges = (picture.boxes + 0.5) * np.tile(scale, 2) + [1, 1, 0, 0]
     things = [
         f"<object><name>face</name><difficult>{int(ignored)}</difficult><bndbox>"
@@ -130,7 +130,7 @@ def voc_xml(picture: Picture, scale: Floats) -> str:
 
 
 def yolo_rows(picture: Picture, sides: NDArray[np.int_]) -> str:
-    """Return a picture's file of YOLO: boxes, and five points where any are known, -1 for the others."""
+    """Return a picture's label file in YOLO's format: boxes, and five points if any are known, -1 for the others."""
     boxes = picture.boxes
     columns = [((boxes[:, :2] + boxes[:, 2:]) / 2 + 0.5) / sides, (boxes[:, 2:] - boxes[:, :2]) / sides]
     if picture.points is not None:
@@ -139,7 +139,7 @@ def yolo_rows(picture: Picture, sides: NDArray[np.int_]) -> str:
 
 
 def encoded(image: Image, name: str, quality: int) -> bytes:
-    """Return a picture compressed as its name says: WebP, JPEG, or lossless, and grey where the format is."""
+    """Return a picture compressed in the format of its name's suffix: WebP, JPEG or a lossless one."""
     flag = cv2.IMWRITE_WEBP_QUALITY if name.endswith(".webp") else cv2.IMWRITE_JPEG_QUALITY
     suffix = Path(name).suffix.lower()
     pixels = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if suffix == ".pgm" else image
@@ -152,7 +152,7 @@ def pack(data: Path, out: Path, megabytes: float, backgrounds: str, sides: tuple
          console: Console) -> tuple[int, int]:
     """Write the zip; return the quality that fits and the number of pictures.
 
-    `sides` are those of faces and of other pictures. Raises SettingsError when nothing fits, or nothing is there.
+    `sides` are those of faces and of other pictures. Raises SettingsError if nothing fits or there is nothing to pack.
     """
     if not data.is_dir():
         raise SettingsError(f"{data}: no such folder")
@@ -174,7 +174,7 @@ def pack(data: Path, out: Path, megabytes: float, backgrounds: str, sides: tuple
 
 
 def write(out: Path, pictures: Iterator[Member], quality: int, about: int, console: Console) -> int:
-    """Write the members into a zip that appears when it is whole; return how many there are."""
+    """Write the members into a zip that appears when it is complete; return their number."""
     lists, count = dict[str, list[str]](), 0
     with whole(out) as packed, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
         for member in track(pictures, f"quality {quality}", about, console=console):
@@ -189,7 +189,7 @@ def write(out: Path, pictures: Iterator[Member], quality: int, about: int, conso
 
 
 def printable(text: str) -> str:
-    """Return names of files as they can be written: a zip knows no other encoding than UTF-8."""
+    """Return file names in the only encoding that a zip knows, UTF-8, with the other bytes escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,8 +1,8 @@
-"""int8 versions of an exported network, and whether they are worth having: error, time and size side by side.
+"""Writes int8 versions of an exported network and compares their error, time and size with the float32 ones.
 
-ONNX by static quantisation: weights per channel, activations in 8 bits by what they are on real pictures. MNN with int8
-weights and float activations: it has no working static quantisation for these networks (its tool crashes, or gives
-points that are nowhere near). What lies outside the convolutions, such as the decode of points, stays in floats.
+ONNX uses static quantisation: weights per channel, and activations in 8 bits with scales from real pictures. MNN uses
+int8 weights and float activations: its static quantisation does not work for these networks (its tool crashes, or the
+points are far off). Everything outside the convolutions, such as the decoding of points, stays in floats.
 """
 
 import json
@@ -28,27 +28,27 @@ from training.mnn_converter import convert
 from training.task import Deployment
 
 WORSE = 1.03
-"""An int8 network is worth releasing when its error is at most this many times that of float32, and it is faster."""
+"""An int8 network is worth releasing if its error is at most this many times that of float32, and it is faster."""
 REPEATS = 200
 
 
 class _Inputs(CalibrationDataReader):
-    """Network inputs one by one, as onnxruntime's calibration wants them."""
+    """Network inputs one by one, for onnxruntime's calibration."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self._inputs: Iterator[Floats] = (to_input(image[None]) for image in images)
 
     def get_next(self) -> dict[str, Floats] | None:
-        """Return the next input by name, None after the last."""
+        """Return the next input by name, None at the end."""
         batch = next(self._inputs, None)
         return None if batch is None else {"image": batch}
 
 
 def write_onnx_int8(source: Path, path: Path, images: NDArray[np.uint8]) -> None:
-    """Quantise an ONNX file by the activations that it has on pictures (B, H, W, 3)."""
+    """Quantise an ONNX file, with scales from its activations on pictures (B, H, W, 3)."""
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # onnxruntime advises steps that are done here
+    root.setLevel(logging.ERROR)  # onnxruntime recommends steps that are taken here
     try:
         with tempfile.TemporaryDirectory() as folder:
             clean = Path(folder) / "clean.onnx"
@@ -81,7 +81,7 @@ def quantise(deployment: Deployment, target: Path, card: dict[str, Any]) -> dict
 
 
 def compare(deployment: Deployment, target: Path, small: Path) -> dict[str, Any]:
-    """Measure the networks of onnxruntime and MNN, float32 and int8, on one thread, taking turns."""
+    """Measure the networks of onnxruntime and MNN, float32 and int8, by turns on one thread."""
     networks = {
         f"{backend} {kind}": _backend.load(ending(path, _backend.BACKENDS[backend][1]), backend)
         for backend in ("onnxruntime", "mnn") for kind, path in (("float32", target), ("int8", small))
@@ -104,15 +104,15 @@ def compare(deployment: Deployment, target: Path, small: Path) -> dict[str, Any]
 
 
 def worth(small: dict[str, Any], full: dict[str, Any], error: str) -> bool:
-    """Say whether an int8 network errs little more than its float32 original, and is faster by its least time.
+    """Say whether an int8 network has hardly more error than its float32 original and a lower least time.
 
-    Of a busy machine the least time is the one that tells of the network.
+    The least time depends the least on other load on the machine.
     """
     return bool(small[error] <= WORSE * full[error] and small["ms"][0] < full["ms"][0])
 
 
 def by_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, NDArray[np.float64]]:
-    """Return least and median milliseconds of calls that take turns, so that a busy machine troubles all alike."""
+    """Return least and median milliseconds of calls that take turns, so that other load affects all alike."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + repeats // 10):
         for name, call in calls.items():

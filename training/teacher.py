@@ -1,6 +1,6 @@
-"""Labels by a teacher: a larger network's points in the place of those that another machine made.
+"""Labels by a teacher: the points of a larger network replace those that another machine made.
 
-The sets whose `labels` are `teacher` or `mean` are looked at once, before training, and the points kept in the cache.
+This is done once, before training, for the sets whose `labels` are `teacher` or `mean`; the points are cached.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from training.settings import SettingsError
 logger = logging.getLogger("training")
 
 
-BELIEVED = 15.0
-"""Farther from the file's points than this, in per cent of the eye distance on the mean, the teacher has lost the face:
-these keep the file's. Three times the error of the released network on photographs."""
+FARTHEST = 15.0
+"""Largest mean distance between the teacher's points and the file's, in per cent of the eye distance; beyond it, the
+teacher has lost the face and the file's points are kept. Three times the released network's error on photographs."""
 VERSION = b"1"
-"""Of how a teacher looks; another one makes cached points old."""
+"""Change it whenever the teacher's points change, so that cached points are not used."""
 CHUNK = 32
 
 
 def relabelled(crops: Crops, settings: LandmarkSettings) -> Crops:
-    """Return the crops with the teacher's points in the sets that ask for them; from the cache after the first time."""
+    """Return the crops with the teacher's points in the sets that ask for them; they are cached."""
     kinds = np.array([settings.sources[name].labels for name in crops.sources])
     rows = np.flatnonzero(kinds != "file")
     if settings.teacher is None or not len(rows):
@@ -43,32 +43,32 @@ def relabelled(crops: Crops, settings: LandmarkSettings) -> Crops:
     cached = settings.cache / f"taught-{key.hexdigest()[:16]}.npy"
     if not cached.exists():
         settings.cache.mkdir(parents=True, exist_ok=True)
-        points = taught(Predictor(settings.teacher), crops, rows)
+        points = teacher_points(Predictor(settings.teacher), crops, rows)
         with whole(cached) as out:
             np.save(out, points)
-    found, told = np.load(cached), crops.points[rows]
-    apart = metrics.normalised_errors(found, told).mean(1)
-    lost = ~(apart < BELIEVED)
+    found, labels = np.load(cached), crops.points[rows]
+    distance = metrics.normalised_errors(found, labels).mean(1)
+    lost = ~(distance < FARTHEST)
     for name in dict.fromkeys(crops.sources[rows].tolist()):
         own = crops.sources[rows] == name
-        logger.info("%s: points by the teacher %s, on the median %.2f %% of the eye distance from the file's; "
-                    "%d of %d over %g %%: the file's kept", name, settings.teacher.name, np.median(apart[own]),
-                    (own & lost).sum(), own.sum(), BELIEVED)
-    found = np.where((kinds[rows] == "mean")[:, None, None], (found + told) / 2, found)
+        logger.info("%s: points by the teacher %s; their median distance from those of the files is %.2f %% of the eye "
+                    "distance; over %g %% in %d of %d faces, which keep the points of the files", name,
+                    settings.teacher.name, np.median(distance[own]), FARTHEST, (own & lost).sum(), own.sum())
+    found = np.where((kinds[rows] == "mean")[:, None, None], (found + labels) / 2, found)
     points = crops.points.copy()
-    points[rows] = np.where(lost[:, None, None], told, found)
+    points[rows] = np.where(lost[:, None, None], labels, found)
     return replace(crops, points=points)
 
 
-def taught(predictor: Predictor, crops: Crops, rows: NDArray[np.intp]) -> Floats:
+def teacher_points(predictor: Predictor, crops: Crops, rows: NDArray[np.intp]) -> Floats:
     """Return the teacher's points (R, 68, 2) on some crops, in pixels of the crops.
 
-    A face is looked at upright, in the box and with the roll of the file's points, as it is and mirrored. Measured with
-    the released network on 100 held-out faces of AFW: 5.14 % with one look in the unturned box, 4.98 with the mirror,
-    4.95 upright as well; a second look where the first one found the face brings no more (4.96).
+    Each face is rotated upright, in the box and by the roll of the file's points, and predicted as it is and mirrored.
+    Measured with the released network on 100 held-out faces of AFW: 5.14 % in one pass with the unrotated box, 4.98
+    with the mirror, 4.95 upright as well; another pass in the box of the predicted points does not help (4.96).
     """
     found = []
-    for start in track(range(0, len(rows), CHUNK), "teacher looks"):
+    for start in track(range(0, len(rows), CHUNK), "points by the teacher"):
         chunk = rows[start : start + CHUNK]
         images = [np.asarray(crops.images[row]) for row in chunk]
         found.append(both_ways(predictor, images, crops.points[chunk], landmark_roll(crops.points[chunk])))
@@ -76,24 +76,24 @@ def taught(predictor: Predictor, crops: Crops, rows: NDArray[np.intp]) -> Floats
 
 
 def both_ways(predictor: Predictor, images: list[NDArray[np.uint8]], points: Floats, roll: Floats) -> Floats:
-    """Return the mean of the points (F, 68, 2) found in pictures of one side length and in their mirrored images.
+    """Return the mean of the points (F, 68, 2) predicted in pictures of one width and in their mirror images.
 
-    They are looked for in the boxes of `points`, turned upright by `roll` (F,).
+    The crops are the boxes of `points`, rotated upright by `roll` (F,).
     """
     last = images[0].shape[1] - 1
     plain = predictor(images, landmark_box(points, roll), roll).points
-    mirrored = mirror(points, last)
-    turned = predictor([np.ascontiguousarray(image[:, ::-1]) for image in images], landmark_box(mirrored, -roll), -roll)
-    return (plain + mirror(turned.points, last)) / 2
+    flipped = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+    mirrored = predictor(flipped, landmark_box(mirror(points, last), -roll), -roll).points
+    return (plain + mirror(mirrored, last)) / 2
 
 
 def mirror(points: Floats, last: int) -> Floats:
-    """Return the points (F, 68, 2) in the mirrored picture, whose last column is `last`, under their names there."""
+    """Return the points (F, 68, 2) in the mirrored picture, whose last column is `last`, renamed for it."""
     return (points[:, MIRROR] * [-1, 1] + [last, 0]).astype(np.float32)
 
 
 def teacher_file(teacher: Path) -> Path:
-    """Return the file that holds the teacher's weights. Raises SettingsError when there is none."""
+    """Return the file that holds the teacher's weights. Raises SettingsError if it does not exist."""
     try:
         file = teacher if teacher.suffix == ".pt" else _backend.locate(teacher, "onnxruntime")
     except (ValueError, FileNotFoundError) as exc:

@@ -13,7 +13,7 @@ from training.landmark_net import Separable  # noqa: E402
 from training.landmark_settings import LandmarkSettings  # noqa: E402
 from training.networks import NETWORKS, make_network  # noqa: E402
 from training.settings import SettingsError, load_settings  # noqa: E402
-from training.tutor import assembled, taught, tutor_of  # noqa: E402
+from training.tutor import build, pupil_of, tutor_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_released_network_can_be_started_from():
 @pytest.mark.parametrize("path", sorted(Path("configs/train").glob("landmarks*.yaml")), ids=lambda path: path.stem)
 def test_every_landmark_config_starts_from_weights_of_its_own_networks(path):
     settings = LandmarkSettings.model_validate(load_settings(path).settings)
-    network, images = assembled(settings), torch.zeros(1, 3, settings.size, settings.size)
-    unfold(taught(network), read_exported(settings.init), images)
+    network, images = build(settings), torch.zeros(1, 3, settings.size, settings.size)
+    unfold(pupil_of(network), read_exported(settings.init), images)
     if settings.tutor_init:
         unfold(tutor_of(network), read_exported(settings.tutor_init), images)

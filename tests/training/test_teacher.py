@@ -55,7 +55,7 @@ def test_a_teacher_puts_shaken_labels_right(settings: LandmarkSettings, monkeypa
     beside = told.sources == "beside"
     assert (taught.crops.points[beside] == told.points[beside]).all(), "a face that the teacher finds elsewhere"
 
-    monkeypatch.setattr(teacher, "taught", None)  # the second time all is in the cache
+    monkeypatch.setattr(teacher, "teacher_points", None)  # the second time all is in the cache
     mean = LandmarkTask(with_labels(settings, "mean"))
     np.testing.assert_allclose(mean.crops.points[shaken], (told.points + taught.crops.points)[shaken] / 2, atol=1e-3)
     assert "points by a teacher network" in taught._terms()[1]

@@ -56,8 +56,8 @@ def test_evaluated_it_is_the_pupil_and_both_are_measured(task: LandmarkTask) -> 
 
 def test_only_a_network_with_a_tutor_has_one(task: LandmarkTask) -> None:
     network = task.network()
-    assert tutor.taught(network) is network.pupil and tutor.tutor_of(network) is network.tutor
-    assert tutor.taught(network.pupil) is network.pupil
+    assert tutor.pupil_of(network) is network.pupil and tutor.tutor_of(network) is network.tutor
+    assert tutor.pupil_of(network.pupil) is network.pupil
     with pytest.raises(SettingsError, match="without a tutor"):
         tutor.tutor_of(network.pupil)
 
@@ -74,7 +74,7 @@ def test_a_run_without_a_tutor_goes_on_from_the_pupil(task: LandmarkTask, tmp_pa
 
 @pytest.mark.slow
 def test_the_heads_of_a_run_with_a_tutor_are_its_pupils(task: LandmarkTask, tmp_path: Path) -> None:
-    both, network = task.network(), tutor.assembled(task.settings.model_copy(update={"tutor": ""}))
+    both, network = task.network(), tutor.build(task.settings.model_copy(update={"tutor": ""}))
     checkpoint.save(tmp_path / "last.pt", {"ema": both.state_dict(), "step": 3})
     take_heads(network, tmp_path / "last.pt")
     found, heads = network.state_dict(), both.pupil.state_dict()
