@@ -1,6 +1,6 @@
-"""Augmentation of face crops: one affine, then light, blur, noise, compression and things in the way.
+"""Augmentation of face crops: one projective map, then light, blur, noise, compression and occlusions.
 
-Everything draws from the generator it is given. Images are (H, W, 3) uint8 BGR, points (68, 2) float32 pixels.
+All randomness comes from the generator passed in. Images are (H, W, 3) uint8 BGR, points (68, 2) float32 pixels.
 """
 
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from training.landmark_data import MIRROR
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a cached face: the projective map (3, 3) to the crop, and whether it is mirrored."""
+    """A view of a cached face: the projective map (3, 3) to the crop, and whether it is mirrored."""
 
     matrix: Floats
     mirrored: bool
 
     def points(self, points: Floats) -> Floats:
-        """Map the points; mirrored ones also change names, left for right."""
+        """Map the points; if mirrored, left and right ones also swap names."""
         mapped = project(self.matrix, points)
         return (mapped[MIRROR] if self.mirrored else mapped).astype(np.float32)
 
@@ -33,12 +33,12 @@ def project(matrix: Floats, points: Floats) -> Floats:
 
 
 def draw_view(rng: np.random.Generator, points: Floats, size: int, mild: bool = False) -> View:
-    """Draw perspective, rotation, shear, stretch and mirror, then a box about the turned face with a detector's errors.
+    """Draw perspective, rotation, shear, stretch and mirror, then a box of the result with errors like a detector's.
 
-    A mild view is what a tracked face looks like: turned upright, not stretched, in a box with half the errors.
+    A mild view is like that of a tracked face: rotated upright, not stretched, in a box with half the errors.
 
-    Errors of the box: 5 % of its side in position and 7 % in size (one standard deviation), somewhat above what is
-    measured behind detectors (3.5 to 5 %); every tenth box is twice as bad.
+    Errors of the box: 5 % of its side in position and 7 % in size (one standard deviation), somewhat more than those
+    measured for detectors (3.5 to 5 %); every tenth box has twice the errors.
     """
     mirrored = bool(rng.random() < 0.5)
     roll = float(landmark_roll(points[None])[0]) * (-1 if mirrored else 1)
@@ -55,10 +55,10 @@ def draw_view(rng: np.random.Generator, points: Floats, size: int, mild: bool = 
 
 
 def draw_near(rng: np.random.Generator, view: View, size: int) -> tuple[View, Floats]:
-    """Draw a second look at what a view shows; also return the affine (2, 3) from the crop of the first to its own.
+    """Draw a second view near a first one; also return the affine map (2, 3) from the first crop to the second.
 
-    Half of them are mirrored. The box differs as it does between two frames or two detections of a face that is
-    followed: 3 % of its side in position, 3 % in size and 4 degrees (one standard deviation each).
+    Half of them are mirrored. The box differs as between two frames or two detections of a tracked face: 3 % of its
+    side in position, 3 % in size and 4 degrees (one standard deviation each).
     """
     mirrored = bool(rng.random() < 0.5)
     grow = float(np.exp(rng.normal(0, 0.03)))
@@ -70,7 +70,7 @@ def draw_near(rng: np.random.Generator, view: View, size: int) -> tuple[View, Fl
 
 
 def draw_miss(rng: np.random.Generator, points: Floats, size: int) -> View:
-    """Draw a crop that has lost the face: beside it, far inside it or far too wide; IoU with the true box under 0.2."""
+    """Draw a crop that misses the face: beside it, far inside it or far too wide; IoU with the true box below 0.2."""
     box = landmark_box(points[None])
     side = float((box[0, 2:] - box[0, :2]).max())
     kind = rng.integers(4)
@@ -86,7 +86,7 @@ def draw_miss(rng: np.random.Generator, points: Floats, size: int) -> View:
 
 
 def _draw_angle(rng: np.random.Generator, roll: float) -> float:
-    """Upright crops of tracked faces (half), leaning heads in unturned crops, and rarely anything at all."""
+    """Draw an angle: upright crops of tracked faces (half), tilted heads in unrotated crops, rarely any angle."""
     kind = rng.random()
     if kind < 0.5:
         return _draw_upright(rng, roll)
@@ -96,7 +96,7 @@ def _draw_angle(rng: np.random.Generator, roll: float) -> float:
 
 
 def _draw_upright(rng: np.random.Generator, roll: float) -> float:
-    """The angle that turns a face upright from its roll, but for the error that such a roll has."""
+    """Draw the angle that rotates a face upright, with the error of a measured roll."""
     return float(np.radians(rng.normal(0, 10))) - roll
 
 
@@ -111,10 +111,10 @@ def _stretch(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _lean(rng: np.random.Generator, points: Floats) -> NDArray[np.float64]:
-    """Return the projective map (3, 3) of a face's plane that leans: one side nearer to a camera that is near itself.
+    """Return the projective map (3, 3) of the plane of a face that tilts away from a near camera.
 
-    Across the face the scale changes by a tenth of itself each way (one standard deviation), which 45 degrees do at
-    seven times its half width; at most by a quarter.
+    The scale changes by a tenth from the middle of the face to its sides (one standard deviation), as with 45 degrees
+    at a distance of seven times its half width; at most by a quarter.
     """
     low, high = points.min(0), points.max(0)
     middle, half = (low + high) / 2, (high - low).max() / 2
@@ -125,7 +125,7 @@ def _lean(rng: np.random.Generator, points: Floats) -> NDArray[np.float64]:
 
 
 def _crop(box: Floats, shift: NDArray[np.float64], grow: float, size: int) -> Floats:
-    """Return the map (3, 3) to the crop of the box after shift and growth."""
+    """Return the map (3, 3) to the crop of the box, shifted and scaled."""
     centre = (box[0, :2] + box[0, 2:]) / 2 + shift
     half = (box[0, 2:] - box[0, :2]).max() / 2 * grow
     moved = np.concatenate((centre - half, centre + half))[None].astype(np.float32)
@@ -133,7 +133,7 @@ def _crop(box: Floats, shift: NDArray[np.float64], grow: float, size: int) -> Fl
 
 
 def look(rng: np.random.Generator, image: Image, matrix: Floats, size: int) -> Image:
-    """Cut the crop; beyond the cached surroundings lie grey, as beyond a frame, or repeated edge pixels."""
+    """Cut the crop; beyond the cached surroundings it is grey, as beyond a frame, or repeats the edge pixels."""
     border = cv2.BORDER_CONSTANT if rng.random() < 0.5 else cv2.BORDER_REPLICATE
     if matrix[2, :2].any():
         return cv2.warpPerspective(image, matrix, (size, size), borderMode=border, borderValue=(BORDER,) * 3)
@@ -141,7 +141,7 @@ def look(rng: np.random.Generator, image: Image, matrix: Floats, size: int) -> I
 
 
 def degrade(rng: np.random.Generator, image: Image, other: Image) -> Image:
-    """Apply light, occlusion, blur, low resolution, noise and compression, each at times; `other` fills occlusions."""
+    """Apply occlusion, light, blur, low resolution, noise and compression, each at random; `other` fills occlusions."""
     if rng.random() < 0.25:
         image = occlude(rng, image, other)
     image = relight(rng, image)
@@ -160,7 +160,7 @@ def degrade(rng: np.random.Generator, image: Image, other: Image) -> Image:
 
 
 def relight(rng: np.random.Generator, image: Image) -> Image:
-    """Change colour, contrast and brightness by one 3 x 4 map; at times grey, low light or another gamma."""
+    """Change colour, contrast and brightness by one 3 x 4 map; sometimes to grey, low light or another gamma."""
     mix = np.eye(3)
     grey = np.tile([0.114, 0.587, 0.299], (3, 1))
     if rng.random() < 0.1:
@@ -201,7 +201,7 @@ def noise(rng: np.random.Generator, image: Image) -> Image:
 
 
 def occlude(rng: np.random.Generator, image: Image, other: Image) -> Image:
-    """Cover one or two places, each up to a fifth of the crop, by another picture's pixels, a colour or skin."""
+    """Cover one or two places, each up to a fifth of the crop, with another picture's pixels, a colour or skin."""
     size = image.shape[0]
     mask = np.zeros((size, size), np.uint8)
     for _ in range(rng.integers(1, 3)):
@@ -217,7 +217,7 @@ def occlude(rng: np.random.Generator, image: Image, other: Image) -> Image:
         fill = other
     elif kind < 0.6:
         fill = np.broadcast_to(rng.integers(0, 256, 3, np.uint8), image.shape)
-    else:  # the face's own skin: the hand in front of it
+    else:  # the colour of the face's skin, as of a hand before it
         y, x = (rng.uniform(0.4, 0.7, 2) * size).astype(int)
         fill = np.broadcast_to(image[y, x], image.shape)
     soft = cv2.blur(mask, (3, 3))[..., None].astype(np.float32) / 255

@@ -24,7 +24,7 @@ SEEDS = range(COLUMNS)
 
 
 def effects() -> dict[str, Callable[..., Image]]:
-    """Return the augmentations of a crop's pixels: the public functions of (rng, image) or (rng, image, other)."""
+    """Return the augmentations of pixels by name: the public functions of (rng, image) or (rng, image, other)."""
     found = {}
     for name, function in inspect.getmembers(augment, inspect.isfunction):
         if name.startswith("_") or function.__module__ != augment.__name__:
@@ -35,7 +35,7 @@ def effects() -> dict[str, Callable[..., Image]]:
 
 
 def page() -> Image:
-    """Return one row of ten examples per augmentation, titled by the first line of its description."""
+    """Return one row of ten examples per augmentation, titled with the first line of its docstring."""
     whole = portrait()
     found = LandmarkModel().predict(whole, PORTRAIT_BOX, kind="landmarks").landmarks[0]
     image, points = cut_face(whole, found)
@@ -58,13 +58,13 @@ def page() -> Image:
 
 
 def near(rng: np.random.Generator, points: Floats, size: int) -> augment.View:
-    """Return a look near the first example of a view."""
+    """Return a view near the first example of a view."""
     first = augment.draw_view(np.random.default_rng(SEEDS[0]), points, size)
     return augment.draw_near(rng, first, size)[0]
 
 
 def seen(image: Image, points: Floats, draw: Callable[..., augment.View], seed: int) -> Image:
-    """Return a tile of the cached crop under one drawn view, with its points unless it shows no face."""
+    """Return a tile of the cached crop in one drawn view, with its points unless it shows no face."""
     rng = np.random.default_rng(seed)
     view = draw(rng, points, SIZE)
     crop = augment.look(rng, image, view.matrix, SIZE)

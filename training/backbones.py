@@ -1,6 +1,6 @@
-"""Trunks of landmark networks: our own, and the plain ones that others use for this.
+"""Trunks of landmark networks: our own, and published backbones for comparison.
 
-A backbone is its stages one after the other, up to strides 8, 16 and 32, and the widths of their maps.
+A backbone consists of consecutive stages, up to strides 8, 16 and 32, and the widths of their maps.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ Backbone = tuple[nn.ModuleList, tuple[int, ...]]
 
 
 def wide_look() -> nn.Sequential:
-    """Return our small trunk, to stride 16; there kernels are 5 x 5, so that a cell sees most of the face."""
+    """Return our small trunk, to stride 16; its last kernels are 5 x 5, so that a cell sees most of the face."""
     return nn.Sequential(
         convolution(3, 16, stride=2),
         Separable(16, 32, stride=2),
@@ -26,9 +26,9 @@ def wide_look() -> nn.Sequential:
 
 
 class TwoScales(nn.Module):
-    """Our large trunk: to stride 16 and back, its features added to those at stride 8, where twice as fine a map votes.
+    """Our large trunk: features at stride 16 are upsampled and added to those at stride 8, where the cells vote.
 
-    Source of the way back: Lin et al. 2017, "Feature Pyramid Networks", figure 3.
+    Source of the upsampling path: Lin et al. 2017, "Feature Pyramid Networks", figure 3.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class TwoScales(nn.Module):
 
 
 def slim() -> Backbone:
-    """Return the 13 layers of the plain network that this project comes from.
+    """Return the 13 layers of Slim, the network of the project that this one is based on.
 
     Source: Slim in 610265158/Peppa_Pig_Face_Engine, which is the trunk of Linzaer's Ultra-Light slim detector.
     """
@@ -77,11 +77,11 @@ MOBILENET_SMALL = (
     (96, 288, 2), (96, 576, 1), (96, 576, 1),
 )
 """Output width, inner width and stride of each block. Source: Howard et al. 2019, "Searching for MobileNetV3", tables 1
-and 2; minimal: without squeeze and excite, hard swish and 5 x 5 kernels, which cost more time than they gain here."""
+and 2; minimal: without squeeze and excite, hard swish and 5 x 5 kernels, which are not worth their time here."""
 
 
 class Inverted(nn.Module):
-    """Inverted residual: widened by a pointwise convolution, seen depthwise, narrowed by a linear one."""
+    """Inverted residual: a widening pointwise convolution, a depthwise one, and a narrowing linear one."""
 
     def __init__(self, inputs: int, outputs: int, inner: int, stride: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def mobilenet(plan: Sequence[tuple[int, int, int]]) -> Backbone:
 
 
 class Shuffled(nn.Module):
-    """Unit of ShuffleNetV2: half of the channels pass by (or shrink, at stride 2), then both halves are shuffled."""
+    """Unit of ShuffleNetV2: half of the channels are passed on (or shrunk, at stride 2), then both are shuffled."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -131,13 +131,13 @@ class Shuffled(nn.Module):
 
 
 def _spread(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    """Depthwise convolution without ReLU, then a pointwise one with it."""
+    """Return a depthwise convolution without ReLU, then a pointwise one with it."""
     depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
     return [depthwise, nn.BatchNorm2d(inputs), convolution(inputs, outputs, kernel=1)]
 
 
 def shufflenet(width: int) -> Backbone:
-    """Return ShuffleNetV2 of so many channels in its first stage: 48 (50 %), 96 (75 %), 116; twice in each next one.
+    """Return ShuffleNetV2 with this many channels in its first stage: 48 (50 %), 96 (75 %), 116; each next has twice.
 
     Source: Ma et al. 2018, "ShuffleNet V2", table 5; 75 % as in 610265158/face_landmark.
     """

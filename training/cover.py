@@ -1,7 +1,7 @@
-"""What people wear and hold before their faces, drawn on a crop by its points: glasses, masks, hands.
+"""Draws glasses, masks and hands on a crop of a face, placed by its points.
 
-Everything draws from the generator it is given. Images are (H, W, 3) uint8 BGR, points (68, 2) float32 pixels, iBUG
-order. The points stay where they are: what is covered is to be guessed.
+All randomness comes from the generator passed in. Images are (H, W, 3) uint8 BGR, points (68, 2) float32 pixels, iBUG
+order. The points do not change: the network learns to guess the covered ones.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ import numpy as np
 from nodes._geometry import Floats, Image
 
 SHIFT = 4
-"""Binary places of a pixel's fractions in what OpenCV draws."""
+"""Fractional bits of the coordinates passed to OpenCV."""
 
 
 def cover(rng: np.random.Generator, image: Image, points: Floats) -> Image:
-    """Cover a part of the face by glasses, a mask or a hand."""
+    """Cover a part of the face with glasses, a mask or a hand."""
     draw: Callable[[np.random.Generator, Image, Floats], Image] = (glasses, mask, hand)[rng.integers(3)]
     return draw(rng, image, points)
 
@@ -42,7 +42,7 @@ def glasses(rng: np.random.Generator, image: Image, points: Floats) -> Image:
 
 
 def mask(rng: np.random.Generator, image: Image, points: Floats) -> Image:
-    """Draw a cloth over nose, mouth and chin, or one that has slipped below the nose; it is shaded to one side."""
+    """Draw a mask over nose, mouth and chin, or one that has slipped below the nose; it is shaded to one side."""
     top = points[rng.integers(28, 31)] if rng.random() < 0.8 else points[33]
     sides = int(rng.integers(1, 4))
     jaw = points[sides : 17 - sides]
@@ -58,7 +58,7 @@ def hand(rng: np.random.Generator, image: Image, points: Floats) -> Image:
     """Draw fingers in the colour of the cheek, from beside or below the face to somewhere on it."""
     side = float((points.max(0) - points.min(0)).max())
     aim = points[rng.choice((31, 35, 48, 54, 57, 8, 4, 12))] + rng.normal(0, 0.08, 2) * side
-    way = np.radians(rng.uniform(20, 160))  # from the aim outwards: the hand comes from below or a side
+    way = np.radians(rng.uniform(20, 160))  # direction of the arm: the hand comes from below or a side
     out = np.array((np.cos(way), np.sin(way))) * side
     beside = np.array((-out[1], out[0])) * rng.uniform(0.08, 0.11)
     cheek = points[rng.choice((2, 14))] * 0.5 + points[30] * 0.5
@@ -68,7 +68,7 @@ def hand(rng: np.random.Generator, image: Image, points: Floats) -> Image:
         tip = aim + beside * (finger - 1.5) + out * rng.uniform(-0.15, 0.1)
         root = aim + beside * (finger - 1.5) * 1.2 + out
         thick = max(2, round(side * rng.uniform(0.09, 0.13)))
-        for width, light in ((thick, 0.7), (round(thick * 0.8), 1.0)):  # a dark rim parts the fingers
+        for width, light in ((thick, 0.7), (round(thick * 0.8), 1.0)):  # a dark rim separates the fingers
             layer = np.zeros(image.shape[:2], np.uint8)
             cv2.line(layer, _fixed(tip), _fixed(root), 255, width, cv2.LINE_AA, SHIFT)
             image = _blend(image, layer, (skin * light).clip(0, 255), 1.0)

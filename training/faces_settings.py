@@ -53,7 +53,7 @@ class FaceSettings(Strict):
     network: Literal["pyramid", "slim"] = "pyramid"
     """Which of `training.faces_net.NETWORKS` is trained."""
     init: Path | None = None
-    """Released detector (.pt2) whose weights the training starts from; empty: from chance."""
+    """Released detector (.pt2) whose weights the training starts from; empty: random weights."""
     point_teacher: Path | None = None
     """Released landmark network that gives five points to the faces of pictures that have none (see
     training.faces_points); empty: these teach boxes and scores only."""

@@ -1,6 +1,6 @@
-"""Measure a landmark network on faces with known points: errors, and how much it moves when it should not.
+"""Measures a landmark network on labelled faces: its errors, and how much points move when they should not.
 
-Errors are in per cent of the distance of the outer eye corners unless said otherwise.
+Errors are in per cent of the distance of the outer eye corners unless stated otherwise.
 """
 
 import json
@@ -32,18 +32,18 @@ logger = logging.getLogger("training")
 
 
 BOX_ERROR = 0.05
-"""Standard deviation of the position and the size of a jittered box, in shares of its side: as behind a detector."""
+"""Standard deviation of the position and the size of a jittered box, in shares of its side: like a detector's."""
 SMALL_BOX_ERROR, NOISE = 0.02, 4.0
-"""Disturbances whose response is measured: box error of 2 %, pixel noise of 4 grey levels."""
+"""Disturbances whose effect is measured: box error of 2 %, pixel noise of 4 grey levels."""
 SAME_FACE = 0.3
-"""A detection belongs to a face when the landmark boxes overlap by this much (intersection over union)."""
+"""A detection belongs to a face if the landmark boxes overlap by this much (intersection over union)."""
 LIMITS = (8, 10)
-"""Errors, in per cent, over which a face has failed and to which the area under the curve is taken."""
+"""Errors, in per cent, above which a face counts as a failure and up to which the area under the curve is taken."""
 
 
 @dataclass(frozen=True)
 class Looks:
-    """All that is found of faces, one row each: points (F, 68, 2) in picture pixels under every kind of look."""
+    """All predictions for faces, one row each: points (F, 68, 2) in picture pixels for every kind of input."""
 
     true: Floats
     found: Floats
@@ -55,18 +55,18 @@ class Looks:
     mirrored: Floats
     nudged: Floats
     nudged_again: Floats
-    """What the second look makes of it, as in a graph."""
+    """After the second look, as in a graph."""
     noisy: Floats
     detected: Floats
-    """Behind the face detector, NaN where it did not find the face."""
+    """Behind the face detector, NaN if it did not find the face."""
 
     def only(self, rows: NDArray[np.bool_]) -> "Looks":
-        """Return some of the rows."""
+        """Return the selected rows."""
         return Looks(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def look(predictor: Predictor, detector: FaceModel, sample: Sample) -> list[Floats]:
-    """Look at one face in every way; return a row of `Looks`. Its random numbers depend on its file's name alone."""
+    """Return a row of `Looks` for one face. Its random numbers depend on the name of its file alone."""
     image, true = picture(sample), sample.points[None]
     box = landmark_box(true)
     rng = np.random.default_rng([zlib.crc32(os.fsencode(sample.path.name)), sample.row or 0])
@@ -86,7 +86,7 @@ def look(predictor: Predictor, detector: FaceModel, sample: Sample) -> list[Floa
 
 
 def behind(detector: FaceModel, predictor: Predictor, image: NDArray[np.uint8], box: Floats) -> Floats:
-    """Return the points (68, 2) of the second look where the detector finds the face of this landmark box, else NaN."""
+    """Return the points (68, 2) of the second look if the detector finds the face with this landmark box, else NaN."""
     boxes, _, points = detector.detect(image)
     rolls = roll_of_points(points)
     mapped = landmark_boxes(boxes, rolls)
@@ -100,7 +100,7 @@ def behind(detector: FaceModel, predictor: Predictor, image: NDArray[np.uint8], 
 
 
 def measure(looks: Looks) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Return the measures and the mean error per face (F,) with true boxes."""
+    """Return the measures, and the mean error of each face (F,) with true boxes."""
     true = looks.true
     corners = metrics.eye_corners(true)
     per_point = metrics.normalised_errors(looks.found, true)
@@ -145,17 +145,17 @@ def measure(looks: Looks) -> tuple[dict[str, float], NDArray[np.float64]]:
 
 
 def states_f1(states: Floats, true: Floats) -> dict[str, float]:
-    """Return F1 in per cent of the eyes together and of each mouth state."""
-    labels, said = landmark_data.states(true) > 0.5, states > 0.5
+    """Return F1 in per cent of both eyes together and of each mouth state."""
+    labels, found = landmark_data.states(true) > 0.5, states > 0.5
     return {
-        "f1 eyes closed": 100 * metrics.f1(said[:, :2], labels[:, :2]),
-        "f1 mouth closed": 100 * metrics.f1(said[:, 2], labels[:, 2]),
-        "f1 mouth wide open": 100 * metrics.f1(said[:, 3], labels[:, 3]),
+        "f1 eyes closed": 100 * metrics.f1(found[:, :2], labels[:, :2]),
+        "f1 mouth closed": 100 * metrics.f1(found[:, 2], labels[:, 2]),
+        "f1 mouth wide open": 100 * metrics.f1(found[:, 3], labels[:, 3]),
     }
 
 
 def shake(rng: np.random.Generator, boxes: Floats, error: float) -> Floats:
-    """Move and scale boxes (F, 4) by normal errors of this share of their side."""
+    """Move and scale boxes (F, 4) by normally distributed errors of this share of their side."""
     centres, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     centres = centres + rng.normal(0, error, centres.shape) * 2 * half.max(1, keepdims=True)
     half = half * np.exp(rng.normal(0, error, (len(boxes), 1)))
@@ -163,7 +163,7 @@ def shake(rng: np.random.Generator, boxes: Floats, error: float) -> Floats:
 
 
 def picture(sample: Sample) -> NDArray[np.uint8]:
-    """Read a face's picture in BGR. Raises SettingsError when it is not one."""
+    """Read a face's picture in BGR. Raises SettingsError if it cannot be read."""
     image = landmark_data.read_picture(sample)
     if image is None:
         raise SettingsError(f"{sample.path}: cannot be read as a picture")
@@ -171,7 +171,7 @@ def picture(sample: Sample) -> NDArray[np.uint8]:
 
 
 def draw_curves(curves: dict[str, NDArray[np.float64]], path: Path) -> None:
-    """Plot the cumulative distribution of the mean error of each data set: a staircase, of one face a single step."""
+    """Plot the cumulative distribution of the errors of each data set as a staircase with one step per face."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="mean error, % of outer eye distance", ylabel="share of faces")
     axes.set(xlim=(0, 12), ylim=(0, 1.01))
@@ -185,7 +185,7 @@ def draw_curves(curves: dict[str, NDArray[np.float64]], path: Path) -> None:
 
 
 def draw_worst(samples: list[Sample], found: Floats, errors: NDArray[np.float64], path: Path, count: int = 20) -> None:
-    """Draw the faces with the largest errors: true points green, found ones red, the error in per cent."""
+    """Draw the faces with the largest errors: true points green, predicted ones red, the error in per cent."""
     tiles = []
     for i in np.argsort(-errors)[:count]:
         true = samples[i].points
@@ -199,7 +199,7 @@ def draw_worst(samples: list[Sample], found: Floats, errors: NDArray[np.float64]
 
 
 def evaluate(options: Any) -> dict[str, dict[str, float]]:
-    """Measure every data set and its parts, log the tables and write what was asked for."""
+    """Measure every data set and its parts, log the tables and write the results to `options.out`."""
     predictor, detector = Predictor(options.model, options.backend), FaceModel(options.detector or RELEASED)
     tables, curves = {}, {}
     for folder in options.data:
@@ -223,19 +223,19 @@ def evaluate(options: Any) -> dict[str, dict[str, float]]:
 
 
 def name_of(folder: Path, taken: Container[str]) -> str:
-    """Return what a measured folder is called: by its last two names, by all where another one has these."""
+    """Return the name of a measured folder: the last two parts of its path, or all if another folder has these."""
     parts = folder.resolve().parts[1:]
     short = "/".join(parts[-2:])
     return "/".join(parts) if short in taken else short
 
 
 def part_of(sample: Sample, folder: Path) -> str:
-    """Return the subset that a face belongs to: its folder below the measured one, or its prepared set."""
+    """Return the subset of a face: its folder below the measured one, or its prepared set."""
     return sample.source if sample.row is not None else sample.path.parent.relative_to(folder).as_posix()
 
 
 def usable(folder: Path, options: Any) -> list[Sample]:
-    """Read the faces of a folder that can be measured, logging faults; of a prepared one those it holds out, if any."""
+    """Read the usable faces of a folder, and log faults; of a prepared folder, those held out if there are any."""
     if (folder / prepared.FACES).is_file():
         samples = prepared.read_by_set(folder, options.sets)
         return [sample for sample in samples if sample.held_out] or samples

@@ -1,6 +1,6 @@
-"""What the landmark networks are trained to make small.
+"""The loss of the landmark networks.
 
-Shapes: B batch, N 68 points, K cells of the vote map, P pairs of looks at the same face.
+Shapes: B batch, N 68 points, K cells of the vote map, P pairs of views of the same face.
 """
 
 import math
@@ -14,11 +14,11 @@ from training.landmark_settings import LandmarkSettings
 from training.task import Batch
 
 RARE_STATES = (3.0, 3.0, 1.0, 3.0)
-"""Weight of a state that holds against one that does not: closed eyes and wide open mouths are one in ten or fewer."""
+"""Weights of states that are true, relative to false ones: one in ten or fewer eyes are closed or mouths wide open."""
 
 
 def landmark_loss(out: Batch, batch: Batch, settings: LandmarkSettings) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted sum of the losses of the outputs that a network has, and the single ones."""
+    """Return the weighted sum of the losses for the outputs that a network has, and each of them."""
     weights_BN = batch["weights"] / batch["weights"].sum().clamp(min=1)
     apart_BN2 = out["landmarks"].float() - batch["points"]
     away_BN = (apart_BN2.square().sum(-1) + 1e-4).sqrt()
@@ -34,7 +34,7 @@ def landmark_loss(out: Batch, batch: Batch, settings: LandmarkSettings) -> tuple
         target_BNK = bilinear_targets(batch["points"], cells, settings.size // cells)
         entropy_BN = -(target_BNK * out["scores"].float().log_softmax(-1)).sum(-1)
         parts["scores"] = (entropy_BN * weights_BN).sum()
-        # Laplace-like likelihood of the error under the spread: minimal where the spread is the expected error.
+        # Likelihood as of a Laplace distribution: minimal if the spread is the expected error.
         spread_BN = out["spread"].float()
         parts["spread"] = ((spread_BN.log() + away_BN.detach() / spread_BN) * weights_BN).sum()
         total = total + parts["scores"] + settings.spread_weight * parts["spread"]
@@ -53,10 +53,10 @@ def landmark_loss(out: Batch, batch: Batch, settings: LandmarkSettings) -> tuple
 
 
 def equivariance(points_BN2: Tensor, batch: Batch) -> Tensor:
-    """Return the mean distance in pixels between the points of two looks at a face, both seen in the second crop.
+    """Return the mean distance in pixels between the points of two views of a face, both mapped to the second crop.
 
-    The first rows of a batch are such pairs, one after the other. What moves with the crop, the mirror or the noise,
-    and not with the face, shakes in a video.
+    The first rows of a batch are such pairs, one after the other. Points that move with the crop, the mirror or the
+    noise, and not with the face, shake in a video.
     Source: Honari et al. 2018, "Improving Landmark Localization with Semi-Supervised Learning", equation 5 (the
     equivariant landmark transformation).
     """
@@ -70,11 +70,11 @@ def equivariance(points_BN2: Tensor, batch: Batch) -> Tensor:
 
 
 def wing(apart_BN2: Tensor, width: float, curvature: float) -> Tensor:
-    """Return (B, N) wing losses, x and y summed, of errors in pixels of the crop: steep for the small ones.
+    """Return (B, N) wing losses, x and y summed, of errors in pixels of the crop; they are steep for small errors.
 
     Source: Feng et al. 2018, "Wing Loss for Robust Facial Landmark Localisation with Convolutional Neural Networks",
-    equation 5; its w and epsilon are `width` and `curvature`, in pixels. On coordinates from 0 to 1 nearly every error
-    would be far below epsilon, where this is the plain distance again.
+    equation 5; its w and epsilon are `width` and `curvature`, in pixels. With coordinates from 0 to 1, nearly every
+    error would be far below epsilon, where the loss is linear.
     """
     away_BN2 = apart_BN2.abs()
     offset = width - width * math.log(1 + width / curvature)
@@ -82,13 +82,13 @@ def wing(apart_BN2: Tensor, width: float, curvature: float) -> Tensor:
 
 
 def pose_loss(pose_B3: Tensor, true_B3: Tensor, weight_B: Tensor) -> Tensor:
-    """Return the mean absolute error of pitch, yaw and roll in degrees / 90, the short way round."""
+    """Return the mean absolute error of pitch, yaw and roll in degrees / 90, the shorter way round."""
     apart_B3 = torch.remainder(pose_B3 - true_B3 + 2, 4) - 2
     return (apart_B3.abs().mean(1) * weight_B).sum() / weight_B.sum().clamp(min=1)
 
 
 def bilinear_targets(points_BN2: Tensor, cells: int, stride: int) -> Tensor:
-    """Return (B, N, K) probabilities that share each point among the four nearest cells; outside ones go to the rim."""
+    """Return (B, N, K) probabilities that divide each point among the four nearest cells; clamp points outside."""
     grid = ((points_BN2 + 0.5) / stride - 0.5).clamp(0, cells - 1)
     line = torch.arange(cells, device=grid.device)
     near_BN2L = (1 - (grid[..., None] - line).abs()).clamp(min=0)

@@ -1,4 +1,4 @@
-"""What landmark networks consist of: layers, a head that votes per cell of a map, and one that reads channel means.
+"""The parts of landmark networks: layers, a head that votes per cell of a map, and one that reads channel means.
 
 The networks themselves, by name, are in `training.networks`.
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 POINTS = 68
 POSE_UNIT = 90.0
-"""Degrees of head pose that are 1 in a network's output."""
+"""Degrees of head pose per unit of a network's output."""
 EYE_LEFT, EYE_RIGHT, MOUTH = range(36, 42), range(42, 48), range(48, 68)
 
 
@@ -29,8 +29,8 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, gro
 class Separable(nn.Module):
     """Depthwise then pointwise convolution, each with batch norm and ReLU; optionally a shortcut around both.
 
-    The shortcut joins before the last ReLU: there onnxruntime adds it inside the convolution, which costs nothing,
-    while a sum after the ReLU is a pass of its own (10 % of the whole trunk, measured).
+    The shortcut is added before the last ReLU: onnxruntime then adds it inside the convolution at no cost, whereas a
+    sum after the ReLU is a separate pass (10 % of the whole trunk, measured).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, kernel: int = 3, shortcut: bool = True) -> None:
@@ -94,11 +94,11 @@ class VoteNet(nn.Module):
 
 
 class MeanNet(nn.Module):
-    """Landmarks from channel means: the maps of the last strides of a backbone, averaged, through one linear layer.
+    """Landmarks from channel means: one linear layer on the averaged maps of the last strides of a backbone.
 
-    `stages` follow each other; each gives a map with as many channels as `widths` says. 136 numbers for the points, 3
-    for the head pose and 4 for the states come out. A crop without a face is told by states that exclude each other: a
-    mouth both closed and wide open.
+    `stages` follow each other; each gives a map with the number of channels in `widths`. The outputs are 136 numbers
+    for the points, 3 for the head pose and 4 for the states. States that exclude each other, a mouth both closed and
+    wide open, mean that the crop shows no face.
     """
 
     def __init__(self, size: int, stages: nn.ModuleList, widths: Sequence[int]) -> None:
@@ -126,7 +126,7 @@ def _consistent(states_B4: Tensor) -> Tensor:
 
 
 class Deployed(nn.Module):
-    """A landmark network without its training-only output, states and presence as probabilities, pose in degrees."""
+    """A landmark network for the run time: states and presence as probabilities, pose in degrees, no scores."""
 
     def __init__(self, network: nn.Module, spread_scale: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The landmark task: how its batches are drawn, what is minimised, what is exported.
+"""The landmark task: how its batches are drawn, its loss, its validation and its export.
 
 Shapes: B batch, N 68 points.
 """
@@ -39,9 +39,9 @@ OUTPUTS = {
 UNFOLDING_CROPS = 256
 """Crops over which the batch norms of `init` are measured."""
 CALIBRATION_FACES = 100
-"""Training faces whose activations scale int8 versions."""
+"""Training faces whose activations set the scales of int8 versions."""
 PORTRAIT_BOX = np.array([[178, 165, 358, 332]], np.float32)
-"""Box of the 68 points in the portrait of Grace Hopper that matplotlib carries, by eye."""
+"""Box of the 68 points in the portrait of Grace Hopper that comes with matplotlib, set by eye."""
 
 
 class LandmarkTask:
@@ -71,7 +71,7 @@ class LandmarkTask:
             self.region_weights[metrics.REGIONS[name]] = weight
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the held-out crops, in memory: worker processes, for which a task is pickled, only draw batches."""
+        """Leave out the held-out crops, which are in memory: tasks are pickled for workers, which only draw batches."""
         return vars(self) | {"validation": None}
 
     def _chances(self) -> np.ndarray:
@@ -83,20 +83,20 @@ class LandmarkTask:
         return weights / weights.sum()
 
     def network(self) -> nn.Module:
-        """Return the network that the settings name, at times with a tutor."""
+        """Return the network that the settings name, with its tutor if they name one."""
         return build(self.settings)
 
     def begin(self, network: nn.Module) -> None:
-        """Give it the weights of `init`, and its tutor those of `tutor_init`."""
+        """Load the weights of `init` into the network, and those of `tutor_init` into its tutor."""
         for path, part in ((self.settings.init, pupil_of), (self.settings.tutor_init, tutor_of)):
             if path is not None:
                 images = self.batch(np.random.default_rng(0), UNFOLDING_CROPS)["image"]
                 unfold(part(network), read_exported(path), network_input(images))
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
-        """Draw and augment faces, and some crops without one, for which only presence is learnt.
+        """Draw and augment faces, and some crops without one, from which only presence is learnt.
 
-        The first rows are pairs of looks at the same face; `pair_map` (P, 2, 3) leads from the first to the second.
+        The first rows are pairs of views of the same face; `pair_map` (P, 2, 3) maps the first crop to the second.
         """
         side, pairs = self.settings.size, int(size * self.settings.pairs / 2)
         single = size - 2 * pairs
@@ -115,7 +115,7 @@ class LandmarkTask:
 
     def _draw_pairs(self, rng: np.random.Generator, indices: np.ndarray, present: np.ndarray, images: np.ndarray,
                     points: np.ndarray) -> dict[str, np.ndarray]:
-        """Fill the first rows of images and points with pairs of looks; return how each second lies to its first."""
+        """Fill the first rows of images and points with pairs of views; return the maps from first to second views."""
         maps, mirrored = np.zeros((len(indices) // 2, 2, 3), np.float32), np.zeros(len(indices) // 2, bool)
         for pair, i in enumerate(range(0, len(indices), 2)):
             if not present[i]:
@@ -136,7 +136,7 @@ class LandmarkTask:
         return augment.draw_view(rng, self.crops.points[index], self.settings.size, mild), mild
 
     def _targets(self, images: np.ndarray, points: np.ndarray, present: np.ndarray, indices: np.ndarray) -> Batch:
-        """Return the tensors that the network sees and learns, but for pairs."""
+        """Return the tensors of a batch, except those of pairs."""
         weights = np.ones(points.shape[:2], np.float32)
         weights[:, metrics.REGIONS["jaw"]] = self.jaw_weights[indices, None]
         weights *= self.region_weights
@@ -181,23 +181,23 @@ class LandmarkTask:
         return cut[:, ::-1] if rng.random() < 0.5 else cut
 
     def again(self, rng: torch.Generator, batch: Batch, look: int) -> Batch:
-        """Return the faces in other light, every other time mirrored."""
+        """Return the faces relit, and mirrored every other time."""
         image = relit(rng, batch["image"])
         return mirrored(batch, image) if look % 2 else batch | {"image": image}
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the losses, and the single ones."""
+        """Return the weighted sum of the losses, and each of them."""
         out, tutor = split_outputs(network(network_input(batch["image"])))
         total, parts = landmark_loss(out, batch, self.settings)
         if not tutor:
             return total, parts
-        its_total, its_parts = landmark_loss(tutor, first_rows(batch, len(tutor["landmarks"])), self.settings)
-        away = tutor_distance(out["landmarks"].float(), tutor["landmarks"].float(), batch["presence"])
-        parts |= {"from_tutor": away.detach(), **{f"tutor_{name}": value for name, value in its_parts.items()}}
-        return total + its_total + self.settings.tutor_weight * away, parts
+        tutor_total, tutor_parts = landmark_loss(tutor, first_rows(batch, len(tutor["landmarks"])), self.settings)
+        distance = tutor_distance(out["landmarks"].float(), tutor["landmarks"].float(), batch["presence"])
+        parts |= {"from_tutor": distance.detach(), **{f"tutor_{name}": value for name, value in tutor_parts.items()}}
+        return total + tutor_total + self.settings.tutor_weight * distance, parts
 
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Measure mean errors per set with true boxes, F1 of the states, and accuracy of presence."""
+        """Measure the mean error per set with true boxes, the F1 of the states, and the accuracy of presence."""
         measured = self.validation(pupil_of(network))
         if isinstance(network, Tutored):
             measured |= {f"tutor_{name}": value for name, value in self.validation(network.tutor).items()}
@@ -218,7 +218,7 @@ class LandmarkTask:
         return terms_with_init(terms, s.init, s.tutor_init)
 
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
-        """Return the network with probabilities for logits; the reference is the crop of the portrait's face."""
+        """Return the network with probabilities instead of logits; the reference is the crop of the portrait's face."""
         size, network = self.settings.size, pupil_of(network)
         reference = crop(portrait, crop_matrix(PORTRAIT_BOX, size), size)
         module = Deployed(network, self.validation.spread_scale(network)).eval()
@@ -243,10 +243,10 @@ class LandmarkTask:
 
 
 def mirrored(batch: Batch, image: Tensor) -> Batch:
-    """Return a batch mirrored left to right, with these images (B, 3, H, W), which still are not.
+    """Return a batch mirrored left to right, with these images (B, 3, H, W), which are given unmirrored.
 
-    Points change their names, eyes their states, yaw and roll their signs; a map M between two looks becomes F M F,
-    where F is the mirror.
+    Points change their names, eyes swap their states, yaw and roll change sign; a map M between two views becomes
+    F M F, where F is the mirror.
     """
     last = image.shape[-1] - 1
     other = {"image": image.flip(-1), "states": batch["states"][:, [1, 0, 2, 3]]}
@@ -265,7 +265,7 @@ def mirrored(batch: Batch, image: Tensor) -> Batch:
 
 
 def half_profile(points: np.ndarray) -> np.ndarray:
-    """Say which faces (F, 68, 2) are turned so far that one side of the nose shows twice as wide as the other."""
+    """Say which faces (F, 68, 2) are turned so far that one side of the nose appears twice as wide as the other."""
     left = np.linalg.norm(points[:, 30] - points[:, 2], axis=-1)
     right = np.linalg.norm(points[:, 30] - points[:, 14], axis=-1)
     return np.maximum(left, right) > 2.0 * np.minimum(left, right)

@@ -1,4 +1,4 @@
-"""What the landmark task measures of its network on held-out faces, in every validation and of an exported file."""
+"""Measures a landmark network on held-out faces, in every validation and for an exported file."""
 
 import logging
 import math
@@ -21,11 +21,11 @@ from training.settings import SettingsError
 logger = logging.getLogger("training")
 
 CROP_FOV = 15.0
-"""Angle of view of a crop in degrees, for the head pose in it: about a quarter of a webcam's picture."""
+"""Field of view of a crop in degrees, for the head pose in it: about a quarter of a webcam's."""
 
 
 class Validation:
-    """Crops with true boxes of the held-out faces, and held-out backgrounds, kept in memory."""
+    """Crops of the held-out faces with true boxes, and held-out backgrounds, kept in memory."""
 
     def __init__(self, samples: list[Sample], settings: LandmarkSettings) -> None:
         cuts, self.sources, points = [], [], []
@@ -39,8 +39,8 @@ class Validation:
             points.append(mapped)
             self.sources.append(sample.source)
         if not cuts:
-            raise SettingsError("settings.sources: no usable face is held out; give a source that is a folder a higher "
-                                "held_out, up to 1, or run training.prepare with a higher --held-out")
+            raise SettingsError("settings.sources: no usable face is held out; increase held_out of a source that is a "
+                                "folder, up to 1, or run training.prepare with a higher --held-out")
         self.points = np.stack(points)
         self.images = np.stack(cuts)
         self.known = np.array([settings.sources[name].states for name in self.sources])
@@ -52,19 +52,15 @@ class Validation:
         self.backgrounds = np.ascontiguousarray(backgrounds[:, inner, inner])
 
     def __call__(self, network: nn.Module) -> dict[str, float]:
-        """Return the metrics; the first is the mean error of the first data set named in the settings' order.
+        """Return the metrics; the first is the mean error of the first data set in the order of the settings.
 
-        Errors of the head pose are in degrees, against the pose of the true points: of the pose of the found points,
-        and with `head_` of the one that the network gives itself. F1 of a state that no face has, nor is said to have,
-        is left out.
+        Errors of the head pose are in degrees, relative to the pose of the true points: of the pose of the predicted
+        points, and with `head_` of the pose that the network outputs. The F1 of a state that is neither true nor
+        predicted for any face is left out.
         """
         out = run(network, self.images)
-        errors = metrics.normalised_errors(out["landmarks"], self.points).mean(1)
-        found: dict[str, float] = {}
-        for name in dict.fromkeys(self.sources):
-            found[f"nme_{name}"] = float(errors[np.array(self.sources) == name].mean())
-        first = np.array(self.sources) == self.sources[0]
-        found["failures_8"] = metrics.failure_rate(errors[first], 8)
+        errors, found = self._errors(out["landmarks"])
+        found["failures_8"] = metrics.failure_rate(errors[np.array(self.sources) == self.sources[0]], 8)
         true_pose = crop_pose(self.points, self.images.shape[1])
         poses = {"": crop_pose(out["landmarks"], self.images.shape[1])}
         if "pose" in out:
@@ -86,14 +82,18 @@ class Validation:
         return found
 
     def errors(self, run: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, float]:
-        """Return the mean error per data set of an exported network, which `run` maps inputs to outputs by."""
+        """Return the mean error per data set of an exported network; `run` maps inputs to outputs."""
         found = [run(to_input(self.images[i : i + 32]))["landmarks"] for i in range(0, len(self.images), 32)]
-        errors = metrics.normalised_errors(np.concatenate(found), self.points).mean(1)
-        return {f"nme_{name}": float(errors[np.array(self.sources) == name].mean())
-                for name in dict.fromkeys(self.sources)}
+        return self._errors(np.concatenate(found))[1]
+
+    def _errors(self, landmarks: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """Return the mean error of each face (F,), and that of each data set by name."""
+        errors = metrics.normalised_errors(landmarks, self.points).mean(1)
+        return errors, {f"nme_{name}": float(errors[np.array(self.sources) == name].mean())
+                        for name in dict.fromkeys(self.sources)}
 
     def spread_scale(self, network: nn.Module) -> float:
-        """Return mean error over mean spread of the first data set: training crops are harder than real ones."""
+        """Return mean error over mean spread of the first data set: real crops are easier than those of training."""
         out = run(network, self.images)
         if "spread" not in out:
             return 1.0

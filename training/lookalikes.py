@@ -1,6 +1,6 @@
-"""What the face detector takes for faces in photographs without people: faces of animals, mostly.
+"""What the face detector takes for faces in photographs without people, mostly faces of animals.
 
-Crops without a face that are drawn at random teach little about these, and behind the detector there are no others.
+Behind the detector, all crops without a face are of this kind, and random crops without a face teach little about them.
 """
 
 import hashlib
@@ -28,41 +28,41 @@ logger = logging.getLogger("training")
 
 DETECTOR = _backend.MODELS / "faces"
 VERSION = b"1"
-"""Of how it looks; another one makes cached lookalikes old."""
+"""Change it whenever other lookalikes are found, so that cached ones are not used."""
 SIZES = (320, 240), (640, 480)
-"""Width and height that pictures are fitted to, as the run time does near and far."""
+"""Width and height that pictures are fitted to, as at run time for near and far faces."""
 THRESHOLD = 0.05
-"""Least score of what is taken: a tenth of what is shown, for the released detector is a little different each time."""
+"""Least score, a tenth of that used at run time, because each released detector scores differently."""
 UPRIGHT = np.full((68, 2), 0.5, np.float32)
-"""A face in the unit square as far as views need one: corners of its box, eyes and mouth that say where up is."""
+"""The points of a face in the unit square that views depend on: its box, and eyes and mouth for its roll."""
 UPRIGHT[[0, 16]], UPRIGHT[36:42], UPRIGHT[42:48], UPRIGHT[48:] = ((0, 0), (1, 1)), (0.3, 0.4), (0.7, 0.4), (0.5, 0.8)
 
 
 @dataclass(frozen=True)
 class Lookalikes:
-    """Crops (L, 256, 256, 3) uint8 BGR, and where a face would have its points in them, (L, 68, 2)."""
+    """Crops (L, 256, 256, 3) uint8 BGR, and the points (L, 68, 2) that a face would have in them."""
 
     images: CropFile
     points: NDArray[np.float32]
 
     def draw(self, rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
-        """Return one of them as faces are seen, half of them in mild views; (size, size, 3)."""
+        """Return one of them in a view like those of faces, half of them mild; (size, size, 3)."""
         row = rng.integers(len(self.images))
         view = augment.draw_view(rng, self.points[row], size, mild=bool(rng.random() < 0.5))
         return augment.look(rng, self.images[row], view.matrix, size)
 
     def crops(self, size: int) -> NDArray[np.uint8]:
-        """Return all of them as the run time crops them, (L, size, size, 3)."""
+        """Return all of them, cropped as at run time, (L, size, size, 3)."""
         matrices = crop_matrix(landmark_box(self.points), size, MARGIN)
         pairs = zip(self.images, matrices, strict=True)
         return np.stack([crop(image, matrix[None], size)[0] for image, matrix in pairs])
 
 
 def find_lookalikes(own: LandmarkSettings, held_out: bool) -> Lookalikes | None:
-    """Return what the released detector finds in the backgrounds of its training's config, looked for on first use.
+    """Return what the released detector finds in the backgrounds of its training's config; cached after the first call.
 
-    `held_out`: from those that the detector is measured on, in place of those it trains with. None where the settings
-    name no config. Raises SettingsError when it finds nothing.
+    `held_out`: in the backgrounds that the detector is measured on, not in those it trains with. None if the settings
+    name no config. Raises SettingsError if it finds nothing.
     """
     config, data = own.lookalikes, own.data
     if config is None:
@@ -94,7 +94,7 @@ def find_lookalikes(own: LandmarkSettings, held_out: bool) -> Lookalikes | None:
 
 
 def _cut(pictures: list[Picture]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """Yield a crop and its points for all that the detector finds in the pictures."""
+    """Yield a crop and its points for each detection in the pictures."""
     maps = exported(DETECTOR)
     for picture in track(pictures, "looking for lookalikes"):
         image = read_image(picture.path)

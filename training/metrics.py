@@ -1,4 +1,4 @@
-"""Measures of landmark error and of yes/no answers. F faces, N = 68 points."""
+"""Measures of landmark errors and of binary predictions. F faces, N = 68 points."""
 
 import math
 
@@ -13,7 +13,7 @@ REGIONS = {
 
 
 def normalised_errors(found: Floats, true: Floats, by: Floats | None = None) -> Floats:
-    """Return (F, N) distances in per cent of `by` (F,), which is the distance of the outer eye corners if not given."""
+    """Return (F, N) distances in per cent of `by` (F,), by default the distance of the outer eye corners."""
     by = eye_corners(true) if by is None else by
     return 100 * np.linalg.norm(found - true, axis=-1) / by[:, None]
 
@@ -42,14 +42,14 @@ def failure_rate(errors: Floats, limit: float) -> float:
 
 
 def area_under_curve(errors: Floats, limit: float) -> float:
-    """Return the area under the cumulative error distribution up to the limit, 1 when no face errs: (F,) errors.
+    """Return the area under the cumulative distribution of errors (F,) up to the limit; 1 if all errors are 0.
 
-    The curve is a staircase, so the integral is exact: the mean of how far each face stays under the limit.
+    The curve is a staircase, so the integral is exact: the mean over faces of how far they are below the limit.
     """
     return float((1 - errors / limit).clip(0, 1).mean())
 
 
 def f1(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
-    """Return the harmonic mean of precision and recall; NaN where there is nothing to find and nothing was found."""
+    """Return the harmonic mean of precision and recall; NaN if nothing is true and nothing was found."""
     both = float(found.sum() + true.sum())
     return 2 * float((found & true).sum()) / both if both else math.nan
