@@ -1,9 +1,9 @@
-"""Calibrated scores: the score of a detection becomes the share of detections like it that are right.
+"""Calibrates scores: the score of a detection becomes the share of similar detections that are right.
 
-A detector trained on crowds gives its many small, badly placed boxes scores that its few large, well placed ones do not
-exceed; one threshold then cannot serve both, and the ranking that an average precision measures suffers. A logistic
-regression per stride of right or wrong on the logit and on the box's logarithmic sides repairs both, and as all of
-these are outputs of one linear layer, it is folded into that layer's weights and costs nothing.
+A detector trained on crowds scores its many small, inaccurate boxes as high as its few large, accurate ones. No single
+threshold then suits both, and the ranking, which an average precision measures, is worse. A logistic regression per
+stride, of right or wrong on the logit and on the logarithms of the box's sides, corrects this. All of these are outputs
+of one linear layer, so the correction is folded into that layer's weights and costs nothing.
 """
 
 import math
@@ -21,17 +21,17 @@ from training.faces_evaluate import Maps
 from training.faces_metric import IOU
 
 LOWEST = 0.01
-"""Cells that score less are not fitted: they are never shown."""
+"""Cells that score less are left out of the fit: such detections are never shown."""
 FEWEST = 30
-"""With fewer right or wrong cells than this at a stride, its scores stay as they are."""
+"""A stride with fewer right or wrong cells than this keeps its scores."""
 TILT = 0.3
-"""What a box e times as tall has more logit for it. A small box that lies badly is also a false alarm among large
-faces, which its own chance to be right does not tell. Of 0, 0.15, 0.3, 0.5 and 0.8 this gave the best average precision
-(16 px) on training pictures; on held-out ones it adds 0.010 (32 px) and 0.002 (16 px), and costs 0.007 (8 px)."""
+"""Added to the logit of a box e times as tall. An inaccurate small box is also a false alarm among large faces, which
+its own chance of being right does not include. Of 0, 0.15, 0.3, 0.5 and 0.8 this gave the best average precision (16
+px) on training pictures; on held-out ones it adds 0.010 (32 px) and 0.002 (16 px), and costs 0.007 (8 px)."""
 TILT_FROM = 16.0
-"""Height in pixels of the box whose score the tilt leaves alone."""
+"""Height in pixels of a box whose score the tilt does not change."""
 LOGIT, LOG_WIDTH, LOG_HEIGHT = 0, 3, 4
-"""Channels of the maps that the score is made of."""
+"""Channels of the maps that the calibrated score depends on."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Score:
 def fit(values: NDArray[np.float64], right: NDArray[np.bool_], used: tuple[int, ...] = (1, 1, 1, 1)) -> Score:
     """Fit the logistic regression of right (N,) on logit, log width and log height (N, 3) by Newton's method.
 
-    Columns (the three, then the shift) that are not `used` keep their weight.
+    Columns (the three, then the shift) that are not `used` keep their weights.
     """
     if min(right.sum(), len(right) - right.sum()) < FEWEST:
         return Score()
@@ -63,10 +63,10 @@ def fit(values: NDArray[np.float64], right: NDArray[np.bool_], used: tuple[int, 
 def examples(
     maps: Maps, pictures: list[Picture], size: tuple[int, int], survivors: bool = False
 ) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """Return per stride the logit and log sides (N, 3) of cells that score, and which of them are right (N,).
+    """Return per stride the logit and log sides (N, 3) of cells that score enough, and which of them are right (N,).
 
-    A cell is right when its box overlaps a face by at least a half; those about ignored faces are left out. With
-    `survivors` only the cells that are left after suppression count.
+    A cell is right if its box overlaps a face by at least a half; those on ignored faces are left out. With
+    `survivors`, only the cells that remain after non-maximum suppression count.
     """
     values, right, level = [], [], []
     for picture in pictures:
@@ -99,16 +99,16 @@ def fold(network: nn.Module, scores: list[Score]) -> None:
 
 
 def tilted(score: Score, stride: int) -> Score:
-    """Return the score of a stride with the tilt; its sides are in strides, the tilt's are in pixels."""
+    """Add the tilt to the score of a stride, whose sides are in strides, while the tilt's are in pixels."""
     return replace(score, height=score.height + TILT, shift=score.shift + TILT * math.log(stride / TILT_FROM))
 
 
 def calibrate(network: nn.Module, maps: Maps, pictures: list[Picture], size: tuple[int, int]) -> list[Score]:
     """Fit the scores on pictures and fold them into the network, whose maps are `maps`; return them, one per stride.
 
-    First per stride over all cells, tilted by `TILT`: that ranks small and large boxes rightly. Then, for all strides
-    at once, over the cells that survive suppression: there rightness is rarer, and one half shall mean one half of what
-    is shown.
+    The first fit, per stride and over all cells, tilted by `TILT`, ranks small and large boxes correctly. The second,
+    for all strides together, is over the cells that remain after suppression, fewer of which are right, so that a score
+    of one half means one half of what is shown.
     """
     fitted = [fit(values, right) for values, right in examples(maps, pictures, size)]
     scores = [tilted(score, stride) for score, stride in zip(fitted, _boxes.STRIDES, strict=True)]

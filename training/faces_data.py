@@ -1,4 +1,4 @@
-"""Pictures with face boxes: the held-out split, how often each is drawn, and faces with points to put into scenes."""
+"""Pictures with face boxes: the held-out split, how often each is drawn, and faces with points to paste into scenes."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -15,26 +15,24 @@ from training.landmark_data import PICTURES, Crops, check_folder, held_out
 from training.settings import SettingsError
 
 LEARNABLE = 10.0
-"""Height in pixels of the picture from which a face can be learnt."""
+"""Least height in pixels of the picture of a face that can be learnt."""
 FACE_HEIGHT = 1 / 0.78
 FACE_TOP = 0.25
-"""A WIDER-like face box from the upright box of the 68 points: its height over theirs, and how much of its own height
-lies above the points' top; its width is the same (measured behind RFB-320 on 76 faces, standard deviations 4-5 %)."""
-
-
+"""A WIDER-like face box from the upright box of the 68 points: its height relative to theirs, and the share of its own
+height above them; its width is the same (measured with RFB-320 on 76 faces, standard deviations 4-5 %)."""
 ROOM = 1_500_000_000
 """Bytes of decoded pictures that a process keeps: 3,048 of WIDER at 400 px take 1.1 GB, 12,880 as published 30 GB."""
 
 
 class Decoded:
-    """Decoded pictures by their files: those looked at last, as many as there is room for."""
+    """A cache of decoded pictures by their files; it drops those that were not used for longest."""
 
     def __init__(self, room: int) -> None:
         self.room, self.used = room, 0
         self.images: OrderedDict[Path, Image] = OrderedDict()
 
     def __call__(self, path: Path) -> Image:
-        """Return a picture (H, W, 3). Raises SettingsError when it cannot be read."""
+        """Return a picture (H, W, 3). Raises SettingsError if it cannot be read."""
         if path in self.images:
             self.images.move_to_end(path)
             return self.images[path]
@@ -53,9 +51,9 @@ decoded = Decoded(ROOM)
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture with its faces: boxes (F, 4) x0, y0, x1, y1, which of them count neither way (F,), five points each.
+    """One picture with its faces: boxes (F, 4) x0, y0, x1, y1, which of them are ignored (F,), five points each.
 
-    Points are (F, 5, 2), or None when none are known.
+    Points are (F, 5, 2), or None if none are known.
     """
 
     path: Path
@@ -63,18 +61,18 @@ class Picture:
     boxes: Floats
     ignored: NDArray[np.bool_]
     pixels: Image | None = field(default=None, repr=False, compare=False)
-    """The picture itself, where it has no file."""
+    """The picture itself, if it has no file."""
     points: Floats | None = None
 
     def image(self) -> Image:
-        """Return the decoded picture (H, W, 3). Raises SettingsError when it cannot be read."""
+        """Return the decoded picture (H, W, 3). Raises SettingsError if it cannot be read."""
         return decoded(self.path) if self.pixels is None else self.pixels
 
 
 def read_backgrounds(folder: Path, with_faces: set[str]) -> list[Picture]:
     """Return the pictures at any depth of `folder` as scenes without faces, except those named in `with_faces`.
 
-    Raises SettingsError when there is none.
+    Raises SettingsError if there are none.
     """
     check_folder(folder, "pictures without faces")
     paths = below(folder, PICTURES)
@@ -85,7 +83,7 @@ def read_backgrounds(folder: Path, with_faces: set[str]) -> list[Picture]:
 
 
 def split(pictures: list[Picture], share: float, by: str) -> tuple[list[Picture], list[Picture]]:
-    """Return training and held-out pictures, chosen by the hash of their event's or their own name."""
+    """Return training and held-out pictures, chosen by the hash of their names, or of their events' names."""
     aside = [held_out(picture.name.split("/")[0] if by == "event" else picture.name, share) for picture in pictures]
     return (
         [picture for picture, out in zip(pictures, aside, strict=True) if not out],
@@ -94,9 +92,9 @@ def split(pictures: list[Picture], share: float, by: str) -> tuple[list[Picture]
 
 
 def chances(pictures: list[Picture]) -> NDArray[np.float64]:
-    """Return the chance of each picture to be drawn: with the square root of the faces in it that can be learnt.
+    """Return the chance of each picture to be drawn: it grows with the square root of its faces that can be learnt.
 
-    An average precision counts faces, not pictures; drawn alike, most pictures would show one or two.
+    An average precision counts faces, not pictures; with equal chances, most pictures would show one or two faces.
     """
     faces = [int(((p.boxes[:, 3] - p.boxes[:, 1] >= LEARNABLE) & ~p.ignored).sum()) for p in pictures]
     weights = np.sqrt(1 + np.array(faces))
@@ -105,7 +103,7 @@ def chances(pictures: list[Picture]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Ovals:
-    """Faces that may be turned: centre (F, 2), half width and half height (F, 2), and their angle (F,) in the image."""
+    """Faces that may be rotated: centre (F, 2), half width and half height (F, 2), and angle (F,) in the image."""
 
     centres: Floats
     halves: Floats
@@ -117,9 +115,9 @@ class Ovals:
         return Ovals(self.centres[one], self.halves[one], self.angles[one])
 
     def boxes(self, turn: float = 0.0) -> Floats:
-        """Return (F, 4) the boxes about the ovals after a further turn about their centres.
+        """Return (F, 4) the boxes around the ovals after a further rotation about their centres.
 
-        An oval is nearer to a head than its box is: the box of a turned box would be far too large.
+        An oval has nearly the shape of a head; the box around a rotated box would be far too large.
         """
         cos, sin = np.cos(self.angles + turn)[:, None], np.sin(self.angles + turn)[:, None]
         half = np.sqrt((self.halves * cos) ** 2 + (self.halves[:, ::-1] * sin) ** 2)
@@ -127,7 +125,7 @@ class Ovals:
 
 
 def face_ovals(landmarks: Floats) -> Ovals:
-    """Return the ovals of WIDER-like face boxes about faces with 68 points (F, 68, 2), upright in the head's frame."""
+    """Return the ovals of WIDER-like face boxes for faces with 68 points (F, 68, 2), upright in the head's frame."""
     roll = landmark_roll(landmarks)
     points = landmark_box(landmarks, roll)
     middle, sides = (points[:, :2] + points[:, 2:]) / 2, points[:, 2:] - points[:, :2]
@@ -145,7 +143,7 @@ def five_points(landmarks: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Cutouts:
-    """Cached crops of faces with points, ready to be put into scenes."""
+    """Cached crops of faces with points, to paste into scenes."""
 
     crops: Crops
 
@@ -160,7 +158,7 @@ class Cutouts:
         return five_points(self.crops.points)
 
     def picture(self, face: int, turn: float = 0.0) -> Picture:
-        """Return one crop as a picture of its own, turned about the face by `turn` radians."""
+        """Return one crop as a picture of its own, rotated about the face by `turn` radians."""
         oval, image, points = self.ovals.only(face), self.crops.images[face], self.points[face]
         if turn:
             linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]], np.float32)
@@ -171,7 +169,7 @@ class Cutouts:
 
     @cached_property
     def chances(self) -> NDArray[np.float64]:
-        """Chance of each face to be drawn: one labelled by hand counts as three made by machine, an infant as six."""
+        """Chance of each face to be drawn; labels by hand weigh three times, infants six times those by machine."""
         weight = {"YTF": 1.0, "AAF": 1.0, "InfAnFace": 6.0}
         weights = np.array([weight.get(source, 3.0) for source in self.crops.sources.tolist()])
         return weights / weights.sum()

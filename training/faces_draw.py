@@ -1,7 +1,7 @@
-"""Training pictures for the face detector: windows of scenes at many scales, faces put in, turned, spoilt by light.
+"""Draws training pictures for the face detector: windows at many scales, with pasted faces, rotation, light and blur.
 
-Everything draws from the generator it is given. Images are (H, W, 3) uint8 BGR; boxes x0, y0, x1, y1; coordinates as in
-`nodes._geometry`. Faces carry a `kind`: FACE to be found, IGNORED to be neither found nor missed.
+All randomness comes from the generator passed in. Images are (H, W, 3) uint8 BGR; boxes x0, y0, x1, y1; coordinates as
+in `nodes._geometry`. Faces have a `kind`: FACE must be found, IGNORED counts neither way.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from training.faces_loss import FACE, IGNORED
 Chances = NDArray[np.float64] | None
 
 SMALLEST = 7.0
-"""Lower faces, in pixels of height, are ignored: fewer pixels than a face needs to be told from others."""
+"""Faces lower than this, in pixels, are ignored: they are too small to be recognised."""
 MOST_HIDDEN = 0.5
-"""A face of which more than this share lies outside the picture is ignored."""
+"""A face is ignored if more than this share of it lies outside the picture."""
 FITTED = 320, 240
-"""Width and height that plain scenes show pictures fitted to."""
+"""Width and height to which pictures are fitted in plain scenes."""
 SWAP = [1, 0, 2, 4, 3]
 """The five points in the mirrored picture."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A training picture: image, boxes (F, 4), five points (F, 5, 2) that are NaN where unknown, kinds (F,)."""
+    """A training picture: image, boxes (F, 4), five points (F, 5, 2) that are NaN if unknown, kinds (F,)."""
 
     image: Image
     boxes: Floats
@@ -41,10 +41,10 @@ class Scene:
 def draw_scene(
     rng: np.random.Generator, pictures: Sequence[Picture], cutouts: Cutouts | None, size: int, chances: Chances = None
 ) -> Scene:
-    """Draw one picture of `size` x `size`: one window or a mosaic of four, a face put in, mirror, turn, light.
+    """Draw one picture of `size` x `size`: one window or a mosaic of four, a pasted face, mirror, rotation, light.
 
-    `chances` (P,) of the pictures to be drawn; None: all alike.
-    Faces are put into one scene in twelve only: more of them teach the seam around them in place of the face.
+    `chances` (P,) of the pictures to be drawn; None: all the same.
+    Only one scene in twelve has a pasted face: with more, the network learns their seams instead of faces.
     """
     if rng.random() < 0.12:
         scene = mosaic(rng, [pick(rng, pictures, cutouts, chances) for _ in range(4)], size)
@@ -55,13 +55,13 @@ def draw_scene(
     if rng.random() < 0.5:
         scene = mirror(scene)
     scene = turn(scene, _draw_turn(rng))
-    return settle(Scene(_spoil(rng, scene.image), scene.boxes, scene.points, scene.kinds))
+    return settle(Scene(_degrade(rng, scene.image), scene.boxes, scene.points, scene.kinds))
 
 
 def pick(
     rng: np.random.Generator, pictures: Sequence[Picture], cutouts: Cutouts | None, chances: Chances = None
 ) -> Picture:
-    """Draw a picture: one in six is the crop of a face with points, and a third of those are turned."""
+    """Draw a picture: one in six is the crop of a face with points, a third of which are rotated."""
     if cutouts is None or rng.random() >= 0.16:
         return pictures[int(rng.choice(len(pictures), p=chances))]
     face = int(rng.choice(len(cutouts.chances), p=cutouts.chances))
@@ -71,13 +71,13 @@ def pick(
 def window(rng: np.random.Generator, picture: Picture, width: int, height: int, shrink: float = 1.0) -> Scene:
     """Cut a window from a picture at a random scale.
 
-    Two in three windows show the picture at about the scale it has when fitted to a small input; the others are made
-    so that one of its faces gets a height between 12 px and most of the window, each size as likely as its double.
+    Two in three windows show the picture at about the scale at which it is fitted to a small input. In the others, one
+    of its faces gets a height between 12 px and most of the window, uniform on a logarithmic scale.
     """
     sides = picture.image().shape[:2]
     scale = np.exp(rng.uniform(np.log(0.6), np.log(1.25))) * 400 / max(sides)
     face = _draw_face(rng, picture)
-    if face is not None and (rng.random() < 0.35 or not picture.name):  # a cutout has none
+    if face is not None and (rng.random() < 0.35 or not picture.name):  # the crop of a face has no name
         wanted = np.exp(rng.uniform(np.log(12), np.log(0.85 * height)))
         least = 0.7 * min(width, height) / max(sides)  # the picture fills most of the window
         scale = np.clip(wanted / (face[3] - face[1]), least, 2.0)
@@ -88,10 +88,10 @@ def window(rng: np.random.Generator, picture: Picture, width: int, height: int, 
 def draw_plain(
     rng: np.random.Generator, pictures: Sequence[Picture], cutouts: Cutouts | None, size: int, chances: Chances = None
 ) -> Scene:
-    """Draw a part of one picture at about the scale at which the run time sees it; mirrored, and at times relit.
+    """Draw a part of one picture at about the scale used at run time, half of them mirrored, some relit.
 
-    A small network learns the hard scenes at the cost of these. One in ten has a face put in: without any, heads on
-    other backgrounds were found 3 frames later (tests.bench.tracks).
+    A small network learns hard scenes at the cost of these. One in ten has a pasted face: without them, heads on other
+    backgrounds were found 3 frames later (tests.bench.tracks).
     """
     picture = pictures[int(rng.choice(len(pictures), p=chances))]
     height, width = picture.image().shape[:2]
@@ -111,7 +111,7 @@ def _draw_face(rng: np.random.Generator, picture: Picture) -> Floats | None:
 
 def cut_window(rng: np.random.Generator, picture: Picture, face: Floats | None, sides: NDArray[np.int64],
                scale: NDArray[np.float64]) -> Scene:
-    """Cut a window of `sides` (width, height) that shows the picture at `scale` (x, y), somewhere about the face."""
+    """Cut a window of `sides` (width, height) that shows the picture at `scale` (x, y), near the face if any."""
     image = picture.image()
     w, h = np.maximum(4, (sides / scale).round()).astype(int).tolist()
     middle = np.array(image.shape[1::-1]) * rng.uniform(0.2, 0.8, 2)
@@ -131,7 +131,7 @@ def cut_window(rng: np.random.Generator, picture: Picture, face: Floats | None, 
 
 
 def _keep_inside(middle: NDArray[np.float64], sides: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the window's corner: inside the picture where it fits, else around it with the rest at random."""
+    """Return the top left corner that keeps the window inside the picture, or the picture inside a larger window."""
     corner = []
     for at, side, whole in zip(middle, sides, shape[1::-1], strict=True):
         low, high = sorted((0, whole - side))
@@ -140,7 +140,7 @@ def _keep_inside(middle: NDArray[np.float64], sides: tuple[int, int], shape: tup
 
 
 def cut(image: Image, x: int, y: int, w: int, h: int) -> Image:
-    """Return the (h, w) window at x, y; pixels beyond the picture are `BORDER`."""
+    """Return the (h, w) window at x, y; pixels outside the picture are `BORDER`."""
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + w, image.shape[1]), min(y + h, image.shape[0])
     inside = image[y0:y1, x0:x1]
     if inside.shape[:2] == (h, w):
@@ -151,7 +151,7 @@ def cut(image: Image, x: int, y: int, w: int, h: int) -> Image:
 
 
 def mosaic(rng: np.random.Generator, pictures: list[Picture], size: int) -> Scene:
-    """Lay windows of four pictures around a random point."""
+    """Arrange windows of four pictures around a random point."""
     x, y = (int(v) for v in rng.uniform(0.35, 0.65, 2) * size)
     corners = ((0, 0, x, y), (x, 0, size - x, y), (0, y, x, size - y), (x, y, size - x, size - y))
     out = np.empty((size, size, 3), np.uint8)
@@ -166,7 +166,7 @@ def mosaic(rng: np.random.Generator, pictures: list[Picture], size: int) -> Scen
 
 
 def put_face(rng: np.random.Generator, scene: Scene, cutouts: Cutouts) -> Scene:
-    """Put one face with known points into the scene, turned and at any size, where it hides no other face."""
+    """Paste one face with known points into the scene, rotated and at any size, where it hides no other face."""
     size = scene.image.shape[0]
     face = int(rng.choice(len(cutouts.chances), p=cutouts.chances))
     oval = cutouts.ovals.only(face)
@@ -195,14 +195,14 @@ def put_face(rng: np.random.Generator, scene: Scene, cutouts: Cutouts) -> Scene:
 
 def _paste(rng: np.random.Generator, image: Image, crop: Image, oval: Ovals, scale: float, angle: float,
            middle: NDArray[np.float64]) -> tuple[Image, Floats]:
-    """Blend the head of a crop into the image within a soft oval; also return the map from crop to image pixels."""
+    """Blend the head of a crop into the image with a soft oval mask; also return the map from crop to image pixels."""
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = np.column_stack((linear, middle - linear @ oval.centres[0])).astype(np.float32)
     reach = float(oval.halves[0].max() * scale * 1.6)
     x0, y0 = (max(0, int(v - reach)) for v in middle)
     x1, y1 = (min(image.shape[0], int(v + reach) + 2) for v in middle)
     shrink, source = 1.0, crop
-    while scale / shrink < 0.6 and shrink > 0.1:  # the warp is bilinear: average first where it would skip pixels
+    while scale / shrink < 0.6 and shrink > 0.1:  # the warp is bilinear: average first, or it would skip pixels
         source, shrink = cv2.resize(source, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), shrink / 2
     back = np.array([[1 / shrink, 0, 0.5 / shrink - 0.5], [0, 1 / shrink, 0.5 / shrink - 0.5], [0, 0, 1]])
     onto = matrix @ back - np.array([[0, 0, x0], [0, 0, y0]])
@@ -222,7 +222,7 @@ def _paste(rng: np.random.Generator, image: Image, crop: Image, oval: Ovals, sca
 
 
 def _draw_roll(rng: np.random.Generator) -> float:
-    """Most heads lean a little, some far, a few in any direction."""
+    """Draw the roll of a head: most are tilted a little, some far, a few in any direction."""
     kind = rng.random()
     if kind < 0.6:
         return float(np.radians(rng.normal(0, 12)))
@@ -230,7 +230,7 @@ def _draw_roll(rng: np.random.Generator) -> float:
 
 
 def _draw_turn(rng: np.random.Generator) -> float:
-    """Whole pictures stay upright but for one in ten: a tilted camera, or one lying on its side."""
+    """Draw the rotation of a picture: one in ten is from a tilted camera, or from one lying on its side."""
     kind = rng.random()
     if kind < 0.9:
         return 0.0
@@ -238,7 +238,7 @@ def _draw_turn(rng: np.random.Generator) -> float:
 
 
 def mirror(scene: Scene) -> Scene:
-    """Mirror the scene left to right; paired points change places."""
+    """Mirror the scene left to right; left and right points swap."""
     last = scene.image.shape[1] - 1
     boxes = scene.boxes.copy()
     boxes[:, [0, 2]] = last - scene.boxes[:, [2, 0]]
@@ -248,7 +248,7 @@ def mirror(scene: Scene) -> Scene:
 
 
 def turn(scene: Scene, angle: float) -> Scene:
-    """Turn the scene about its centre by `angle` radians, clockwise as seen; boxes become those of the turned ovals."""
+    """Rotate the scene about its centre by `angle` radians, clockwise; boxes become those of the rotated ovals."""
     if not angle:
         return scene
     size = scene.image.shape[0]
@@ -262,7 +262,7 @@ def turn(scene: Scene, angle: float) -> Scene:
 
 
 def settle(scene: Scene) -> Scene:
-    """Clip boxes to the picture, drop faces outside it, and ignore those too small or mostly outside."""
+    """Clip boxes to the picture, drop faces outside it, and ignore those that are too small or mostly outside."""
     height, width = scene.image.shape[:2]
     limits = np.array([width - 0.5, height - 0.5] * 2, np.float32)
     boxes = scene.boxes.clip(-0.5, limits)
@@ -275,7 +275,7 @@ def settle(scene: Scene) -> Scene:
 
 
 def _within(scene: Scene) -> Scene:
-    """Drop the faces that lie wholly outside."""
+    """Drop the faces that lie completely outside."""
     height, width = scene.image.shape[:2]
     kept = (scene.boxes[:, :2] < (width, height)).all(1) & (scene.boxes[:, 2:] > 0).all(1)
     return Scene(scene.image, scene.boxes[kept], scene.points[kept], scene.kinds[kept])
@@ -286,8 +286,8 @@ def _meet(box: NDArray[np.float64], others: Floats) -> bool:
     return bool((sides > 0).all(1).any())
 
 
-def _spoil(rng: np.random.Generator, image: Image) -> Image:
-    """Apply light, blur, noise and compression, each at times."""
+def _degrade(rng: np.random.Generator, image: Image) -> Image:
+    """Apply light, blur, noise and compression, each at random."""
     if rng.random() < 0.7:
         image = relight(rng, image)
     if rng.random() < 0.1:

@@ -1,4 +1,4 @@
-"""Measure an exported face detector: average precision, points, false alarms, and how its boxes lie to landmark boxes.
+"""Measures an exported face detector: average precision, points, false alarms, and its boxes against landmark boxes.
 
 python -m training.evaluate nodes/models/faces ../data --out runs/faces-evaluation
 """
@@ -32,23 +32,27 @@ Maps = Callable[[Floats], list[Floats]]
 """From an input (1, 3, H, W) to the network's maps (15, H / stride, W / stride), finest first."""
 
 LOWEST = 0.02
-"""Detections that score less are not listed: they come too late in the ranking to move an average precision."""
+"""Detections that score less are left out: they are too low in the ranking to change an average precision."""
 UPRIGHT = np.radians(15)
-"""Faces that lean less tell how boxes lie to landmark boxes."""
+"""Faces tilted by less than this are used to compare boxes with landmark boxes."""
 
 
 def exported(path: Path, backend: str = "onnxruntime") -> Maps:
-    """Load an exported detector. Raises SettingsError when it cannot be loaded."""
+    """Load an exported detector. Raises SettingsError if it cannot be loaded."""
     try:
-        model = _backend.load(path, backend)
+        return maps_of(_backend.load(path, backend).run)
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as exc:
         raise SettingsError(str(exc)) from exc
 
-    def run(batch: Floats) -> list[Floats]:
-        found = model.run(batch)
+
+def maps_of(run: Callable[[Floats], dict[str, Floats]]) -> Maps:
+    """Return the maps of a function from inputs to the outputs of an exported detector by name."""
+
+    def maps(batch: Floats) -> list[Floats]:
+        found = run(batch)
         return [found[f"stride{stride}"][0] for stride in _boxes.STRIDES]
 
-    return run
+    return maps
 
 
 def find(maps: Maps, image: Image, size: tuple[int, int], threshold: float) -> tuple[Floats, Floats, Floats]:
@@ -58,7 +62,7 @@ def find(maps: Maps, image: Image, size: tuple[int, int], threshold: float) -> t
 
 
 def detect(maps: Maps, picture: Picture, size: tuple[int, int], threshold: float = LOWEST) -> Detected:
-    """Compare what is found in one picture, fitted to `size`, with what is there; sizes are heights."""
+    """Return the detections in one picture, fitted to `size`, and its true faces; their sizes are heights."""
     _, scale, offset = _boxes.letterbox(picture.image(), size)
     boxes, scores, _ = find(maps, picture.image(), size, threshold)
     truth = picture.boxes * np.tile(scale, 2) + np.tile(offset, 2)
@@ -66,17 +70,17 @@ def detect(maps: Maps, picture: Picture, size: tuple[int, int], threshold: float
 
 
 def measure_points(maps: Maps, samples: list[Sample], size: tuple[int, int]) -> tuple[dict[str, float], Floats]:
-    """Measure the five points on faces with 68, and the landmark boxes' edges (F, 4) in units of the found boxes.
+    """Measure the five points on faces with 68, and the edges (F, 4) of landmark boxes relative to detected boxes.
 
     Edges are (landmark edge - the same edge of the face box) over the box's width (x) or height (y), of upright faces.
     """
-    errors, edges, looked_at = [], [], 0
+    errors, edges, count = [], [], 0
     for sample in samples:
         image = read_image(sample.path)
         if image is None:
             logger.warning("%s: picture cannot be read", sample.path)
             continue
-        looked_at += 1
+        count += 1
         boxes, _, points = find(maps, image, size, 0.5)
         _, scale, offset = _boxes.letterbox(image, size)
         landmarks = (sample.points * scale + offset).astype(np.float32)[None]
@@ -89,14 +93,14 @@ def measure_points(maps: Maps, samples: list[Sample], size: tuple[int, int]) -> 
         if abs(landmark_roll(landmarks)[0]) < UPRIGHT:
             sides = np.tile(boxes[best, 2:] - boxes[best, :2], 2)
             edges.append((landmark_box(landmarks)[0] - boxes[best]) / sides)
-    table = {"faces found, %": 100 * len(errors) / max(1, looked_at)}
+    table = {"faces found, %": 100 * len(errors) / max(1, count)}
     for name, value in zip(_boxes.POINTS, np.mean(errors, 0) if errors else [], strict=False):
         table[f"error of {name}, % of eye distance"] = float(value)
     return table, np.array(edges, np.float32).reshape(-1, 4)
 
 
 def edge_rows(name: str, edges: Floats) -> dict[str, float]:
-    """Return mean and deviation of each of the landmark boxes' edges (F, 4); nothing when no upright face was found."""
+    """Return mean and deviation of each of the landmark boxes' edges (F, 4); nothing if no upright face was found."""
     table: dict[str, float] = {}
     for edge, column in zip(("x0", "y0", "x1", "y1"), edges.T if len(edges) else (), strict=False):
         table |= {f"{name}: landmark box {edge}": float(column.mean()),
@@ -105,7 +109,7 @@ def edge_rows(name: str, edges: Floats) -> dict[str, float]:
 
 
 def landmarked(model: LandmarkModel, picture: Picture, boxes: Floats, size: tuple[int, int]) -> int:
-    """Return how many boxes (F, 4) of the picture fitted to `size` the landmark network takes for faces."""
+    """Return for how many boxes (F, 4) of the picture fitted to `size` the landmark network confirms a face."""
     if not len(boxes):
         return 0
     _, scale, offset = _boxes.letterbox(picture.image(), size)
@@ -145,7 +149,7 @@ def draw_curves(curves: dict[int, Curve], path: Path) -> None:
 
 
 def draw_places(pictures: list[Picture], boxes: list[Floats], labels: list[str], path: Path, columns: int = 8) -> None:
-    """Draw one tile per box (4,) in picture pixels, the box in the middle at a fifth of the tile."""
+    """Draw one tile per box (4,) in picture pixels, with the box in the middle."""
     tiles = []
     for picture, box, label in zip(pictures, boxes, labels, strict=True):
         matrix = crop_matrix(box[None], 140, 2.5)
@@ -159,7 +163,7 @@ def draw_places(pictures: list[Picture], boxes: list[Floats], labels: list[str],
 
 
 def measure(options: Any) -> dict[str, float]:
-    """Measure a detector on the data it was not trained with, as its card says; log the table, write pictures."""
+    """Measure a detector on the data that its card lists as held out; log the table and write pictures."""
     if len(options.data) > 1:
         raise SettingsError("a face detector is measured on one folder, the one with all sets of its card; found "
                             + ", ".join(map(str, options.data)))

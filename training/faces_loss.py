@@ -1,4 +1,4 @@
-"""The face detector's loss: which cells answer for which face, and how wrong they are.
+"""The face detector's loss: which cell learns which face, and the losses of scores, boxes and points.
 
 Shapes: B batch, A cells of all strides, G faces of a picture (padded in a batch), P five points.
 """
@@ -10,16 +10,16 @@ from torch.nn import functional as F
 FACE, IGNORED = 1, -1
 """Kinds of boxes in a batch; 0 is padding."""
 REACH = 0.9
-"""A cell may learn the faces whose centres lie within so many strides of its own on both axes: one to four cells."""
+"""A cell can learn faces whose centres are within this many strides of its own on both axes: one to four cells each."""
 SPAN = 1.8, 5.5
-"""Heights, in strides, of the faces that a stride learns; the finest takes all lower ones, the coarsest all higher."""
+"""Heights, in strides, of the faces that a stride learns; the finest also learns lower, the coarsest higher ones."""
 USELESS, GOOD = 0.25, 0.75
-"""Overlap of a cell's box with its face up to which and from which its score should be `LEAST` and 1: about the chance
-that it overlaps by the half which counts as found. The square root of the overlap ranks worse."""
+"""Overlaps of a cell's box with its face for which the target of its score is `LEAST` and 1. In between, the target is
+about the chance that the overlap is at least a half. The square root of the overlap ranks worse."""
 LEAST = 0.1
-"""Least target of a cell that learns a face: one whose box does not overlap it yet must still be taught."""
+"""Least target of a cell that learns a face: one whose box does not overlap it yet must still learn it."""
 FULL_WEIGHT = 16.0
-"""Height in pixels from which a face counts fully; lower ones count in proportion, or crowds decide everything."""
+"""Height in pixels from which a face has full weight; lower ones weigh in proportion, or crowds would dominate."""
 
 
 def detection_loss(
@@ -27,11 +27,11 @@ def detection_loss(
 ) -> dict[str, Tensor]:
     """Return the losses of scores, boxes and points, each averaged over the cells that learn a face.
 
-    Scores: varifocal loss (Zhang et al. 2021, eq. 2): cells without a face weigh by the square of what they score, so
-    that the many easy ones do not decide; the target of a cell with one grows with the overlap of its box with it, so
-    that a well-found face ranks above a badly found one.
-    Boxes: generalised overlap (Rezatofighi et al. 2019), all alike: weighed by the score's target, as quality focal
-    losses do, the narrow boxes of profiles were never learnt. Points: smooth L1 in box sides, only where a face has
+    Scores: varifocal loss (Zhang et al. 2021, eq. 2): cells without a face are weighted by the square of their score,
+    so that the many easy ones do not dominate; the target of a cell with a face grows with the overlap of its box, so
+    that accurate boxes rank above inaccurate ones.
+    Boxes: generalised overlap (Rezatofighi et al. 2019), not weighted by the score's target as in quality focal losses:
+    with that, the narrow boxes of profiles were never learnt. Points: smooth L1 in box sides, only for faces with
     labelled points.
     Cells whose centre lies in an ignored box learn nothing about their score.
     """
@@ -60,7 +60,7 @@ def detection_loss(
 def points_loss(offsets_NC: Tensor, boxes_N4: Tensor, true_NP2: Tensor) -> Tensor:
     """Return the mean smooth L1 of the points in box sides over the labelled ones; unlabelled points are NaN.
 
-    The box is taken as given: no gradient of the points moves it.
+    The box gets no gradient.
     """
     labelled_N = true_NP2.isfinite().all(-1).all(-1)
     if not labelled_N.any():
@@ -76,12 +76,12 @@ def assign(boxes_BG4: Tensor, kinds_BG: Tensor, centres_A2: Tensor, strides_A: T
     """Choose the face that each cell learns (B, A), -1 for none.
 
     A cell learns the nearest face within `REACH` whose height is in its stride's `SPAN`; spans overlap, so a face
-    between two strides is learnt by both. Which cells those are depends on the labels alone: choosing them by how well
-    they predict now (as SimOTA does) left scores under 0.5 after 60,000 pictures, for which of several equal cells
-    is chosen cannot be learnt.
+    between two strides is learnt by both. The choice depends on the labels alone. Choosing cells by their current
+    predictions (as SimOTA does) left scores below 0.5 after 60,000 pictures, because the network cannot learn which of
+    several equal cells is chosen.
     """
     faces = kinds_BG.shape[1]
-    image_N, face_N = (kinds_BG == FACE).nonzero(as_tuple=True)  # of all pictures together: most slots are padding
+    image_N, face_N = (kinds_BG == FACE).nonzero(as_tuple=True)  # of all pictures: most slots are padding
     boxes_N4 = boxes_BG4[image_N, face_N]
     middle_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
     height_NA = (boxes_N4[:, 3] - boxes_N4[:, 1])[:, None] / strides_A
@@ -99,7 +99,7 @@ def assign(boxes_BG4: Tensor, kinds_BG: Tensor, centres_A2: Tensor, strides_A: T
 
 
 def in_ignored(boxes_BG4: Tensor, kinds_BG: Tensor, centres_A2: Tensor, slack_A: Tensor) -> Tensor:
-    """Return (B, A): which centres lie in an ignored box grown by `slack_A` pixels on all sides."""
+    """Return (B, A): which centres lie in an ignored box enlarged by `slack_A` pixels on all sides."""
     image_N, box_N = (kinds_BG == IGNORED).nonzero(as_tuple=True)
     x, y = centres_A2[:, 0], centres_A2[:, 1]
     x0, y0, x1, y1 = boxes_BG4[image_N, box_N].T[:, :, None]
@@ -108,7 +108,7 @@ def in_ignored(boxes_BG4: Tensor, kinds_BG: Tensor, centres_A2: Tensor, slack_A:
 
 
 def overlaps(a_N4: Tensor, b_N4: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N,) intersection over union, and the same less the share of the hull that neither box covers."""
+    """Return (N,) intersection over union, and the same minus the share of the hull that neither box covers."""
     inside = (torch.minimum(a_N4[:, 2:], b_N4[:, 2:]) - torch.maximum(a_N4[:, :2], b_N4[:, :2])).clamp(min=0).prod(-1)
     area_a, area_b = (a_N4[:, 2:] - a_N4[:, :2]).prod(-1), (b_N4[:, 2:] - b_N4[:, :2]).prod(-1)
     both = (area_a + area_b - inside).clamp(min=1e-6)

@@ -1,9 +1,9 @@
 """Average precision of face detection, as WIDER FACE measures it, by size of face.
 
 Source: Yang et al. 2016, "WIDER FACE: A Face Detection Benchmark", and its evaluation protocol: a detection belongs
-to the truth it overlaps most; overlaps of at least 0.5 count; one with an ignored face counts neither way, a second one
-with the same face is a false alarm; 1,000 thresholds over the scores scaled to [0, 1]; area under precision made
-monotone. Only that a side is the difference of its ends, where WIDER's code adds a pixel to it.
+to the true face it overlaps most; overlaps of at least 0.5 count; one with an ignored face counts neither way, a second
+one with the same face is a false alarm; 1,000 thresholds over the scores scaled to [0, 1]; area under precision made
+monotone. One difference: a side is the difference of its ends, to which WIDER's code adds a pixel.
 """
 
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ THRESHOLDS = 1000
 
 @dataclass(frozen=True)
 class Detected:
-    """What was found in one picture and what is there.
+    """The detections in one picture and its true faces.
 
-    Detections: boxes (D, 4) and scores (D,), best first. Truth: boxes (F, 4), sizes (F,) in pixels of the network's
-    input, and which count neither way (F,).
+    Detections: boxes (D, 4) and scores (D,), best first. True faces: boxes (F, 4), sizes (F,) in pixels of the
+    network's input, and which count neither way (F,).
     """
 
     boxes: Floats
@@ -48,7 +48,7 @@ class Curve:
 
 
 def match(detected: Detected, counted: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return per detection the face it finds first (D,), else -1, and whether it counts at all (D,)."""
+    """Return per detection the face that it is the first to find (D,), else -1, and whether it counts at all (D,)."""
     hits = np.full(len(detected.boxes), -1)
     counts = np.ones(len(detected.boxes), bool)
     if not len(detected.truth) or not len(detected.boxes):
@@ -68,7 +68,7 @@ def match(detected: Detected, counted: NDArray[np.bool_]) -> tuple[NDArray[np.in
 
 
 def curve(pictures: list[Detected], size: float) -> Curve:
-    """Return precision and recall for faces of at least `size`; recall is 0 throughout when there are none."""
+    """Return precision and recall for faces of at least `size`; recall is 0 throughout if there are none."""
     scores, true, counts, faces = [], [], [], 0
     for picture in pictures:
         counted = picture.at_least(size)

@@ -14,11 +14,10 @@ from training.landmark_net import Separable, convolution
 
 
 class Down(nn.Module):
-    """A separable convolution whose second half is linear, with a shortcut around both where shapes allow it.
+    """A separable convolution whose second half is linear, with a shortcut around both if shapes allow it.
 
-    Under autocast on a CPU the depthwise half stays in float32: the backward pass of strided and of 5 x 5 depthwise
-    convolutions in bfloat16 is ten times slower than in float32 there (measured with torch 2.13: a third of the whole
-    step).
+    Under autocast on a CPU the depthwise half stays in float32, because there the backward pass of strided and of 5 x 5
+    depthwise convolutions is ten times slower in bfloat16 (measured with torch 2.13: a third of the whole step).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> None:
@@ -42,8 +41,8 @@ class Down(nn.Module):
 class FaceNet(nn.Module):
     """Anchor-free face detector; sides of the input are multiples of 32, at training and at run time.
 
-    Gives one map (B, 15, H / stride, W / stride) per stride, as `nodes._boxes` describes them. The stem's second
-    convolution is dense because at stride 4 that costs less time per multiply-add than depthwise layers do.
+    It outputs one map (B, 15, H / stride, W / stride) per stride, as `nodes._boxes` describes them. The stem's second
+    convolution is dense, because at stride 4 it takes less time per multiply-add than depthwise layers.
     """
 
     def __init__(self) -> None:
@@ -73,9 +72,9 @@ class FaceNet(nn.Module):
 
 
 class SlimFaceNet(nn.Module):
-    """The plain detector: separable convolutions and a head on each of the last three stages, nothing passed down.
+    """The plain detector: separable convolutions and a head on each of the last three stages, without a top-down path.
 
-    Three quarters of the cost of `FaceNet`, the same inputs and outputs.
+    It has three quarters of the cost of `FaceNet`, and the same inputs and outputs.
     """
 
     def __init__(self) -> None:
@@ -98,7 +97,7 @@ class SlimFaceNet(nn.Module):
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"pyramid": FaceNet, "slim": SlimFaceNet}
-"""What a training config may name."""
+"""The networks by the names that training configs use."""
 
 
 def make_head(width: int) -> nn.Sequential:
@@ -108,12 +107,12 @@ def make_head(width: int) -> nn.Sequential:
     nn.init.zeros_(last.bias)
     with torch.no_grad():
         last.bias[0] = -math.log(99)  # faces are rare: start at a score of 0.01 (Lin et al. 2017, 4.1)
-        last.bias[3:5] = math.log(2.5)  # a face of 2.5 strides, the middle of what a stride serves
+        last.bias[3:5] = math.log(2.5)  # a face of 2.5 strides, the middle of what a stride learns
     return nn.Sequential(Separable(width, width), last)
 
 
 def cells(maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return outputs (B, A, 15), cell centres in pixels (A, 2) and strides (A,) of all maps laid end to end."""
+    """Return outputs (B, A, 15), cell centres in pixels (A, 2) and strides (A,) of all maps concatenated."""
     outputs = torch.cat([level.flatten(2) for level in maps], 2).transpose(1, 2)
     centres, strides = [], []
     for level, stride in zip(maps, STRIDES, strict=True):
@@ -125,7 +124,7 @@ def cells(maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def boxes_of(outputs: Tensor, centres_A2: Tensor, strides_A: Tensor) -> Tensor:
-    """Return boxes (B, A, 4) in input pixels of outputs (B, A, 15), as `nodes._boxes.decode` reads them."""
+    """Return boxes (B, A, 4) in input pixels for outputs (B, A, 15), as `nodes._boxes.decode` computes them."""
     centre = centres_A2 + outputs[..., 1:3] * strides_A[:, None]
     half = outputs[..., 3:5].clamp(max=8.0).exp() * strides_A[:, None] / 2
     return torch.cat((centre - half, centre + half), -1)

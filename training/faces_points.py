@@ -1,4 +1,4 @@
-"""Five points for faces that have a box only, by a landmark network: once, before training, and kept in the cache."""
+"""Adds five points to faces that only have a box, by a landmark network; once, before training, with a cache."""
 
 import hashlib
 import os
@@ -17,17 +17,17 @@ from training.predictor import Predictor
 from training.teacher import both_ways, teacher_file
 
 LEAST = 20.0
-"""Height in pixels of the picture from which a face is looked at: at less, eyes are two pixels wide."""
-BELIEVED = 0.8
-"""Presence from which the teacher's face counts as one."""
-MEETING = 0.5
-"""Least overlap of the box, with that which belongs to the teacher's points: fewer mean that it has lost the face."""
+"""Least height in pixels of a face that gets points: in smaller ones, eyes are at most two pixels wide."""
+PRESENT = 0.8
+"""Least presence of a face for the teacher."""
+SAME_FACE = 0.5
+"""Least overlap of the face's box with the box of the teacher's points; with less, the teacher has lost the face."""
 VERSION = b"1"
-"""Of how the teacher looks; another one makes cached points old."""
+"""Change it whenever the teacher's points change, so that cached points are not used."""
 
 
 def with_points(pictures: list[Picture], teacher: Path, cache: Path) -> list[Picture]:
-    """Return the pictures with the teacher's points where they have none. Raises SettingsError when it cannot load."""
+    """Add the teacher's points to pictures that have none. Raises SettingsError if the teacher cannot be loaded."""
     bare = [picture for picture in pictures if picture.points is None]
     key = hashlib.sha256(VERSION + teacher_file(teacher).read_bytes())
     for picture in bare:
@@ -45,9 +45,9 @@ def with_points(pictures: list[Picture], teacher: Path, cache: Path) -> list[Pic
 
 
 def look(predictor: Predictor, picture: Picture) -> Floats:
-    """Return five points (F, 5, 2) of a picture's faces, NaN where they are too small, ignored or not believed.
+    """Return five points (F, 5, 2) of a picture's faces, NaN for those that are too small, ignored or lost.
 
-    Faces are looked at twice: in the landmark box that belongs to the face box, then upright in that of the points.
+    The teacher runs twice: in the landmark box for the face box, then upright in the box of the points.
     """
     points = np.full((len(picture.boxes), 5, 2), np.nan, np.float32)
     seen = np.flatnonzero((picture.boxes[:, 3] - picture.boxes[:, 1] >= LEAST) & ~picture.ignored)
@@ -56,11 +56,11 @@ def look(predictor: Predictor, picture: Picture) -> Floats:
     images = [picture.image()] * len(seen)
     first = predictor(images, detector_to_landmark_box(picture.boxes[seen]))
     landmarks = both_ways(predictor, images, first.points, landmark_roll(first.points))
-    kept = (first.presence >= BELIEVED) & (meeting(landmarks, picture.boxes[seen]) >= MEETING)
+    kept = (first.presence >= PRESENT) & (box_overlaps(landmarks, picture.boxes[seen]) >= SAME_FACE)
     points[seen[kept]] = five_points(landmarks)[kept]
     return points
 
 
-def meeting(landmarks: Floats, boxes: Floats) -> NDArray[np.float32]:
-    """Return how far (F,) face boxes (F, 4) overlap those that belong to landmarks (F, 68, 2)."""
+def box_overlaps(landmarks: Floats, boxes: Floats) -> NDArray[np.float32]:
+    """Return the overlaps (F,) of face boxes (F, 4) with the face boxes for landmarks (F, 68, 2)."""
     return np.diagonal(overlaps(face_ovals(landmarks).boxes(), boxes)).astype(np.float32)

@@ -1,7 +1,6 @@
 """The face detector as a task of `training.train`: its data, its batches, its loss and its validation."""
 
 import logging
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from training.exported import read_exported, unfold
 from training.faces_calibrate import calibrate
 from training.faces_data import Cutouts, Picture, chances, read_backgrounds, split
 from training.faces_draw import SWAP, Scene, draw_plain, draw_scene
-from training.faces_evaluate import Maps, detect
+from training.faces_evaluate import Maps, detect, maps_of
 from training.faces_loss import detection_loss
 from training.faces_metric import curve
 from training.faces_net import NETWORKS, boxes_of, cells
@@ -33,11 +32,11 @@ OUTPUT = (
 UNFOLDING_SCENES = 64
 """Scenes over which the batch norms of `init` are measured."""
 CALIBRATION_PICTURES = 300
-"""Training pictures that the scores are calibrated on."""
+"""Training pictures on which the scores are calibrated."""
 
 
 class FaceTask:
-    """Find faces: a box, a score and five points each."""
+    """Learns to find faces: a box, a score and five points each."""
 
     Settings = FaceSettings
     higher_is_better = True
@@ -68,11 +67,11 @@ class FaceTask:
                     len(self.training), len(self.held_out), len(self.backgrounds), len(samples), len(faults))
 
     def network(self) -> nn.Module:
-        """Return a detector to train."""
+        """Return a detector with random weights."""
         return NETWORKS[self.settings.network]()
 
     def begin(self, network: nn.Module) -> None:
-        """Give it the weights of `init`."""
+        """Load the weights of `init`."""
         if self.settings.init is not None:
             images = self.batch(np.random.default_rng(0), UNFOLDING_SCENES)["image"]
             unfold(network, read_exported(self.settings.init), network_input(images))
@@ -90,16 +89,16 @@ class FaceTask:
         return collate(scenes)
 
     def again(self, rng: torch.Generator, batch: Batch, look: int) -> Batch:
-        """Return the scenes in other light, every other time mirrored."""
+        """Return the scenes relit, and mirrored every other time."""
         image = relit(rng, batch["image"])
         return mirrored(batch, image) if look % 2 else batch | {"image": image}
 
     def loss(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum and the parts `score`, `box` and `points`."""
         image = network_input(batch["image"])
-        wanted = self.settings.bfloat16
-        short = has_bfloat16(image.device) if wanted is None else wanted
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=short):
+        bfloat16 = self.settings.bfloat16
+        enabled = has_bfloat16(image.device) if bfloat16 is None else bfloat16
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=enabled):
             maps = network(image)
         outputs, centres, strides = cells([level.float() for level in maps])
         parts = detection_loss(outputs, boxes_of(outputs, centres, strides), centres, strides, batch)
@@ -107,7 +106,7 @@ class FaceTask:
         return total, {name: value.detach() for name, value in parts.items()}
 
     def deploy(self, network: nn.Module, portrait: np.ndarray) -> Deployment:
-        """Calibrate the network's scores, in place, and return it with named maps.
+        """Calibrate the network's scores in place, and return it with named maps.
 
         The reference is the portrait fitted to 320 x 240 in 320 x 256.
         """
@@ -132,27 +131,21 @@ class FaceTask:
                                 for stride, score in zip(_boxes.STRIDES, scores, strict=True)},
             },
             calibration=np.stack([fit(picture.image()) for picture in self.training[::every]][:100]),
-            measure=self._errors,
+            measure=lambda run: {f"1 - {name}": 1 - value for name, value in self._precision(maps_of(run)).items()},
             terms=terms_of(self.settings),
         )
 
-    def _errors(self, run: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, float]:
-        def maps(batch: np.ndarray) -> list[np.ndarray]:
-            found = run(batch)
-            return [found[f"stride{stride}"][0] for stride in _boxes.STRIDES]
-
-        found = [detect(maps, picture, self.settings.validation_size) for picture in self.held_out]
-        return {f"1 - ap{size}": 1 - curve(found, size).average for size in SIZES}
-
     def validate(self, network: nn.Module) -> dict[str, float]:
-        """Return the average precision of held-out faces of at least 16, 32 and 8 px in the input."""
-        maps = torch_maps(network)
+        """Return the average precision for held-out faces of at least 16, 32 and 8 px in the input."""
+        return self._precision(torch_maps(network))
+
+    def _precision(self, maps: Maps) -> dict[str, float]:
         found = [detect(maps, picture, self.settings.validation_size) for picture in self.held_out]
         return {f"ap{size}": curve(found, size).average for size in SIZES}
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Say whether a device multiplies in bfloat16 itself."""
+    """Say whether a device has instructions for bfloat16."""
     return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
@@ -178,7 +171,7 @@ class Deployed(nn.Module):
 
 
 def collate(scenes: list[Scene]) -> Batch:
-    """Stack scenes into tensors, faces padded with kind 0."""
+    """Stack scenes into tensors, padded with faces of kind 0."""
     most = max(1, *(len(scene.kinds) for scene in scenes))
     boxes = np.zeros((len(scenes), most, 4), np.float32)
     points = np.full((len(scenes), most, 5, 2), np.nan, np.float32)
@@ -196,7 +189,7 @@ def collate(scenes: list[Scene]) -> Batch:
 
 
 def mirrored(batch: Batch, image: Tensor) -> Batch:
-    """Return a batch mirrored left to right, with these images (B, 3, H, W), which still are not."""
+    """Return a batch mirrored left to right, with these images (B, 3, H, W), which are given unmirrored."""
     last = image.shape[-1] - 1
     boxes = batch["boxes"]
     points = batch["points"][:, :, SWAP]
@@ -208,7 +201,7 @@ def mirrored(batch: Batch, image: Tensor) -> Batch:
 
 
 def torch_maps(network: nn.Module) -> Maps:
-    """Return the network, in evaluation mode, as a function of arrays."""
+    """Return the maps of the network, which is in evaluation mode."""
     device = next(network.parameters()).device
 
     @torch.no_grad()

@@ -208,14 +208,14 @@ def test_scenes_are_mosaics_and_get_faces_as_often_as_told(monkeypatch):
 
     for name in ("window", "cut_window", "mosaic", "put_face", "mirror", "turn", "settle"):
         counted(name, nothing(8))
-    for name in ("_spoil", "relight"):
+    for name in ("_degrade", "relight"):
         counted(name, nothing(8).image)
     pictures, cutouts = [picture([(50, 50, 80, 90)], shape=(100, 100))], a_cutout()
     for _ in range(3000):
         draw_scene(rng, pictures, cutouts, 64)
     shares = {name: count / 3000 for name, count in done.items()}
     assert shares == pytest.approx({"mosaic": 0.12, "window": 0.88, "put_face": 0.08, "mirror": 0.5, "turn": 1,
-                                    "_spoil": 1, "settle": 1}, abs=0.025)
+                                    "_degrade": 1, "settle": 1}, abs=0.025)
     done.clear()
     for _ in range(3000):
         draw_plain(rng, pictures, cutouts, 64)
@@ -363,7 +363,7 @@ def test_a_third_of_the_faces_that_are_shown_as_pictures_is_turned():
     assert 0.2 < np.mean(turned) < 0.45
 
 
-def test_scenes_are_spoilt_and_plain_ones_relit_as_often_as_told(monkeypatch):
+def test_scenes_are_degradet_and_plain_ones_relit_as_often_as_told(monkeypatch):
     done, qualities = Counter(), []
 
     def counted(place, name):
@@ -381,7 +381,7 @@ def test_scenes_are_spoilt_and_plain_ones_relit_as_often_as_told(monkeypatch):
     counted(cv2, "imencode")
     rng = np.random.default_rng(0)
     for _ in range(400):
-        faces_draw._spoil(rng, nothing(16).image)
+        faces_draw._degrade(rng, nothing(16).image)
     shares = {name: count / 400 for name, count in done.items()}
     assert shares == pytest.approx({"relight": 0.7, "blur": 0.1, "noise": 0.1, "imencode": 0.1}, abs=0.045)
     assert 25 <= min(qualities) < 40 and 70 < max(qualities) < 85
