@@ -1,4 +1,4 @@
-"""Settings of a training run: one YAML file, checked whole, with `--set place=value` on top."""
+"""Settings of a training run: a YAML file, and `--set place=value` on the command line."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class SettingsError(ValueError):
-    """A setting, a file or a folder that the user can put right; shown without a traceback."""
+    """A wrong setting, file or folder, which the user can correct; shown without a traceback."""
 
 
 class Strict(BaseModel):
@@ -20,7 +20,7 @@ class Strict(BaseModel):
 
 
 class RunSettings(Strict):
-    """Settings of the loop; `data` and the rest of a task's own settings lie under `settings`."""
+    """Settings of the loop; those of the task, such as `data`, are under `settings`."""
 
     name: str
     """Folder under runs/ for checkpoints and logs."""
@@ -33,45 +33,45 @@ class RunSettings(Strict):
     seed: int = 1
     steps: int = Field(gt=0)
     minutes: float = Field(0.0, ge=0)
-    """Length of the run in minutes of training, on a machine that is lent for so long; the schedule follows the clock,
-    and `steps` is only the most it may take. 0: `steps` is its length, and the same seed gives the same weights."""
+    """Length of the run in minutes of training; the schedule then follows the clock, and `steps` is an upper limit. 0:
+    `steps` is the length, and the same seed gives the same weights."""
     batch: int = Field(32, gt=0)
     learning_rate: float = Field(3e-3, gt=0)
     """Peak of the schedule: linear warm-up, then cosine to a thousandth."""
     warm_up: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps that warm up."""
+    """Share of the run that is warm-up."""
     weight_decay: float = Field(1e-2, ge=0)
-    """Decoupled; on convolution and linear kernels only, never on norms and biases."""
+    """Decoupled; on convolution and linear kernels only, not on norms and biases."""
     clip: float = Field(5.0, gt=0)
     """Largest norm of the gradient."""
     ema: float = Field(0.999, ge=0, lt=1)
-    """Decay per step of the averaged weights, which are the ones validated and released."""
+    """Decay per step of the averaged weights, which are validated and released."""
     validate_every: int = Field(1000, gt=0)
     log_every: int = Field(100, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, or auto: cuda if there is a GPU."""
     amp: bool = True
-    """bfloat16 autocast on a GPU; slower than float32 on the CPUs measured, so never used there."""
+    """bfloat16 autocast on a GPU; not used on CPUs, where it was slower than float32 in all measurements."""
     threads: int = Field(0, ge=0)
-    """torch threads; 0 leaves torch's choice."""
+    """torch threads; 0: torch's default."""
     workers: int = Field(0, ge=0)
-    """Processes that prepare batches; 0 prepares them in the loop."""
+    """Processes that draw batches; 0: they are drawn in the loop."""
     looks: int = Field(1, gt=0)
-    """Steps that each drawn batch is used for, mirrored and relit on the device in between: where drawing is what takes
-    the time, as on a GPU. Source: Choi et al. 2019, "Faster Neural Network Training with Data Echoing"."""
+    """Steps for which each drawn batch is used, mirrored and relit on the device in between. It helps if drawing is the
+    bottleneck, as on a GPU. Source: Choi et al. 2019, "Faster Neural Network Training with Data Echoing"."""
     parts: int = Field(0, ge=0)
-    """Into how many parts, drawn and normalised apart, a batch falls: shared out among the processes that torchrun
-    starts; more parts than processes need less memory. 0: one per process. The same parts give the same losses, but
-    for rounding."""
+    """Number of parts of a batch, which are drawn and normalised separately and divided among the processes that
+    torchrun starts; more parts than processes need less memory. 0: one per process. The same number of parts gives the
+    same losses, up to rounding."""
     compile: Literal["", "inductor", "aot_eager"] = ""
-    """Backend of torch.compile; inductor needs a C++ compiler, and on the CPUs measured gains nothing. Empty: none."""
+    """Backend of torch.compile; inductor needs a C++ compiler, and was no faster on the CPUs measured. Empty: none."""
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a training config. Raises SettingsError naming file, place, what was found and what would be valid.
 
-    A config with `base: other.yaml`, a path from its own folder, holds only what differs from that one. There, and in
-    an override, null takes a setting away, or an entry such as a data set: its default holds, as if never given.
+    A config with `base: other.yaml`, a path relative to its own folder, inherits what it does not set. In such a config
+    and in an override, null removes a setting, or an entry such as a data set, so that its default applies.
     """
     content = _read(path)
     for override in overrides:
@@ -98,7 +98,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the settings of `own` in it, mapping by mapping, and without those that are null there."""
+    """Return `base` updated with `own`, mapping by mapping, without the settings that are null in `own`."""
     both = base | own
     for name in base.keys() & own.keys():
         if own[name] is None:
@@ -109,7 +109,7 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked(kind: type[Strict], content: dict[str, Any], place: str) -> Any:
-    """Validate `content` as `kind`; every fault is one line, unknown keys come with the nearest known one."""
+    """Validate `content` as `kind`. Raises SettingsError with a line per fault, with suggestions for unknown keys."""
     try:
         return kind.model_validate(content)
     except ValidationError as exc:
@@ -120,9 +120,9 @@ def checked(kind: type[Strict], content: dict[str, Any], place: str) -> Any:
 def _explain(kind: type[BaseModel], error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        wrong = error["msg"].lower().removeprefix("value error, ")
-        found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"  # not all that is beside it
-        return f"{where}: {wrong}{found}".removeprefix(": ")
+        wrong = error["msg"].removeprefix("Value error, ")
+        found = "" if isinstance(error["input"], dict) else f", found {error['input']!r}"  # not the whole mapping
+        return f"{where}: {wrong[0].lower()}{wrong[1:]}{found}".removeprefix(": ")
     for part in error["loc"][:-1]:
         if part in kind.model_fields:
             annotation = kind.model_fields[part].annotation

@@ -75,7 +75,7 @@ def test_a_missing_teacher_is_named(settings: LandmarkSettings, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("change", "text"), [
-    ({"sources": {"one": {"folder": "one", "labels": "teacher"}}}, "sources.one.labels: teacher needs a teacher"),
+    ({"sources": {"One": {"folder": "one", "labels": "teacher"}}}, "sources.One.labels: teacher needs a teacher"),
     ({"sources": {"one": {"folder": "one"}}, "teacher": "x"}, "no source has labels: teacher or mean"),
 ])
 def test_teacher_and_labels_go_together(change: dict[str, object], text: str) -> None:
