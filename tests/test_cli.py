@@ -260,7 +260,7 @@ def test_a_file_is_drawn_without_a_run_folder(
     assert cli.main(["draw", "thre.yaml"]) == 2
     assert "no config 'thre.yaml'" in capsys.readouterr().err
     assert cli.main(["draw", "three"]) == 2
-    assert "three.yaml cannot be made" in capsys.readouterr().err, "a graph of that name may run there"
+    assert "three.yaml cannot be created" in capsys.readouterr().err, "a graph of that name may run there"
 
 
 def test_draw_mermaid_of_attached_nodes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
