@@ -41,6 +41,7 @@ class Lookout:
         self._graph = graph
         self._nodes = nodes
         self._joined = joined
+        self._missed = False  # the graph has not answered the last request
         self._restarts: dict[str, int] | None = None  # of all nodes, when the graph was last asked
         self._next = time.monotonic() if joined else time.monotonic() + CHECK_S
 
@@ -58,7 +59,11 @@ class Lookout:
             except GraphError:
                 if silent and not self._place.runs(min(receiver.silence_s for receiver in silent.values())):
                     fates = dict.fromkeys(silent, "died")
+                elif silent and not self._missed:
+                    self._missed = True
+                    logger.warning("the graph %r does not answer; trying again", self._graph)
             else:
+                self._missed = False
                 found = {name: self._fate(receiver, graph, self._nodes[name]) for name, receiver in silent.items()}
                 fates = self._gaps(graph) | {name: fate for name, fate in found.items() if fate is not None}
         self._next = time.monotonic() + CHECK_S

@@ -31,7 +31,8 @@ SCHEME = "tcp://"
 KEYS_VARIABLE = "FACEGRAPH_KEYS"
 """Environment variable with a client's folder of keys, for commands."""
 CONNECT_S = 5.0  # timeout of the connection and its handshake
-SILENT_S = 6.0  # senders send at least a ping every two seconds; one that is silent for so long is gone
+SILENT_S = 6.0  # senders send at least a ping every two seconds; if one is silent for longer, it or the network is down
+OUTAGE_S = 60.0  # how long a network may be down before a reader gives up: a laptop changes its access point
 HEARTBEAT_MS = 2000  # of ZeroMQ: a connection is closed after three of them without an answer
 
 _KEY = re.compile(rb"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
@@ -195,8 +196,18 @@ class Remote:
         return f"{node}.{output}"
 
     def runs(self, silence_s: float) -> bool:
-        """Say whether the graph still runs, judged by how long it has been silent."""
-        return silence_s < SILENT_S
+        """Say whether the graph may still run, although it has been silent for so long."""
+        return silence_s < SILENT_S or (silence_s < OUTAGE_S and not self._refuses())
+
+    def _refuses(self) -> bool:
+        """Say whether nothing listens at the address any more, as far as can be seen within a second."""
+        try:
+            with create_connection(parse(self.control), timeout=1.0):
+                return False
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
 
     def secure(self, socket: "zmq.Socket[bytes]") -> None:
         """Prepare a socket before it connects."""

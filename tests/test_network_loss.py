@@ -25,6 +25,7 @@ class Proxy:
         self.port = self._listener.getsockname()[1]
         self._others: dict[socket.socket, socket.socket] = {}
         self._cut, self._stop = threading.Event(), threading.Event()
+        self.down = threading.Event()  # while it is set, nothing passes, and nobody is told
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -41,6 +42,9 @@ class Proxy:
         with self._listener, selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             while not self._stop.is_set():
+                if self.down.is_set():
+                    self._stop.wait(0.05)
+                    continue
                 for key, _ in selector.select(0.05):
                     if key.fileobj is self._listener:
                         self._accept(selector)
@@ -92,3 +96,32 @@ def test_a_reader_goes_on_when_the_network_has_lost_it(main: Proxy) -> None:
         main.cut()
         after = take(stream, 20)  # some of them were on their way
         assert after[-1].seq > before[-1].seq + 20 and running.stats()["state"] == "PLAYING"
+
+
+def test_a_reader_waits_while_the_network_is_down(
+    main: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("graph.network.SILENT_S", 0.1)
+    with graph.attach(f"tcp://127.0.0.1:{main.port}") as running:
+        stream = running.subscribe("copy.copied")
+        before = take(stream, 5)
+        main.down.set()
+        repair = threading.Thread(
+            target=lambda: main.down.clear() if eventually(lambda: "does not answer" in caplog.text) else None
+        )
+        repair.start()
+        after = take(stream, 200)  # more than could be on their way
+        repair.join()
+        assert "does not answer; trying again" in caplog.text
+        assert after[-1].seq > before[-1].seq + 200 and running.stats()["state"] == "PLAYING"
+
+
+def test_a_reader_gives_up_when_the_network_stays_down(main: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graph.network.SILENT_S", 0.1)
+    monkeypatch.setattr("graph.network.OUTAGE_S", 3.0)
+    with graph.attach(f"tcp://127.0.0.1:{main.port}") as running:
+        stream = running.subscribe("copy.copied")
+        next(stream)
+        main.down.set()
+        with pytest.raises(graph.GraphError, match="has died, or cannot be reached any more"):
+            list(stream)
