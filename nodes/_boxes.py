@@ -33,11 +33,8 @@ def letterbox(image: Image, size: tuple[int, int]) -> tuple[Image, Floats, Float
     Returns the input picture, scale (2,) and offset (2,): a point p of the frame is at p * scale + offset in the
     input; `to_frame` is the inverse. The scales of x and y differ only by the rounding of the sides. The picture is at
     the top left; right and bottom are padded with `BORDER` to multiples of the largest stride only, not to `size`.
-    Raises ValueError for a picture without pixels.
     """
     height, width = image.shape[:2]
-    if not height or not width:
-        raise ValueError(f"expected a picture with pixels, found shape {image.shape}")
     scale = min(size[0] / width, size[1] / height)
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
     # Use every `step`-th pixel of large pictures, two or more per input pixel: a seventh of the time of averaging all.
@@ -106,7 +103,7 @@ def areas(boxes: Floats) -> Floats:
     return area
 
 
-def merge(boxes: Floats, scores: Floats, points: Floats, iou: float = OVERLAP) -> tuple[Floats, Floats, Floats]:
+def merge(boxes: Floats, scores: Floats, points: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the faces that `nms` keeps, each blended with those it suppresses, best first.
 
     Boxes (F, 4) and points (F, 5, 2) are means weighted by the score to the power `BLEND`: the errors of neighbouring
@@ -117,7 +114,7 @@ def merge(boxes: Floats, scores: Floats, points: Floats, iou: float = OVERLAP) -
     best, blended = [], []
     values = np.concatenate((boxes, points.reshape(len(points), 2 * len(POINTS))), 1)
     while len(order):
-        near = overlaps(boxes[order[:1]], boxes[order])[0] > iou
+        near = overlaps(boxes[order[:1]], boxes[order])[0] > OVERLAP
         near[0] = True  # a box without area does not overlap even itself
         best.append(order[0])
         blended.append(np.average(values[order[near]], 0, scores[order[near]] ** BLEND + 1e-12))
@@ -134,8 +131,8 @@ def nested(boxes: Floats, share: float) -> NDArray[np.bool_]:
     return np.asarray(np.tril(inside, -1).any(1), np.bool_)
 
 
-def nms(boxes: Floats, scores: Floats, iou: float = OVERLAP) -> NDArray[np.intp]:
-    """Return the indices of the faces to keep, best first: none overlaps a better one by more than `iou`.
+def nms(boxes: Floats, scores: Floats) -> NDArray[np.intp]:
+    """Return the indices of the faces to keep, best first: none overlaps a better one by more than OVERLAP.
 
     Greedy non-maximum suppression, which computes one row of overlaps per face kept.
     """
@@ -143,5 +140,5 @@ def nms(boxes: Floats, scores: Floats, iou: float = OVERLAP) -> NDArray[np.intp]
     kept = []
     while len(order):
         kept.append(order[0])
-        order = order[1:][overlaps(boxes[order[:1]], boxes[order[1:]])[0] <= iou]
+        order = order[1:][overlaps(boxes[order[:1]], boxes[order[1:]])[0] <= OVERLAP]
     return np.array(kept, np.intp)

@@ -33,6 +33,28 @@ def model() -> FaceModel:
     return FaceModel()
 
 
+class Scripted:
+    """A model that gives the next of prepared boxes and scores in each search."""
+
+    def __init__(self, *searches: tuple[list[np.ndarray], list[float]]) -> None:
+        self.searches = iter(searches)
+
+    def detect(self, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        boxes, scores = next(self.searches)
+        return np.array(boxes), np.array(scores, np.float32), np.zeros((len(boxes), 5, 2), np.float32)
+
+
+def scripted(*searches: tuple[list[np.ndarray], list[float]], **settings: Any) -> FaceDetector:
+    """Return an open detector that only searches in every frame, with a scripted model."""
+    detector = FaceDetector(every=1, scene=0.0, lost=-1.0, **settings)
+    detector.open()
+    detector._model = Scripted(*searches)  # type: ignore[assignment]
+    return detector
+
+
+HERE, THERE = np.array([[10, 10, 60, 60], [200, 10, 250, 60]], np.float32)
+
+
 def test_finds_the_portrait_with_its_points(model: FaceModel) -> None:
     shot = source(frames=1)
     boxes, scores, points = model.detect(shot["frame"][0].image)
@@ -239,50 +261,23 @@ def test_new_faces_come_from_the_region_and_known_ones_may_leave_it() -> None:
 def test_of_two_who_score_alike_the_one_that_is_known_is_kept() -> None:
     """And what scores little gives way to a new face."""
     image = source(frames=1)["frame"][0].image
-    detector = FaceDetector(max_faces=1, every=1, scene=0.0, lost=-1.0)
-    here, there = np.array([[10, 10, 60, 60], [200, 10, 250, 60]], np.float32)
-    searches = [([here, there], [0.95, 0.94]), ([there, here], [0.96, 0.95]), ([there, here], [0.96, 0.6])]
-
-    class Model:
-        def detect(self, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            boxes, scores = searches.pop(0)
-            return np.array(boxes), np.array(scores, np.float32), np.zeros((2, 5, 2), np.float32)
-
-    detector.open()
-    detector._model = Model()
+    searches = [([HERE, THERE], [0.95, 0.94]), ([THERE, HERE], [0.96, 0.95]), ([THERE, HERE], [0.96, 0.6])]
+    detector = scripted(*searches, max_faces=1)
     said = [detector.process(Frame(image=image)).boxes[0, 0] for _ in range(3)]
-    assert said == [here[0], here[0], there[0]]
+    assert said == [HERE[0], HERE[0], THERE[0]]
 
 
 def test_faces_are_said_best_first_whoever_is_known() -> None:
     image = source(frames=1)["frame"][0].image
-    detector = FaceDetector(every=1, scene=0.0, lost=-1.0)
-    here, there = np.array([[10, 10, 60, 60], [200, 10, 250, 60]], np.float32)
-    searches = [([here], [0.9]), ([there, here], [0.95, 0.9])]
-
-    class Model:
-        def detect(self, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            boxes, scores = searches.pop(0)
-            return np.array(boxes), np.array(scores, np.float32), np.zeros((len(boxes), 5, 2), np.float32)
-
-    detector.open()
-    detector._model = Model()
+    detector = scripted(([HERE], [0.9]), ([THERE, HERE], [0.95, 0.9]))
     said = [detector.process(Frame(image=image)).scores.tolist() for _ in range(2)]
     assert said == [pytest.approx([0.9]), pytest.approx([0.95, 0.9])]
 
 
 def test_a_face_known_of_another_stream_is_not_let_out_of_the_region() -> None:
     image = source(frames=1)["frame"][0].image
-    detector = FaceDetector(every=1, scene=0.0, lost=-1.0, region=(0.5, 0.0, 1.0, 1.0))
     inside, outside = np.array([[280, 100, 380, 200], [260, 100, 360, 200]], np.float32)  # the middle is at 320
-    searches = [inside, outside, outside]
-
-    class Model:
-        def detect(self, *_: object, **__: object) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            return searches.pop(0)[None], np.float32([0.9]), np.zeros((1, 5, 2), np.float32)
-
-    detector.open()
-    detector._model = Model()
+    detector = scripted(*(([box], [0.9]) for box in (inside, outside, outside)), region=(0.5, 0.0, 1.0, 1.0))
     said = [detector.process(Frame(header=Header(epoch=epoch), image=image)) for epoch in (0, 0, 1)]
     assert [len(one.boxes) for one in said] == [1, 1, 0]
 

@@ -133,7 +133,7 @@ class RfbModel:
         centre = anchor[:, :2] + 0.1 * place[:, :2] * anchor[:, 2:]
         half = anchor[:, 2:] * np.exp(0.2 * place[:, 2:]) / 2
         boxes = np.concatenate((centre - half, centre + half), 1) * np.tile(image.shape[1::-1], 2)
-        return boxes[nms(boxes.astype(np.float32), scores[kept], 0.3)]
+        return boxes[nms(boxes.astype(np.float32), scores[kept])]
 
 
 def main() -> None:
