@@ -14,7 +14,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     [(20, 20), (0, 0), (-1, 20), (20, -1), (-30, -30), (90, 90)],
     ids=["inside", "in the corner", "left", "above", "far outside", "far outside at the other end"],
 )
-def test_samples_are_those_of_green_and_beyond_the_picture_those_of_its_rim(x: int, y: int, stride: int) -> None:
+def test_samples_are_green_levels_with_the_edge_repeated_outside(x: int, y: int, stride: int) -> None:
     levels = samples(PICTURE, Area(x, y, 8, stride))
     across, down = np.clip(x + stride * np.arange(8), 0, 63), np.clip(y + stride * np.arange(8), 0, 47)
     np.testing.assert_array_equal(levels, PICTURE[down][:, across, 1])
@@ -22,7 +22,7 @@ def test_samples_are_those_of_green_and_beyond_the_picture_those_of_its_rim(x: i
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_a_square_may_end_at_the_right_and_lower_rim_or_beyond(stride: int, beyond: int) -> None:
+def test_a_square_may_end_at_or_beyond_the_right_and_lower_edge(stride: int, beyond: int) -> None:
     side = 8 * stride
     for x, y in ((64 - side + beyond, 20), (20, 48 - side + beyond)):
         levels = samples(PICTURE, Area(x, y, 8, stride))
@@ -30,7 +30,7 @@ def test_a_square_may_end_at_the_right_and_lower_rim_or_beyond(stride: int, beyo
         np.testing.assert_array_equal(levels, PICTURE[down][:, across, 1])
 
 
-def test_what_is_sampled_stays_when_the_picture_changes() -> None:
+def test_samples_do_not_change_with_the_picture() -> None:
     picture = PICTURE.copy()
     found = [samples(picture, Area(4, 4, 8, stride)) for stride in (1, 2)]
     before = [levels.copy() for levels in found]
@@ -40,7 +40,7 @@ def test_what_is_sampled_stays_when_the_picture_changes() -> None:
 
 
 @pytest.mark.parametrize(("side", "count", "stride"), [(30.0, 30, 1), (99.0, 49, 2), (150.0, 50, 3), (1.0, 8, 1)])
-def test_a_square_lies_about_its_middle_with_as_few_samples_as_are_wanted(side: float, count: int, stride: int) -> None:
+def test_a_square_is_centred_and_subsampled(side: float, count: int, stride: int) -> None:
     area = square(100.0, 50.0, side, 40)
     assert (area.samples, area.stride, area.length) == (count, stride, count * stride)
     assert abs(area.x + area.length / 2 - 100) <= 0.5 and abs(area.y + area.length / 2 - 50) <= 0.5

@@ -89,7 +89,7 @@ def test_a_decoder_that_keeps_up_gets_every_packet(monkeypatch: pytest.MonkeyPat
         assert next(packets, None) is None
 
 
-def test_a_late_decoder_goes_on_at_the_newest_key_frame(
+def test_a_late_decoder_continues_at_the_newest_key_frame(
     monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
 ) -> None:
     monkeypatch.setattr(_arrivals, "LATE_S", 0.0)
@@ -103,7 +103,7 @@ def test_a_late_decoder_goes_on_at_the_newest_key_frame(
     assert warnings_of() == [_arrivals.BEHIND % ("cam", 5)]
 
 
-def test_what_is_skipped_at_the_start_is_no_reason_to_warn(
+def test_skipping_at_the_start_gives_no_warning(
     monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
 ) -> None:
     monkeypatch.setattr(_arrivals, "LATE_S", 0.0)
@@ -116,7 +116,7 @@ def test_what_is_skipped_at_the_start_is_no_reason_to_warn(
     assert warnings_of() == []
 
 
-def test_where_no_key_frame_comes_it_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_decoder_waits_for_the_next_key_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     sender = Sender()
     with arrivals(sender) as (read, packets):
         sender.send("KPPP")
@@ -130,7 +130,7 @@ def test_where_no_key_frame_comes_it_is_waited_for(monkeypatch: pytest.MonkeyPat
         assert take(packets) == 7
 
 
-def test_a_key_frame_that_never_comes_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_key_frame_ends_after_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sender = Sender()
     monkeypatch.setattr(_arrivals, "LOST_S", 0.0)
     monkeypatch.setattr(_arrivals, "KEY_S", 0.0)
@@ -142,7 +142,7 @@ def test_a_key_frame_that_never_comes_is_not_waited_for_for_ever(monkeypatch: py
         assert take(packets) == 4
 
 
-def test_sound_that_goes_on_does_not_hide_that_no_picture_comes() -> None:
+def test_sound_does_not_hide_missing_pictures() -> None:
     """RTSP is asked for pictures only; HTTP, RTMP and transport streams send what they have."""
     sender = Sender()
     with arrivals(sender, patience_s=0.2) as (_, packets):
@@ -154,7 +154,7 @@ def test_sound_that_goes_on_does_not_hide_that_no_picture_comes() -> None:
             next(packets)
 
 
-def test_what_comes_broken_is_no_picture_and_no_end(tmp_path: Path) -> None:
+def test_damaged_packets_are_skipped(tmp_path: Path) -> None:
     shown = []
     with av.open(str(clips.write(tmp_path / "clip.avi", clips.steady(5), codec="mjpeg"))) as container:
         for number, packet in enumerate(container.demux(video=0)):
@@ -174,7 +174,7 @@ def slow(seconds: float) -> Callable[[av.Packet], list[av.VideoFrame]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["h264", "mjpeg"])
-def test_a_network_camera_that_is_decoded_slowly_is_shown_late_by_no_more_and_more(
+def test_the_delay_of_a_slowly_decoded_network_camera_does_not_grow(
     camera: Callable[..., Camera], codec: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By the camera's own clock. A third of its rate would be 5 s late after 8 s."""
@@ -190,7 +190,7 @@ def test_a_network_camera_that_is_decoded_slowly_is_shown_late_by_no_more_and_mo
 
 
 @pytest.mark.slow
-def test_a_webcam_that_is_decoded_slowly_tells_when_its_pictures_came(
+def test_pictures_of_a_slowly_decoded_webcam_have_their_time_of_arrival(
     monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
 ) -> None:
     class Keys(Arrivals):

@@ -38,7 +38,7 @@ def test_any_batch_and_any_picture_size(backend: str) -> None:
             np.testing.assert_allclose(level, reference[1].run(picture)[name], atol=0.01)
 
 
-def test_results_of_a_run_outlive_the_next_one() -> None:
+def test_results_are_not_overwritten_by_the_next_run() -> None:
     network = load(MODELS / "landmarks", "mnn")
     first = network.run(np.zeros((1, 3, 160, 160), np.float32))["landmarks"]
     kept = first.copy()
@@ -46,7 +46,7 @@ def test_results_of_a_run_outlive_the_next_one() -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_a_missing_file_is_named_with_its_absolute_path_and_a_near_miss(
+def test_a_missing_file_is_named_with_its_absolute_path_and_a_suggestion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -74,7 +74,7 @@ def test_a_released_network_is_found_by_its_name_unless_a_file_here_has_it(
         load("landmarks-huge")
 
 
-def test_wrong_names_are_told_what_is_valid() -> None:
+def test_wrong_names_are_refused_with_the_valid_ones() -> None:
     with pytest.raises(ValueError, match="'onxruntime' is not one of 'onnxruntime', 'mnn', 'torch'; did you mean"):
         load(MODELS / "landmarks", "onxruntime")
     with pytest.raises(ValueError, match="device 'gpu' is not one of 'cpu', 'cuda'"):
@@ -110,7 +110,7 @@ def test_a_missing_package_is_named(
     assert isinstance(error.value, ConfigError)  # in a graph one line, without a traceback
 
 
-def test_a_missing_or_foreign_card_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_wrong_card_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=rf"no card {tmp_path}/face\.v2\.json"):
         card(tmp_path / "face.v2")
     (tmp_path / "face.json").write_text(json.dumps({"input": 160}))
@@ -125,7 +125,7 @@ def test_a_missing_or_foreign_card_is_named(tmp_path: Path) -> None:
         (FaceModel, "landmarks", "gives landmarks, spread, states, presence; expected one that gives stride8"),
     ],
 )
-def test_a_network_for_something_else_is_told(use: type, of: str, text: str) -> None:
+def test_a_network_with_other_outputs_is_refused(use: type, of: str, text: str) -> None:
     with pytest.raises(ValueError, match=rf"{of}: a network that {text}"):
         use(of)
     node = Landmarks if use is LandmarkModel else FaceDetector
@@ -155,7 +155,7 @@ def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, backend: str, suffix: s
 
 
 @pytest.mark.slow
-def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+def test_no_telemetry_is_sent(tmp_path: Path) -> None:
     """onnxruntime begins with a number for this machine in the user's folder."""
     unknown = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
     code = "from nodes.detect import FaceModel; FaceModel()"

@@ -72,7 +72,7 @@ def test_decode_takes_the_leading_batch_axis_and_all_or_nothing_thresholds(rng):
     assert boxes.shape == (0, 4) and scores.shape == (0,) and points.shape == (0, 5, 2)
 
 
-def test_decode_stays_finite_for_wild_maps(rng):
+def test_decode_stays_finite_for_extreme_maps(rng):
     outputs = [maps * 200 for maps in maps_of(rng)]
     with np.errstate(over="ignore"):
         boxes, scores, points = decode(outputs, STRIDES, 0.5)

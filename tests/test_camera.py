@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("codec", "transport"), [("h264", "tcp"), ("mjpeg", "udp"), ("h265", "udp")])
-def test_plays_and_tells_whose_clock(camera: Callable[..., Camera], codec: str, transport: str) -> None:
+def test_plays_and_says_which_clock_it_uses(camera: Callable[..., Camera], codec: str, transport: str) -> None:
     with playing(camera("--codec", codec).uri(), transport=transport) as until:
         first = until(shows_ball)
         assert (first.image.shape, first.epoch) == ((240, 320, 3), 0)
@@ -44,13 +44,13 @@ def test_plays_and_tells_whose_clock(camera: Callable[..., Camera], codec: str, 
         assert 0 <= age_s < 5
 
 
-def test_the_first_key_frame_is_shown_and_not_used_up_to_find_out_what_comes(camera: Callable[..., Camera]) -> None:
+def test_the_first_key_frame_is_shown_and_not_only_probed(camera: Callable[..., Camera]) -> None:
     """The next one comes after 10 minutes."""
     with playing(camera("--codec", "h265", "--gop", "18000").uri()) as until:
         assert until(any_frame).epoch == 0
 
 
-def test_between_two_key_frames_a_camera_is_waited_for(camera: Callable[..., Camera]) -> None:
+def test_a_camera_joined_between_key_frames_gets_more_time(camera: Callable[..., Camera]) -> None:
     """It is watched already, so that nobody else begins with a key frame; they are 2.5 s apart, the patience is 1 s."""
     cam = camera("--gop", "75")
     with playing(cam.uri()) as watching:
@@ -70,7 +70,7 @@ def test_between_two_key_frames_a_camera_is_waited_for(camera: Callable[..., Cam
         ("KP p", "has sent no key frame for 1 s"),
     ],
 )
-def test_what_gives_no_picture_is_no_silence_before_a_key_frame_has_come(
+def test_packets_without_pictures_are_no_silence_before_the_first_key_frame(
     sent: str, why: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """k and p are key frames and others, written large where a picture comes out; a space is a second."""
@@ -116,7 +116,7 @@ def test_slow_consumer_gets_the_newest(camera: Callable[..., Camera]) -> None:
 
 @pytest.mark.parametrize("harm", ["--lose=0.15", "--garble=0.0005"])
 @pytest.mark.parametrize("codec", ["h264", "mjpeg"])
-def test_plays_on_through_loss_and_garbage(camera: Callable[..., Camera], codec: str, harm: str) -> None:
+def test_keeps_playing_through_loss_and_damage(camera: Callable[..., Camera], codec: str, harm: str) -> None:
     """Pictures go missing and come broken; the others go on for 5 s, in order and on the same connection."""
     cam = camera("--codec", codec, harm)
     with playing(cam.uri(), patience=30.0, transport="udp") as until:
@@ -130,7 +130,7 @@ def test_plays_on_through_loss_and_garbage(camera: Callable[..., Camera], codec:
 
 @pytest.mark.parametrize("jumps", [(0, 3600, 0, -3600), (0, -0.9, -1.8, -2.7), (0, 0.105, 777.7, 0)])
 @pytest.mark.parametrize("rate", [1.0, 0.0, 2.0])
-def test_whatever_the_stamps_pts_follow_the_arrival_and_grow(jumps: tuple[float, ...], rate: float) -> None:
+def test_pts_grow_and_follow_the_arrival_whatever_the_timestamps(jumps: tuple[float, ...], rate: float) -> None:
     """A camera whose clock is set by an hour, begins anew, stands still, or is too fast."""
     camera = NetworkCamera("rtsp://127.0.0.1:1/x", "tcp", 1.0, 0.0)
     picture = av.VideoFrame(16, 16, "yuv420p")
@@ -149,7 +149,7 @@ def test_whatever_the_stamps_pts_follow_the_arrival_and_grow(jumps: tuple[float,
 
 
 @pytest.mark.parametrize(("ahead_s", "known"), [(-1.0, True), (0.5, False), (-60.0, False), (3600.0, False)])
-def test_wall_clock_of_a_camera_that_cannot_be_right_is_not_used(ahead_s: float, known: bool) -> None:
+def test_an_implausible_wall_clock_is_not_used(ahead_s: float, known: bool) -> None:
     """The picture came a second ago, and has waited since for its turn to be decoded."""
     came_ns = time.monotonic_ns() - 1_000_000_000
 
@@ -167,7 +167,7 @@ def test_wall_clock_of_a_camera_that_cannot_be_right_is_not_used(ahead_s: float,
 # --- what cameras do ---
 
 
-def test_waits_grow_and_differ_from_one_attempt_to_the_next(
+def test_waits_between_attempts_grow_and_vary(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_camera, "FIRST_WAIT_S", 0.1)
@@ -215,7 +215,7 @@ def test_other_refusals_are_explained(status: str, why: str) -> None:
         NetworkCamera(f"rtsp://127.0.0.1:{port}/x", "tcp", 1.0, 0.0).probe()
 
 
-def test_hung_camera_is_left_and_found_again(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hung_camera_is_reconnected(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
     cam = camera()
     with playing(cam.uri()) as until:
         until(any_frame)
@@ -227,7 +227,7 @@ def test_hung_camera_is_left_and_found_again(camera: Callable[..., Camera], capl
         assert shows_ball(until(lambda frame: frame.epoch > 0 and shows_ball(frame)))
 
 
-def test_a_camera_that_sends_only_sound_any_more_is_left(
+def test_a_camera_that_only_sends_sound_is_reconnected(
     camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture
 ) -> None:
     with playing(camera("--blind-after", "3").uri()) as until:
@@ -235,7 +235,7 @@ def test_a_camera_that_sends_only_sound_any_more_is_left(
     assert "is lost: does not answer in time" in said(caplog)
 
 
-def test_wrong_password_and_path_are_told_without_it(
+def test_wrong_password_and_path_are_reported_without_the_password(
     camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -250,7 +250,7 @@ def test_wrong_password_and_path_are_told_without_it(
 
 
 @pytest.mark.parametrize("place", ["bob:sec/ret@127.0.0.1/cam", "bob:sec#ret@127.0.0.1/cam", "127.0.0.1:99999/cam"])
-def test_an_address_that_cannot_be_taken_apart_says_what_to_write(place: str) -> None:
+def test_an_address_that_cannot_be_parsed_says_what_to_write(place: str) -> None:
     with pytest.raises(NodeError, match=r"/cam has a port above 65535, or / .* written %2F %3F %23 %25") as error:
         NetworkCamera(f"rtsp://{place}", "tcp", 1.0, 0.0).probe()
     assert "sec" not in str(error.value)
@@ -262,7 +262,7 @@ class Garbage(socketserver.BaseRequestHandler):
         self.request.sendall(bytes(range(256)) * 40)
 
 
-def test_garbage_and_unknown_hosts_are_waited_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_answers_and_unknown_hosts_are_retried(caplog: pytest.LogCaptureFixture) -> None:
     with served(Garbage) as port, playing(f"rtsp://127.0.0.1:{port}/x"), playing("rtsp://nowhere.invalid/x"):
         assert eventually(lambda: f"127.0.0.1:{port}/x does not send video" in said(caplog))
         assert eventually(lambda: "nowhere.invalid/x cannot be reached: no such host, or no way to it" in said(caplog))
@@ -271,7 +271,7 @@ def test_garbage_and_unknown_hosts_are_waited_out(caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize(
     "address", ["srt://host:1?mode=caller&passphrase=", "http://host/cam.cgi?access_token=", "http://host/?loginpas="]
 )
-def test_passwords_among_the_parameters_of_an_address_are_not_shown(address: str) -> None:
+def test_passwords_in_the_parameters_of_an_address_are_hidden(address: str) -> None:
     assert NetworkCamera(address + "secret99&fps=5", "tcp", 1.0, 0.0).name == address + "***&fps=5"
 
 
@@ -280,7 +280,7 @@ def test_an_address_without_a_host_is_a_mistake() -> None:
         NetworkCamera("rtsp://", "tcp", 1.0, 0.0)
 
 
-def test_a_protocol_that_ffmpeg_lacks_is_a_failure_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_protocol_that_ffmpeg_lacks_is_an_error_and_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nodes.capture.SCHEMES", ("nonesuch",))
     with pytest.raises(NodeError, match=r"nonesuch://127.0.0.1:1 cannot be read: .* does not know its protocol"):
         clips.captured(uri="nonesuch://127.0.0.1:1")

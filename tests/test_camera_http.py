@@ -37,7 +37,7 @@ class Mjpeg(http.server.BaseHTTPRequestHandler):
         return
 
 
-def test_mjpeg_over_http_is_timed_by_its_arrival() -> None:
+def test_mjpeg_over_http_has_its_time_of_arrival() -> None:
     """It has no stamps, and FFmpeg makes up 25 pictures a second."""
     with served(Mjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
         first = until(lambda frame: clips.number(frame.image) >= 5)
@@ -50,7 +50,7 @@ class ShortMjpeg(Mjpeg):
     shots = 5
 
 
-def test_a_stream_that_breaks_off_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_that_breaks_off_is_reported_as_such(caplog: pytest.LogCaptureFixture) -> None:
     """And not as a host that is unknown, which FFmpeg gives the same number."""
     with served(ShortMjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
         until(lambda frame: frame.epoch > 0)
@@ -81,7 +81,7 @@ class Snapshot(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("path", ["length.jpg", "snapshot.cgi?channel=1"])
-def test_an_address_that_gives_one_picture_is_asked_again(path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_address_that_gives_one_picture_is_requested_again(path: str, caplog: pytest.LogCaptureFixture) -> None:
     Snapshot.busy = False
     with served(Snapshot) as port, playing(f"http://127.0.0.1:{port}/{path}", fps=10.0) as until:
         frames = [until(lambda _: True) for _ in range(10)]
@@ -125,7 +125,7 @@ def test_a_file_over_http_is_looped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 0 < first.pts - last.pts < 0.5
 
 
-def test_two_pictures_a_second_are_not_gathered_until_patience_is_at_its_end(tmp_path: Path) -> None:
+def test_a_stream_of_two_pictures_per_second_is_not_buffered_too_long(tmp_path: Path) -> None:
     whole = clips.write(tmp_path / "clip.ts", clips.steady(20, fps=2)).read_bytes()
 
     class Slow(Mjpeg):
@@ -143,7 +143,7 @@ def test_two_pictures_a_second_are_not_gathered_until_patience_is_at_its_end(tmp
         assert until(lambda frame: clips.number(frame.image) == 9).epoch == 0
 
 
-def test_live_segments_play_in_real_time_and_not_as_fast_as_they_are_fetched(tmp_path: Path) -> None:
+def test_live_segments_play_in_real_time(tmp_path: Path) -> None:
     """A list that grows on (HLS) gives seconds at once, and then nothing for as long."""
     clips.write(tmp_path / "live.m3u8", clips.steady(20))
     whole = (tmp_path / "live.m3u8").read_text()
@@ -155,7 +155,7 @@ def test_live_segments_play_in_real_time_and_not_as_fast_as_they_are_fetched(tmp
     assert last.header.t_capture_ns - first.header.t_capture_ns > 0.2e9
 
 
-def test_of_the_resolutions_that_a_list_offers_only_the_largest_is_fetched(tmp_path: Path) -> None:
+def test_only_the_largest_resolution_of_a_playlist_is_downloaded(tmp_path: Path) -> None:
     master = "#EXTM3U\n"
     for name, size in (("small", (32, 24)), ("large", (128, 96)), ("middle", (64, 48))):
         clips.write(tmp_path / f"{name}.m3u8", clips.steady(200), size=size)
@@ -182,7 +182,7 @@ def test_a_file_over_http_may_show_a_picture_for_longer_than_patience(tmp_path: 
     assert late.epoch == 0 and 2.5 < late.pts < 2.9
 
 
-def test_a_gap_in_the_stamps_of_a_file_over_http_is_not_waited_out(tmp_path: Path) -> None:
+def test_a_gap_in_the_timestamps_of_a_file_over_http_is_not_waited_for(tmp_path: Path) -> None:
     clips.write(tmp_path / "clip.mp4", [*clips.steady(10), *(1000 + time_s for time_s in clips.steady(20))])
     with served(partial(Files, directory=tmp_path)) as port, playing(f"http://127.0.0.1:{port}/clip.mp4") as until:
         assert until(lambda frame: clips.number(frame.image) > 20)

@@ -64,7 +64,7 @@ def test_variable_frame_rate_is_kept(tmp_path: Path) -> None:
     assert times(captured(uri=str(clips.write(tmp_path / "clip.mp4", at)))) == at
 
 
-def test_a_picture_is_given_back_when_it_has_been_converted(tmp_path: Path) -> None:
+def test_a_picture_is_freed_when_it_has_been_converted(tmp_path: Path) -> None:
     with av.open(str(clips.write(tmp_path / "clip.mp4", [0.0], turned=90, mirrored=True))) as container:
         picture = next(container.decode(video=0))
         before = sys.getrefcount(picture)
@@ -81,7 +81,7 @@ def test_capture_time_is_now(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize(("turned", "place"), [(0, (0, 0)), (90, (1, 0)), (180, (1, 1)), (-90, (0, 1))])
-def test_rotation_and_mirroring_of_phones_are_honoured(
+def test_rotation_and_mirroring_of_phones_are_applied(
     tmp_path: Path, turned: int, place: tuple[int, int], mirrored: bool
 ) -> None:
     path = clips.write(tmp_path / "clip.mp4", [0.0], turned=turned, mirrored=mirrored)
@@ -101,7 +101,7 @@ def test_rotation_and_mirroring_of_phones_are_honoured(
         ((720, 576), Colorspace.ITU709, 1, True),
     ],
 )
-def test_untagged_colours_are_those_of_hd_where_players_take_them_so(
+def test_untagged_hd_colours_are_bt709_as_in_players(
     size: tuple[int, int], made_by: Colorspace, says: int, right: bool
 ) -> None:
     colour = np.full((size[1], size[0], 3), (40, 60, 200), np.uint8)
@@ -118,7 +118,7 @@ def test_a_webcam_has_the_same_colours_at_any_size() -> None:
     np.testing.assert_array_equal(large[5, 5], little[5, 5])
 
 
-def test_scaling_counts_in_the_upright_picture(tmp_path: Path) -> None:
+def test_scaling_applies_to_the_upright_picture(tmp_path: Path) -> None:
     path = str(clips.write(tmp_path / "clip.mp4", [0.0], turned=90))
     assert captured(uri=path, width=24)[0].image.shape == (32, 24, 3)
     assert captured(uri=path, height=32)[0].image.shape == (32, 24, 3)
@@ -145,14 +145,14 @@ def test_picture_size_may_change(tmp_path: Path, suffix: str) -> None:
     assert numbers(frames) == [0, 1, 2, 3] * 2
 
 
-def test_fps_thins_a_video_out(tmp_path: Path) -> None:
+def test_fps_reduces_the_frame_rate(tmp_path: Path) -> None:
     path = str(clips.write(tmp_path / "clip.mp4", clips.steady(12, fps=60)))
     assert numbers(captured(uri=path, fps=30.0)) == [0, 1, 3, 5, 7, 9, 11]
     assert numbers(captured(uri=path, fps=60.0)) == list(range(12))
     assert numbers(captured(uri=path, fps=1000.0)) == list(range(12))
 
 
-def test_stamps_that_go_to_and_fro_give_no_more_than_fps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timestamps_that_go_back_and_forth_do_not_exceed_fps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = VideoFile(clips.write(tmp_path / "clip.mp4", [0.0]), fps=10.0)
     frames = [av.VideoFrame(16, 16, "yuv420p") for _ in range(7)]
     for frame, frame.pts in zip(frames, (0, 1, 2, 1, 2, 3, 4), strict=True):
@@ -161,7 +161,7 @@ def test_stamps_that_go_to_and_fro_give_no_more_than_fps(tmp_path: Path, monkeyp
     assert [shot.pts for shot in file.shots()] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
-def test_where_the_stamps_begin_anew_fps_goes_on_and_the_epoch_grows(tmp_path: Path) -> None:
+def test_where_timestamps_start_anew_the_epoch_grows_and_fps_still_applies(tmp_path: Path) -> None:
     once = clips.write(tmp_path / "once.ts", clips.steady(30)).read_bytes()
     twice = tmp_path / "twice.ts"
     twice.write_bytes(once + once)  # as recorders join their parts
@@ -171,14 +171,14 @@ def test_where_the_stamps_begin_anew_fps_goes_on_and_the_epoch_grows(tmp_path: P
     assert numbers(captured(uri=str(twice), fps=10.0)) == [*alone, *alone]
 
 
-def test_a_loop_that_is_thinned_out_lasts_as_long(tmp_path: Path) -> None:
+def test_a_loop_with_fps_has_the_same_duration(tmp_path: Path) -> None:
     path = str(clips.write(tmp_path / "clip.mp4", clips.steady(30)))
     every = [frame.pts for frame in captured(uri=path, fps=4.0, loop=True, limit=12)]
     one = [frame.pts for frame in captured(uri=path, fps=4.0)]
     assert every[: 2 * len(one)] == pytest.approx([*one, *(1 + pts for pts in one)], abs=1e-3)
 
 
-def test_loop_goes_on_in_time_and_starts_a_new_epoch(tmp_path: Path) -> None:
+def test_a_loop_continues_in_time_and_starts_a_new_epoch(tmp_path: Path) -> None:
     path = clips.write(tmp_path / "clip.mp4", [0.0, 0.1, 0.4 - 1 / 30])
     frames = captured(uri=str(path), loop=True, limit=8)
     assert numbers(frames) == [0, 1, 2, 0, 1, 2, 0, 1]
@@ -186,7 +186,7 @@ def test_loop_goes_on_in_time_and_starts_a_new_epoch(tmp_path: Path) -> None:
     assert [frame.epoch for frame in frames] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
-def test_a_loop_of_a_clip_that_begins_late_goes_on_at_once(tmp_path: Path) -> None:
+def test_a_loop_of_a_clip_that_starts_late_continues_at_once(tmp_path: Path) -> None:
     path = clips.write(tmp_path / "clip.mp4", [5.0, 5.1, 5.2])
     assert times(captured(uri=str(path), loop=True, limit=5)) == [5, 5.1, 5.2, 5.233, 5.333]
 
@@ -199,7 +199,7 @@ def test_paced_takes_the_time_of_the_clip(tmp_path: Path) -> None:
     assert stamps[2] - stamps[1] > 0.1
 
 
-def test_frames_are_born_in_the_allocated_array(tmp_path: Path) -> None:
+def test_frames_are_written_to_the_allocated_array(tmp_path: Path) -> None:
     node = Capture(uri=str(clips.write(tmp_path / "clip.mp4", clips.steady(2), turned=90)))
     born: list[np.ndarray] = []
 

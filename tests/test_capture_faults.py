@@ -21,7 +21,7 @@ from tests.clips import captured, times
 @pytest.mark.parametrize(
     ("name", "begins"), [("clip.mp4", 0), ("clip.mp4", 5), ("clip.mkv", 0), ("clip.mkv", 5), ("clip.flv", 0)]
 )
-def test_a_cut_off_file_gives_what_it_has(
+def test_a_truncated_file_gives_the_frames_it_has(
     tmp_path: Path, name: str, begins: int, warnings_of: Callable[[], list[str]]
 ) -> None:
     path = clips.write(
@@ -37,7 +37,7 @@ def test_a_cut_off_file_gives_what_it_has(
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".flv", ".ts"])
-def test_a_whole_file_gives_no_warning(tmp_path: Path, suffix: str, warnings_of: Callable[[], list[str]]) -> None:
+def test_a_complete_file_gives_no_warning(tmp_path: Path, suffix: str, warnings_of: Callable[[], list[str]]) -> None:
     for at in (clips.steady(10), clips.steady(10, fps=10), [0.0, 0.1, 2.0], [0.0]):
         captured(uri=str(clips.write(tmp_path / f"clip{suffix}", at)))
     assert warnings_of() == []
@@ -45,7 +45,7 @@ def test_a_whole_file_gives_no_warning(tmp_path: Path, suffix: str, warnings_of:
 
 @pytest.mark.parametrize("b_frames", [0, 3])
 @pytest.mark.parametrize("name", ["clip.mkv", "clip.webm", "clip.nut", "clip.mp4", "clip.ts", "clip.flv", "clip.avi"])
-def test_a_whole_file_that_begins_late_gives_no_warning(
+def test_a_complete_file_that_starts_late_gives_no_warning(
     tmp_path: Path, name: str, b_frames: int, warnings_of: Callable[[], list[str]]
 ) -> None:
     codec = "libvpx" if name == "clip.webm" else "libx264"
@@ -54,7 +54,7 @@ def test_a_whole_file_that_begins_late_gives_no_warning(
     assert warnings_of() == []
 
 
-def test_sound_that_lasts_longer_does_not_make_a_file_cut_off(
+def test_a_file_with_longer_sound_is_not_truncated(
     tmp_path: Path, warnings_of: Callable[[], list[str]]
 ) -> None:
     with av.open(str(tmp_path / "clip.mkv"), "w") as container:
@@ -70,7 +70,7 @@ def test_sound_that_lasts_longer_does_not_make_a_file_cut_off(
     assert warnings_of() == []
 
 
-def test_a_clip_joined_to_a_later_one_is_not_taken_for_cut_off(
+def test_a_clip_joined_to_a_later_one_is_not_truncated(
     tmp_path: Path, warnings_of: Callable[[], list[str]]
 ) -> None:
     later = clips.write(tmp_path / "later.ts", [500 + at for at in clips.steady(10)]).read_bytes()
@@ -80,7 +80,7 @@ def test_a_clip_joined_to_a_later_one_is_not_taken_for_cut_off(
     assert warnings_of() == []
 
 
-def test_damage_in_the_middle_is_passed_over(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
+def test_damage_in_the_middle_is_skipped(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
     path = clips.write(tmp_path / "clip.avi", clips.steady(30), codec="mjpeg", size=(160, 120))
     data = bytearray(path.read_bytes())
     start = data.find(b"00dc", data.find(b"00dc", len(data) // 3) + 1) + 8
@@ -92,7 +92,7 @@ def test_damage_in_the_middle_is_passed_over(tmp_path: Path, warnings_of: Callab
     assert "damaged packets" in warning
 
 
-def test_a_loop_of_a_damaged_file_ends_with_an_error_not_in_circles(tmp_path: Path) -> None:
+def test_a_loop_of_a_file_without_frames_is_an_error(tmp_path: Path) -> None:
     path = clips.write(tmp_path / "clip.mp4", clips.steady(3), movflags="faststart")
     data = path.read_bytes()
     path.write_bytes(data[: data.find(b"mdat") + 4])
@@ -132,7 +132,7 @@ def test_what_is_not_a_video(tmp_path: Path, name: str) -> None:
     assert text in str(error.value)
 
 
-def test_a_pipe_without_a_video_is_told_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_without_a_video_is_an_error_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"words " * 99,), daemon=True)
     writer.start()
@@ -149,7 +149,7 @@ def test_a_pipe_without_a_video_is_told_and_not_waited_for(tmp_path: Path) -> No
     assert told and "pipe is " in str(told[0])
 
 
-def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
     cover = clips.write(tmp_path / "cover.mp4", [0.0], codec="mjpeg")
     song = tmp_path / "song.m4a"
     with av.open(str(song), "w", format="mp4") as container, av.open(str(cover)) as source:
@@ -163,7 +163,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
         captured(uri=str(song))
 
 
-def test_a_tile_of_a_picture_is_not_taken_for_all_of_it() -> None:
+def test_a_tile_of_a_picture_is_not_mistaken_for_the_picture() -> None:
     """As FFmpeg shows the HEIC of an iPhone: a stream for each tile of 512 x 512."""
     tiles = [SimpleNamespace(disposition=av.stream.Disposition.dependent) for _ in range(48)]
     container = SimpleNamespace(format=SimpleNamespace(name="mov,mp4"), streams=SimpleNamespace(video=tiles))
@@ -171,7 +171,7 @@ def test_a_tile_of_a_picture_is_not_taken_for_all_of_it() -> None:
         video_stream(container)  # type: ignore[arg-type]
 
 
-def test_a_missing_file_names_the_near_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_reported_with_similar_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("holiday.mp4", "other.mp4"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
@@ -191,14 +191,14 @@ def test_a_missing_file_names_the_near_ones(tmp_path: Path, monkeypatch: pytest.
         captured(uri="*.png")
 
 
-def test_a_link_to_what_is_gone_is_told_as_such(tmp_path: Path) -> None:
+def test_a_broken_link_is_reported_as_such(tmp_path: Path) -> None:
     (tmp_path / "latest.mp4").symlink_to("gone.mp4")
     with pytest.raises(ConfigError) as error:
         find(str(tmp_path / "latest.mp4"))
     assert str(error.value) == f"no file {tmp_path}/latest.mp4: it is a link to gone.mp4, which does not exist"
 
 
-def test_what_may_not_be_looked_at_is_told_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccessible_files_are_reported_without_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^no file .*aaa|aaa cannot be accessed: File name too long$"):
         find(str(tmp_path / ("a" * 300)))
     assert Capture(uri=f"{tmp_path}/{'a' * 300}*").reads() == [tmp_path]
@@ -219,13 +219,13 @@ def test_what_may_not_be_looked_at_is_told_without_a_trace(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("uri", ["/dev/stdin", "/dev/fd/63", "/proc/self/fd/0"])
-def test_what_only_the_starting_process_has_open_is_refused(uri: str) -> None:
+def test_file_descriptors_of_the_starting_process_are_refused(uri: str) -> None:
     """A node would read what its supervisor tells it, and wait for ever."""
     with pytest.raises(ConfigError, match=f"{uri} is not passed on to the nodes of a graph: use a named pipe"):
         find(uri)
 
 
-def test_the_home_of_a_user_who_is_not_there_is_no_folder() -> None:
+def test_the_home_of_an_unknown_user_is_reported() -> None:
     Capture(uri="~nobody-here/clip.mp4").reads()
     with pytest.raises(ConfigError, match=r"/~nobody-here/clip\.mp4: there is no folder"):
         find("~nobody-here/clip.mp4")

@@ -34,7 +34,7 @@ def test_folder_in_natural_order(tmp_path: Path) -> None:
     assert times(captured(uri=str(tmp_path))) == [0.0, 0.033, 0.067]
 
 
-def test_a_pattern_is_not_looked_for_in_the_name_of_the_working_directory(
+def test_a_pattern_does_not_apply_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "take [1]").mkdir()
@@ -43,12 +43,12 @@ def test_a_pattern_is_not_looked_for_in_the_name_of_the_working_directory(
     assert find("*.png") == there
 
 
-def test_a_pattern_may_mean_one_video(tmp_path: Path) -> None:
+def test_a_pattern_may_match_one_video(tmp_path: Path) -> None:
     clips.write(tmp_path / "cam-2026-11-28.mp4", clips.steady(3))
     assert numbers(captured(uri=f"{tmp_path}/cam-*.mp4")) == [0, 1, 2]
 
 
-def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
+def test_unreadable_pictures_are_skipped_with_a_warning(tmp_path: Path, warnings_of: Callable[[], list[str]]) -> None:
     for index in range(5):
         put(tmp_path / f"{index}.png", index)
     clips.cut(tmp_path / "1.png", 0.5)
@@ -63,7 +63,7 @@ def test_unreadable_pictures_are_left_out_with_a_warning(tmp_path: Path, warning
     assert warnings_of() == [f"{tmp_path}/{n}.png cannot be read as a picture: skipped" for n in (1, 2, 3)]
 
 
-def test_unreadable_pictures_leave_their_gap_in_each_pass_of_a_loop(tmp_path: Path) -> None:
+def test_unreadable_pictures_leave_a_gap_in_each_pass_of_a_loop(tmp_path: Path) -> None:
     """So that two folders that are joined by seq stay together."""
     for index in range(3):
         put(tmp_path / f"{index}.png", index)
@@ -72,7 +72,7 @@ def test_unreadable_pictures_leave_their_gap_in_each_pass_of_a_loop(tmp_path: Pa
     assert [(frame.seq, clips.number(frame.image)) for frame in frames] == [(0, 0), (2, 2), (3, 0), (5, 2), (6, 0)]
 
 
-def test_a_picture_that_is_too_large_to_be_sent_says_what_to_do(tmp_path: Path) -> None:
+def test_a_picture_too_large_for_a_message_says_what_to_do(tmp_path: Path) -> None:
     assert LARGEST == MAX_BUFFER, "nodes know public names of graph alone"
     cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(NodeError, match="16384 x 16384 pixels are too many for a message; set a smaller width"):
@@ -109,7 +109,7 @@ def test_a_tiff_of_floats_is_read(tmp_path: Path, channels: int, white: int) -> 
     assert found[0, 7, 0] == 0 and found[8, 7].tolist() == [255, 255, 255] and found.shape == (9, 8, 3)
 
 
-def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     path = put(tmp_path / "photo.jpg")
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turn clockwise
     data = path.read_bytes()

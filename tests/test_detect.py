@@ -98,7 +98,7 @@ def test_a_face_that_fills_the_frame_is_found_at_any_size(model: FaceModel, size
 
 
 @pytest.mark.parametrize("size", [320, 640])
-def test_a_face_that_fills_a_picture_on_end_is_found_once(model: FaceModel, size: int) -> None:
+def test_a_face_that_fills_an_upright_picture_is_found_once(model: FaceModel, size: int) -> None:
     shot = source(frames=1, width=480, height=640, size=2.2)
     truth = face_boxes(true_points(shot["truth"][0]))
     assert truth[0, 3] - truth[0, 1] > 480  # three quarters of it, and as wide
@@ -110,7 +110,7 @@ def test_a_face_that_fills_a_picture_on_end_is_found_once(model: FaceModel, size
     ("shown", "size", "searched"),
     [(0.5, 320, [320]), (1.8, 320, [320, 160]), (0, 320, [320, 160]), (0, 160, [160]), (0.5, 480, [480, 320, 160])],
 )
-def test_a_picture_is_searched_again_where_a_face_may_be_too_large_for_the_network(
+def test_a_picture_is_searched_again_if_a_face_may_be_too_large_for_the_network(
     model: FaceModel, shown: float, size: int, searched: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a face gives a large box on a part of it, or none; a small one says that there is no such face."""
@@ -126,7 +126,7 @@ def test_a_picture_is_searched_again_where_a_face_may_be_too_large_for_the_netwo
     assert len(boxes) == (shown > 0) and sizes == searched
 
 
-def test_a_face_at_the_seam_of_a_tile_is_left_to_the_tile_that_shows_more_of_it(
+def test_a_face_at_a_cut_edge_is_left_to_the_other_tile(
     model: FaceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here whatever is searched shows a face at its right edge: only the picture's own edge may cut one."""
@@ -136,7 +136,7 @@ def test_a_face_at_the_seam_of_a_tile_is_left_to_the_tile_that_shows_more_of_it(
     assert len(boxes) > 0 and (boxes[:, 2] >= 640).all()
 
 
-def test_no_face_is_no_row(model: FaceModel) -> None:
+def test_no_face_gives_empty_arrays(model: FaceModel) -> None:
     for height, width in ((480, 640), (40, 30), (1, 1)):
         boxes, scores, points = model.detect(np.full((height, width, 3), 90, np.uint8))
         assert boxes.shape == (0, 4) and scores.shape == (0,) and points.shape == (0, 5, 2)
@@ -156,12 +156,12 @@ NO_PICTURES = [
 
 
 @pytest.mark.parametrize(("wrong", "found"), NO_PICTURES)
-def test_what_is_no_picture_is_refused_with_what_makes_one(model: FaceModel, wrong: Any, found: str) -> None:
+def test_other_arrays_are_refused_with_how_to_convert_them(model: FaceModel, wrong: Any, found: str) -> None:
     with pytest.raises(ValueError, match=r"^expected a BGR picture, a numpy array uint8 \(H, W, 3\), " + found):
         model.detect(wrong)
 
 
-def test_the_node_searches_every_nth_frame_and_where_the_scene_changes() -> None:
+def test_the_node_searches_every_nth_frame_and_when_the_scene_changes() -> None:
     grey = Frame(image=np.full((120, 160, 3), 90, np.uint8))
     dark = Frame(image=np.full((120, 160, 3), 20, np.uint8))
     frames = [grey] * 7 + [dark] * 6
@@ -171,7 +171,7 @@ def test_the_node_searches_every_nth_frame_and_where_the_scene_changes() -> None
     assert [message.seq for message in blind] == [0, 4, 8, 12]
 
 
-def test_the_node_searches_at_once_when_a_camera_is_back_or_its_picture_has_another_size() -> None:
+def test_the_node_searches_when_a_camera_reconnects_or_changes_its_size() -> None:
     small, large = (np.full(shape, 90, np.uint8) for shape in ((120, 160, 3), (240, 320, 3)))
     shown = [(0, small), (0, small), (1, small), (1, small), (1, large), (1, large)]
     frames = [Frame(header=Header(seq=i, epoch=epoch), image=image) for i, (epoch, image) in enumerate(shown)]
@@ -196,7 +196,7 @@ def test_a_window_limits_the_search_and_sizes_the_faces(model: FaceModel) -> Non
     ("name", "least", "wrong"),
     [("size", 1, 0), ("size", 1, -9), ("tiles", 1, 0), ("tiles", 1, 1.5), ("max_faces", 0, -1), ("max_faces", 0, 2.5)],
 )
-def test_numbers_with_which_nothing_can_be_searched_are_refused(
+def test_invalid_numbers_are_refused(
     model: FaceModel, name: str, least: int, wrong: Any
 ) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected a whole number, {least} or more, found {wrong}$"):
@@ -213,7 +213,7 @@ def test_tiles_find_small_faces_in_large_pictures(model: FaceModel) -> None:
     assert (overlaps(truth, tiled[:12]).max(1) > 0.5).all()
 
 
-def test_a_face_on_a_seam_or_over_many_tiles_is_one(model: FaceModel) -> None:
+def test_a_face_across_tiles_is_found_once(model: FaceModel) -> None:
     shot = source(frames=1, width=1280, height=720)  # in the middle, over several tiles
     truth = face_boxes(true_points(shot["truth"][0]))
     for tiles in (2, 3, 4):
@@ -223,7 +223,7 @@ def test_a_face_on_a_seam_or_over_many_tiles_is_one(model: FaceModel) -> None:
 
 
 @pytest.mark.parametrize("quarter", [1, -1])
-def test_sideways_finds_who_lies(model: FaceModel, quarter: int) -> None:
+def test_sideways_finds_people_lying_down(model: FaceModel, quarter: int) -> None:
     shot = source(frames=1)
     upright = shot["frame"][0].image
     image = turned(upright, quarter)
@@ -258,7 +258,7 @@ def test_new_faces_come_from_the_region_and_known_ones_may_leave_it() -> None:
     assert None not in middles[middles.index(seen[0]) :] and min(seen) < 300  # kept when it leaves
 
 
-def test_of_two_who_score_alike_the_one_that_is_known_is_kept() -> None:
+def test_of_two_faces_with_similar_scores_the_known_one_is_kept() -> None:
     """And what scores little gives way to a new face."""
     image = source(frames=1)["frame"][0].image
     searches = [([HERE, THERE], [0.95, 0.94]), ([THERE, HERE], [0.96, 0.95]), ([THERE, HERE], [0.96, 0.6])]
@@ -267,14 +267,14 @@ def test_of_two_who_score_alike_the_one_that_is_known_is_kept() -> None:
     assert said == [HERE[0], HERE[0], THERE[0]]
 
 
-def test_faces_are_said_best_first_whoever_is_known() -> None:
+def test_faces_are_returned_best_first_known_or_not() -> None:
     image = source(frames=1)["frame"][0].image
     detector = scripted(([HERE], [0.9]), ([THERE, HERE], [0.95, 0.9]))
     said = [detector.process(Frame(image=image)).scores.tolist() for _ in range(2)]
     assert said == [pytest.approx([0.9]), pytest.approx([0.95, 0.9])]
 
 
-def test_a_face_known_of_another_stream_is_not_let_out_of_the_region() -> None:
+def test_a_face_of_another_epoch_may_not_leave_the_region() -> None:
     image = source(frames=1)["frame"][0].image
     inside, outside = np.array([[280, 100, 380, 200], [260, 100, 360, 200]], np.float32)  # the middle is at 320
     detector = scripted(*(([box], [0.9]) for box in (inside, outside, outside)), region=(0.5, 0.0, 1.0, 1.0))
@@ -287,18 +287,18 @@ def test_an_empty_region_is_refused_before_anything_starts() -> None:
         FaceDetector(region=(0.5, 0.0, 0.5, 1.0))
 
 
-def test_a_model_that_is_not_there_is_refused_before_anything_starts() -> None:
+def test_a_missing_model_is_refused_before_anything_starts() -> None:
     with pytest.raises(FileNotFoundError, match=r"no network file .*/nowhere/faces\.mnn"):
         FaceDetector(model="nowhere/faces", backend="mnn")
 
 
-def test_noise_is_no_change_of_the_scene() -> None:
+def test_noise_is_not_a_change_of_scene() -> None:
     frames = source(frames=6, noise=12, motion="still")["frame"]
     said = run_node(FaceDetector(every=100), frame=frames)["faces"]
     assert [message.seq for message in said] == [0]
 
 
-def test_the_node_says_what_the_model_finds(model: FaceModel) -> None:
+def test_the_node_returns_what_the_model_finds(model: FaceModel) -> None:
     frame = source(frames=1)["frame"][0]
     said = run_node(FaceDetector(), frame=[Frame(header=Header(seq=0), image=frame.image)])["faces"][0]
     assert isinstance(said, Detections)
@@ -325,7 +325,7 @@ def test_the_node_searches_with_all_its_settings() -> None:
 
 @pytest.mark.parametrize("lean", [-38, 0, 38])  # degrees, clockwise: by 45 it would be as upright in another search
 @pytest.mark.parametrize("upright", [0, 1, 2])
-def test_of_a_face_found_three_times_the_one_that_is_seen_most_upright_is_kept(upright: int, lean: float) -> None:
+def test_of_a_face_found_three_times_the_most_upright_one_is_kept(upright: int, lean: float) -> None:
     """By the way from the middle of both eyes to the middle of the mouth: no corner of either would tell."""
     angle = np.radians(lean + (0, -90, 90)[upright])  # of the face, where searches 0, 1 and 2 see it upright
     down = 20 * np.float32((-np.sin(angle), np.cos(angle)))
@@ -340,7 +340,7 @@ def test_of_a_face_found_three_times_the_one_that_is_seen_most_upright_is_kept(u
     np.testing.assert_array_equal(points[0], face + upright)
 
 
-def test_who_leans_and_scores_more_comes_first() -> None:
+def test_a_tilted_face_with_a_higher_score_comes_first() -> None:
     upright = np.float32([[-10, -10], [10, -10], [0, 0], [-10, 10], [10, 10]])
     lying = upright[:, ::-1] * [-1, 1]
     boxes, points = np.float32([[0, 0, 40, 40], [100, 0, 140, 40]]), np.float32([upright, lying])

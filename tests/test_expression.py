@@ -33,7 +33,7 @@ def test_a_blink_counts_once_when_the_eyes_are_open_again(fps: int) -> None:
     assert counts == [0] * (fps + shut) + [1] * fps
 
 
-def test_closed_eyes_noise_and_a_look_down_are_no_blinks() -> None:
+def test_closed_eyes_noise_and_a_look_down_are_not_blinks() -> None:
     for deviation in (0.005, 0.01, 0.03):
         noise = np.random.default_rng(0).normal(0, deviation, 1800)
         assert seen(list(0.3 + noise))[-1] == 0
@@ -52,7 +52,7 @@ def test_blinks_that_stand_out_of_the_noise_are_counted(deviation: float, fall: 
     assert seen(list(lids * (0.3 + noise)))[-1] == 20
 
 
-def test_a_look_down_is_no_new_usual() -> None:
+def test_a_look_down_does_not_change_the_usual_opening() -> None:
     down = [0.3] * 30 + [0.2] * 30
     assert seen(down + [0.13] * 4 + [0.3] * 5)[-1] == 1
 
@@ -61,18 +61,18 @@ def test_eyes_that_are_half_open_for_a_moment_blink_once() -> None:
     assert seen([0.3] * 30 + [0.14, 0.16] * 4 + [0.3] * 5)[-1] == 1
 
 
-def test_eyes_that_are_shut_for_long_are_no_new_usual() -> None:
+def test_eyes_closed_for_long_do_not_change_the_usual_opening() -> None:
     asleep = [0.3] * 30 + [0.1] * 900
     assert seen(asleep + [0.05] * 4 + [0.1] * 30 + [0.3] * 5)[-1] == 0
     assert seen(asleep + [0.05] * 4 + [0.1] * 4 + [0.3] * 5)[-1] == 0, "who wakes has not blinked"
 
 
-def test_eyes_that_begin_closed_and_the_word_of_the_network() -> None:
+def test_eyes_that_start_closed_and_the_probability_of_closed_eyes() -> None:
     assert seen([0.08] * 3 + [0.3] * 30 + [0.1] * 4 + [0.3] * 5)[-1] == 1
     assert seen([0.3] * 30 + [0.25] * 4 + [0.3] * 5, [0.0] * 30 + [0.9] * 4 + [0.0] * 5)[-1] == 1
 
 
-def test_a_wider_opening_is_the_usual_one_soon_and_a_narrower_one_late() -> None:
+def test_the_usual_opening_rises_fast_and_falls_slowly() -> None:
     """A blink is counted only where the eyes have been open: to over half of what is usual."""
     blink = [0.16] * 60 + [0.04] * 4 + [0.13] * 5
     assert seen([0.14] * 5 + [0.3] * 20 + blink)[-1] == 0, "0.13 of 0.3 is not open"
@@ -80,7 +80,7 @@ def test_a_wider_opening_is_the_usual_one_soon_and_a_narrower_one_late() -> None
 
 
 @pytest.mark.parametrize("at", [(16.4, 39.5), (82.8, 39.5), (49.5, 16.4), (49.5, 62.8)])
-def test_an_eye_near_any_rim_of_the_picture_may_be_cut_off(at: tuple[float, float]) -> None:
+def test_an_eye_near_any_edge_of_the_picture_may_be_cut_off(at: tuple[float, float]) -> None:
     eye = portrait.LANDMARKS - portrait.LANDMARKS[36:42].mean(axis=0)  # 34 pixels wide
     both = np.stack([eye + np.array((49.5, 39.5)), eye + np.array(at)])
     assert eyes_in(both, (100, 80))[:, 0].tolist() == [True, False]
@@ -96,7 +96,7 @@ def test_every_blink_of_a_noisy_clip_is_counted() -> None:
     assert 0.2 < last.openness[0, :2].mean() < 0.5
 
 
-def test_eyes_too_small_to_be_seen_shut_show_no_blinks() -> None:
+def test_eyes_that_are_too_small_show_no_blinks() -> None:
     clip, _ = blink_clip(width=240, height=136)
     assert eye_widths(clip.true[:1])[0] < LEAST_EYE
     last = ours_faces(clip)[-1]

@@ -35,14 +35,14 @@ def test_crop_is_centred_and_keeps_proportions() -> None:
     assert corners[1] - corners[0] == pytest.approx([160 / MARGIN, 160 / MARGIN * 60 / 80], abs=1e-3)
 
 
-def test_there_and_back() -> None:
+def test_inverted_maps_map_back() -> None:
     matrices = crop_matrix(np.repeat(BOX, 3, 0), 112, roll=np.array([0, 0.5, -2.0], np.float32))
     points = np.random.default_rng(0).uniform(0, 300, (3, 68, 2)).astype(np.float32)
     assert apply(invert(matrices), apply(matrices, points)) == pytest.approx(points, abs=1e-3)
 
 
 @pytest.mark.parametrize("roll", [0.0, 0.6, -1.2, 3.0])
-def test_rolled_face_stands_upright_at_the_same_size(roll: float) -> None:
+def test_a_rolled_face_is_upright_at_the_same_size(roll: float) -> None:
     upright, leaning = face(), face(roll)
     assert landmark_roll(leaning) == pytest.approx([roll], abs=1e-3)
     boxes = landmark_box(leaning, landmark_roll(leaning))
@@ -52,7 +52,7 @@ def test_rolled_face_stands_upright_at_the_same_size(roll: float) -> None:
     assert seen == pytest.approx(expected, abs=0.01)
 
 
-def test_a_lit_pixel_lands_where_the_matrix_says() -> None:
+def test_a_bright_pixel_is_where_the_matrix_maps_it() -> None:
     image = np.zeros((200, 300, 3), np.uint8)
     image[90, 140] = 255
     matrix = crop_matrix(BOX, 161, margin=161 / 80 * 0.25, roll=0.4)
@@ -76,7 +76,7 @@ def test_large_faces_are_averaged_not_sampled(roll: float) -> None:
         assert cut[v, u, :2] == pytest.approx([px / 5, py / 5], abs=1.0)
 
 
-def test_a_large_face_beside_the_frame_is_grey() -> None:
+def test_a_large_face_outside_the_frame_is_grey() -> None:
     image = np.zeros((50, 50, 3), np.uint8)
     far = crop_matrix(np.array([[900, 900, 1900, 1900]], np.float32), 64)
     assert (crop(image, far, 64) == BORDER).all()
@@ -87,7 +87,7 @@ def test_outside_the_frame_is_grey() -> None:
     assert (crop(image, crop_matrix(np.array([[200, 200, 240, 240]], np.float32), 64), 64) == BORDER).all()
 
 
-def test_no_faces_is_no_error() -> None:
+def test_no_faces_give_empty_arrays() -> None:
     nobody = np.zeros((0, 4), np.float32)
     assert crop(np.zeros((9, 9, 3), np.uint8), crop_matrix(nobody, 64), 64).shape == (0, 64, 64, 3)
     assert to_input(np.zeros((0, 64, 64, 3), np.uint8)).shape == (0, 3, 64, 64)

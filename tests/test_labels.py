@@ -24,11 +24,11 @@ def label(face: Box, *lines: str) -> Label:
 @pytest.mark.parametrize(
     ("face", "height", "size"), [(50, 480, 10), (100, 480, 12), (300, 480, 13), (20, 2160, 30), (2000, 2160, 57)]
 )
-def test_text_grows_with_the_face_as_far_as_the_picture_has_the_room(face: float, height: int, size: int) -> None:
+def test_text_grows_with_the_face_up_to_a_share_of_the_picture(face: float, height: int, size: int) -> None:
     assert text_size(face, height) == size
 
 
-def test_a_label_stands_above_its_face_and_below_one_at_the_upper_rim(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_is_above_its_face_and_below_one_at_the_upper_edge(monkeypatch: pytest.MonkeyPatch) -> None:
     [above] = panels([label((200, 150, 280, 230))], monkeypatch)
     assert above[0] == 200 and 140 < above[3] < 150
     [below] = panels([label((200, 5, 280, 85))], monkeypatch)
@@ -48,7 +48,7 @@ def test_labels_cover_neither_each_other_nor_another_face(monkeypatch: pytest.Mo
         assert panel[0] >= 0 and panel[1] >= 0 and panel[2] <= SIZE[0] and panel[3] <= SIZE[1]
 
 
-def test_a_label_without_room_says_less(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_without_room_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     walls = [(x, y, x + 28, y + 150) for x in (160, 234) for y in (20, 190)]
     [panel] = panels([label((190, 150, 230, 190))], monkeypatch)
     assert panel[2] - panel[0] == WRITER.extent(["#12   97 %", "eyes closed"], 12)[0]
@@ -58,7 +58,7 @@ def test_a_label_without_room_says_less(monkeypatch: pytest.MonkeyPatch) -> None
     assert shortened(["#12"]) == [["#12"]]
 
 
-def test_all_get_room_for_a_word_before_the_first_ones_say_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_labels_get_room_for_a_word_before_the_first_ones_get_more(monkeypatch: pytest.MonkeyPatch) -> None:
     word, line = (WRITER.extent([text], 12)[0] for text in ("#12", "#12   97 %"))
     faces = [(0, 50, line - 5, 120), (line, 50, line + word, 120)]
     for width, expected in ((line + word, [line, word]), (line + word - 1, [word, word]), (word, [word])):
@@ -76,7 +76,7 @@ def test_a_label_stays_on_its_side_while_there_is_room(monkeypatch: pytest.Monke
     assert WRITER.label_all(image[:5], [label(face)._replace(side=3)], []) == [3], "where it is left out"
 
 
-def test_a_label_stands_beside_a_face_that_fills_the_height(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_is_next_to_a_face_that_fills_the_height(monkeypatch: pytest.MonkeyPatch) -> None:
     four = ["#12   97 %", "eyes closed", "mouth open", "3 blinks"]
     wide, high = WRITER.extent(four, 12)
     [right] = panels([label((200, 20, 400, 350), *four)], monkeypatch)
@@ -93,7 +93,7 @@ def test_a_label_on_its_own_face_leaves_the_brows_free(monkeypatch: pytest.Monke
     assert panels([label((0, 0, 100, 100), *four)], monkeypatch, (100, 100)) == [], "a small one would be covered"
 
 
-def test_the_words_are_written_on_the_panel_beside_a_strip_of_the_colour_of_the_face() -> None:
+def test_the_text_is_on_a_dim_panel_with_a_strip_of_the_face_colour() -> None:
     image = np.full((100, 200, 3), 128, np.uint8)
     WRITER.panel(image, ["#12   97 %", "eyes closed"], (20, 10, 120, 40), 12, (90, 90, 250))
     ground, first, second = (image[rows, 28:118].max(axis=2) for rows in (slice(10, 13), slice(13, 24), slice(26, 40)))
@@ -103,7 +103,7 @@ def test_the_words_are_written_on_the_panel_beside_a_strip_of_the_colour_of_the_
     assert (image[:, :20] == 128).all() and (image[:, 120:] == 128).all()
 
 
-def test_a_label_larger_than_the_picture_says_less_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_larger_than_the_picture_is_shortened_or_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     face = (-50.0, -50.0, 150.0, 150.0)
     short, shortest = WRITER.extent(["#12   97 %"], 12), WRITER.extent(["#12"], 12)
     for size, extent in ((short, short), ((short[0] - 1, 100), shortest), ((200, short[1]), short)):

@@ -87,7 +87,7 @@ def test_finds_the_points_of_the_portrait(model: LandmarkModel, kind: str) -> No
     np.testing.assert_allclose(faces.boxes, tight(faces.landmarks), atol=1e-3)
 
 
-def test_a_face_in_the_box_of_a_detector_is_looked_at_twice_and_what_is_none_once(
+def test_a_detected_face_gets_two_looks_and_a_false_one_a_single_look(
     model: LandmarkModel, looks: list[int]
 ) -> None:
     [frame], [truth] = source()
@@ -98,7 +98,7 @@ def test_a_face_in_the_box_of_a_detector_is_looked_at_twice_and_what_is_none_onc
     assert looks == [1]
 
 
-def test_a_batch_gives_what_single_faces_give(model: LandmarkModel) -> None:
+def test_a_batch_gives_the_same_as_single_faces(model: LandmarkModel) -> None:
     frames, [truth] = source(width=1280, height=720, copies=20)
     boxes = tight(truth)
     faces = model.predict(frames[0].image, boxes, kind="landmarks")
@@ -111,7 +111,7 @@ def test_a_batch_gives_what_single_faces_give(model: LandmarkModel) -> None:
 
 
 @pytest.mark.parametrize("degrees", [-90, 60, 180])
-def test_a_face_that_leans_is_found_with_its_roll(model: LandmarkModel, degrees: float) -> None:
+def test_a_tilted_face_is_found_with_its_roll(model: LandmarkModel, degrees: float) -> None:
     image, turn, truth, turned = turned_face(degrees)
     found = detected(truth)
     centres = found.boxes.reshape(1, 2, 2).mean(1) @ turn[:, :2].T + turn[:, 2]
@@ -125,7 +125,7 @@ def test_a_face_that_leans_is_found_with_its_roll(model: LandmarkModel, degrees:
 
 
 @pytest.mark.parametrize("degrees", [-90, 45, 180])
-def test_a_face_whose_lean_is_not_known_is_looked_at_upright(model: LandmarkModel, degrees: float) -> None:
+def test_a_face_with_unknown_roll_is_looked_at_upright(model: LandmarkModel, degrees: float) -> None:
     image, _, _, turned = turned_face(degrees)
     faces = model.predict(image, tight(turned), kind="landmarks")
     assert errors(faces.landmarks, turned)[0] < NME
@@ -140,7 +140,7 @@ def test_a_box_that_is_off_centre_costs_no_accuracy(model: LandmarkModel, shift:
     assert errors(faces.landmarks, truth)[0] < NME
 
 
-def test_no_eye_outside_the_picture_is_said_to_be_closed(model: LandmarkModel) -> None:
+def test_no_eye_outside_the_picture_counts_as_closed(model: LandmarkModel) -> None:
     frames, [truth] = source()
     top = int(truth[0, 36:48, 1].max()) + 1
     whole = model.predict(frames[0].image, tight(truth), kind="landmarks")
@@ -150,14 +150,14 @@ def test_no_eye_outside_the_picture_is_said_to_be_closed(model: LandmarkModel) -
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "mnn"])
-def test_for_no_box_the_network_is_not_asked(backend: str, looks: list[int]) -> None:
+def test_without_boxes_the_network_does_not_run(backend: str, looks: list[int]) -> None:
     """MNN would not come back from it."""
     image = np.zeros((48, 64, 3), np.uint8)
     assert len(LandmarkModel(backend=backend).predict(image, np.zeros((0, 4), np.float32))) == 0
     assert not looks
 
 
-def test_no_box_is_no_face_and_odd_input_is_refused(model: LandmarkModel) -> None:
+def test_no_box_gives_no_face_and_invalid_input_is_refused(model: LandmarkModel) -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     assert len(model.predict(image, np.zeros((0, 4), np.float32))) == 0
     assert len(model.predict(image, [])) == 0  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def test_no_box_is_no_face_and_odd_input_is_refused(model: LandmarkModel) -> Non
         model.predict(image[..., 0], np.zeros((1, 4), np.float32))
 
 
-def test_a_lean_is_one_for_each_face_or_one_for_all(model: LandmarkModel) -> None:
+def test_a_roll_is_for_each_face_or_for_all(model: LandmarkModel) -> None:
     frames, [truth] = source()
     boxes = np.repeat(tight(truth), 2, 0)
     one = model.predict(frames[0].image, boxes, kind="landmarks", roll=0.1)
@@ -183,13 +183,13 @@ def test_a_lean_is_one_for_each_face_or_one_for_all(model: LandmarkModel) -> Non
 
 
 @pytest.mark.parametrize("fov", [0, -60, 171, float("nan")])
-def test_an_angle_of_view_for_which_there_is_no_pose_is_refused(model: LandmarkModel, fov: float) -> None:
+def test_an_invalid_field_of_view_is_refused(model: LandmarkModel, fov: float) -> None:
     image = np.zeros((48, 64, 3), np.uint8)
     with pytest.raises(ValueError, match=r"fov: expected degrees over 0 and up to 170, found"):
         model.predict(image, np.array([[10, 10, 40, 40]], np.float32), fov=fov)
 
 
-def test_boxes_beyond_the_picture_and_without_area_do_no_harm(model: LandmarkModel) -> None:
+def test_boxes_outside_the_picture_and_without_area_do_no_harm(model: LandmarkModel) -> None:
     frames, [truth] = source()
     boxes = np.array([[-900, -900, -800, -800], [5, 5, 5, 5], [470, 350, 700, 600], [50, 50, 20, 20]], np.float32)
     faces = model.predict(frames[0].image, np.concatenate((boxes, tight(truth))), kind="landmarks")
@@ -197,7 +197,7 @@ def test_boxes_beyond_the_picture_and_without_area_do_no_harm(model: LandmarkMod
     assert (faces.scores[:4] < 0.5).all() and faces.scores[4] > 0.9
 
 
-def test_a_leaning_face_box_moves_along_the_face() -> None:
+def test_the_box_of_a_tilted_face_moves_along_the_face() -> None:
     box = np.array([[0, 0, 100, 100]], np.float32)
     upright = landmark_boxes(box, np.zeros(1, np.float32))
     right, down = upright.reshape(2, 2).mean(0) - 50
@@ -214,7 +214,7 @@ def test_follows_a_moving_face_from_one_detection() -> None:
         assert errors(faces.landmarks, truth)[0] < NME
 
 
-def test_a_face_at_rest_does_not_shake_with_the_noise_of_the_sensor() -> None:
+def test_a_still_face_does_not_jitter_with_sensor_noise() -> None:
     frames, truth = source(frames=20, motion="still", noise=3.0, width=1280, height=720)
     faces = follow(frames, [detected(truth[0])] + [None] * 19)
     points = np.stack([found.landmarks[0] for found in faces])
@@ -234,7 +234,7 @@ def test_follows_a_face_that_moves_half_its_side_per_frame() -> None:
 
 
 @pytest.mark.parametrize("direction", [(1, 0), (-1, 0), (0, 1)])
-def test_somebody_who_walks_past_keeps_his_id_though_found_but_once(direction: tuple[int, int]) -> None:
+def test_somebody_who_walks_past_keeps_their_id_after_one_detection(direction: tuple[int, int]) -> None:
     """The second look, at the first one's place, sees no face; only then is the speed known."""
     [still], [truth] = source(width=1280, height=1280, size=0.2, zoom=0.0)
     side = (tight(truth)[0, 2:] - tight(truth)[0, :2]).max()
@@ -264,7 +264,7 @@ def test_two_faces_late_and_repeated_detections_two_ids() -> None:
         assert (errors(faces.landmarks, truth) < NME).all() or (errors(faces.landmarks[::-1], truth) < NME).all()
 
 
-def test_a_false_detection_starts_nothing_and_is_looked_at_once(looks: list[int]) -> None:
+def test_a_false_detection_starts_no_track_and_gets_one_look(looks: list[int]) -> None:
     frames, truths = source(frames=3)
     frames = [frame.with_header(Header(seq=i, pts=i / 30)) for i, frame in enumerate(frames)]
     wrong = detected(truths[0] * 0.25 + np.float32([5, 5]), frames[0].header)
@@ -285,7 +285,7 @@ def test_a_face_that_disappears_leaves_no_ghost_and_comes_back_with_its_id(looks
 
 
 @pytest.mark.parametrize("other", [True, False])
-def test_another_face_in_the_same_place_after_a_cut_is_somebody_else(other: bool) -> None:
+def test_another_face_in_the_same_place_after_a_cut_gets_a_new_id(other: bool) -> None:
     """The portrait widened has another shape; the portrait itself goes on before another background."""
     frames, truths = source(frames=1, width=640)
     x0, y0, x1, y1 = (tight(truths[0])[0] + [-25, -60, 25, 15]).astype(int)
@@ -326,7 +326,7 @@ def test_detector_and_landmarks_together() -> None:
         assert (gaps.min(1) < NME).all()
 
 
-def test_what_has_vague_points_is_no_face(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uncertain_points_are_not_a_face(monkeypatch: pytest.MonkeyPatch) -> None:
     faces = Faces(
         ids=np.arange(2), boxes=np.float32([[0, 0, 100, 80]] * 2), scores=np.float32([1, 1]),
         landmarks=np.zeros((2, 68, 2), np.float32), spread=np.float32([[5] * 68, [30] * 68]),

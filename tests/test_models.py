@@ -15,7 +15,7 @@ CARDS = sorted(_backend.MODELS.glob("*.json"))
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
-def test_files_are_those_of_the_card(path: Path) -> None:
+def test_files_match_their_card(path: Path) -> None:
     card = json.loads(path.read_text())
     for name, digest in card["files"].items():
         assert hashlib.sha256(path.with_name(name).read_bytes()).hexdigest() == digest, name
@@ -23,14 +23,14 @@ def test_files_are_those_of_the_card(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
-def test_input_is_what_the_run_time_makes(path: Path) -> None:
+def test_input_matches_the_run_time(path: Path) -> None:
     contract = json.loads(path.read_text())["input"]
     assert (contract["colour"], contract["mean"], contract["scale"]) == ("BGR", MEAN, SCALE)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "mnn"])
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
-def test_reference_picture_gives_the_reference_numbers(path: Path, backend: str) -> None:
+def test_the_reference_picture_gives_the_reference_numbers(path: Path, backend: str) -> None:
     reference = json.loads(path.read_text())["reference"]
     image = cv2.imread(str(path.with_name(reference["picture"])))
     assert image is not None

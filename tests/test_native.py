@@ -42,7 +42,7 @@ def stack_flags(elf: bytes) -> int:
     return next(flags for kind, flags in rows if kind == 0x6474E551)
 
 
-def test_only_the_wish_for_an_executable_stack_is_taken_away() -> None:
+def test_only_the_request_for_an_executable_stack_is_removed() -> None:
     before = library().read_bytes()
     after = _native.without_executable_stack(before)
     assert stack_flags(after) == 6, "to be read and written"
@@ -50,12 +50,12 @@ def test_only_the_wish_for_an_executable_stack_is_taken_away() -> None:
     assert changed.sum() == (stack_flags(before) == 7)
 
 
-def test_a_refused_library_is_loaded_without_the_wish() -> None:
+def test_a_refused_library_is_loaded_without_the_request() -> None:
     done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=True, timeout=60)
     assert any(line.startswith("/proc/self/fd/") for line in done.stdout.splitlines())  # MNN prints, too, when it ends
 
 
-def test_other_faults_of_an_import_are_told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_import_errors_are_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native.importlib, "import_module", lambda name: exec("raise ImportError('libc.so: no')"))
     with pytest.raises(ImportError, match=r"^libc\.so: no$"):
         _native.native("_tools")

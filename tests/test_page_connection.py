@@ -40,7 +40,7 @@ def says(page: Page, text: str) -> bool:
     return eventually(lambda: text in page.text("#state"))
 
 
-def test_a_server_with_another_token_asks_for_it(visit: Opener) -> None:
+def test_a_server_with_another_token_shows_the_login(visit: Opener) -> None:
     with server(token=TOKEN) as (served, _):
         port = served.port
         page = visit(f"{served.url}/?token={TOKEN}")
@@ -52,7 +52,7 @@ def test_a_server_with_another_token_asks_for_it(visit: Opener) -> None:
         again.close()
 
 
-def test_a_graph_that_has_ended_is_no_lost_connection(visit: Opener) -> None:
+def test_a_stopped_server_is_not_reported_as_a_lost_connection(visit: Opener) -> None:
     with server() as (served, _):
         page = visit(served.url)
         assert says(page, "connected")
@@ -92,7 +92,7 @@ def test_a_proxy_that_passes_no_websockets_is_named(visit: Opener) -> None:
 HURRIED = "const now = performance.now.bind(performance); performance.now = () => 4 * now();"
 
 
-def test_a_connection_that_died_without_a_word_is_made_anew(visit: Opener) -> None:
+def test_a_dead_connection_is_replaced(visit: Opener) -> None:
     """Also where the next one is accepted, and never answered."""
     with server() as (served, newest), proxy(served.port) as before:
         newest.put(frame(0, 512, 384), None)
@@ -113,7 +113,7 @@ window.come = () => { while (asked.length) asked.shift()(performance.now()); };
 """
 
 
-def test_a_hidden_tab_is_sent_nothing_more_until_it_is_seen_again(
+def test_a_hidden_tab_gets_no_pictures_until_it_is_visible_again(
     visit: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []

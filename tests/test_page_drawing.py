@@ -49,7 +49,7 @@ def test_labels_cover_neither_each_other_nor_another_face(page: Page) -> None:
         assert place[0] >= 0 and place[1] >= 0 and place[2] <= 640 and place[3] <= 360
 
 
-def test_a_label_gives_way_and_says_less_where_there_is_no_room(page: Page) -> None:
+def test_a_label_without_room_moves_and_is_shortened(page: Page) -> None:
     [[text, above]] = arranged(page, [[200, 150, 280, 230]])
     assert text == "#0  97 %  eyes closed" and above[0] == 200 and 140 < above[3] < 150
     [[_, below]] = arranged(page, [[200, 5, 280, 85]])
@@ -68,19 +68,19 @@ def test_a_label_stays_on_its_side_while_there_is_room(page: Page) -> None:
         assert page.imported("labels.js", script, face, before, height) == after
 
 
-def test_all_get_room_for_a_word_before_the_first_ones_say_more(page: Page) -> None:
+def test_all_labels_get_room_for_a_word_before_the_first_ones_get_more(page: Page) -> None:
     faces = [[0, 50, 53, 120], [58, 50, 80, 120]]
     for width, said in ((80, ["#0  97 %", "#1"]), (79, ["#0", "#1"]), (22, ["#0"])):
         assert [text for text, _ in arranged(page, faces, width, 120)] == said
 
 
-def test_a_label_stands_beside_a_face_that_fills_the_height_and_is_not_written_over_a_small_one(page: Page) -> None:
+def test_a_label_is_next_to_a_face_that_fills_the_height_and_not_on_a_small_one(page: Page) -> None:
     [[text, place]] = arranged(page, [[200, 10, 400, 350]])
     assert text == "#0  97 %  eyes closed" and 400 < place[0] < 410 and place[1] == 10
     assert arranged(page, [[0, 0, 100, 100]], 100, 100) == []
 
 
-def test_a_label_larger_than_the_picture_says_less_or_nothing(page: Page) -> None:
+def test_a_label_larger_than_the_picture_is_shortened_or_skipped(page: Page) -> None:
     face = [10, 10, 20, 20]
     assert [text for text, _ in arranged(page, [face], width=80)] == ["#0  97 %"]
     assert arranged(page, [face], width=20) == arranged(page, [face], height=15) == []
@@ -98,7 +98,7 @@ def laid_out(page: Page, *edges: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return found["nodes"], {f"{edge['from']} {edge['to']}": edge["points"] for edge in found["edges"]}
 
 
-def test_what_forks_and_joins_stands_in_the_middle(page: Page) -> None:
+def test_nodes_that_fork_and_join_are_centred(page: Page) -> None:
     branches = [f"branch{number}" for number in range(5)]
     nodes, _ = laid_out(page, *[f"source {name}" for name in branches], *[f"{name} end" for name in branches])
     places = [nodes[name]["x"] for name in branches]
@@ -107,7 +107,7 @@ def test_what_forks_and_joins_stands_in_the_middle(page: Page) -> None:
     assert nodes["end"]["x"] == pytest.approx(np.mean(places), abs=2)
 
 
-def test_the_text_of_an_edge_is_not_covered_by_the_nodes_that_it_passes(page: Page) -> None:
+def test_the_text_of_an_edge_is_not_covered_by_nodes(page: Page) -> None:
     chain = ["camera detector", "detector landmarks", "landmarks web"]
     nodes, edges = laid_out(page, *chain, "camera landmarks", "camera web")
     script = "({ Diagram }) => new Diagram(document.getElementById('diagram')).update(...%s)"
@@ -120,7 +120,7 @@ def test_the_text_of_an_edge_is_not_covered_by_the_nodes_that_it_passes(page: Pa
         assert not any(overlap(text, box) for text in texts)
 
 
-def test_edges_leave_and_enter_a_node_side_by_side_in_the_order_in_which_they_go_on(page: Page) -> None:
+def test_edges_are_side_by_side_at_a_node_in_the_order_of_their_other_ends(page: Page) -> None:
     chain = ["camera detector", "detector landmarks", "landmarks smooth", "smooth web"]
     nodes, edges = laid_out(page, *chain, "camera landmarks", "camera smooth", "camera web")
     leaving = [points for name, points in edges.items() if name.startswith("camera ")]

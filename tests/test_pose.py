@@ -35,7 +35,7 @@ def test_recovers_the_pose_of_a_projected_head(place: tuple[float, float, float]
     np.testing.assert_allclose(head_pose(faces, CAMERA), POSES, atol=0.2)
 
 
-def test_signs_are_those_of_the_messages() -> None:
+def test_the_signs_are_as_documented() -> None:
     frontal, down, left, clockwise = (
         project(pose, (0, 0, 600)) for pose in [(0, 0, 0), (20, 0, 0), (0, 20, 0), (0, 0, 20)]
     )
@@ -70,7 +70,7 @@ def test_a_head_that_turns_about_all_axes_is_followed_without_a_jump() -> None:
     assert np.abs(np.diff(off, axis=0)).max() < 10
 
 
-def test_the_angle_of_view_matters_as_it_should() -> None:
+def test_the_field_of_view_matters() -> None:
     """A face beside the middle of a wide picture seems turned to whom believes in a narrow one."""
     wide, narrow = camera_matrix(1280, 720, fov=90), camera_matrix(1280, 720, fov=40)
     face = project((0, 0, 0), (300, 0, 500), wide)[None]
@@ -113,14 +113,14 @@ def test_the_camera_looks_at_the_centre_of_the_picture_and_rounding_makes_no_ang
     assert angles(beyond[None])[0, 1] == pytest.approx(90)
 
 
-def test_no_pose_is_nan_and_no_face_is_no_row() -> None:
+def test_an_unknown_pose_is_nan_and_no_face_gives_no_row() -> None:
     points = np.zeros((2, 68, 2), np.float32)
     points[1] = np.nan
     assert np.isnan(head_pose(points, CAMERA)).all()
     assert head_pose(points[:0], CAMERA).shape == (0, 3)
 
 
-def test_points_of_no_head_give_some_pose_or_none() -> None:
+def test_arbitrary_points_give_some_pose_or_nan() -> None:
     """On a line, anywhere, or far beyond the picture, where the equations have no solution."""
     rng = np.random.default_rng(3)
     for spread in (1, 100, 1e4, 1e7):

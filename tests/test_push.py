@@ -17,7 +17,7 @@ from tests.conftest import eventually, free_port
 pytestmark = pytest.mark.slow
 
 
-def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
+def test_pushes_to_a_server_and_reconnects(camera: Callable[..., Camera], caplog: pytest.LogCaptureFixture) -> None:
     cam = camera()
     node = Push(uri=cam.uri(path="push"))
     node.open()
@@ -57,7 +57,7 @@ def test_pushes_to_a_server_and_finds_it_again(camera: Callable[..., Camera], ca
         ("rtmp://bob:sec'|ret@127.0.0.1:{closed}", "Connection refused"),
     ],
 )
-def test_a_server_that_cannot_be_had_is_told(
+def test_an_unreachable_server_is_reported(
     place: str, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(push, "PATIENCE_S", 0.3)
@@ -70,7 +70,7 @@ def test_a_server_that_cannot_be_had_is_told(
     assert "sec" not in said(caplog)
 
 
-def test_a_server_that_took_pictures_for_long_is_soon_tried_again(
+def test_a_server_that_took_many_pictures_is_retried_soon(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once lost each night, it would be waited for as long as one that never answers."""
@@ -93,7 +93,7 @@ def test_addresses_to_send_to() -> None:
         Push(uri="out.mp4").open()
 
 
-def test_a_protocol_that_ffmpeg_lacks_is_a_failure_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_protocol_that_ffmpeg_lacks_is_an_error_and_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_encoder, "STREAM_FORMATS", {"nonesuch": "mpegts"})
     frame = Frame(image=np.zeros((48, 64, 3), np.uint8))
     sender = Push(uri="NONESUCH://127.0.0.1:1")

@@ -32,7 +32,7 @@ def times(read_back: list[Frame]) -> list[float]:
     return [round(frame.pts, 3) for frame in read_back]
 
 
-def test_nothing_is_written_over_what_the_graph_reads_or_writes(tmp_path: Path) -> None:
+def test_no_node_overwrites_what_another_one_reads_or_writes(tmp_path: Path) -> None:
     clips.write(tmp_path / "clip.mp4", clips.steady(3))
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in/1.png"), clips.picture(1))
@@ -56,7 +56,7 @@ def test_nothing_is_written_over_what_the_graph_reads_or_writes(tmp_path: Path) 
     ]
 
 
-def test_a_file_says_how_its_colours_are_made_how_long_it_lasts_and_where_a_player_may_begin(tmp_path: Path) -> None:
+def test_a_file_has_its_colour_space_duration_and_key_frames(tmp_path: Path) -> None:
     still = [Frame(header=Header(seq=i, pts=i / 10), image=clips.picture(0)) for i in range(130)]
     run_node(Record(path=str(tmp_path / "clip.mp4")), frame=still)
     with av.open(str(tmp_path / "clip.mp4")) as container:
@@ -67,7 +67,7 @@ def test_a_file_says_how_its_colours_are_made_how_long_it_lasts_and_where_a_play
         assert [index for index, packet in enumerate(container.demux(stream)) if packet.is_keyframe] == [0, 60, 120]
 
 
-def test_a_path_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
+def test_an_invalid_path_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "g.yaml"
     file.write_text("""nodes:
   clip: {type: nodes.capture:Capture, settings: {uri: a.mp4}}
@@ -79,7 +79,7 @@ def test_a_path_that_is_none_is_told_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_recorded_before_a_restart_is_kept(tmp_path: Path) -> None:
+def test_recordings_from_before_a_restart_are_kept(tmp_path: Path) -> None:
     def sink(type_: str, port: str, source: str, path: str) -> dict[str, Any]:
         settings = {"path": path}
         return {"type": type_, "inputs": {port: source}, "settings": settings, "restart": "on_failure"}
@@ -120,7 +120,7 @@ def test_what_was_recorded_before_a_restart_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_what_is_recorded_can_be_read(tmp_path: Path, suffix: str, codec: str) -> None:
+def test_recordings_can_be_read(tmp_path: Path, suffix: str, codec: str) -> None:
     path = tmp_path / "new" / "folder" / f"clip{suffix}"
     run_node(Record(path=str(path), crf=10, codec=codec), frame=frames(clips.steady(24)))
     back = read(path)
@@ -131,7 +131,7 @@ def test_what_is_recorded_can_be_read(tmp_path: Path, suffix: str, codec: str) -
         assert container.streams.video[0].codec_context.name == ("h264" if codec == "libx264" else codec)
 
 
-def test_colours_survive(tmp_path: Path) -> None:
+def test_colours_are_kept(tmp_path: Path) -> None:
     colours = [(250, 20, 20), (20, 200, 20), (20, 20, 230), (120, 160, 220), (0, 0, 0), (255, 255, 255)]
     images = [np.full((64, 64, 3), colour, np.uint8) for colour in colours]
     path = tmp_path / "clip.mp4"
@@ -146,14 +146,14 @@ def test_variable_frame_rate_is_kept_from_zero(tmp_path: Path) -> None:
     assert times(read(path)) == [0.0, 0.04, 0.05, 1.5, 1.501]
 
 
-def test_a_stream_that_goes_back_in_time_goes_on_in_the_file(tmp_path: Path) -> None:
+def test_a_stream_that_goes_back_in_time_continues_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     run_node(Record(path=str(path)), frame=frames([5.0, 5.1, 5.2, 0.0, 0.1, 0.1, 0.2]))
     assert times(read(path)) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-def test_what_comes_after_a_night_without_a_camera_has_its_times(tmp_path: Path, suffix: str) -> None:
+def test_frames_after_a_gap_of_hours_have_their_times(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"clip{suffix}"
     for hours, gap in ((9, 9 * 3600), (24, 1 / 30)):
         at = [*clips.steady(30), *(29 / 30 + hours * 3600 + second for second in clips.steady(30))]
@@ -196,7 +196,7 @@ def test_another_size_is_fitted_with_bars(tmp_path: Path, caplog: pytest.LogCapt
     assert warnings == ["frames change from 160 x 80 to 80 x 80: fitted with bars; RecordImages keeps sizes"]
 
 
-def test_fit_leaves_a_picture_of_the_right_size_alone() -> None:
+def test_fit_returns_a_picture_of_the_right_size_unchanged() -> None:
     image = clips.picture(3)
     assert fit(image, (64, 48)) is image
 
@@ -208,7 +208,7 @@ def test_an_existing_file_is_overwritten(tmp_path: Path) -> None:
     assert len(read(path)) == 3
 
 
-def test_without_a_frame_nothing_is_written_or_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_frame_nothing_is_written_or_overwritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     video, lines = tmp_path / "clip.mp4", tmp_path / "faces.jsonl"
     for _ in range(2):
         run_node(Record(path=str(video)), frame=[])
@@ -264,7 +264,7 @@ def test_a_path_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("codec", "most"), [("libx264", 16384), ("mpeg4", 8191)])
-def test_pictures_that_are_too_large_are_told_with_what_fits(tmp_path: Path, codec: Any, most: int) -> None:
+def test_pictures_that_are_too_large_are_refused_with_the_limit(tmp_path: Path, codec: Any, most: int) -> None:
     node = Record(path=str(tmp_path / "clip.mp4"), codec=codec)
     node.open()
     size = f"{most + 1 + (most + 1) % 2} x 16"

@@ -61,7 +61,7 @@ def digits(numbers: Any) -> int:
     return max(map(digits, numbers.values() if isinstance(numbers, dict) else numbers))
 
 
-def test_pixels_and_degrees_have_two_digits_pts_six_the_others_four(tmp_path: Path) -> None:
+def test_pixels_and_degrees_have_two_decimals_pts_six_the_others_four(tmp_path: Path) -> None:
     text = record_faces(tmp_path / "faces.jsonl", [some_faces(1, 9)])
     line = json.loads(text, parse_float=str)
     faces = {name: [face[name] for face in line["faces"]] for name in line["faces"][0]}
@@ -93,7 +93,7 @@ def test_csv(tmp_path: Path) -> None:
     assert row["epoch"] == "2"
 
 
-def test_what_is_not_finite_is_null_or_empty(tmp_path: Path) -> None:
+def test_numbers_that_are_not_finite_are_null_or_empty(tmp_path: Path) -> None:
     faces = some_faces(0, 1)
     faces.pose[0] = np.nan
     faces.landmarks[0, 5] = (np.inf, 3.0)
@@ -105,7 +105,7 @@ def test_what_is_not_finite_is_null_or_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [None, "", "seq,pts,ep", "whole line\npart of"])
-def test_a_file_that_is_gone_on_with_has_its_head_and_whole_lines(tmp_path: Path, left: str | None) -> None:
+def test_a_continued_file_has_its_header_and_complete_lines(tmp_path: Path, left: str | None) -> None:
     if left is not None:  # nothing, where the process ended before its first frame
         (tmp_path / "faces.csv").write_text(left)
     node = RecordFaces(path=str(tmp_path / "faces.csv"))
@@ -126,7 +126,7 @@ def test_every_frame_is_in_the_file_before_the_next_one(tmp_path: Path) -> None:
     node.close()
 
 
-def test_what_a_full_disk_has_not_taken_is_no_second_error_at_the_end(tmp_path: Path) -> None:
+def test_a_full_disk_causes_no_second_error_on_close(tmp_path: Path) -> None:
     node = RecordFaces(path=str(tmp_path / "faces.jsonl"))
     node.open()
     with full_disk(100):
@@ -135,7 +135,7 @@ def test_what_a_full_disk_has_not_taken_is_no_second_error_at_the_end(tmp_path: 
         node.close()
 
 
-def test_a_tilde_is_the_home_and_what_is_there_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_and_an_existing_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     node = RecordFaces(path="~/faces.csv")
     assert [finding.found for finding in RecordFaces.check(node)] == [f"{tmp_path / 'faces.csv'} can be written"]
@@ -145,7 +145,7 @@ def test_a_tilde_is_the_home_and_what_is_there_is_told_of(tmp_path: Path, monkey
     assert again.found == f"{tmp_path / 'faces.csv'} can be written and will be overwritten"
 
 
-def test_a_video_file_is_none_for_faces() -> None:
+def test_a_video_file_is_refused_for_faces() -> None:
     with pytest.raises(ConfigError, match=r"nodes\.record:Record writes \.mp4"):
         run_node(RecordFaces(path="clip.mp4"), faces=[])
 
@@ -170,7 +170,7 @@ for index in range(10_000):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-def test_killed_faces_are_all_there(tmp_path: Path, suffix: str) -> None:
+def test_faces_of_a_killed_run_are_all_there(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"faces{suffix}"
     recorded = killed_after(50, RECORD_FACES_FOR_EVER, str(path))
     lines = path.read_text().splitlines()

@@ -36,7 +36,7 @@ def test_lower_quality_is_smaller_and_a_tilde_is_the_home(
 
 
 @pytest.mark.parametrize("folder", ["a", "a/b/c", "nowhere", "nowhere/b"])
-def test_what_is_in_the_way_of_the_folder_is_told(tmp_path: Path, folder: str) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path, folder: str) -> None:
     (tmp_path / "a").touch()
     (tmp_path / "nowhere").symlink_to("what/is/not/there")
     in_the_way = tmp_path / folder.partition("/")[0]
@@ -57,13 +57,13 @@ def test_a_full_disk_is_an_error_that_names_the_picture_and_leaves_no_part_of_it
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_picture_that_cannot_be_begun_is_told(tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "00000005.part").mkdir()
     with pytest.raises(NodeError, match=r"/00000005\.jpg: Is a directory$"):
         run_node(RecordImages(folder=str(tmp_path)), frame=frames(1))
 
 
-def test_a_picture_that_the_format_cannot_hold_is_told(tmp_path: Path) -> None:
+def test_a_picture_that_the_format_does_not_support_is_reported(tmp_path: Path) -> None:
     wide = Frame(image=np.zeros((2, 17_000, 3), np.uint8))
     with pytest.raises(NodeError, match=r"\.webp: webp does not support a picture of 17000 x 2$"):
         run_node(RecordImages(folder=str(tmp_path), format="webp"), frame=[wide])

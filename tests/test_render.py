@@ -43,7 +43,7 @@ def changed(image: Any) -> Any:
     return (image != GREY).any(axis=2)
 
 
-def test_a_frame_without_faces_passes_as_it_is() -> None:
+def test_a_frame_without_faces_is_passed_on_unchanged() -> None:
     for found in (None, Faces()):
         frame = Frame(image=GREY)
         out = run_node(Render(), frame=[frame], faces=[found])["image"]
@@ -118,7 +118,7 @@ def test_contours_pass_through_the_landmarks() -> None:
         ((0, 0, 30), (1, 0, 0), (0.87, 0.5, 0)),  # roll > 0 tilts clockwise
     ],
 )
-def test_the_head_turns_as_the_messages_say(pose: Any, axis: Any, expected: Any) -> None:
+def test_the_head_turns_as_documented(pose: Any, axis: Any, expected: Any) -> None:
     np.testing.assert_allclose(rotation(np.float32(pose)) @ np.array(axis), expected, atol=0.01)
 
 
@@ -133,7 +133,7 @@ def test_the_pose_is_drawn_to_the_side_that_the_head_turns_to(pose: str) -> None
     assert np.nonzero(left)[1].min() < np.nonzero(right)[1].min() - 10
 
 
-def test_the_axes_are_red_to_the_right_and_green_down_and_the_farthest_is_drawn_first() -> None:
+def test_the_axes_have_their_colours_and_the_farthest_is_drawn_first() -> None:
     image, centre = np.zeros((200, 200, 3), np.uint8), np.float32([100, 100])
     draw_axes(image, centre, np.zeros(3), 60.0, 3, 0)
     for axis, (x, y) in ((0, (128, 100)), (1, (100, 128)), (2, (100, 100))):
@@ -194,7 +194,7 @@ def test_the_larger_face_is_labelled_first_and_none_covers_another(written: list
         assert not any(overlap(place, tuple(box)) for box in found.boxes.tolist())
 
 
-def test_scale_is_that_of_lines_points_and_text(written: list[tuple[list[str], Box, int]]) -> None:
+def test_scale_applies_to_lines_points_and_text(written: list[tuple[list[str], Box, int]]) -> None:
     found = faces(FACE[None])
     for settings in ({"style": "contours"}, {"style": "points"}, {"box": True}, {"pose": "axes"}, {"pose": "cube"}):
         once, thrice = (changed(drawn(found, **settings, scale=scale)).sum() for scale in (1.0, 3.0))
@@ -221,7 +221,7 @@ def test_a_small_face_is_not_hidden_by_its_points_and_words() -> None:
     assert changed(drawn(asleep, style="points")).sum() > 68
 
 
-def test_lines_have_dark_rims_but_not_on_a_small_face_which_they_would_hide() -> None:
+def test_lines_have_dark_rims_except_on_small_faces() -> None:
     for scale, darkest in ((0.8, range(90)), (0.3, range(105, 111))):
         found = faces(LANDMARKS[None] * np.float32(scale))
         for settings in ({"style": "contours"}, {"box": True}, {"pose": "axes"}):
@@ -242,7 +242,7 @@ def test_the_age_of_the_frame_is_written_top_left() -> None:
     assert rows.max() < 60 and columns.max() < 240
 
 
-def test_lines_and_text_change_no_size_until_the_face_does(written: list[tuple[list[str], Box, int]]) -> None:
+def test_lines_and_text_keep_their_size_until_the_face_changes(written: list[tuple[list[str], Box, int]]) -> None:
     limit = (FACE - FACE.min(axis=0)) * 270 / size_of(FACE) + 60  # here the next thickness begins
     scales = (0.98, 1.02, 0.98, 1.2, 1.0)
     assert stroke(0.98 * 270) + 1 == stroke(1.02 * 270)
@@ -256,7 +256,7 @@ def test_lines_and_text_change_no_size_until_the_face_does(written: list[tuple[l
     assert held == [first, first] and grown > shrunk
 
 
-def test_a_label_stays_where_it_was_once_another_face_has_made_it_give_way(
+def test_a_label_stays_where_another_face_has_moved_it(
     written: list[tuple[list[str], Box, int]],
 ) -> None:
     low = FACE * 0.5 + np.float32([100, 200])
@@ -267,7 +267,7 @@ def test_a_label_stays_where_it_was_once_another_face_has_made_it_give_way(
     assert second[1] > first[3] and third == second
 
 
-def test_no_label_is_written_over_the_age_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_label_covers_the_age_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     panels: list[Box] = []
     monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: panels.append(at))
     at_the_corner = FACE[None] - FACE.min(axis=0) + np.float32([20, 50])  # its label would stand where the age does
@@ -281,7 +281,7 @@ def test_the_age_has_room_in_a_narrow_picture() -> None:
     assert columns.max() < 480
 
 
-def test_a_picture_too_low_for_the_age_stays_as_it_is() -> None:
+def test_a_picture_too_low_for_the_age_stays_unchanged() -> None:
     low = np.full((4, 300, 3), 110, np.uint8)
     np.testing.assert_array_equal(drawn(None, low, latency=True), low)
 
@@ -303,7 +303,7 @@ def test_faces_partly_or_fully_outside_do_no_harm(shift: Any, style: str) -> Non
         assert image.shape == GREY.shape
 
 
-def test_unknown_values_are_left_out() -> None:
+def test_unknown_values_are_not_drawn() -> None:
     found = faces(np.stack([FACE, FACE + 40, FACE - 40]))
     found.landmarks[0, 8] = np.nan
     found.pose[1] = np.nan

@@ -20,11 +20,11 @@ def cuts(*images: np.ndarray) -> list[bool]:
     return [scene.cut(image) for image in images]
 
 
-def test_another_scene_is_a_cut_and_the_same_is_none() -> None:
+def test_another_scene_is_a_cut_and_the_same_is_not() -> None:
     assert cuts(scenery(0), scenery(0), scenery(1), scenery(1), scenery(0)) == [False, False, True, False, True]
 
 
-def test_flashes_dark_moments_and_another_light_are_no_cuts() -> None:
+def test_flashes_dark_moments_and_other_light_are_not_cuts() -> None:
     image = scenery(0)
     white, black = np.full_like(image, 250), np.zeros_like(image)
     assert not any(cuts(image, white, image, black, image, image // 2, image))
@@ -32,7 +32,7 @@ def test_flashes_dark_moments_and_another_light_are_no_cuts() -> None:
 
 
 @pytest.mark.parametrize("colour", [(0, 135, 0), (255, 0, 0), (20, 20, 120)], ids=["broken", "no signal", "a finger"])
-def test_a_picture_of_one_colour_is_no_cut(colour: tuple[int, int, int]) -> None:
+def test_a_picture_of_one_colour_is_not_a_cut(colour: tuple[int, int, int]) -> None:
     image = scenery(0)
     plain = np.full_like(image, colour)
     noisy = np.clip(plain + np.random.default_rng(0).normal(0, 6, image.shape), 0, 255).astype(np.uint8)
@@ -40,6 +40,6 @@ def test_a_picture_of_one_colour_is_no_cut(colour: tuple[int, int, int]) -> None
     assert cuts(image, plain, scenery(1)) == [False, False, True]
 
 
-def test_a_picture_that_swings_through_the_frame_is_no_cut() -> None:
+def test_a_picture_that_swings_through_the_frame_is_not_a_cut() -> None:
     swing = TestSource(width=320, height=240, frames=60, pan=0.6, period=2.0, rotation=60.0, noise=10.0)
     assert not any(cuts(*(frame.image for frame in run_node(swing)["frame"])))  # type: ignore[attr-defined]

@@ -30,7 +30,7 @@ def test_waves_start_at_zero_rise_and_stay_within_one() -> None:
 
 
 @pytest.mark.parametrize(("size", "rotation"), [(0.9, 0.0), (0.9, 40.0), (0.3, 25.0), (1.5, 10.0)])
-def test_the_picture_lies_where_the_truth_says(size: float, rotation: float) -> None:
+def test_the_picture_is_where_the_truth_says(size: float, rotation: float) -> None:
     """Undo the true transform: what remains must be the picture, to a tenth of a pixel."""
     out = shown(width=640, height=480, size=size, rotation=rotation, motion="triangle", period=1.0, frames=12, pan=0.05)
     frame, transform = out["frame"][-1].image, out["truth"][-1].transforms[0]
@@ -53,7 +53,7 @@ def test_equal_settings_give_equal_frames_and_another_seed_gives_others() -> Non
     assert not np.array_equal(first["frame"][-1].image, other["frame"][-1].image)
 
 
-def test_noise_has_the_asked_strength_and_differs_from_frame_to_frame() -> None:
+def test_noise_has_the_requested_strength_and_differs_from_frame_to_frame() -> None:
     clean = shown(motion="still")["frame"]
     noisy = shown(motion="still", noise=6.0)["frame"]
     middle = np.s_[60:180, 120:200]
@@ -78,7 +78,7 @@ def test_copies_each_have_their_own_path() -> None:
     assert len(np.unique(np.round(moves[:, 0, 2], 3))) == 20
 
 
-def test_each_copy_begins_in_the_middle_of_its_cell() -> None:
+def test_each_copy_starts_in_the_middle_of_its_cell() -> None:
     truth = shown(copies=4, width=400, height=400, frames=1, pan=0.0, zoom=0.0, rotation=0.0)["truth"][0]
     height, width = picture_at("").shape[:2]
     middles = [apply(transform, np.float32([(width - 1) / 2, (height - 1) / 2])) for transform in truth.transforms]
@@ -86,7 +86,7 @@ def test_each_copy_begins_in_the_middle_of_its_cell() -> None:
     np.testing.assert_allclose(middles, expected, atol=1e-3)
 
 
-def test_a_picture_beyond_the_frame_leaves_the_backdrop() -> None:
+def test_a_picture_outside_the_frame_leaves_the_background() -> None:
     canvas = Canvas(np.full((600, 500, 3), 200, np.uint8), 320, 240)
     image = np.empty((240, 320, 3), np.uint8)
     for x, y in ((-900, 50), (900, 50), (50, -900), (50, 900), (-900, -900)):
@@ -133,7 +133,7 @@ def test_paced_frames_come_no_earlier_than_their_time() -> None:
     assert time.monotonic() - start >= 5 / 50
 
 
-def test_a_paced_source_does_not_make_up_for_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paced_source_does_not_catch_up_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     slept = [100.0]
     monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
@@ -156,7 +156,7 @@ def test_benchmark_patterns_change_from_frame_to_frame(pattern: str) -> None:
     assert all(len(truth.transforms) == 0 for truth in out["truth"])
 
 
-def test_noise_has_all_levels_alike_and_a_plain_frame_the_level_of_its_number() -> None:
+def test_noise_is_uniform_and_a_plain_frame_has_the_level_of_its_number() -> None:
     for frame in shown(pattern="noise")["frame"]:
         levels = np.bincount(frame.image.ravel(), minlength=256)
         assert levels.min() > 0.8 * levels.mean() and levels.max() < 1.2 * levels.mean()
@@ -188,7 +188,7 @@ def test_own_pictures_are_read(tmp_path: Any) -> None:
     np.testing.assert_array_equal(frame[120, 160], (0, 0, 255))
 
 
-def test_own_pictures_may_lie_at_home(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_pictures_may_be_in_the_home_folder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     cv2.imwrite(str(tmp_path / "Süd.png"), np.zeros((90, 120, 3), np.uint8))
     assert picture_at("~/Süd.png").shape == (90, 120, 3)

@@ -8,7 +8,7 @@ from nodes._tracks import COAST, SAME_FACE, WANDER, Look, Track, Tracks, apart
 from tests.face_stream import FPS, SIZE, Stream, face
 
 
-def test_a_walker_hidden_for_some_frames_is_expected_where_the_way_leads() -> None:
+def test_a_hidden_walker_is_expected_further_along_the_way() -> None:
     stream = Stream(patience=1.0)
     path = [face(100 + 20 * i, 200) for i in range(20)]
     stream.frame(path[0], found=[path[0]])
@@ -20,7 +20,7 @@ def test_a_walker_hidden_for_some_frames_is_expected_where_the_way_leads() -> No
 
 
 @pytest.mark.parametrize("fps", [15, 30, 60])
-def test_who_passes_behind_a_pillar_keeps_his_id_though_it_drags_his_last_points(fps: int) -> None:
+def test_a_walker_keeps_the_id_behind_a_pillar_that_drags_the_last_points_along(fps: int) -> None:
     stream = Stream(patience=1.0, fps=fps)
     every = fps // 6
 
@@ -48,7 +48,7 @@ def test_a_clock_that_stands_still_or_goes_back_does_no_harm() -> None:
         assert [track.id for track, _ in pairs] == [0]
 
 
-def test_two_frames_of_one_time_do_not_lead_a_hidden_face_astray() -> None:
+def test_two_frames_with_the_same_time_do_not_misplace_a_hidden_face() -> None:
     stream = Stream()
     stream.frame(face(100, 200), found=[face(100, 200)])
     for n in range(20):
@@ -59,7 +59,7 @@ def test_two_frames_of_one_time_do_not_lead_a_hidden_face_astray() -> None:
     assert all(np.isfinite(look.box).all() for look in stream.looks)
 
 
-def test_a_hidden_face_is_forgotten_where_the_clock_goes_back() -> None:
+def test_a_hidden_face_is_forgotten_when_the_clock_goes_back() -> None:
     stream = Stream()
     for _ in range(30):
         stream.frame(face(100, 200), found=[face(100, 200)])
@@ -69,7 +69,7 @@ def test_a_hidden_face_is_forgotten_where_the_clock_goes_back() -> None:
     assert not stream.tracks.tracks
 
 
-def test_frames_that_come_in_bursts_do_not_lead_a_face_astray() -> None:
+def test_frames_in_bursts_do_not_misplace_a_face() -> None:
     """Timed by their arrival, two may be a millisecond apart and the next a tenth of a second on."""
     tracks = Tracks(presence=0.5, patience=1.0)
     looks = [Look(landmark_box(face(200, 200)[None])[0], 0.0)]
@@ -87,26 +87,26 @@ def gone(places: list[tuple[float, float]], visible: bool) -> Track:
     return track
 
 
-def test_of_two_frames_in_a_burst_no_pace_is_made() -> None:
+def test_no_speed_is_computed_from_two_frames_in_a_burst() -> None:
     """Frames 100 ms apart that are timed by their arrival, and 10 pixels; the last two came together."""
     burst = gone([(0.0, 100), (0.1, 110), (0.2, 120), (0.201, 130)], visible=True)
     assert 135 < burst.place(0.301)[0] < 150
 
 
 @pytest.mark.parametrize("visible", [True, False])
-def test_no_pace_is_believed_for_long(visible: bool) -> None:
+def test_speed_is_only_extrapolated_for_a_time(visible: bool) -> None:
     walker = gone([(i / FPS, 100 + 2 * i) for i in range(40)], visible)
     last = 39 / FPS
     assert walker.place(last + COAST)[0] > 200
     np.testing.assert_allclose(walker.place(last + 10), walker.place(last + COAST), atol=0.01)
 
 
-def test_who_was_seen_shortly_is_not_led_astray_by_the_first_place() -> None:
+def test_the_first_place_does_not_misplace_a_briefly_seen_face() -> None:
     brief = gone([(0.0, 94), *((i / FPS, 100 + 3 * i) for i in range(1, 10))], visible=False)
     assert brief.place(0.4)[0] == pytest.approx(136, abs=5)
 
 
-def test_a_face_may_come_back_the_farther_off_the_longer_it_was_out_of_sight() -> None:
+def test_the_longer_a_face_was_hidden_the_further_away_it_may_reappear() -> None:
     places = [(i / FPS, 100.0) for i in range(10)]
     assert gone(places, visible=True).reach(9 / FPS + 0.5) == SAME_FACE
     assert gone(places, visible=False).reach(9 / FPS + 0.5) == pytest.approx(SAME_FACE + 0.5 * WANDER)

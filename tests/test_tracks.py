@@ -25,7 +25,7 @@ def test_a_slow_camera_loses_a_face_and_finds_it_where_it_went(fps: float) -> No
     assert [*stream.frame(face(120, 200), found=[face(120, 200)])] == [first]
 
 
-def test_where_a_face_is_looked_for_stays_with_one_at_rest_and_goes_along_with_a_moving_one() -> None:
+def test_the_crop_is_steady_on_a_still_face_and_follows_a_moving_one() -> None:
     """Else the noise of its points would move its crop, and the crop its points."""
     stream, random = Stream(), np.random.default_rng(0)
     stream.frame(face(100, 200), found=[face(100, 200)])
@@ -50,7 +50,7 @@ def test_a_face_is_followed_without_detections_and_keeps_its_id() -> None:
         np.testing.assert_array_equal(seen[0], at)
 
 
-def test_two_faces_keep_their_ids_whatever_order_detections_have() -> None:
+def test_two_faces_keep_their_ids_whatever_the_order_of_detections() -> None:
     stream = Stream()
     for i in range(40):
         a, b = face(150 + i, 200), face(450 - i, 220, 80)
@@ -60,7 +60,7 @@ def test_two_faces_keep_their_ids_whatever_order_detections_have() -> None:
         np.testing.assert_array_equal(seen[0], a)
 
 
-def test_a_new_face_gets_a_new_id_and_a_forgotten_one_is_not_used_again() -> None:
+def test_a_new_face_gets_a_new_id_and_ids_are_not_reused() -> None:
     stream = Stream(patience=0.1)
     a, b = face(150, 200), face(450, 200)
     stream.frame(a, found=[a])
@@ -89,7 +89,7 @@ def test_a_hidden_face_that_moved_comes_back_with_its_id_by_a_detection() -> Non
     assert list(stream.frame(moved, found=[moved])) == [0]
 
 
-def test_a_fast_face_is_taken_up_again_where_the_detector_sees_it() -> None:
+def test_a_fast_face_is_found_again_by_a_detection() -> None:
     stream = Stream()
     a, far = face(150, 200), face(205, 200)
     stream.frame(a, found=[a])
@@ -98,7 +98,7 @@ def test_a_fast_face_is_taken_up_again_where_the_detector_sees_it() -> None:
     np.testing.assert_array_equal(seen[0], far)
 
 
-def test_a_late_detection_makes_no_second_track() -> None:
+def test_a_late_detection_starts_no_second_track() -> None:
     stream = Stream()
     path = [face(100 + 12 * i, 200) for i in range(40)]
     for i, at in enumerate(path):
@@ -109,7 +109,7 @@ def test_a_late_detection_makes_no_second_track() -> None:
         assert len(stream.looks) == 1, "the face has gone more than its own side: only its history tells it is the same"
 
 
-def test_a_detection_from_before_a_face_was_hidden_is_still_of_it() -> None:
+def test_a_detection_from_before_a_face_was_hidden_still_matches_it() -> None:
     stream = Stream()
     stream.frame(face(100, 200), found=[face(100, 200)])
     for _ in range(12):
@@ -119,7 +119,7 @@ def test_a_detection_from_before_a_face_was_hidden_is_still_of_it() -> None:
     assert len(stream.looks) == 1
 
 
-def test_detections_from_before_a_face_was_known_are_no_word_against_it() -> None:
+def test_detections_from_before_a_face_was_known_are_not_misses() -> None:
     stream = Stream(patience=0.05)
     for _ in range(10):
         stream.frame()
@@ -129,7 +129,7 @@ def test_detections_from_before_a_face_was_known_are_no_word_against_it() -> Non
     assert stream.frame(face(100, 200), found=[])
 
 
-def test_who_stopped_where_he_was_hidden_is_looked_for_where_the_detector_sees_him() -> None:
+def test_a_hidden_face_that_stopped_is_found_by_a_detection() -> None:
     stream = Stream()
     for n in range(20):
         (first,) = stream.frame(face(100 + 10 * n, 200), found=[face(100 + 10 * n, 200)])
@@ -138,7 +138,7 @@ def test_who_stopped_where_he_was_hidden_is_looked_for_where_the_detector_sees_h
     assert [*stream.frame(face(290, 200), found=[face(290, 200)])] == [first]
 
 
-def test_what_detections_miss_ends_after_its_patience_and_not_before_three_of_them() -> None:
+def test_an_undetected_track_ends_after_its_patience_and_three_misses() -> None:
     stream = Stream(patience=0.5)
     poster = face(150, 200)
     stream.frame(poster, found=[poster])
@@ -150,7 +150,7 @@ def test_what_detections_miss_ends_after_its_patience_and_not_before_three_of_th
     assert all(rare.frame(poster, found=[] if i == 30 else None) for i in range(60)), "one miss is not enough"
 
 
-def test_what_the_network_is_sure_of_outlasts_a_detector_that_misses_it() -> None:
+def test_a_face_with_high_presence_may_go_undetected_for_longer() -> None:
     stream = Stream(patience=0.5)
     profile = face(150, 200)
     stream.frame(profile, found=[profile])
@@ -160,7 +160,7 @@ def test_what_the_network_is_sure_of_outlasts_a_detector_that_misses_it() -> Non
 
 
 @pytest.mark.parametrize("ids", [(0, 1), (1, 0)], ids=["in front first", "behind first"])
-def test_two_tracks_on_one_face_become_one_and_the_visitor_gets_its_own_face_back(ids: tuple[int, int]) -> None:
+def test_of_two_tracks_on_one_face_the_hidden_one_finds_its_own_face_again(ids: tuple[int, int]) -> None:
     stream = Stream(patience=1.0)
     front = [face(200 + 4 * i, 200) for i in range(40)]
     behind = face(300, 200)
@@ -173,7 +173,7 @@ def test_two_tracks_on_one_face_become_one_and_the_visitor_gets_its_own_face_bac
         assert list(seen) == [ids[0]] if hidden else [0, 1]
 
 
-def test_who_comes_beside_a_face_that_the_detector_misses_is_somebody_else() -> None:
+def test_a_detection_next_to_an_undetected_face_is_a_new_face() -> None:
     stream, old, new = Stream(), face(200, 200), face(300, 200)
     stream.frame(old, found=[old])
     seen = stream.frame(old, new, found=[new])
@@ -181,7 +181,7 @@ def test_who_comes_beside_a_face_that_the_detector_misses_is_somebody_else() -> 
     np.testing.assert_array_equal(seen[0], old)
 
 
-def test_of_two_faces_that_touch_and_a_third_elsewhere_none_is_taken_for_another() -> None:
+def test_overlapping_faces_get_different_ids() -> None:
     faces = [face(200, 200), face(280, 200), face(500, 400)]
     assert list(Stream().frame(*faces, found=faces)) == [0, 1, 2]
 
@@ -203,7 +203,7 @@ def test_twenty_faces() -> None:
         assert list(seen) == list(range(20))
 
 
-def test_two_who_move_together_are_not_taken_for_each_other() -> None:
+def test_two_faces_that_move_together_are_not_swapped() -> None:
     before = np.array([[0, 0, 100, 100], [50, 0, 150, 100]], np.float32)
     assert match(before + np.float32([30, 0, 30, 0]), before) == [(0, 0), (1, 1)], "the second's place is nearer to 30"
 
@@ -224,14 +224,14 @@ def test_distances_are_in_face_sides() -> None:
     assert apart(box, box * 2) == pytest.approx(np.hypot(50, 40) / 150 + np.log(2), rel=1e-5)
 
 
-def test_twins_and_inside_on_no_face() -> None:
+def test_twins_and_inside_without_faces() -> None:
     none = np.zeros((0, 68, 2), np.float32)
     assert twins([], none, np.zeros((0, 4), np.float32), np.zeros(0, bool)).shape == (0,)
     assert inside(none, SIZE).shape == (0,)
     assert inside(np.array([face(-20, 200)]), SIZE)[0] == pytest.approx(0.4, abs=0.1)
 
 
-def test_a_smaller_face_within_a_face_is_the_same_one() -> None:
+def test_a_smaller_face_inside_a_face_is_the_same_one() -> None:
     stream = Stream()
     a, part = face(200, 200), face(215, 220, 55)
     assert list(stream.frame(a, found=[a])) == [0]
@@ -240,7 +240,7 @@ def test_a_smaller_face_within_a_face_is_the_same_one() -> None:
     assert list(stream.frame(a, apart, found=[a, apart])) == [0, 1]
 
 
-def test_a_track_has_a_better_claim_to_a_face_than_a_new_one() -> None:
+def test_a_track_ranks_before_a_new_face() -> None:
     points = np.stack([face(200, 200)] * 2)
     track = Track(0, confirmed=0.0, landmarks=face(195, 200), box=Stream.boxes([face(195, 200)])[0])
     boxes = Stream.boxes(points)
@@ -248,7 +248,7 @@ def test_a_track_has_a_better_claim_to_a_face_than_a_new_one() -> None:
     assert twins(looks, points, boxes, np.ones(2, bool)).tolist() == [True, False]
 
 
-def test_another_face_in_the_place_of_a_known_one_gets_a_new_id_at_a_cut() -> None:
+def test_at_a_cut_another_face_in_the_same_place_gets_a_new_id() -> None:
     stream = Stream()
     known = [face(100, 200), face(300, 200)]
     assert [*stream.frame(*known, found=known)] == [0, 1]
@@ -262,7 +262,7 @@ def test_another_face_in_the_place_of_a_known_one_gets_a_new_id_at_a_cut() -> No
     assert [track.id for track in stream.tracks.tracks] == [1, 2]
 
 
-def test_two_who_cross_behind_a_pillar_do_not_change_their_ids() -> None:
+def test_two_faces_that_cross_behind_a_pillar_keep_their_ids() -> None:
     stream = Stream(patience=1.0)
     right = [face(100 + 8 * i, 200, 80) for i in range(45)]
     left = [face(520 - 8 * i, 210, 70) for i in range(45)]
@@ -275,7 +275,7 @@ def test_two_who_cross_behind_a_pillar_do_not_change_their_ids() -> None:
     np.testing.assert_array_equal(seen[1], left[32])
 
 
-def test_the_score_knows_switches_ghosts_and_false_tracks() -> None:
+def test_the_score_counts_switches_ghosts_and_false_tracks() -> None:
     def found(*pairs: tuple[int, np.ndarray]) -> Faces:
         made = portrait.faces(np.array([at for _, at in pairs], np.float32).reshape(-1, 68, 2))
         return dataclasses.replace(made, ids=np.array([id_ for id_, _ in pairs], np.int64))

@@ -32,7 +32,7 @@ def test_a_moving_face_is_followed():
     assert np.abs(centre).max() < 0.3 * (boxes[0][0, 2] - boxes[0][0, 0])
 
 
-def test_light_is_no_loss_but_a_hidden_or_departed_face_is():
+def test_a_face_is_lost_when_hidden_or_gone_but_not_in_other_light():
     shot = shots(frames=1)
     image, box = shot["frame"][0].image, tight(true_points(shot["truth"][0]))
     watch = Watch()

@@ -90,13 +90,13 @@ def test_token_of_the_environment(monkeypatch: pytest.MonkeyPatch, caplog: pytes
 
 
 @pytest.mark.parametrize("kind", ["set", "pause", "resume", "restart"])
-def test_page_that_only_shows(kind: str) -> None:
+def test_a_read_only_page_executes_no_commands(kind: str) -> None:
     said = {"k": kind, "id": 1, "setting": "source.grey", "value": 1, "node": "source"}
     refused = {"error": "this page is read-only (its node has control: false)"}
     assert GraphView("shown", follow=False, control=False).execute(said) == refused
 
 
-def test_nothing_is_compressed_while_nobody_looks() -> None:
+def test_nothing_is_compressed_without_browsers() -> None:
     def make() -> None:
         raise AssertionError("somebody looks")
 
@@ -107,14 +107,14 @@ def test_nothing_is_compressed_while_nobody_looks() -> None:
     served.notify()  # raises what went wrong
 
 
-def test_port_that_is_taken() -> None:
+def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use; set p"):
             run_node(WebView(port=port), frame=[], faces=[])
 
 
-def test_port_that_only_root_may_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_only_root_may_open(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -201,7 +201,7 @@ def test_a_page_with_a_token_may_be_behind_a_proxy() -> None:
         asyncio.run(visit(served.url))
 
 
-def test_numbers_that_json_does_not_know_become_texts() -> None:
+def test_numbers_that_json_lacks_become_strings() -> None:
     said = json.loads(as_json({"k": "graph", "most": math.inf, "all": [math.nan, 1.5, "a"]}))
     assert said == {"k": "graph", "most": "inf", "all": ["nan", 1.5, "a"]}
 
@@ -209,7 +209,7 @@ def test_numbers_that_json_does_not_know_become_texts() -> None:
 # ---------------------------------------------------------------- who is slow, or wrong
 
 
-def test_a_slow_client_gets_the_newest_and_holds_up_nobody() -> None:
+def test_a_slow_client_gets_the_newest_picture_and_slows_nobody() -> None:
     async def look(served: WebServer, newest: Newest) -> None:
         async with (
             aiohttp.ClientSession(served.url) as session,
@@ -229,7 +229,7 @@ def test_a_slow_client_gets_the_newest_and_holds_up_nobody() -> None:
         asyncio.run(look(served, newest))
 
 
-def test_who_comes_is_told_at_once_what_is_known_and_nothing_of_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_client_gets_the_latest_texts_at_once_but_no_outdated_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     class Known(GraphView):
         def update(self) -> dict[str, str]:
             self.latest = {"stats": '{"k": "stats"}'}
@@ -248,7 +248,7 @@ def test_who_comes_is_told_at_once_what_is_known_and_nothing_of_long_ago(monkeyp
         assert eventually(lambda: not served._graph.latest)
 
 
-def test_a_server_that_is_full_takes_the_next_one_when_somebody_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_server_accepts_a_client_when_another_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
     async def look(served: WebServer) -> None:
         async with aiohttp.ClientSession(served.url) as session, session.ws_connect("/live"):
             async with session.ws_connect("/live"):
@@ -265,7 +265,7 @@ def test_a_server_that_is_full_takes_the_next_one_when_somebody_has_left(monkeyp
         asyncio.run(look(served))
 
 
-def test_only_what_was_seen_of_what_was_sent_counts_as_shown() -> None:
+def test_only_pictures_that_were_sent_and_seen_count_as_shown() -> None:
     client = Client(None)  # type: ignore[arg-type]
     now_ns = time.monotonic_ns()
     client._in_flight = {1: now_ns, 2: now_ns}
@@ -274,7 +274,7 @@ def test_only_what_was_seen_of_what_was_sent_counts_as_shown() -> None:
     assert client.view()["fps"] == 1.0  # who has looked for less than a second has looked for one
 
 
-def test_pictures_go_on_while_a_command_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_continue_while_a_command_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
 
     def execute(self: GraphView, said: dict[str, Any]) -> dict[str, Any]:
@@ -300,7 +300,7 @@ def test_pictures_go_on_while_a_command_is_obeyed(monkeypatch: pytest.MonkeyPatc
         asyncio.run(look(served, newest))
 
 
-def test_pictures_are_not_deflated_once_more() -> None:
+def test_pictures_are_not_compressed_again() -> None:
     """aiohttp does that in a task of its own, whose end in a browser that leaves is an error which nobody awaits."""
 
     async def look(served: WebServer) -> int:
@@ -326,7 +326,7 @@ async def received(live: aiohttp.ClientWebSocketResponse) -> int:
      b'{"k": "drawn", "seq": 0, "seen": true}',
      json.dumps({"k": "drawn", "seq": 0, "seen": True, "more": "x" * MAX_COMMAND})],
 )  # fmt: skip
-def test_nonsense_ends_the_connection_only(said: str | bytes) -> None:
+def test_invalid_messages_only_end_their_connection(said: str | bytes) -> None:
     async def talk(served: WebServer, newest: Newest) -> None:
         async with aiohttp.ClientSession(served.url) as session:
             async with session.ws_connect("/live") as live:

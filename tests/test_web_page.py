@@ -142,7 +142,7 @@ def pausing(page: Page) -> None:
 
 @slow
 @needs_browser
-def test_page_finds_the_graph_again(browser: Any) -> None:
+def test_page_reconnects(browser: Any) -> None:
     """It says that it has ended, and goes on by itself when there is a server again; with a token, too."""
     newest, port = Newest(), free_port()
     newest.put(frame(0, 512, 384), known(1))
@@ -193,7 +193,7 @@ window.createImageBitmap = (...given) => (failures++ < 5 ? Promise.reject(new Er
 @slow
 @needs_browser
 @pytest.mark.parametrize("trouble", [BLOCKED, BROKEN])
-def test_page_goes_on_without_storage_and_after_pictures_that_it_cannot_show(browser: Any, trouble: str) -> None:
+def test_page_works_without_storage_and_after_pictures_that_it_cannot_show(browser: Any, trouble: str) -> None:
     with server() as (served, newest):
         page = Page(browser, served.url, before=trouble)
 

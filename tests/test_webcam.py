@@ -52,7 +52,7 @@ def test_a_slow_graph_sees_the_newest_picture(
     assert any("pictures were replaced by newer ones" in text for text in warnings_of())
 
 
-def test_a_webcam_that_goes_away_is_an_error(camera: Callable[[str], None]) -> None:
+def test_an_unplugged_webcam_is_an_error(camera: Callable[[str], None]) -> None:
     camera("testsrc2=size=64x48:rate=30:duration=0.1")
     with pytest.raises(NodeError, match=r"is gone \(end of its stream\)"):
         captured(uri=0)
@@ -67,7 +67,7 @@ def test_a_silent_webcam_is_an_error(camera: Callable[[str], None], monkeypatch:
 
 
 @pytest.mark.skipif(not os.path.isdir("/sys/class"), reason="Video4Linux")
-def test_no_webcam_names_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_webcam_is_reported_with_the_available_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"there is no webcam /dev/video97; (this machine has no webcam|available: )"):
         captured(uri=97)
     monkeypatch.setattr(_webcam, "devices", lambda: [("/dev/video2", "HD Webcam")])

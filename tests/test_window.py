@@ -57,7 +57,7 @@ def test_no_display_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="X11")
-def test_a_display_that_nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_display_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", ":4711")
     with pytest.raises(ConfigError, match=r"DISPLAY is ':4711', but no X server there accepts a connection; to write"):
         run_node(Window(), frame=[])
