@@ -1,4 +1,4 @@
-"""What befalls a recording: its disk is full, its process is killed."""
+"""Accidents of recordings: a full disk, a killed process."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def full_disk(size: int = 200_000) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes: writing more fails as on a full disk."""
+    """Limit files to `size` bytes: writing more fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -21,7 +21,7 @@ def full_disk(size: int = 200_000) -> Iterator[None]:
 
 
 def killed_after(lines: int, script: str, *arguments: str) -> int:
-    """Run a script until it has printed so many numbers, SIGKILL it, and return the last number."""
+    """Run a script until it has printed this many numbers, kill it (SIGKILL), and return the last number."""
     root = Path(__file__).parents[1]
     child = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],

@@ -1,4 +1,4 @@
-"""Cameras on the network for tests: a real RTSP server that is stopped and killed, and whatever answers over TCP."""
+"""Network cameras for tests: a real RTSP server that can be stopped and killed, and any TCP server."""
 
 import signal
 import socketserver
@@ -16,11 +16,11 @@ from graph import Frame
 from nodes.capture import Capture
 from tests.conftest import free_port
 
-SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are those of the system
+SYSTEM_PYTHON = "/usr/bin/python3"  # which has GStreamer's bindings
 ROOT = Path(__file__).parents[1]
 
 class Camera:
-    """A camera that can be switched off and on."""
+    """A camera that can be switched on and off."""
 
     def __init__(self, *options: str) -> None:
         self.port = free_port()
@@ -52,7 +52,7 @@ class Camera:
 def playing(
     uri: str, patience: float = 1.0, **settings: object
 ) -> Iterator[Callable[[Callable[[Frame], bool]], Frame]]:
-    """Give a function that takes frames until one fulfils a condition."""
+    """Give a function that reads frames until one meets a condition."""
     node = Capture(uri=uri, patience=patience, **settings)
     node.open()
     frames = node.process()

@@ -1,4 +1,4 @@
-"""Small videos for tests, encoded on the spot: each frame is grey and says its number by its brightness."""
+"""Small videos for tests: each frame is grey, and its brightness is its number."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,7 +17,7 @@ STEP = 8  # grey levels from one frame to the next
 
 
 def captured(limit: int | None = None, **settings: Any) -> list[Frame]:
-    """What a capture node with these settings gives."""
+    """The frames of a Capture with these settings."""
     return run_node(Capture(**settings), limit)["frame"]  # type: ignore[return-value]
 
 
@@ -29,7 +29,7 @@ def picture(index: int, width: int = 64, height: int = 48) -> NDArray[np.uint8]:
 
 
 def number(image: NDArray[np.uint8]) -> int:
-    """The number that a picture says."""
+    """The number of a picture."""
     return round((float(np.median(image)) - 20) / STEP)
 
 
@@ -47,7 +47,7 @@ def write(
 ) -> Path:
     """Write a clip with one frame at each of `times` (seconds).
 
-    To be shown, it is `turned` by degrees, counterclockwise, and then `mirrored`, left to right.
+    Players show it `turned` by degrees, counterclockwise, and then `mirrored` left to right.
     """
     with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
         order = {"bf": str(b_frames)} if b_frames else {"tune": "zerolatency"}
@@ -55,7 +55,7 @@ def write(
         stream = container.add_stream(codec, rate=30, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        ticks = 30 if path.suffix == ".avi" else 60_000  # per second; AVI knows nothing but a steady rate
+        ticks = 30 if path.suffix == ".avi" else 60_000  # per second; AVI only has a constant rate
         stream.codec_context.time_base = Fraction(1, ticks)
         if pixel_aspect:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
@@ -78,7 +78,7 @@ def steady(count: int, fps: float = 30.0) -> list[float]:
 
 
 def cut(path: Path, part: float) -> Path:
-    """Cut the end of a file off, so that `part` of it is left."""
+    """Truncate a file to `part` of its length."""
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
     return path
@@ -93,6 +93,6 @@ def times(frames: list[Frame]) -> list[float]:
 
 
 def block(frame: Frame) -> tuple[int, int]:
-    """The quarter (row, column) of the frame that the blue block lies in."""
+    """The quarter (row, column) of the frame in which the blue block is."""
     y, x = np.nonzero((frame.image[..., 0] > 180) & (frame.image[..., 2] < 90))
     return int(y.mean() * 2 // frame.image.shape[0]), int(x.mean() * 2 // frame.image.shape[1])

@@ -1,4 +1,4 @@
-"""A stream of faces made by hand, and the tracks of them."""
+"""A stream of synthetic faces, and their tracks."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def face(x: float, y: float, side: float = 100.0) -> np.ndarray:
 
 
 class Stream:
-    """Runs Tracks over frames in which a network would find `faces` wherever it looks near them."""
+    """Runs Tracks over frames with a fake network that finds `faces` near each look."""
 
     def __init__(self, patience: float = 0.5, fps: float = FPS) -> None:
         self.tracks = Tracks(presence=0.5, patience=patience)
@@ -29,7 +29,7 @@ class Stream:
     def frame(
         self, *faces: np.ndarray, found: list[np.ndarray] | None = None, late: int = 0, sure: float = 0.8
     ) -> dict[int, np.ndarray]:
-        """Go one frame on; `found` are the faces a detector reports of the frame `late` frames ago."""
+        """Advance one frame; `found` are the detections in the frame `late` frames ago."""
         self.seq += 1
         boxes = None if found is None else self.boxes(found)
         rolls = np.zeros(len(found or ()), np.float32)

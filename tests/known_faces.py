@@ -1,4 +1,4 @@
-"""A source of frames whose faces are known, for the tests of what shows or passes them on."""
+"""A source of frames with known faces, for tests of what shows or forwards them."""
 
 import time
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ class KnownFaces(Node):
     frame = Output(Frame)
     faces = Output(Faces)
 
-    frames: int = setting(0, minimum=0)  # ends after so many; 0: never
+    frames: int = setting(0, minimum=0)  # end after this many; 0: never
     pause: float = setting(0.03, minimum=0.0, changeable=True)  # seconds between frames
     grey: int = setting(60, minimum=0, maximum=255, changeable=True)  # level of the picture
     count: int = setting(1, minimum=0, maximum=2, changeable=True)  # faces
     mood: Literal["awake", "asleep"] = setting("awake", changeable=True)  # of the faces
-    region: tuple[float, float] | None = setting(None, changeable=True)  # for nothing
+    region: tuple[float, float] | None = setting(None, changeable=True)  # unused
     secret: str = "not to be changed"
 
     def live(self) -> bool:
@@ -36,7 +36,7 @@ class KnownFaces(Node):
         while not self.frames or seq < self.frames:
             image = self.empty((384, 512, 3))
             image[:] = self.grey
-            image[:, :64] = (250, 20, 20)  # blue at the left
+            image[:, :64] = (250, 20, 20)  # blue on the left
             yield {"frame": Frame(image=image), "faces": known(self.count, asleep=self.mood == "asleep")}
             time.sleep(self.pause)
             seq += 1

@@ -1,4 +1,4 @@
-"""Nodes with which the tests of recordings build their graphs."""
+"""Nodes for the graphs in tests of recordings."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.toys import Source
 
 
 class GatedSource(TestSource):
-    """The test source, which begins when the file `gate` appears: whoever records is there by then."""
+    """The test source, which starts when the file `gate` appears, so that a recorder can attach first."""
 
     gate: str = "go"
 
@@ -22,7 +22,7 @@ class GatedSource(TestSource):
 
 
 class GatedNumbers(Source):
-    """The source of the toys, likewise."""
+    """The source of the toys, with a gate."""
 
     gate: str = "go"
 
@@ -33,7 +33,7 @@ class GatedNumbers(Source):
 
 
 class Keep(Node):
-    """Keeps the faces of every frame to the bit."""
+    """Writes the exact bytes of the faces of every frame."""
 
     faces = Input(Faces)
 

@@ -1,9 +1,9 @@
-"""A camera with an RTSP server (GStreamer's), run by the system's Python, which has its bindings.
+"""A camera with GStreamer's RTSP server, run by the system's Python, which has its bindings.
 
 /usr/bin/python3 tests/rtsp_camera.py PORT [--codec mjpeg|h265] [--size 320x240] [--gop 300] [--user name:password]
 
-Serves rtsp://127.0.0.1:PORT/cam, a white ball on black; prints "ready". Stop it with SIGSTOP to have it hang.
-Takes what is pushed to rtsp://127.0.0.1:PORT/push, decodes it, and prints "frame WIDTH HEIGHT" for each picture.
+Serves rtsp://127.0.0.1:PORT/cam, a white ball on black, and prints "ready". SIGSTOP makes it hang.
+Decodes what is pushed to rtsp://127.0.0.1:PORT/push and prints "frame WIDTH HEIGHT" for each picture.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ENCODERS = {
 
 
 def show_pushed(factory, media):
-    """Print the size of every picture that somebody pushes."""
+    """Print the size of every pushed picture."""
     sink = media.get_element().get_by_name("shown")
 
     def sample(sink):
@@ -36,7 +36,7 @@ def show_pushed(factory, media):
 
 
 def go_blind(factory, media):
-    """Send no more pictures after a while, as a camera whose sensor hangs."""
+    """Stop sending pictures after a while, like a camera whose sensor hangs."""
     eye = media.get_element().get_by_name("eye")
     GLib.timeout_add_seconds(options.blind_after, lambda: eye.set_property("drop", True))
 
@@ -46,16 +46,16 @@ parser.add_argument("port")
 parser.add_argument("--codec", choices=ENCODERS, default="h264")
 parser.add_argument("--size", default="320x240")
 parser.add_argument("--fps", type=int, default=30)
-parser.add_argument("--gop", type=int, default=15, help="pictures from one key frame to the next")
+parser.add_argument("--gop", type=int, default=15, help="pictures between two key frames")
 parser.add_argument("--user")
-parser.add_argument("--lose", type=float, default=0.0, help="share of pictures that get lost on the way")
-parser.add_argument("--garble", type=float, default=0.0, help="share of bytes that arrive as others")
-parser.add_argument("--blind-after", type=int, default=0, help="seconds until only sound goes on; 0: no sound")
+parser.add_argument("--lose", type=float, default=0.0, help="share of pictures to lose")
+parser.add_argument("--garble", type=float, default=0.0, help="share of bytes to change")
+parser.add_argument("--blind-after", type=int, default=0, help="seconds until only sound is sent; 0: no sound")
 options = parser.parse_args()
 width, height = options.size.split("x")
 harm = f"identity drop-probability={options.lose} !" if options.lose else ""
 if options.garble:
-    harm += f" breakmydata probability={options.garble} skip=20000 !"  # the first pictures are whole
+    harm += f" breakmydata probability={options.garble} skip=20000 !"  # the first pictures are intact
 sound = " audiotestsrc is-live=true ! mulawenc ! rtppcmupay name=pay1" if options.blind_after else ""
 
 Gst.init(None)

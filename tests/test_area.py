@@ -1,4 +1,4 @@
-"""Squares of a frame in grey: thinned out, and with the rim repeated outside."""
+"""Squares of a frame in grey: subsampled, and with the edge repeated outside."""
 
 import numpy as np
 import pytest

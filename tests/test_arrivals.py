@@ -1,4 +1,4 @@
-"""Cameras that send more than is decoded in time, with real ones and with packets from a test."""
+"""Cameras that send more than can be decoded in time: real ones, and packets made by the test."""
 
 import io
 import math
@@ -23,7 +23,7 @@ from tests.conftest import eventually
 
 
 class Sender:
-    """Stands in for a container: packets come when the test says so, K for a key frame; the size is the number.
+    """A fake container that sends packets on request, K for a key frame; their size is their number.
 
     S is sound, the end of a stream a dot.
     """
@@ -69,7 +69,7 @@ def come(read: Arrivals, count: int) -> bool:
 
 
 def send_after(read: Arrivals, skipped: int, sender: Sender, kinds: str) -> None:
-    """Send more as soon as so many packets were skipped, while the test waits for the next one."""
+    """Send more as soon as this many packets have been skipped, while the test waits for the next one."""
 
     def wait_and_send() -> None:
         if eventually(lambda: read.skipped >= skipped):
@@ -143,7 +143,7 @@ def test_waiting_for_a_key_frame_ends_after_a_time(monkeypatch: pytest.MonkeyPat
 
 
 def test_sound_does_not_hide_missing_pictures() -> None:
-    """RTSP is asked for pictures only; HTTP, RTMP and transport streams send what they have."""
+    """Only over RTSP can pictures alone be requested."""
     sender = Sender()
     with arrivals(sender, patience_s=0.2) as (_, packets):
         sender.send("KSP")
@@ -195,7 +195,7 @@ def test_pictures_of_a_slowly_decoded_webcam_have_their_time_of_arrival(
 ) -> None:
     class Keys(Arrivals):
         def _put(self, packet: av.Packet) -> None:
-            packet.is_keyframe = True  # as FFmpeg marks JPEG and raw pictures, though not those of lavfi
+            packet.is_keyframe = True  # as in FFmpeg for JPEG and raw pictures, but not for lavfi
             super()._put(packet)
 
     monkeypatch.setattr(_webcam, "Arrivals", Keys)

@@ -1,4 +1,4 @@
-"""The three backends on the released networks (their numbers: test_models.py), and what is said when there is none."""
+"""The three backends on the released networks (their numbers: test_models.py), and the errors if one is missing."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def test_a_missing_package_is_named(
     text = f"backend {backend!r} needs the package {package}: pip install {remedy}"
     with pytest.raises(ModuleNotFoundError, match=re.escape(text)) as error:
         load(MODELS / "landmarks", backend)
-    assert isinstance(error.value, ConfigError)  # in a graph one line, without a traceback
+    assert isinstance(error.value, ConfigError)  # in a graph: one line without a traceback
 
 
 def test_a_missing_or_wrong_card_is_named(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, backend: str, suffix: s
 
 @pytest.mark.slow
 def test_no_telemetry_is_sent(tmp_path: Path) -> None:
-    """onnxruntime begins with a number for this machine in the user's folder."""
+    """onnxruntime's telemetry starts with an id for this machine in the user's folder."""
     unknown = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
     code = "from nodes.detect import FaceModel; FaceModel()"
     folders = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME")}

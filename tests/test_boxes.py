@@ -8,7 +8,7 @@ from nodes._geometry import BORDER
 
 
 def plain_decode(outputs, strides, threshold):
-    """The same as `decode`, one cell after the other."""
+    """`decode` cell by cell."""
     faces = []
     for maps, stride in zip(outputs, strides, strict=True):
         for row in range(maps.shape[1]):

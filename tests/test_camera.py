@@ -1,4 +1,4 @@
-"""Cameras on the network, with a real RTSP server that is stopped, killed, locked, and started again changed."""
+"""Network cameras: a real RTSP server that is stopped, killed, protected and restarted with other settings."""
 
 import logging
 import re
@@ -38,7 +38,7 @@ def test_plays_and_says_which_clock_it_uses(camera: Callable[..., Camera], codec
     with playing(camera("--codec", codec).uri(), transport=transport) as until:
         first = until(shows_ball)
         assert (first.image.shape, first.epoch) == ((240, 320, 3), 0)
-        by_camera = until(lambda frame: frame.clock == "camera")  # after its first report of the time
+        by_camera = until(lambda frame: frame.clock == "camera")  # after its first sender report
         assert by_camera.pts > first.pts
         age_s = (time.monotonic_ns() - by_camera.header.t_capture_ns) / 1e9
         assert 0 <= age_s < 5
@@ -51,7 +51,7 @@ def test_the_first_key_frame_is_shown_and_not_only_probed(camera: Callable[..., 
 
 
 def test_a_camera_joined_between_key_frames_gets_more_time(camera: Callable[..., Camera]) -> None:
-    """It is watched already, so that nobody else begins with a key frame; they are 2.5 s apart, the patience is 1 s."""
+    """Another client is connected, so no key frame comes first; they are 2.5 s apart, patience is 1 s."""
     cam = camera("--gop", "75")
     with playing(cam.uri()) as watching:
         watching(any_frame)
@@ -73,7 +73,7 @@ def test_a_camera_joined_between_key_frames_gets_more_time(camera: Callable[...,
 def test_packets_without_pictures_are_no_silence_before_the_first_key_frame(
     sent: str, why: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """k and p are key frames and others, written large where a picture comes out; a space is a second."""
+    """k is a key frame, p another one; in capitals if it gives a picture. A space is a second."""
 
     def packets() -> Iterator[av.Packet]:
         for letter in sent:
@@ -104,7 +104,7 @@ def test_rate_is_thinned_and_size_converted(camera: Callable[..., Camera]) -> No
 
 
 def test_slow_consumer_gets_the_newest(camera: Callable[..., Camera]) -> None:
-    """Sleeping 0.3 s a frame for 7 s: a queue would have grown by some 6 s."""
+    """Sleeping 0.3 s per frame for 7 s: a queue would have grown by about 6 s."""
     with playing(camera().uri()) as until:
         until(lambda frame: frame.clock == "camera")
         ages = []
@@ -117,7 +117,7 @@ def test_slow_consumer_gets_the_newest(camera: Callable[..., Camera]) -> None:
 @pytest.mark.parametrize("harm", ["--lose=0.15", "--garble=0.0005"])
 @pytest.mark.parametrize("codec", ["h264", "mjpeg"])
 def test_keeps_playing_through_loss_and_damage(camera: Callable[..., Camera], codec: str, harm: str) -> None:
-    """Pictures go missing and come broken; the others go on for 5 s, in order and on the same connection."""
+    """Pictures are lost or damaged; the others continue for 5 s, in order and on the same connection."""
     cam = camera("--codec", codec, harm)
     with playing(cam.uri(), patience=30.0, transport="udp") as until:
         frames = [until(any_frame)]
@@ -131,7 +131,7 @@ def test_keeps_playing_through_loss_and_damage(camera: Callable[..., Camera], co
 @pytest.mark.parametrize("jumps", [(0, 3600, 0, -3600), (0, -0.9, -1.8, -2.7), (0, 0.105, 777.7, 0)])
 @pytest.mark.parametrize("rate", [1.0, 0.0, 2.0])
 def test_pts_grow_and_follow_the_arrival_whatever_the_timestamps(jumps: tuple[float, ...], rate: float) -> None:
-    """A camera whose clock is set by an hour, begins anew, stands still, or is too fast."""
+    """A camera whose clock is set by an hour, restarts, stands still, or is too fast."""
     camera = NetworkCamera("rtsp://127.0.0.1:1/x", "tcp", 1.0, 0.0)
     picture = av.VideoFrame(16, 16, "yuv420p")
     shots = camera.shots()
@@ -150,7 +150,7 @@ def test_pts_grow_and_follow_the_arrival_whatever_the_timestamps(jumps: tuple[fl
 
 @pytest.mark.parametrize(("ahead_s", "known"), [(-1.0, True), (0.5, False), (-60.0, False), (3600.0, False)])
 def test_an_implausible_wall_clock_is_not_used(ahead_s: float, known: bool) -> None:
-    """The picture came a second ago, and has waited since for its turn to be decoded."""
+    """The picture arrived a second ago and has waited to be decoded."""
     came_ns = time.monotonic_ns() - 1_000_000_000
 
     class Container:

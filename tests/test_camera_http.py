@@ -30,7 +30,7 @@ class Mjpeg(http.server.BaseHTTPRequestHandler):
                 head = f"--shot\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                 self.wfile.write(head.encode() + data + b"\r\n")
                 time.sleep(0.02)
-        except OSError:  # the other side has enough
+        except OSError:  # the client has disconnected
             return
 
     def log_message(self, *_: object) -> None:
@@ -38,7 +38,7 @@ class Mjpeg(http.server.BaseHTTPRequestHandler):
 
 
 def test_mjpeg_over_http_has_its_time_of_arrival() -> None:
-    """It has no stamps, and FFmpeg makes up 25 pictures a second."""
+    """It has no timestamps, and FFmpeg assumes 25 pictures per second."""
     with served(Mjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
         first = until(lambda frame: clips.number(frame.image) >= 5)
         last = until(lambda frame: frame.pts > first.pts + 1.5)
@@ -51,14 +51,14 @@ class ShortMjpeg(Mjpeg):
 
 
 def test_a_stream_that_breaks_off_is_reported_as_such(caplog: pytest.LogCaptureFixture) -> None:
-    """And not as a host that is unknown, which FFmpeg gives the same number."""
+    """And not as an unknown host, for which FFmpeg has the same error number."""
     with served(ShortMjpeg) as port, playing(f"http://127.0.0.1:{port}/") as until:
         until(lambda frame: frame.epoch > 0)
     assert "is lost: its stream has broken off; trying again in" in said(caplog)
 
 
 class Snapshot(http.server.BaseHTTPRequestHandler):
-    """Gives one picture per request, with its length or, as cameras do too, without; busy now and then."""
+    """Serves one picture per request, with or (like some cameras) without its length; sometimes busy."""
 
     asked = 0
     busy = False
@@ -121,7 +121,7 @@ def test_a_file_over_http_is_looped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with served(Files) as port, playing(f"http://127.0.0.1:{port}/clip.mp4", loop=True) as until:
         last = until(lambda frame: clips.number(frame.image) == 19)
         first = until(lambda frame: frame.epoch > 0)
-    assert clips.number(first.image) < 10, "from the beginning; only the newest picture is kept"
+    assert clips.number(first.image) < 10, "it starts again; only the newest picture is kept"
     assert 0 < first.pts - last.pts < 0.5
 
 
@@ -144,7 +144,7 @@ def test_a_stream_of_two_pictures_per_second_is_not_buffered_too_long(tmp_path: 
 
 
 def test_live_segments_play_in_real_time(tmp_path: Path) -> None:
-    """A list that grows on (HLS) gives seconds at once, and then nothing for as long."""
+    """A live playlist (HLS) gives seconds of video at once, and then nothing for as long."""
     clips.write(tmp_path / "live.m3u8", clips.steady(20))
     whole = (tmp_path / "live.m3u8").read_text()
     (tmp_path / "live.m3u8").write_text(whole.replace("#EXT-X-ENDLIST", ""))
@@ -171,11 +171,11 @@ def test_only_the_largest_resolution_of_a_playlist_is_downloaded(tmp_path: Path)
     with served(partial(Noted, directory=tmp_path)) as port, playing(f"http://127.0.0.1:{port}/all.m3u8") as until:
         assert until(lambda frame: frame.pts > 3.0).image.shape == (96, 128, 3)
     assert "/large1.ts" in asked
-    assert not {"/small1.ts", "/middle1.ts"} & {*asked}, "the first say what there is"
+    assert not {"/small1.ts", "/middle1.ts"} & {*asked}, "only the first segments are probed"
 
 
 def test_a_file_over_http_may_show_a_picture_for_longer_than_patience(tmp_path: Path) -> None:
-    """What waits for its time has come already: this is no silence of the camera."""
+    """A picture that waits until it is due has arrived: the camera is not silent."""
     clips.write(tmp_path / "clip.mp4", [0.0, 0.1, 2.6, 2.7, 2.8])
     with served(partial(Files, directory=tmp_path)) as port, playing(f"http://127.0.0.1:{port}/clip.mp4") as until:
         late = until(lambda frame: clips.number(frame.image) > 1)

@@ -30,7 +30,7 @@ def test_every_frame_in_order_with_its_time(tmp_path: Path, name: str) -> None:
 
 
 def test_an_avi_with_b_frames_has_the_times_of_its_rate(tmp_path: Path) -> None:
-    """FFmpeg makes up presentation stamps for them, which go to and fro."""
+    """FFmpeg makes up presentation timestamps for them, which go back and forth."""
     frames = captured(uri=str(clips.write(tmp_path / "clip.avi", clips.steady(12), b_frames=3)))
     assert numbers(frames) == list(range(12))
     assert np.allclose(np.diff([frame.pts for frame in frames]), 1 / 30)
@@ -69,7 +69,7 @@ def test_a_picture_is_freed_when_it_has_been_converted(tmp_path: Path) -> None:
         picture = next(container.decode(video=0))
         before = sys.getrefcount(picture)
         Converter(0, 0).convert(picture, lambda shape: np.empty(shape, np.uint8))
-        assert sys.getrefcount(picture) == before, "it is kept until garbage is collected, with all of its memory"
+        assert sys.getrefcount(picture) == before, "its memory is not freed before garbage collection"
 
 
 def test_capture_time_is_now(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_timestamps_that_go_back_and_forth_do_not_exceed_fps(tmp_path: Path, mon
 def test_where_timestamps_start_anew_the_epoch_grows_and_fps_still_applies(tmp_path: Path) -> None:
     once = clips.write(tmp_path / "once.ts", clips.steady(30)).read_bytes()
     twice = tmp_path / "twice.ts"
-    twice.write_bytes(once + once)  # as recorders join their parts
+    twice.write_bytes(once + once)  # as recorders join their files
     assert [frame.epoch for frame in captured(uri=str(twice))] == [0] * 30 + [1] * 30
     assert [frame.epoch for frame in captured(uri=str(twice), loop=True, limit=120)] == sorted([0, 1, 2, 3] * 30)
     alone = numbers(captured(uri=str(tmp_path / "once.ts"), fps=10.0))

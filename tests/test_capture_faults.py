@@ -1,4 +1,4 @@
-"""What cannot be read, or only in part, and how that is told."""
+"""What cannot be read, or only in part, and its error messages."""
 
 import errno
 import os
@@ -164,7 +164,7 @@ def test_a_cover_picture_is_not_a_video(tmp_path: Path) -> None:
 
 
 def test_a_tile_of_a_picture_is_not_mistaken_for_the_picture() -> None:
-    """As FFmpeg shows the HEIC of an iPhone: a stream for each tile of 512 x 512."""
+    """FFmpeg gives a stream for each tile of 512 x 512 in the HEIC of an iPhone."""
     tiles = [SimpleNamespace(disposition=av.stream.Disposition.dependent) for _ in range(48)]
     container = SimpleNamespace(format=SimpleNamespace(name="mov,mp4"), streams=SimpleNamespace(video=tiles))
     with pytest.raises(ConfigError, match=r"is a tiled picture \(HEIC, as phones write it\): save it as JPEG or PNG"):
@@ -210,7 +210,7 @@ def test_inaccessible_files_are_reported_without_a_traceback(tmp_path: Path, mon
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     (tmp_path / "clip.mp4").write_bytes(b"others'")
-    monkeypatch.setattr(av, "open", refuse)  # root, who runs the tests in CI, may read everything
+    monkeypatch.setattr(av, "open", refuse)  # root, who runs the tests in CI, can read everything
     with pytest.raises(ConfigError, match=r"clip\.mp4 cannot be read by this user"):
         captured(uri=str(tmp_path / "clip.mp4"))
     monkeypatch.setattr(Path, "exists", denied)
@@ -220,7 +220,7 @@ def test_inaccessible_files_are_reported_without_a_traceback(tmp_path: Path, mon
 
 @pytest.mark.parametrize("uri", ["/dev/stdin", "/dev/fd/63", "/proc/self/fd/0"])
 def test_file_descriptors_of_the_starting_process_are_refused(uri: str) -> None:
-    """A node would read what its supervisor tells it, and wait for ever."""
+    """A node would read what its supervisor sends it, and wait for ever."""
     with pytest.raises(ConfigError, match=f"{uri} is not passed on to the nodes of a graph: use a named pipe"):
         find(uri)
 

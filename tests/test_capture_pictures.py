@@ -54,7 +54,7 @@ def test_unreadable_pictures_are_skipped_with_a_warning(tmp_path: Path, warnings
     clips.cut(tmp_path / "1.png", 0.5)
     (tmp_path / "2.png").write_bytes(b"")
     whole = (tmp_path / "3.png").read_bytes()
-    header = b"IHDR" + (70_000).to_bytes(4) * 2 + whole[24:29]  # of a picture with more pixels than OpenCV takes
+    header = b"IHDR" + (70_000).to_bytes(4) * 2 + whole[24:29]  # more pixels than OpenCV accepts
     (tmp_path / "3.png").write_bytes(whole[:12] + header + zlib.crc32(header).to_bytes(4) + whole[33:])
     frames = captured(uri=str(tmp_path))
     assert numbers(frames) == [0, 4]
@@ -64,7 +64,7 @@ def test_unreadable_pictures_are_skipped_with_a_warning(tmp_path: Path, warnings
 
 
 def test_unreadable_pictures_leave_a_gap_in_each_pass_of_a_loop(tmp_path: Path) -> None:
-    """So that two folders that are joined by seq stay together."""
+    """So that two folders joined by seq stay in step."""
     for index in range(3):
         put(tmp_path / f"{index}.png", index)
     clips.cut(tmp_path / "1.png", 0.5)
@@ -73,7 +73,7 @@ def test_unreadable_pictures_leave_a_gap_in_each_pass_of_a_loop(tmp_path: Path) 
 
 
 def test_a_picture_too_large_for_a_message_says_what_to_do(tmp_path: Path) -> None:
-    assert LARGEST == MAX_BUFFER, "nodes know public names of graph alone"
+    assert LARGEST == MAX_BUFFER, "nodes can only import public names of graph"
     cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
     with pytest.raises(NodeError, match="16384 x 16384 pixels are too many for a message; set a smaller width"):
         captured(uri=str(tmp_path / "dot.png"), width=16_384)

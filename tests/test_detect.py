@@ -1,4 +1,4 @@
-"""The face detector on the public-domain portrait, moved, repeated, cut away."""
+"""The face detector on the public-domain portrait, moved, repeated and removed."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def source(**settings: Any) -> dict[str, list[Any]]:
 
 
 def face_boxes(landmarks: np.ndarray) -> np.ndarray:
-    """What a detector should say for faces with these landmarks (F, 68, 2), by eye: forehead added."""
+    """Boxes that a detector should find for faces with these landmarks (F, 68, 2): with the forehead, by eye."""
     boxes = tight(landmarks)
     boxes[:, 1] -= 0.35 * (boxes[:, 3] - boxes[:, 1])
     return boxes
@@ -101,7 +101,7 @@ def test_a_face_that_fills_the_frame_is_found_at_any_size(model: FaceModel, size
 def test_a_face_that_fills_an_upright_picture_is_found_once(model: FaceModel, size: int) -> None:
     shot = source(frames=1, width=480, height=640, size=2.2)
     truth = face_boxes(true_points(shot["truth"][0]))
-    assert truth[0, 3] - truth[0, 1] > 480  # three quarters of it, and as wide
+    assert truth[0, 3] - truth[0, 1] > 480  # three quarters of the height, and the full width
     boxes, scores, _ = model.detect(shot["frame"][0].image, size=size)
     assert len(boxes) == 1 and overlaps(boxes, truth)[0, 0] > 0.5 and scores[0] > 0.9
 
@@ -113,7 +113,7 @@ def test_a_face_that_fills_an_upright_picture_is_found_once(model: FaceModel, si
 def test_a_picture_is_searched_again_if_a_face_may_be_too_large_for_the_network(
     model: FaceModel, shown: float, size: int, searched: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a face gives a large box on a part of it, or none; a small one says that there is no such face."""
+    """Such a face gives a large box on a part of it, or none; a small box shows that there is no such face."""
     sizes: list[int] = []
 
     def fitted(image: np.ndarray, sides: tuple[int, int]) -> tuple[np.ndarray, float, np.ndarray]:
@@ -129,7 +129,7 @@ def test_a_picture_is_searched_again_if_a_face_may_be_too_large_for_the_network(
 def test_a_face_at_a_cut_edge_is_left_to_the_other_tile(
     model: FaceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here whatever is searched shows a face at its right edge: only the picture's own edge may cut one."""
+    """Every search finds a face at its right edge; only those at the edge of the picture are kept."""
     face = np.float32([[280, 60, 325, 105]])
     monkeypatch.setattr(detect, "decode", lambda *_: (face, np.float32([0.9]), np.zeros((1, 5, 2), np.float32)))
     boxes, _, _ = model.detect(np.full((480, 640, 3), 90, np.uint8), tiles=2)
@@ -259,7 +259,7 @@ def test_new_faces_come_from_the_region_and_known_ones_may_leave_it() -> None:
 
 
 def test_of_two_faces_with_similar_scores_the_known_one_is_kept() -> None:
-    """And what scores little gives way to a new face."""
+    """A known face with a low score gives way to a new one."""
     image = source(frames=1)["frame"][0].image
     searches = [([HERE, THERE], [0.95, 0.94]), ([THERE, HERE], [0.96, 0.95]), ([THERE, HERE], [0.96, 0.6])]
     detector = scripted(*searches, max_faces=1)
@@ -323,11 +323,11 @@ def test_the_node_searches_with_all_its_settings() -> None:
     assert asked == {"given": (0.7, 480, 9), "max_face": 99, "window": window, "tiles": 3, "sideways": True}
 
 
-@pytest.mark.parametrize("lean", [-38, 0, 38])  # degrees, clockwise: by 45 it would be as upright in another search
+@pytest.mark.parametrize("lean", [-38, 0, 38])  # degrees, clockwise; with 45 it would be as upright in another search
 @pytest.mark.parametrize("upright", [0, 1, 2])
 def test_of_a_face_found_three_times_the_most_upright_one_is_kept(upright: int, lean: float) -> None:
-    """By the way from the middle of both eyes to the middle of the mouth: no corner of either would tell."""
-    angle = np.radians(lean + (0, -90, 90)[upright])  # of the face, where searches 0, 1 and 2 see it upright
+    """It follows from the vector from the centre of the eyes to that of the mouth, not from single points."""
+    angle = np.radians(lean + (0, -90, 90)[upright])  # of the face, which is upright in search 0, 1 or 2
     down = 20 * np.float32((-np.sin(angle), np.cos(angle)))
     along = np.float32((down[1], -down[0]))
     middle = np.float32((60, 60))

@@ -44,7 +44,7 @@ def test_closed_eyes_noise_and_a_look_down_are_not_blinks() -> None:
 
 @pytest.mark.parametrize(("deviation", "fall"), [(0.006, 0.3), (0.01, 0.4), (0.03, 0.8)])
 def test_blinks_that_stand_out_of_the_noise_are_counted(deviation: float, fall: float) -> None:
-    """The network draws lids behind glasses, or that shut for a frame only, half open."""
+    """The network shows lids behind glasses, or closed for a single frame, as half open."""
     lids = np.ones(1800)
     for at in range(60, 1800, 90):
         lids[at : at + 5] -= fall * np.array((0.5, 1, 1, 1, 0.5))
@@ -64,7 +64,7 @@ def test_eyes_that_are_half_open_for_a_moment_blink_once() -> None:
 def test_eyes_closed_for_long_do_not_change_the_usual_opening() -> None:
     asleep = [0.3] * 30 + [0.1] * 900
     assert seen(asleep + [0.05] * 4 + [0.1] * 30 + [0.3] * 5)[-1] == 0
-    assert seen(asleep + [0.05] * 4 + [0.1] * 4 + [0.3] * 5)[-1] == 0, "who wakes has not blinked"
+    assert seen(asleep + [0.05] * 4 + [0.1] * 4 + [0.3] * 5)[-1] == 0, "waking up is not a blink"
 
 
 def test_eyes_that_start_closed_and_the_probability_of_closed_eyes() -> None:
@@ -73,10 +73,10 @@ def test_eyes_that_start_closed_and_the_probability_of_closed_eyes() -> None:
 
 
 def test_the_usual_opening_rises_fast_and_falls_slowly() -> None:
-    """A blink is counted only where the eyes have been open: to over half of what is usual."""
+    """A blink only counts between open eyes: more than half of the usual opening."""
     blink = [0.16] * 60 + [0.04] * 4 + [0.13] * 5
     assert seen([0.14] * 5 + [0.3] * 20 + blink)[-1] == 0, "0.13 of 0.3 is not open"
-    assert seen(blink)[-1] == 1, "of 0.16 it is"
+    assert seen(blink)[-1] == 1, "0.13 of 0.16 is"
 
 
 @pytest.mark.parametrize("at", [(16.4, 39.5), (82.8, 39.5), (49.5, 16.4), (49.5, 62.8)])

@@ -1,4 +1,4 @@
-"""Where labels are written: beside their faces, over nothing that matters."""
+"""The places of labels: next to their faces, and clear of others."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ WRITER = Writer()
 
 
 def panels(labels: list[Label], monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] = SIZE) -> list[Box]:
-    """Write labels, and return where their panels are."""
+    """Write labels and return the places of their panels."""
     found: list[Box] = []
     monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: found.append(at))
     WRITER.label_all(np.zeros((size[1], size[0], 3), np.uint8), labels, [label.beside for label in labels])
@@ -34,7 +34,7 @@ def test_a_label_is_above_its_face_and_below_one_at_the_upper_edge(monkeypatch: 
     [below] = panels([label((200, 5, 280, 85))], monkeypatch)
     assert 85 < below[1] < 95
     [within] = panels([label((-50, -50, 700, 400))], monkeypatch)
-    assert within[:2] == (0, 0), "a face that fills the picture bears it"
+    assert within[:2] == (0, 0), "it is on a face that fills the picture"
 
 
 def test_labels_cover_neither_each_other_nor_another_face(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_a_label_stays_on_its_side_while_there_is_room(monkeypatch: pytest.Monke
     for in_the_way in ([], [over], [], [(190.0, 231.0, 400.0, 300.0)]):
         sides += WRITER.label_all(image, [label(face)._replace(side=sides[-1])], in_the_way)
     assert sides == [0, 0, 2, 2, 0]
-    assert WRITER.label_all(image[:5], [label(face)._replace(side=3)], []) == [3], "where it is left out"
+    assert WRITER.label_all(image[:5], [label(face)._replace(side=3)], []) == [3], "it is skipped"
 
 
 def test_a_label_is_next_to_a_face_that_fills_the_height(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_label_on_its_own_face_leaves_the_brows_free(monkeypatch: pytest.Monke
     for side, lines in ((200, four[:1]), (800, four)):
         [panel] = panels([label((0, 0, side, side), *four)], monkeypatch, (side, side))
         assert (panel[2], panel[3]) == WRITER.extent(lines, 12)
-    assert panels([label((0, 0, 100, 100), *four)], monkeypatch, (100, 100)) == [], "a small one would be covered"
+    assert panels([label((0, 0, 100, 100), *four)], monkeypatch, (100, 100)) == [], "it would cover a small face"
 
 
 def test_the_text_is_on_a_dim_panel_with_a_strip_of_the_face_colour() -> None:

@@ -1,4 +1,4 @@
-"""The landmark network and its node on the portrait, of which every point's true place is known."""
+"""The landmark network and its node on the portrait, whose true points are known."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ from nodes.source import TestSource
 from tests.portrait import tight, true_points
 
 NME = 0.09
-"""Error allowed to released weights on the portrait: mean over the points, in distances of the outer eye corners."""
+"""Largest allowed error on the portrait: mean over the points, in distances of the outer eye corners."""
 
 
 def source(**settings: Any) -> tuple[list[Frame], list[np.ndarray]]:
-    """Frames of the test source, and where the landmarks truly are in them (F, 68, 2)."""
+    """Frames of the test source, and their true landmarks (F, 68, 2)."""
     shown = run_node(TestSource(**{"width": 480, "height": 360, "frames": 1} | settings))
     return shown["frame"], [true_points(truth) for truth in shown["truth"]]
 
@@ -40,7 +40,7 @@ def turned_face(degrees: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 
 def detected(landmarks: np.ndarray, header: Header | None = None) -> Detections:
-    """What a detector would say of faces with these landmarks (F, 68, 2): see DETECTOR_TO_LANDMARK."""
+    """Detections for faces with these landmarks (F, 68, 2): see DETECTOR_TO_LANDMARK."""
     boxes = tight(landmarks)
     height = (boxes[:, 3] - boxes[:, 1]) / 0.78
     boxes[:, 1] -= 0.25 * height
@@ -61,7 +61,7 @@ def model() -> LandmarkModel:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many faces the network is asked for, each time that it is asked."""
+    """The number of faces in each run of the network."""
     asked: list[int] = []
     look = LandmarkModel._look
 
@@ -145,13 +145,13 @@ def test_no_eye_outside_the_picture_counts_as_closed(model: LandmarkModel) -> No
     top = int(truth[0, 36:48, 1].max()) + 1
     whole = model.predict(frames[0].image, tight(truth), kind="landmarks")
     cut = model.predict(frames[0].image[top:], tight(truth) - np.float32([0, top, 0, top]), kind="landmarks")
-    assert whole.states.all(), "every probability is more than nothing"
+    assert whole.states.all(), "no probability is 0"
     assert not cut.states[0, :2].any() and cut.states[0, 2:].all()
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "mnn"])
 def test_without_boxes_the_network_does_not_run(backend: str, looks: list[int]) -> None:
-    """MNN would not come back from it."""
+    """MNN would never return."""
     image = np.zeros((48, 64, 3), np.uint8)
     assert len(LandmarkModel(backend=backend).predict(image, np.zeros((0, 4), np.float32))) == 0
     assert not looks
@@ -201,7 +201,7 @@ def test_the_box_of_a_tilted_face_moves_along_the_face() -> None:
     box = np.array([[0, 0, 100, 100]], np.float32)
     upright = landmark_boxes(box, np.zeros(1, np.float32))
     right, down = upright.reshape(2, 2).mean(0) - 50
-    assert down > 5, "landmarks lie in the lower part of a face box"
+    assert down > 5, "landmarks are in the lower part of a face box"
     clockwise = landmark_boxes(box, np.array([np.pi / 2], np.float32))
     np.testing.assert_allclose(clockwise.reshape(2, 2).mean(0), [50 - down, 50 + right], atol=1e-4)
 
@@ -235,7 +235,7 @@ def test_follows_a_face_that_moves_half_its_side_per_frame() -> None:
 
 @pytest.mark.parametrize("direction", [(1, 0), (-1, 0), (0, 1)])
 def test_somebody_who_walks_past_keeps_their_id_after_one_detection(direction: tuple[int, int]) -> None:
-    """The second look, at the first one's place, sees no face; only then is the speed known."""
+    """The second look, at the first place, finds no face; the speed is only known after it."""
     [still], [truth] = source(width=1280, height=1280, size=0.2, zoom=0.0)
     side = (tight(truth)[0, 2:] - tight(truth)[0, :2]).max()
     step = (0.7 * side * np.float32(direction)).round()
@@ -255,7 +255,7 @@ def test_two_faces_late_and_repeated_detections_two_ids() -> None:
     frames = [frame.with_header(Header(seq=i, pts=i / 30)) for i, frame in enumerate(frames)]
     held: list[Detections | None] = [None] * 4
     for i in range(4, 30):
-        of = (i - 4) // 5 * 5  # found four frames late, held for five
+        of = (i - 4) // 5 * 5  # four frames late, held for five
         held.append(detected(truths[of][:: 1 - 2 * (of // 5 % 2)], frames[of].header))
     seen = follow(frames, held)
     assert all(len(faces) == 0 for faces in seen[:4])
@@ -268,7 +268,7 @@ def test_a_false_detection_starts_no_track_and_gets_one_look(looks: list[int]) -
     frames, truths = source(frames=3)
     frames = [frame.with_header(Header(seq=i, pts=i / 30)) for i, frame in enumerate(frames)]
     wrong = detected(truths[0] * 0.25 + np.float32([5, 5]), frames[0].header)
-    seen = follow(frames, [wrong] * 3)  # held, as no newer one comes
+    seen = follow(frames, [wrong] * 3)  # repeated (join: hold), as no newer one comes
     assert [len(faces) for faces in seen] == [0, 0, 0]
     assert looks == [1]
 
@@ -281,12 +281,12 @@ def test_a_face_that_disappears_leaves_no_ghost_and_comes_back_with_its_id(looks
     assert [len(faces) for faces in seen] == [1] * 4 + [0] * 4 + [1] * 4
     assert seen[-1].ids[0] == seen[0].ids[0]
     assert seen[4].landmarks.shape == (0, 68, 2)
-    assert looks == [1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1], "it is looked for around its place but once"
+    assert looks == [1, 1, 1, 1, 1, 4, 1, 1, 1, 1, 1, 1, 1], "it is only searched around its place once"
 
 
 @pytest.mark.parametrize("other", [True, False])
 def test_another_face_in_the_same_place_after_a_cut_gets_a_new_id(other: bool) -> None:
-    """The portrait widened has another shape; the portrait itself goes on before another background."""
+    """The widened portrait has another shape; the same portrait on another background is the same face."""
     frames, truths = source(frames=1, width=640)
     x0, y0, x1, y1 = (tight(truths[0])[0] + [-25, -60, 25, 15]).astype(int)
     patches = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The released networks: files as their cards say, and the numbers that users of other runtimes can check theirs by."""
+"""The released networks: files match their cards, and reference outputs for users of other runtimes are right."""
 
 import hashlib
 import json

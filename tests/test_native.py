@@ -1,4 +1,4 @@
-"""MNN where the system refuses to load its libraries: glibc 2.41 and newer, which may not be what the tests run on."""
+"""MNN on systems that refuse to load its libraries (glibc 2.41 and newer), which the tests imitate."""
 
 import importlib.util
 import struct
@@ -45,14 +45,14 @@ def stack_flags(elf: bytes) -> int:
 def test_only_the_request_for_an_executable_stack_is_removed() -> None:
     before = library().read_bytes()
     after = _native.without_executable_stack(before)
-    assert stack_flags(after) == 6, "to be read and written"
+    assert stack_flags(after) == 6, "read and write"
     changed = np.frombuffer(before, np.uint8) != np.frombuffer(after, np.uint8)
     assert changed.sum() == (stack_flags(before) == 7)
 
 
 def test_a_refused_library_is_loaded_without_the_request() -> None:
     done = subprocess.run([sys.executable, "-c", REFUSED], capture_output=True, text=True, check=True, timeout=60)
-    assert any(line.startswith("/proc/self/fd/") for line in done.stdout.splitlines())  # MNN prints, too, when it ends
+    assert any(line.startswith("/proc/self/fd/") for line in done.stdout.splitlines())  # MNN also prints when it ends
 
 
 def test_other_import_errors_are_raised_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:

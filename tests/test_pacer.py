@@ -1,4 +1,4 @@
-"""Pictures that lie ready, given in real time."""
+"""Pictures delivered in real time."""
 
 import time
 
@@ -10,7 +10,7 @@ from nodes._pacer import Pacer
 
 @pytest.fixture(autouse=True)
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Every sleep, on a clock that only these move."""
+    """All sleeps, on a clock that only they advance."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(time, "monotonic", lambda: 100.0 + sum(slept))
@@ -39,7 +39,7 @@ def test_pacer_does_not_catch_up_after_a_pause(monkeypatch: pytest.MonkeyPatch) 
     for now, pts in ((100.0, 5.0), (100.1, 5.2), (103.0, 5.4), (103.0, 5.6), (103.4, 5.8), (103.5, 6.0)):
         monkeypatch.setattr(time, "monotonic", lambda now=now: now)
         found.append(pacer.left_s(pts))
-    assert found == pytest.approx([0.0, 0.1, 0.0, 0.2, 0.0, 0.1]), "a little is made up for"
+    assert found == pytest.approx([0.0, 0.1, 0.0, 0.2, 0.0, 0.1]), "a short delay is caught up"
 
 
 @pytest.mark.parametrize(

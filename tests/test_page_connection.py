@@ -1,4 +1,4 @@
-"""The page finds its server again, wherever it went, and says why not."""
+"""The page reconnects to its server, and says why it cannot."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +22,7 @@ Opener = Callable[..., Page]
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Opener]:
-    """Open a page, of which the console may tell of lost connections."""
+    """Open a page whose console may report lost connections."""
     pages = []
 
     def opened(url: str, before: str = "") -> Page:
@@ -57,7 +57,7 @@ def test_a_stopped_server_is_not_reported_as_a_lost_connection(visit: Opener) ->
         page = visit(served.url)
         assert says(page, "connected")
     assert says(page, "the server has stopped, trying again")
-    page.page.wait_for_timeout(1000)  # in which it is tried again
+    page.page.wait_for_timeout(1000)  # meanwhile it tries again
     assert says(page, "the server has stopped, trying again")
 
 
@@ -93,7 +93,7 @@ HURRIED = "const now = performance.now.bind(performance); performance.now = () =
 
 
 def test_a_dead_connection_is_replaced(visit: Opener) -> None:
-    """Also where the next one is accepted, and never answered."""
+    """Also if the next one is accepted but never answered."""
     with server() as (served, newest), proxy(served.port) as before:
         newest.put(frame(0, 512, 384), None)
         page = visit(f"http://127.0.0.1:{before.port}", before=HURRIED)
@@ -126,7 +126,7 @@ def test_a_hidden_tab_gets_no_pictures_until_it_is_visible_again(
         for seq in range(1, 20):
             newest.put(frame(seq, 512, 384), known(1))
             served.notify()
-            page.page.wait_for_timeout(50)  # in which another would come
+            page.page.wait_for_timeout(50)  # time for another request
         assert len(made) <= IN_FLIGHT
         assert page.text("#faces") == ""
         assert eventually(lambda: page.page.evaluate("come()") or page.text("#faces").startswith("#3"))

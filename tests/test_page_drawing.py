@@ -1,4 +1,4 @@
-"""What the page draws, and where: the labels of the faces, and the graph."""
+"""What the page draws: the labels of the faces, and the graph."""
 
 import json
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def test_a_label_without_room_moves_and_is_shortened(page: Page) -> None:
     [[_, below]] = arranged(page, [[200, 5, 280, 85]])
     assert 85 < below[1] < 95
     [[_, within]] = arranged(page, [[-50, -50, 700, 400]])
-    assert within[:2] == [0, 0], "a face that fills the picture bears it"
+    assert within[:2] == [0, 0], "it is on a face that fills the picture"
     walls = [[x, y, x + 40, y + 150] for x in (140, 234) for y in (0, 190)]
     assert arranged(page, [[190, 150, 230, 190], *walls])[0][0] == "#0"
 
@@ -90,7 +90,7 @@ def test_a_label_larger_than_the_picture_is_shortened_or_skipped(page: Page) -> 
 
 
 def laid_out(page: Page, *edges: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the places of nodes by name, and of the points of edges, given and keyed as "from to"."""
+    """Return the places of nodes by name, and the points of edges by "from to", as given."""
     pairs = [edge.split() for edge in edges]
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
     script = "({ layout }, names, pairs) => layout(names, pairs.map(([from, to]) => ({ from, to })))"

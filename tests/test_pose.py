@@ -1,4 +1,4 @@
-"""Head pose against heads that were turned, moved and projected by the book."""
+"""Head pose compared with heads that were turned, moved and projected by definition."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_the_error_grows_with_the_noise_and_no_face_flips() -> None:
 
 
 def test_a_head_that_turns_about_all_axes_is_followed_without_a_jump() -> None:
-    """Five seconds at 30 fps, right round in roll, through profile views, with the noise of landmark networks."""
+    """Five seconds at 30 fps: a full turn in roll, profile views, the noise of landmark networks."""
     rng = np.random.default_rng(2)
     turn = np.linspace(0, 2 * np.pi, 150)
     true = np.degrees(np.stack((0.4 * np.sin(2 * turn), 1.0 * np.sin(turn), turn), 1))
@@ -71,7 +71,7 @@ def test_a_head_that_turns_about_all_axes_is_followed_without_a_jump() -> None:
 
 
 def test_the_field_of_view_matters() -> None:
-    """A face beside the middle of a wide picture seems turned to whom believes in a narrow one."""
+    """A face away from the centre of a wide picture seems turned if the field of view is assumed narrow."""
     wide, narrow = camera_matrix(1280, 720, fov=90), camera_matrix(1280, 720, fov=40)
     face = project((0, 0, 0), (300, 0, 500), wide)[None]
     assert np.abs(head_pose(face, wide)).max() < 0.5

@@ -1,4 +1,4 @@
-"""Frames to servers elsewhere."""
+"""Frames streamed to servers."""
 
 import re
 import socket
@@ -73,7 +73,7 @@ def test_an_unreachable_server_is_reported(
 def test_a_server_that_took_many_pictures_is_retried_soon(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once lost each night, it would be waited for as long as one that never answers."""
+    """Otherwise the waits would grow with each loss, as for a server that never answers."""
 
     def stream(node: Push) -> None:
         node._sent = 1000

@@ -62,7 +62,7 @@ def test_a_file_has_its_colour_space_duration_and_key_frames(tmp_path: Path) -> 
     with av.open(str(tmp_path / "clip.mp4")) as container:
         (stream,) = container.streams.video
         made = (stream.codec_context.colorspace, stream.codec_context.color_range)
-        assert made == (SMPTE170M, LIMITED_RANGE), "or players take those of HD for BT.709"
+        assert made == (SMPTE170M, LIMITED_RANGE), "otherwise players assume BT.709 for HD"
         assert container.duration == 13_000_000, "the last frame is shown as long as the others"
         assert [index for index, packet in enumerate(container.demux(stream)) if packet.is_keyframe] == [0, 60, 120]
 

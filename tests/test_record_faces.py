@@ -55,7 +55,7 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def digits(numbers: Any) -> int:
-    """Return the most digits behind the point of numbers as they are written, in a list, table, or list of lists."""
+    """Return the largest number of decimals in nested lists or dictionaries of written numbers."""
     if isinstance(numbers, str):
         return len(numbers.partition(".")[2])
     return max(map(digits, numbers.values() if isinstance(numbers, dict) else numbers))
@@ -106,7 +106,7 @@ def test_numbers_that_are_not_finite_are_null_or_empty(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", [None, "", "seq,pts,ep", "whole line\npart of"])
 def test_a_continued_file_has_its_header_and_complete_lines(tmp_path: Path, left: str | None) -> None:
-    if left is not None:  # nothing, where the process ended before its first frame
+    if left is not None:  # None: the process ended before its first frame
         (tmp_path / "faces.csv").write_text(left)
     node = RecordFaces(path=str(tmp_path / "faces.csv"))
     node.__dict__["_restarted"] = True  # as a worker does

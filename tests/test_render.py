@@ -1,4 +1,4 @@
-"""What is drawn, where, and that nothing odd in the faces stops the picture."""
+"""What is drawn and where, also for unusual faces."""
 
 import dataclasses
 import time
@@ -140,7 +140,7 @@ def test_the_axes_have_their_colours_and_the_farthest_is_drawn_first() -> None:
         assert image[y, x].tolist() == list(AXES[axis])
     assert not image[:96].any() and not image[:, :96].any() and not image[134:].any() and not image[:, 134:].any()
     draw_axes(image, centre, np.float32([0, 180, 0]), 60.0, 3, 0)
-    assert image[100, 100].tolist() != list(AXES[2]), "who looks away"
+    assert image[100, 100].tolist() != list(AXES[2]), "the head looks away"
 
 
 def test_the_circles_are_twice_the_spread_and_the_box_is_open_between_its_corners() -> None:
@@ -173,7 +173,7 @@ def test_states_in_words() -> None:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Box, int]]:
-    """Lines, place and size of the panels, which are then not drawn."""
+    """Lines, place and size of the panels, which are not drawn."""
     panels: list[tuple[list[str], Box, int]] = []
     monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, size, _: panels.append((lines, at, size)))
     return panels
@@ -186,7 +186,7 @@ def test_blinks_are_counted_in_the_label(written: list[tuple[list[str], Box, int
 
 
 def test_the_larger_face_is_labelled_first_and_none_covers_another(written: list[tuple[list[str], Box, int]]) -> None:
-    """The label of the lower face would stand on the upper one."""
+    """The label of the lower face would cover the upper one."""
     found = faces(np.stack([LANDMARKS * 0.3 + np.float32([100, 50]), LANDMARKS * 0.32 + np.float32([95, 107])]))
     drawn(found, label=True)
     assert [lines[0].split()[0] for lines, _, _ in written] == ["#1", "#0"]
@@ -243,7 +243,7 @@ def test_the_age_of_the_frame_is_written_top_left() -> None:
 
 
 def test_lines_and_text_keep_their_size_until_the_face_changes(written: list[tuple[list[str], Box, int]]) -> None:
-    limit = (FACE - FACE.min(axis=0)) * 270 / size_of(FACE) + 60  # here the next thickness begins
+    limit = (FACE - FACE.min(axis=0)) * 270 / size_of(FACE) + 60  # where the thickness changes
     scales = (0.98, 1.02, 0.98, 1.2, 1.0)
     assert stroke(0.98 * 270) + 1 == stroke(1.02 * 270)
     frames = [Frame(image=np.full((1300, 700, 3), 110, np.uint8))] * len(scales)
@@ -270,7 +270,7 @@ def test_a_label_stays_where_another_face_has_moved_it(
 def test_no_label_covers_the_age_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     panels: list[Box] = []
     monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: panels.append(at))
-    at_the_corner = FACE[None] - FACE.min(axis=0) + np.float32([20, 50])  # its label would stand where the age does
+    at_the_corner = FACE[None] - FACE.min(axis=0) + np.float32([20, 50])  # its label would cover the age
     drawn(faces(at_the_corner), label=True, latency=True)
     assert len(panels) == 2 and not overlap(*panels)
 

@@ -1,4 +1,4 @@
-"""What is a cut to another scene, and what is none."""
+"""What is a cut to another scene, and what is not."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from nodes.source import TestSource
 
 
 def scenery(seed: int) -> np.ndarray:
-    """Return a picture of soft patches that is like no other one."""
+    """Return a picture of soft patches that differs for each seed."""
     patches = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
     return np.asarray(cv2.resize(patches, (640, 480), interpolation=cv2.INTER_LINEAR), np.uint8)
 

@@ -31,7 +31,7 @@ def test_waves_start_at_zero_rise_and_stay_within_one() -> None:
 
 @pytest.mark.parametrize(("size", "rotation"), [(0.9, 0.0), (0.9, 40.0), (0.3, 25.0), (1.5, 10.0)])
 def test_the_picture_is_where_the_truth_says(size: float, rotation: float) -> None:
-    """Undo the true transform: what remains must be the picture, to a tenth of a pixel."""
+    """Undo the true transform: the result must be the picture, to a tenth of a pixel."""
     out = shown(width=640, height=480, size=size, rotation=rotation, motion="triangle", period=1.0, frames=12, pan=0.05)
     frame, transform = out["frame"][-1].image, out["truth"][-1].transforms[0]
     scale = float(np.linalg.norm(transform[0, :2]))
@@ -82,7 +82,7 @@ def test_each_copy_starts_in_the_middle_of_its_cell() -> None:
     truth = shown(copies=4, width=400, height=400, frames=1, pan=0.0, zoom=0.0, rotation=0.0)["truth"][0]
     height, width = picture_at("").shape[:2]
     middles = [apply(transform, np.float32([(width - 1) / 2, (height - 1) / 2])) for transform in truth.transforms]
-    expected = [(x, y) for y in (99.5, 299.5) for x in (99.5, 299.5)]  # pixel 0 has its middle at 0
+    expected = [(x, y) for y in (99.5, 299.5) for x in (99.5, 299.5)]  # the centre of pixel 0 is at 0
     np.testing.assert_allclose(middles, expected, atol=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Where a face is expected that was out of sight, and how far its pace is believed."""
+"""Where a hidden face is expected, and how far its speed is extrapolated."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_a_walker_keeps_the_id_behind_a_pillar_that_drags_the_last_points_along(
         stream.frame(at(covered - 1) + np.float32([2 * (i - covered + 1), 0]))
     for i in range(gone, back):
         assert stream.frame(found=[] if i % every == 0 else None) == {}
-    quicker = at(back) + np.float32([25, 0])  # than expected, and beyond where the network looks
+    quicker = at(back) + np.float32([25, 0])  # than expected, and outside the searched area
     assert list(stream.frame(quicker, found=[quicker])) == [0]
 
 
@@ -70,7 +70,7 @@ def test_a_hidden_face_is_forgotten_when_the_clock_goes_back() -> None:
 
 
 def test_frames_in_bursts_do_not_misplace_a_face() -> None:
-    """Timed by their arrival, two may be a millisecond apart and the next a tenth of a second on."""
+    """By their arrival, two may be 1 ms apart and the next one 0.1 s later."""
     tracks = Tracks(presence=0.5, patience=1.0)
     looks = [Look(landmark_box(face(200, 200)[None])[0], 0.0)]
     for i, pts in enumerate((0.0, 0.001, 0.1, 0.101, 0.102, 0.2)):
@@ -88,7 +88,7 @@ def gone(places: list[tuple[float, float]], visible: bool) -> Track:
 
 
 def test_no_speed_is_computed_from_two_frames_in_a_burst() -> None:
-    """Frames 100 ms apart that are timed by their arrival, and 10 pixels; the last two came together."""
+    """Frames 100 ms and 10 pixels apart, with the time of their arrival; the last two arrived together."""
     burst = gone([(0.0, 100), (0.1, 110), (0.2, 120), (0.201, 130)], visible=True)
     assert 135 < burst.place(0.301)[0] < 150
 

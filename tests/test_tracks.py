@@ -1,4 +1,4 @@
-"""Tracks of faces, fed with landmarks made by hand: who is who, who is gone, who is nobody."""
+"""Tracks of faces from landmarks made by hand."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from tests.face_stream import FPS, SIZE, Stream, face
 
 @pytest.mark.parametrize("fps", [1, 4, 10])
 def test_a_slow_camera_loses_a_face_and_finds_it_where_it_went(fps: float) -> None:
-    """A face that was seen in two frames far apart has no pace of several places."""
+    """Two frames far apart are not enough for the median speed."""
     stream = Stream(patience=3, fps=fps)
     (first,) = stream.frame(face(100, 200), found=[face(100, 200)])
     stream.frame(face(110, 200))
@@ -26,7 +26,7 @@ def test_a_slow_camera_loses_a_face_and_finds_it_where_it_went(fps: float) -> No
 
 
 def test_the_crop_is_steady_on_a_still_face_and_follows_a_moving_one() -> None:
-    """Else the noise of its points would move its crop, and the crop its points."""
+    """Otherwise the noise of the points would move the crop, and the crop the points."""
     stream, random = Stream(), np.random.default_rng(0)
     stream.frame(face(100, 200), found=[face(100, 200)])
     centres, sides = [], []
@@ -93,7 +93,7 @@ def test_a_fast_face_is_found_again_by_a_detection() -> None:
     stream = Stream()
     a, far = face(150, 200), face(205, 200)
     stream.frame(a, found=[a])
-    assert stream.frame(far) == {}, "this stream's network sees no face that is half a side away"
+    assert stream.frame(far) == {}, "this stream's network finds no face half a side away"
     seen = stream.frame(far, found=[far])
     np.testing.assert_array_equal(seen[0], far)
 
@@ -106,7 +106,7 @@ def test_a_late_detection_starts_no_second_track() -> None:
         found = [path[i - late]] if i >= late and i % 5 == 0 else [at] if i == 0 else None
         seen = stream.frame(at, found=found, late=late if i else 0)
         assert list(seen) == [0]
-        assert len(stream.looks) == 1, "the face has gone more than its own side: only its history tells it is the same"
+        assert len(stream.looks) == 1, "it has moved more than its own side; only its history shows that it is the same"
 
 
 def test_a_detection_from_before_a_face_was_hidden_still_matches_it() -> None:
@@ -205,7 +205,7 @@ def test_twenty_faces() -> None:
 
 def test_two_faces_that_move_together_are_not_swapped() -> None:
     before = np.array([[0, 0, 100, 100], [50, 0, 150, 100]], np.float32)
-    assert match(before + np.float32([30, 0, 30, 0]), before) == [(0, 0), (1, 1)], "the second's place is nearer to 30"
+    assert match(before + np.float32([30, 0, 30, 0]), before) == [(0, 0), (1, 1)], "the second place is nearer to 30"
 
 
 def test_matching_takes_each_box_once() -> None:
@@ -215,7 +215,7 @@ def test_matching_takes_each_box_once() -> None:
     assert match(boxes, others[:0]) == []
     assert match(boxes[:0], others) == []
     assert match(boxes, boxes + 1000) == []
-    assert match(boxes[:1], np.array([[30, 30, 70, 70]], np.float32)) == [], "half as large is somebody else"
+    assert match(boxes[:1], np.array([[30, 30, 70, 70]], np.float32)) == [], "half the size is another face"
 
 
 def test_distances_are_in_face_sides() -> None:
@@ -292,7 +292,7 @@ def test_the_score_counts_switches_ghosts_and_false_tracks() -> None:
 
 @pytest.mark.slow
 def test_real_faces_keep_their_ids_on_a_street() -> None:
-    """Four people pass behind the pillar; a tracker that forgets whom it does not see gives each of them two ids."""
+    """Four people pass behind the pillar; a tracker without memory would give each of them two ids."""
     result = score(Street(heads(None), [], frames=300, at_once=2, seed=2))
     assert len(result.waits) == 4 and result.never() == 0
     assert result.switches <= 1

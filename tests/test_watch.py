@@ -1,4 +1,4 @@
-"""Followed faces: found where they went, and missed when they are gone."""
+"""Watched faces: followed when they move, lost when they are gone."""
 
 import numpy as np
 import pytest

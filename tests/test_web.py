@@ -1,4 +1,4 @@
-"""The server of the web page against slow, foreign and wrong clients."""
+"""The server of the web page with slow, foreign and faulty clients."""
 
 import asyncio
 import errno
@@ -36,7 +36,7 @@ LOCAL = "127.0.0.1"
 
 def test_faces_as_numbers() -> None:
     faces = known(2)
-    faces.pose[1] = faces.openness[1] = np.nan  # not known
+    faces.pose[1] = faces.openness[1] = np.nan  # unknown
     first, second = describe_faces(faces)
     assert (first["id"], first["score"], first["pose"]) == (3, 0.97, [5.0, -20.0, 10.0])
     assert (second["id"], second["pose"]) == (4, None)
@@ -52,7 +52,7 @@ def test_picture() -> None:
     assert newest.picture(960, 80) is None
     newest.put(frame(7, 200, 100), known(1))
     picture = newest.picture(100, 80)
-    assert picture is not None and newest.picture(100, 80) is picture  # made once, however many ask
+    assert picture is not None and newest.picture(100, 80) is picture  # made once for all clients
     about, image = unpack(picture.data)
     assert image.shape == (50, 100, 3) and np.abs(image.astype(int) - 100).max() <= 2
     assert (about["seq"], about["width"], about["height"], len(about["faces"])) == (7, 200, 100, 1)
@@ -65,7 +65,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], Any]:
     return json.loads(data[4 : 4 + length]), cv2.imdecode(np.frombuffer(data[4 + length :], np.uint8), cv2.IMREAD_COLOR)
 
 
-# ---------------------------------------------------------------- who may look
+# ---------------------------------------------------------------- access
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_refused_to_open(settings: dict[str, Any], text: str) -> None:
 
 
 def test_token_of_the_environment(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setenv("FACEGRAPH_WEB_TOKEN", TOKEN)  # where no list of processes shows it
+    monkeypatch.setenv("FACEGRAPH_WEB_TOKEN", TOKEN)  # which no process list shows
     caplog.set_level("INFO")
     run_node(WebView(host="0.0.0.0", port=0), frame=[frame()], faces=[None])
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("the page is at http://0.0.0.0:")
@@ -104,7 +104,7 @@ def test_nothing_is_compressed_without_browsers() -> None:
     for _ in range(100):
         served.notify()
     served.close()
-    served.notify()  # raises what went wrong
+    served.notify()  # raises the error, if there was one
 
 
 def test_a_port_in_use() -> None:
@@ -136,13 +136,13 @@ def test_without_aiohttp_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     [
         ("/", {}, 200),
         ("/app.js", {}, 200),
-        ("/", {"Host": "localhost:9000"}, 200),  # by ssh -L
+        ("/", {"Host": "localhost:9000"}, 200),  # with ssh -L
         ("/", {"Host": "evil.example"}, 403),  # DNS rebinding
         ("/app.js", {"Host": "127.0.0.1.evil.example:80"}, 403),
         ("/", {"Host": "[nonsense"}, 403),
         ("/live", {"Origin": "http://evil.example"}, 403),
         ("/live", {"Origin": "null"}, 403),
-        ("/live", {"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
+        ("/live", {"Origin": "http://127.0.0.1:1"}, 403),  # another server on this machine
         ("/live", {}, 400),  # not a WebSocket
         ("/../web.py", {}, 404),
         ("/login.html", {}, 404),
@@ -206,7 +206,7 @@ def test_numbers_that_json_lacks_become_strings() -> None:
     assert said == {"k": "graph", "most": "inf", "all": ["nan", 1.5, "a"]}
 
 
-# ---------------------------------------------------------------- who is slow, or wrong
+# ---------------------------------------------------------------- slow and faulty clients
 
 
 def test_a_slow_client_gets_the_newest_picture_and_slows_nobody() -> None:
@@ -221,7 +221,7 @@ def test_a_slow_client_gets_the_newest_picture_and_slows_nobody() -> None:
                 served.notify()
                 assert await received(quick) == seq
                 await quick.send_json({"k": "drawn", "seq": seq, "seen": True})
-            assert [await received(idle), await received(idle)] == [0, 1]  # and then nothing, unasked
+            assert [await received(idle), await received(idle)] == [0, 1]  # and then nothing more
             await idle.send_json({"k": "drawn", "seq": 0, "seen": True})
             assert await received(idle) == 199
 
@@ -240,7 +240,7 @@ def test_a_new_client_gets_the_latest_texts_at_once_but_no_outdated_ones(monkeyp
             async with asyncio.timeout(PATIENCE_S):
                 assert await live.receive_json() == {"k": "stats"}
 
-    monkeypatch.setattr("nodes._web_server.POLL_S", 3600.0)  # who waited for the next look would wait so long
+    monkeypatch.setattr("nodes._web_server.POLL_S", 3600.0)  # a client that waits for the next poll would time out
     with server(graph_view=Known) as (served, _):
         asyncio.run(look(served))
         monkeypatch.setattr("nodes._web_server.POLL_S", 0.01)
@@ -271,7 +271,7 @@ def test_only_pictures_that_were_sent_and_seen_count_as_shown() -> None:
     client._in_flight = {1: now_ns, 2: now_ns}
     for seq, seen in ((1, True), (1, True), (2, False), (3, True)):
         client.drawn(seq, seen)
-    assert client.view()["fps"] == 1.0  # who has looked for less than a second has looked for one
+    assert client.view()["fps"] == 1.0  # less than a second counts as one
 
 
 def test_pictures_continue_while_a_command_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +301,7 @@ def test_pictures_continue_while_a_command_is_executed(monkeypatch: pytest.Monke
 
 
 def test_pictures_are_not_compressed_again() -> None:
-    """aiohttp does that in a task of its own, whose end in a browser that leaves is an error which nobody awaits."""
+    """aiohttp does that in its own task; when a browser disconnects, nobody awaits its error."""
 
     async def look(served: WebServer) -> int:
         async with aiohttp.ClientSession(served.url) as session, session.ws_connect("/live", compress=15) as live:

@@ -23,7 +23,7 @@ slow = pytest.mark.slow
 
 
 def shown(port: int, **settings: Any) -> dict[str, Any]:
-    """A graph whose faces are known, with a page."""
+    """A graph with known faces and a page."""
     return {
         "name": "shown",
         "nodes": {
@@ -56,7 +56,7 @@ def test_page(tmp_path: Path, browser: Any) -> None:
         small.close()
         values_of_every_kind(large)
         pausing(large)
-        large.page.close()  # the console would tell of the lost connection
+        large.page.close()  # its console would report the lost connection
         large.close()
         running.interrupt()
         assert running.wait() == 0, running.text()
@@ -66,7 +66,7 @@ def the_picture_and_the_faces(page: Page) -> None:
     assert eventually(lambda: page.shows("picture", 30, 200, (20, 20, 250))), page.said
     assert page.shows("picture", 300, 20, (60, 60, 60))
     assert page.shows("overlay", *CHIN, TRACK_3)  # the landmarks, where they are
-    assert page.colour("overlay", *EYE)[3] == 0  # and nothing within the eye
+    assert page.colour("overlay", *EYE)[3] == 0  # and nothing inside the eye
     assert page.text("#faces .face") == "#3 97 % · 1 blink\npitch 5° yaw -20° roll 10°\nleft eye\nright eye\nmouth"
     page.page.uncheck("text=Contours")
     assert eventually(lambda: page.colour("overlay", *CHIN)[3] == 0)
@@ -82,7 +82,7 @@ def the_graph(page: Page) -> None:
     assert page.page.locator("#diagram .node").count() == 2
     assert eventually(lambda: str(page.page.text_content("#diagram .edge text")).endswith("/s"))
     assert "capture to web" in page.text("#path")
-    assert page.page.locator("#nodes button").count() == 1  # the source can be started again from here, the page not
+    assert page.page.locator("#nodes button").count() == 1  # the source can be restarted here, the page cannot
 
 
 def the_phone(page: Page) -> None:
@@ -90,7 +90,7 @@ def the_phone(page: Page) -> None:
     assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 18, 20)"
     assert eventually(lambda: page.page.locator("#settings input").count() == 6)
-    assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # with all there is
+    assert page.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # with all its content
 
 
 def what_is_changed_in_one_shows_in_the_other(one: Page, other: Page) -> None:
@@ -98,7 +98,7 @@ def what_is_changed_in_one_shows_in_the_other(one: Page, other: Page) -> None:
     assert eventually(lambda: one.shows("picture", 300, 20, (200, 200, 200)))
     assert eventually(lambda: other.shows("picture", 300, 20, (200, 200, 200)))
     assert eventually(lambda: other.page.input_value("[id='set source.grey']") == "200")
-    for page in (one, other):  # the other was not the one to set it
+    for page in (one, other):  # also in the one that did not set it
         page.page.fill("[id='set source.grey']", "13")
         assert eventually(lambda page=page: "13 is bad luck" in page.text("#notice"))
         assert page.page.input_value("[id='set source.grey']") == "200"
@@ -137,13 +137,13 @@ def pausing(page: Page) -> None:
     assert eventually(lambda: page.text("#state") == "playing")
     page.page.click("text=Restart")
     assert eventually(lambda: page.page.locator("text=Restart >> nth=0").is_enabled())
-    assert eventually(lambda: page.shows("picture", 300, 20, (200, 200, 200)))  # settings outlive a restart
+    assert eventually(lambda: page.shows("picture", 300, 20, (200, 200, 200)))  # settings survive a restart
 
 
 @slow
 @needs_browser
 def test_page_reconnects(browser: Any) -> None:
-    """It says that it has ended, and goes on by itself when there is a server again; with a token, too."""
+    """It says that the server has stopped, and reconnects by itself, with a token too."""
     newest, port = Newest(), free_port()
     newest.put(frame(0, 512, 384), known(1))
 
@@ -166,8 +166,8 @@ def test_page_reconnects(browser: Any) -> None:
         served.close()
         assert eventually(lambda: "the server has stopped, trying again" in page.text("#state"))
         assert "stale" in str(page.page.get_attribute("#stage", "class"))  # the last picture is dimmed
-        assert page.text("#view") == "" and style(page, "faces", "opacity") == "0.45"  # and so is what else was known
-        assert style(page, "name", "color") == colour  # the rest stays as it is
+        assert page.text("#view") == "" and style(page, "faces", "opacity") == "0.45"  # and so are the faces
+        assert style(page, "name", "color") == colour  # the rest does not change
         newest.put(frame(1, 512, 384), None)
         served = serve()
         assert eventually(lambda: page.text("#faces") == "no face in view"), page.text("#state")
@@ -212,7 +212,7 @@ def test_page_works_without_storage_and_after_pictures_that_it_cannot_show(brows
 
 
 def ours(name: str, **settings: dict[str, Any]) -> dict[str, Any]:
-    """A config of ours with some settings changed; its web page is on a free port."""
+    """A config of the project with some settings changed and its web page on a free port."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
     for node, changed in {**settings, "web": {"port": free_port()}}.items():
         config["nodes"][node].setdefault("settings", {}).update(changed)
@@ -222,7 +222,7 @@ def ours(name: str, **settings: dict[str, Any]) -> dict[str, Any]:
 @slow
 @needs_browser
 def test_our_configs(tmp_path: Path, browser: Any) -> None:
-    """The whole graph with its networks, and a page that is attached to it, which shows the graph it is attached to."""
+    """The whole graph with its networks, and an attached page, which shows the graph it is attached to."""
     cv2.imwrite(str(tmp_path / "portrait.png"), picture_at(""))
     camera = {"uri": str(tmp_path / "portrait.png"), "loop": True, "paced": True, "fps": 10.0, "width": 0, "height": 0}
     main, watch = ours("web", camera=camera) | {"name": "webcam"}, ours("watch")

@@ -1,4 +1,4 @@
-"""Webcams: FFmpeg's lavfi device stands in for one, through the same code."""
+"""Webcams: FFmpeg's lavfi device takes the place of one."""
 
 import errno
 import os
@@ -83,7 +83,7 @@ def test_links_to_webcams_are_webcams(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Capture(uri=link).live() and Capture(uri=link).reads() == []
     with pytest.raises(ConfigError, match=f"there is no webcam {link}; "):
         captured(uri=link)
-    assert Capture(uri="/dev/null").live(), "as a link with a name of one's own is to a device"
+    assert Capture(uri="/dev/null").live(), "it may be a link to a device with any name"
     assert not Capture(uri="/dev/shm/clip.mp4").live()
     monkeypatch.setattr(_webcam, "devices", lambda: [("/dev/video2", "HD Webcam")])
     monkeypatch.setattr(_webcam, "formats", lambda address: ["MJPG"])
@@ -102,6 +102,6 @@ def test_a_busy_webcam_says_so(monkeypatch: pytest.MonkeyPatch, number: int, tex
     def refuse(*args: object, **kwargs: object) -> None:
         av.error.err_check(-number)
 
-    monkeypatch.setattr(av, "open", refuse)  # there is no camera in a test that could be busy
+    monkeypatch.setattr(av, "open", refuse)  # the tests have no camera that could be busy
     with pytest.raises(ConfigError, match=text):
         _webcam.Webcam(_webcam.Device("v4l2", "/dev/video0"), 0, 0, 0.0)

@@ -71,7 +71,7 @@ def test_a_headless_opencv_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def display() -> Iterator[str]:
-    """A screen of its own; Xvfb chooses a free number and writes it to the pipe."""
+    """A separate X server: Xvfb chooses a free number and writes it to the pipe."""
     read_end, write_end = os.pipe()
     command = ["Xvfb", "-displayfd", str(write_end), "-screen", "0", "1600x1000x24"]
     server = subprocess.Popen(command, pass_fds=[write_end], stderr=subprocess.DEVNULL)
@@ -88,9 +88,9 @@ def display() -> Iterator[str]:
 
 @pytest.fixture
 def shown(display: str, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
-    """A process that shows a picture until it is told to end, with its window on the screen.
+    """A process that shows a picture in a window until it is told to end.
 
-    The parameter is the number of frames that come before it hears nothing more.
+    The parameter is the number of frames, after which no more come.
     """
     root = str(Path(__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "DISPLAY": display}
@@ -122,12 +122,12 @@ def window_of(display: str) -> str:
 def press(display: str, key: str) -> None:
     window = window_of(display)
     xdotool(display, "windowfocus", window)
-    time.sleep(0.2)  # without a window manager nobody says when the focus has arrived
+    time.sleep(0.2)  # without a window manager, there is no event for the focus
     xdotool(display, "key", key)
 
 
 def close_button(display: str, window: str) -> None:
-    """Do what a window manager does when its close button is pressed: send WM_DELETE_WINDOW."""
+    """Send WM_DELETE_WINDOW, as a window manager does for its close button."""
     xcb = ctypes.CDLL("libxcb.so.1")
     xcb.xcb_connect.restype = ctypes.c_void_p
     xcb.xcb_intern_atom_reply.restype = ctypes.POINTER(ctypes.c_uint32)

@@ -1,4 +1,4 @@
-"""Tiles, regions and quarter turns against the plain definition of each."""
+"""Tiles, regions and quarter turns, compared with their definitions."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A window of a real browser on the web page."""
+"""The web page in a real browser."""
 
 import shutil
 from typing import Any
@@ -13,9 +13,9 @@ needs_browser = pytest.mark.skipif(not shutil.which("chromium"), reason="apt-get
 
 
 class Page:
-    """One browser window; fails at the end if the page said anything on its console.
+    """One browser window; closing it fails if the page wrote errors to its console.
 
-    `before` is JavaScript that runs ahead of the page's.
+    `before` is JavaScript that runs before the page's.
     """
 
     def __init__(self, browser: Any, url: str, phone: bool = False, dark: bool = False, before: str = "") -> None:
@@ -30,7 +30,7 @@ class Page:
         self.page.goto(url)
 
     def colour(self, canvas: str, x: float, y: float) -> list[int]:
-        """Red, green, blue and opacity of a canvas where pixel (x, y) of the 512 x 384 frame is."""
+        """Red, green, blue and opacity of a canvas at pixel (x, y) of the 512 x 384 frame."""
         script = """([id, x, y]) => {
             const canvas = document.getElementById(id);
             const at = [Math.floor((x + 0.5) * canvas.width / 512), Math.floor((y + 0.5) * canvas.height / 384), 1, 1];
@@ -43,7 +43,7 @@ class Page:
         return alpha > 200 and max(abs(a - b) for a, b in zip((red, green, blue), colour, strict=True)) < 12
 
     def imported(self, module: str, script: str, *given: Any) -> Any:
-        """Return what a JavaScript function makes of one of the page's modules, and what is given."""
+        """Call a JavaScript function with one of the page's modules and the given arguments, and return its result."""
         return self.page.evaluate(f"async (given) => ({script})(await import('/{module}'), ...given)", given)
 
     def text(self, selector: str) -> str:

@@ -1,4 +1,4 @@
-"""What may stand between a browser and the server of the web page."""
+"""A proxy between a browser and the server of the web page."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,9 @@ from tests.conftest import PATIENCE_S, free_port
 
 
 class Proxy:
-    """Passes bytes between a port of its own and the server's; `change` is done to what the browser sends.
+    """Forwards bytes between its own port and the server's; `change` is applied to what the browser sends.
 
-    While `silent` nothing comes through, and no connection ends. `connections` are all that were made.
+    While `silent`, nothing is forwarded and no connection ends. `connections` are all connections so far.
     """
 
     def __init__(self, server: int, change: Callable[[bytes], bytes]) -> None:
@@ -62,7 +62,7 @@ class Proxy:
 
 @contextmanager
 def proxy(server: int, change: Callable[[bytes], bytes] = bytes) -> Iterator[Proxy]:
-    """A proxy in a thread of its own."""
+    """A proxy in its own thread."""
     made, ready, stop = Proxy(server, change), threading.Event(), asyncio.Event()
     thread = threading.Thread(target=made.run, args=(ready, stop))
     thread.start()

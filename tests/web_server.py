@@ -22,7 +22,7 @@ def frame(seq: int = 0, width: int = 64, height: int = 48) -> Frame:
 def server(
     host: str = "127.0.0.1", token: str = "", graph_view: type[GraphView] = GraphView
 ) -> Iterator[tuple[WebServer, Newest]]:
-    """A server without a graph, and where it gets its pictures from."""
+    """A server without a graph, and the source of its pictures."""
     newest = Newest()
     served = WebServer(host, 0, token, lambda: newest.picture(960, 80), graph_view("", follow=False, control=True))
     try:
