@@ -172,7 +172,7 @@ class FaceDetector(Node):
     faces = Output(Detections)
 
     every: int = setting(5, minimum=1, changeable=True)  # search every N-th frame
-    scene: float = setting(10.0, minimum=0.0, changeable=True)  # search if the frame changes more, grey levels; 0: off
+    scene: float = setting(10.0, minimum=0.0, changeable=True)  # search if grey levels change more on average; 0: off
     lost: float = setting(0.5, minimum=-1.0, maximum=1.0, changeable=True)  # search if a face is less similar; -1: off
     threshold: float = setting(0.5, minimum=0.0, maximum=1.0, changeable=True)  # minimum score of a face
     size: int = setting(320, minimum=64, changeable=True)  # longer side at search, pixels; larger finds smaller faces
