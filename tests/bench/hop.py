@@ -1,6 +1,6 @@
 """Compare one hop of a picture between two processes with a bare ring of shared memory with ZeroMQ descriptors.
 
-python -m tests.bench.hop [--size 480p|1080p|4k] [--repeats 5] [--peers] [--json FILE]
+python -m tests.bench.hop [--size 480p|1080p|4k] [--repeats 5] [--json FILE]
 
 one copy: the message has an ordinary array; zero copy: an array from `self.empty`. Latency is measured at 30 fps,
 throughput as fast as possible over a `block` edge with the default queue, where every picture must arrive in order.
@@ -14,7 +14,6 @@ from typing import Any
 
 from tests.bench import _floor, _ours
 from tests.bench._measure import Run, console, head, interleave, load, median, ratio, save, table, verdict
-from tests.bench._peers import measure_zmq
 from tests.bench._traffic import Plan
 
 SIZES = {"480p": (480, 640), "1080p": (1080, 1920), "4k": (2160, 3840)}
@@ -25,14 +24,12 @@ KEYS = ("p50_us", "p95_us", "p99_us", "fps")
 Results = Mapping[str, Sequence[Mapping[str, float]]]
 
 
-def runs(plan: Plan, peers: bool, queue: int) -> dict[str, Run]:
+def runs(plan: Plan, queue: int) -> dict[str, Run]:
     """Return the runs to measure, ours next to its floor."""
     made: dict[str, Run] = {}
     for mode, copy in (("one copy", True), ("zero copy", False)):
         made[f"floor, {mode}"] = partial(_floor.measure, plan, copy)
         made[f"ours, {mode}"] = partial(_ours.measure, plan, copy, queue)
-    if peers:
-        made["pyzmq PUSH/PULL"] = partial(measure_zmq, plan)
     return made
 
 
@@ -67,12 +64,11 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="1080p")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--queue", type=int, default=4, help="of the edge")
-    parser.add_argument("--peers", action="store_true", help="plain pyzmq as well")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     height, width = SIZES[options.size]
     about = head(f"one hop of {width} x {height} BGR, {options.repeats} repetitions")
-    results = interleave(runs(Plan(height, width), options.peers, options.queue), options.repeats)
+    results = interleave(runs(Plan(height, width), options.queue), options.repeats)
     show(results)
     said = judge(results, options.size == "1080p")
     console.print(f"load at the end {load():.1f}")
