@@ -53,7 +53,7 @@ class Taken(NamedTuple):
 
 
 class NetworkCamera:
-    """Keeps the newest picture of a camera, and reconnects without end when the connection is lost.
+    """Keeps the newest picture of a camera, and reconnects whenever the connection is lost.
 
     The constructor only checks the address (ConfigError): the camera may be off when the graph starts.
     """

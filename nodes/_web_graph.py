@@ -63,7 +63,7 @@ class GraphView:
         spec = {key: value for key, value in self._graph.spec().items() if key not in ("pid", "path")}
         return {"graph": {**spec, "control": self.control}, "stats": self._graph.stats()}
 
-    def execute(self, said: dict[str, Any]) -> dict[str, Any]:
+    def execute(self, command: dict[str, Any]) -> dict[str, Any]:
         """Execute a command of a browser: set (setting "node.name", value), pause, resume, restart (node).
 
         Returns value, or error with the reason. Raises KeyError or TypeError for an invalid command.
@@ -72,24 +72,24 @@ class GraphView:
             return {"error": "this page is read-only (its node has control: false)"}
         try:
             with attach(self._name) as graph:
-                return {"value": self._do(graph, said)}
+                return {"value": self._do(graph, command)}
         except GraphError as exc:
             return {"error": str(exc)}
 
-    def _do(self, graph: Any, said: dict[str, Any]) -> Any:
-        kind = said["k"]
+    def _do(self, graph: Any, command: dict[str, Any]) -> Any:
+        kind = command["k"]
         if kind == "set":
-            value = graph.set(str(said["setting"]), said["value"])
-            logger.info("from the page: set %s=%s", said["setting"], value)
+            value = graph.set(str(command["setting"]), command["value"])
+            logger.info("from the page: set %s=%s", command["setting"], value)
             return value
-        logger.info("from the page: %.20s %.60s", kind, said.get("node", ""))
+        logger.info("from the page: %.20s %.60s", kind, command.get("node", ""))
         if kind == "pause":
             return graph.pause()
         if kind == "resume":
             return graph.resume()
         if kind != "restart":
             raise KeyError(kind)
-        node = str(said["node"])
+        node = str(command["node"])
         if graph.spec()["nodes"].get(node, {}).get("type") == PAGE_TYPE:
             raise ConfigError(f"{node} serves this page and cannot restart itself: use run_graph.py restart {node}")
         return graph.restart(node)

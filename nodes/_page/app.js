@@ -23,8 +23,8 @@ let stats = null;
 const ready = []; // decoded pictures; the newest one will be drawn
 let drawnAt = 0;
 let heardAt = 0;
-let question = 0;
-const questions = new Map(); // id: callback for the answer
+let requestId = 0;
+const pending = new Map(); // id: callback for the answer
 
 // ---------------------------------------------------------------- connection
 
@@ -43,29 +43,29 @@ function connect() {
   };
   socket.onmessage = ({ data }) => {
     heardAt = performance.now();
-    if (typeof data === "string") hear(JSON.parse(data));
-    else receive(data);
+    if (typeof data === "string") handleMessage(JSON.parse(data));
+    else receivePicture(data);
   };
-  socket.onclose = lost;
+  socket.onclose = disconnected;
 }
 
 // `closing` is the close event; there is none if the page gave up the connection.
-async function lost(closing) {
-  for (const answered of questions.values()) answered({ error: "the connection was lost" });
-  questions.clear();
+async function disconnected(closing) {
+  for (const resolve of pending.values()) resolve({ error: "the connection was lost" });
+  pending.clear();
   for (const { bitmap } of ready.splice(0)) bitmap.close();
   $("stage").classList.add("stale");
   document.body.classList.add("lost");
   $("view").textContent = "";
   reason = closing?.reason || reason;
   setState(`${reason}, trying again`, "bad");
-  const why = tries++ && closing && (await whyNot().catch(() => "")); // the first time, it may just have been lost
+  const why = tries++ && closing && (await findReason().catch(() => "")); // the first time, it may just have been lost
   if (why) setState(why, "bad");
   setTimeout(connect, RETRY_MS[Math.min(tries - 1, RETRY_MS.length - 1)] * (1 + Math.random() / 2));
 }
 
 // Asks by plain HTTP why there is no connection, which a WebSocket does not say; returns "" if that is not known.
-async function whyNot() {
+async function findReason() {
   const reply = await fetch("live", { signal: AbortSignal.timeout(SILENT_MS) });
   if (reply.status === 401) location.reload(); // shows the login
   if (reply.status === 400) return `${UNKNOWN}: a proxy in front must forward WebSockets and the Host header`;
@@ -77,40 +77,40 @@ setInterval(() => {
   if (socket.readyState > WebSocket.OPEN || performance.now() - heardAt < SILENT_MS) return;
   socket.onclose = socket.onmessage = null;
   socket.close();
-  lost();
+  disconnected();
 }, 1000);
 
-function say(content) {
+function send(content) {
   if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(content));
 }
 
-function ask(content) {
-  return new Promise((answered) => {
-    if (socket.readyState !== WebSocket.OPEN) return answered({ error: "there is no connection" });
-    questions.set(++question, answered);
-    say({ ...content, id: question });
+function request(content) {
+  return new Promise((resolve) => {
+    if (socket.readyState !== WebSocket.OPEN) return resolve({ error: "there is no connection" });
+    pending.set(++requestId, resolve);
+    send({ ...content, id: requestId });
   });
 }
 
 async function command(content) {
-  const answer = await ask(content);
+  const answer = await request(content);
   if (answer.error) notice(answer.error);
   return answer;
 }
 
-function hear(said) {
-  if (said.k === "graph") showGraph(said);
-  else if (said.k === "stats") showStats(said);
-  else if (said.k === "view") showView(said);
-  else if (said.k === "answer") {
-    questions.get(said.id)?.(said);
-    questions.delete(said.id);
+function handleMessage(message) {
+  if (message.k === "graph") showGraph(message);
+  else if (message.k === "stats") showStats(message);
+  else if (message.k === "view") showView(message);
+  else if (message.k === "answer") {
+    pending.get(message.id)?.(message);
+    pending.delete(message.id);
   }
 }
 
 // ---------------------------------------------------------------- picture
 
-async function receive(data) {
+async function receivePicture(data) {
   const from = socket;
   const length = new DataView(data).getUint32(0, true);
   const about = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
@@ -138,7 +138,7 @@ function paint() {
 
 function done({ bitmap, about }, seen) {
   bitmap?.close();
-  say({ k: "drawn", seq: about.seq, seen });
+  send({ k: "drawn", seq: about.seq, seen });
 }
 
 setInterval(() => {
@@ -230,28 +230,28 @@ function colourOfState(state) {
 const ms = (value) => (value < 9.995 ? value.toFixed(2) : value < 99.95 ? value.toFixed(1) : value.toFixed(0));
 const times = (of) => (of ? [of.p50, of.p95, of.p99] : []);
 
-function showGraph(said) {
-  graph = said;
-  $("name").textContent = said.name;
-  document.title = said.name;
-  const paused = said.state === "PAUSED";
-  setState(said.state.toLowerCase(), said.state === "PLAYING" ? "good" : "warn");
-  $("pause").hidden = !said.control || !(paused || said.state === "PLAYING");
+function showGraph(message) {
+  graph = message;
+  $("name").textContent = message.name;
+  document.title = message.name;
+  const paused = message.state === "PAUSED";
+  setState(message.state.toLowerCase(), message.state === "PLAYING" ? "good" : "warn");
+  $("pause").hidden = !message.control || !(paused || message.state === "PLAYING");
   $("pause").textContent = paused ? "Resume" : "Pause";
   $("pause").onclick = () => command({ k: paused ? "resume" : "pause" });
-  settings.show(said);
+  settings.show(message);
   if (stats) showDiagram();
 }
 
-function showStats(said) {
-  if (said.error) {
-    setState(said.error, "bad");
+function showStats(message) {
+  if (message.error) {
+    setState(message.error, "bad");
     return;
   }
-  stats = said;
+  stats = message;
   if (!graph) return;
   setState(graph.state.toLowerCase(), graph.state === "PLAYING" ? "good" : "warn");
-  const ends = Object.entries(said.paths).filter(([, age]) => age).map(([name, age]) => `${name} ${ms(age.p50)} ms`);
+  const ends = Object.entries(message.paths).filter(([, age]) => age).map(([name, age]) => `${name} ${ms(age.p50)} ms`);
   $("path").textContent = ends.length ? `capture to ${ends.join(", ")}` : "";
   showDiagram();
   showTable();
