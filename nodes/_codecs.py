@@ -29,7 +29,7 @@ def ffmpeg() -> Finding:
     return Finding("FFmpeg", "ok", f"{av.ffmpeg_version_info}, libavcodec {codec}, in PyAV {av.__version__}")
 
 
-def tried(names: Iterable[str]) -> Iterator[Finding]:
+def check_codecs(names: Iterable[str]) -> Iterator[Finding]:
     """Encode some pictures with each codec, decode them, and say whether they are the same."""
     for name in names:
         encoder, decoder, layout = CODECS[name]

@@ -16,7 +16,7 @@ NEAR = 0.02  # tolerance for rounding differences between backends, in pixels an
 RUNS = 5
 
 
-def tried(path: Path, backend: str | None = None, device: str = "cpu") -> Iterator[Finding]:
+def check_network(path: Path, backend: str | None = None, device: str = "cpu") -> Iterator[Finding]:
     """Run the network at `path` (no suffix needed) on one backend, or on all that are installed."""
     for name in BACKENDS if backend is None else (backend,):
         package = BACKENDS[name][2]

@@ -55,7 +55,7 @@ class Capture(Node):
         from nodes import _codecs, _source_check
 
         yield _codecs.ffmpeg()
-        yield from _codecs.tried(tuple(_codecs.CODECS))
+        yield from _codecs.check_codecs(_codecs.CODECS)
         if node is None or is_webcam(node.uri):
             yield from _source_check.webcams(None if node is None else node.uri)
         elif is_camera(node.uri):

@@ -246,8 +246,8 @@ class Landmarks(Node):
         from nodes import _networks
 
         if node is None:
-            return _networks.tried(RELEASED)
-        return _networks.tried(Path(node.model or RELEASED), node.backend, node.device)
+            return _networks.check_network(RELEASED)
+        return _networks.check_network(Path(node.model or RELEASED), node.backend, node.device)
 
     def open(self) -> None:
         """Load the network."""

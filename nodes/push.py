@@ -36,9 +36,9 @@ class Push(Node):
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
         """Test H.264."""
-        from nodes._codecs import tried
+        from nodes._codecs import check_codecs
 
-        return tried(("H.264",))
+        return check_codecs(("H.264",))
 
     def open(self) -> None:
         """Check the address and the encoder (ConfigError); the server itself may be off."""

@@ -53,9 +53,9 @@ class Record(Node):
     @classmethod
     def check(cls, node: Self | None) -> Iterator[Finding]:
         """Test H.264, and whether the file can be written."""
-        from nodes._codecs import tried
+        from nodes._codecs import check_codecs
 
-        yield from tried(("H.264",))
+        yield from check_codecs(("H.264",))
         if node is not None:
             yield file_finding(node.path, VIDEO_SUFFIXES)
 

@@ -211,7 +211,7 @@ def test_too_few_open_files() -> None:
 def test_a_codec_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"no reader": ("mjpeg", "nothing", "yuvj420p"), "no writer": ("nothing", "h264", "yuv420p")}
     monkeypatch.setattr(_codecs, "CODECS", table)
-    assert [finding.verdict for finding in _codecs.tried(("no reader", "no writer"))] == ["problem", "note"]
+    assert [finding.verdict for finding in _codecs.check_codecs(("no reader", "no writer"))] == ["problem", "note"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Video4Linux")  # nothing else has such files

@@ -267,12 +267,11 @@ def test_a_label_stays_where_another_face_has_moved_it(
     assert second[1] > first[3] and third == second
 
 
-def test_no_label_covers_the_age_of_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    panels: list[Box] = []
-    monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: panels.append(at))
+def test_no_label_covers_the_age_of_the_frame(written: list[tuple[list[str], Box, int]]) -> None:
     at_the_corner = FACE[None] - FACE.min(axis=0) + np.float32([20, 50])  # its label would cover the age
     drawn(faces(at_the_corner), label=True, latency=True)
-    assert len(panels) == 2 and not overlap(*panels)
+    (_, age, _), (_, label, _) = written
+    assert not overlap(age, label)
 
 
 def test_the_age_has_room_in_a_narrow_picture() -> None:
@@ -287,11 +286,12 @@ def test_a_picture_too_low_for_the_age_stays_unchanged() -> None:
 
 
 @pytest.mark.parametrize("size", [(240, 320), (333, 101), (120, 160)])
-def test_the_age_is_made_small_enough_to_be_read_whole(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
-    panels: list[Box] = []
-    monkeypatch.setattr(Writer, "panel", lambda self, image, lines, at, *_: panels.append(at))
+def test_the_age_is_made_small_enough_to_be_read_whole(
+    written: list[tuple[list[str], Box, int]], size: tuple[int, int]
+) -> None:
     drawn(None, np.zeros((*size, 3), np.uint8), latency=True, scale=2.0)
-    assert 0.75 * size[1] < panels[0][2] <= size[1]
+    [(_, panel, _)] = written
+    assert 0.75 * size[1] < panel[2] <= size[1]
 
 
 @pytest.mark.parametrize("shift", [(-300, 0), (0, -250), (300, 0), (0, 250), (5000, 5000), (-1e7, 1e7), (1e10, -1e10)])
