@@ -109,7 +109,7 @@ class VideoWriter:
     def write(self, image: Image, pts: float) -> None:
         """Append (H, W, 3) uint8 BGR; raises NodeError if it cannot be written (disk full)."""
         planes: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)  # type: ignore[assignment]
-        picture = VideoFrame.from_ndarray(planes, format="yuv420p")  # from_numpy_buffer mistakes height 240 for 242
+        picture = VideoFrame.from_ndarray(planes, format="yuv420p")  # from_numpy_buffer takes height 242 to be 240
         picture.pts = self._timeline.tick(pts)
         picture.time_base = Fraction(1, TICKS)
         self._mux(picture)

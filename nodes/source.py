@@ -27,8 +27,9 @@ MAT = 0.02
 """Width of the white edge around each picture as a share of its longer side; it hides the jagged rim of the warp."""
 
 PAINTING, FORGOTTEN = 1.5, 0.9
-"""Painting of a paced frame starts PAINTING times the longest recent painting time before it is due; that time shrinks
-by FORGOTTEN per frame. The slowest of a hundred takes 1.7 times the median (five portraits in 720p: 9.0, 15.8 ms)."""
+"""A paced frame is started PAINTING times the longest recent painting time before it is due; with each frame, that time
+counts only FORGOTTEN times as much. The slowest of a hundred takes 1.7 times the median (five portraits in 720p: 9.0
+and 15.8 ms)."""
 
 NOISE_ROOM = 64
 """The noise of each frame is cut from a random place in a field that is this many pixels larger than the frame."""
