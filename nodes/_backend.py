@@ -217,14 +217,12 @@ def whole_number(value: int, name: str, least: int) -> int:
 
 def check_picture(image: Image) -> None:
     """Raise ValueError, with advice, unless `image` is (H, W, 3) uint8 and not empty."""
+    expected = "expected a BGR picture, a numpy array uint8 (H, W, 3)"
     if not isinstance(image, np.ndarray):
         found = "None: cv2.imread returns that if a file is missing or not a picture"
-        raise ValueError(f"{_PICTURE}, found {found if image is None else type(image).__name__}")
+        raise ValueError(f"{expected}, found {found if image is None else type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"{_PICTURE}, found {image.dtype} {image.shape}{_conversion(image)}")
-
-
-_PICTURE = "expected a BGR picture, a numpy array uint8 (H, W, 3)"
+        raise ValueError(f"{expected}, found {image.dtype} {image.shape}{_conversion(image)}")
 
 
 def _conversion(image: NDArray[Any]) -> str:

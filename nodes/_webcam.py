@@ -84,51 +84,6 @@ def formats(address: str) -> list[str]:
     return found
 
 
-def _present() -> str:
-    found = [f"{address} ({name})" for address, name in devices()]
-    return f"; available: {', '.join(found)}" if found else "; this machine has no webcam"
-
-
-def _open(device: Device, width: int, height: int, fps: float) -> InputContainer:
-    failure: Exception | None = None
-    for options in _options(device, width, height, fps):
-        try:
-            return av.open(device.name, mode="r", format=device.format, options=options)
-        except (av.FFmpegError, ValueError) as exc:
-            failure = exc
-            if _final(exc):
-                break
-    raise ConfigError(_why_closed(device, failure)) from failure
-
-
-def _options(device: Device, width: int, height: int, fps: float) -> Iterator[Options]:
-    """Yield what to request from the driver, best first; FFmpeg itself would accept raw pictures at 5 per second."""
-    requested: Options = {"fflags": "nobuffer"}
-    if width and height:
-        requested["video_size"] = f"{width}x{height}"
-    if fps or device.format == "avfoundation":  # AVFoundation refuses FFmpeg's default of 29.97
-        requested["framerate"] = f"{fps or 30:g}"
-    if device.format == "v4l2" and width * height > RAW_PIXELS:
-        yield requested | {"input_format": "mjpeg"}
-    yield requested
-
-
-def _final(exc: Exception) -> bool:
-    return isinstance(exc, OSError) and exc.errno in (errno.ENOENT, errno.EACCES, errno.EBUSY, errno.ENODEV)
-
-
-def _why_closed(device: Device, exc: Exception | None) -> str:
-    number = exc.errno if isinstance(exc, OSError) else None
-    if number in (errno.ENOENT, errno.ENODEV):
-        return f"there is no webcam {device.name}{_present()}"
-    if number == errno.EBUSY:
-        return f"{device.name} is busy: another program uses it (fuser -v {device.name} shows which)"
-    if number == errno.EACCES:
-        return f"no permission to read {device.name}: your user may have to be in the group 'video'"
-    reason = exc.strerror if isinstance(exc, OSError | av.FFmpegError) else exc
-    return f"{device.name} cannot be opened as a webcam ({reason}){_present()}"
-
-
 class Webcam:
     """Keeps the newest picture of a webcam, so that a slow graph gets fewer pictures but no old ones.
 
@@ -221,3 +176,48 @@ class Webcam:
         if self.dropped or self._arrivals.skipped:
             counts = (self.dropped, self._arrivals.skipped)
             logger.info("%s: %d pictures were replaced by newer ones, %d skipped undecoded", self.device.name, *counts)
+
+
+def _open(device: Device, width: int, height: int, fps: float) -> InputContainer:
+    failure: Exception | None = None
+    for options in _options(device, width, height, fps):
+        try:
+            return av.open(device.name, mode="r", format=device.format, options=options)
+        except (av.FFmpegError, ValueError) as exc:
+            failure = exc
+            if _final(exc):
+                break
+    raise ConfigError(_why_closed(device, failure)) from failure
+
+
+def _options(device: Device, width: int, height: int, fps: float) -> Iterator[Options]:
+    """Yield what to request from the driver, best first; FFmpeg itself would accept raw pictures at 5 per second."""
+    requested: Options = {"fflags": "nobuffer"}
+    if width and height:
+        requested["video_size"] = f"{width}x{height}"
+    if fps or device.format == "avfoundation":  # AVFoundation refuses FFmpeg's default of 29.97
+        requested["framerate"] = f"{fps or 30:g}"
+    if device.format == "v4l2" and width * height > RAW_PIXELS:
+        yield requested | {"input_format": "mjpeg"}
+    yield requested
+
+
+def _final(exc: Exception) -> bool:
+    return isinstance(exc, OSError) and exc.errno in (errno.ENOENT, errno.EACCES, errno.EBUSY, errno.ENODEV)
+
+
+def _why_closed(device: Device, exc: Exception | None) -> str:
+    number = exc.errno if isinstance(exc, OSError) else None
+    if number in (errno.ENOENT, errno.ENODEV):
+        return f"there is no webcam {device.name}{_present()}"
+    if number == errno.EBUSY:
+        return f"{device.name} is busy: another program uses it (fuser -v {device.name} shows which)"
+    if number == errno.EACCES:
+        return f"no permission to read {device.name}: your user may have to be in the group 'video'"
+    reason = exc.strerror if isinstance(exc, OSError | av.FFmpegError) else exc
+    return f"{device.name} cannot be opened as a webcam ({reason}){_present()}"
+
+
+def _present() -> str:
+    found = [f"{address} ({name})" for address, name in devices()]
+    return f"; available: {', '.join(found)}" if found else "; this machine has no webcam"
