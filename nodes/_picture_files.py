@@ -3,7 +3,6 @@
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,25 +17,9 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
     """Return the picture as (H, W, 3) uint8 BGR, or None if the file cannot be read as one."""
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError:
+        return cv2.imdecode(data, cv2.IMREAD_COLOR)  # type: ignore[return-value]
+    except (OSError, cv2.error):  # cv2: an empty file, or a header with more pixels than OpenCV accepts
         return None
-    try:
-        image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        return _from_floats(cv2.imdecode(data, cv2.IMREAD_UNCHANGED)) if image is None else image
-    except cv2.error:  # an empty file, or a header with more pixels than OpenCV accepts
-        return None
-
-
-def _from_floats(image: Any) -> NDArray[np.uint8] | None:
-    """Convert a TIFF of floats, which OpenCV only reads unchanged, to (H, W, 3) uint8 BGR; None for anything else.
-
-    White is 1, or the largest value if that is more.
-    """
-    if image is None or image.dtype.kind != "f":
-        return None
-    levels = np.nan_to_num(image) * (255 / max(1.0, np.nanmax(image)))
-    bgr = levels[..., :3] if levels.ndim == 3 else np.repeat(levels[..., None], 3, 2)
-    return np.ascontiguousarray(bgr.clip(0, 255).round(), np.uint8)
 
 
 def picture_paths(folder: Path) -> list[Path]:

@@ -98,17 +98,6 @@ def test_one_picture_looped_is_one_scene(tmp_path: Path) -> None:
     assert frames[0].image.shape == (24, 32, 3)
 
 
-@pytest.mark.parametrize("white", [1, 255])
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_a_tiff_of_floats_is_read(tmp_path: Path, channels: int, white: int) -> None:
-    image = np.full((9, 8, channels), white, np.float32)
-    image[:5, :, 0] = [0.2 * white] * 7 + [np.nan]
-    cv2.imwrite(str(tmp_path / "a.tiff"), image.squeeze())
-    found = captured(uri=str(tmp_path / "a.tiff"))[0].image
-    assert found[0, 0].tolist() == ([51, 51, 51] if channels == 1 else [51, 255, 255])
-    assert found[0, 7, 0] == 0 and found[8, 7].tolist() == [255, 255, 255] and found.shape == (9, 8, 3)
-
-
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     path = put(tmp_path / "photo.jpg")
     exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turn clockwise
