@@ -89,31 +89,19 @@ def test_a_decoder_that_keeps_up_gets_every_packet(monkeypatch: pytest.MonkeyPat
         assert next(packets, None) is None
 
 
-def test_a_late_decoder_continues_at_the_newest_key_frame(
-    monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
+@pytest.mark.parametrize("is_start", [False, True])
+def test_a_late_decoder_continues_at_the_newest_key_frame_with_a_warning_except_at_the_start(
+    is_start: bool, monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
 ) -> None:
     monkeypatch.setattr(_arrivals, "LATE_S", 0.0)
-    monkeypatch.setattr(_arrivals, "START_S", 0.0)
+    monkeypatch.setattr(_arrivals, "START_S", 3600.0 if is_start else 0.0)
     sender = Sender()
     with arrivals(sender) as (read, packets):
         sender.send("KPPKPPKPPP")
         assert come(read, 10)
         assert [take(packets) for _ in range(5)] == [0, 6, 7, 8, 9]
         assert read.skipped == 5
-    assert warnings_of() == [_arrivals.BEHIND % ("cam", 5)]
-
-
-def test_skipping_at_the_start_gives_no_warning(
-    monkeypatch: pytest.MonkeyPatch, warnings_of: Callable[[], list[str]]
-) -> None:
-    monkeypatch.setattr(_arrivals, "LATE_S", 0.0)
-    monkeypatch.setattr(_arrivals, "START_S", 3600.0)
-    sender = Sender()
-    with arrivals(sender) as (read, packets):
-        sender.send("KPPKPPKPPP")
-        assert come(read, 10)
-        assert [take(packets), take(packets)] == [0, 6]
-    assert warnings_of() == []
+    assert warnings_of() == ([] if is_start else [_arrivals.BEHIND % ("cam", 5)])
 
 
 def test_a_late_decoder_waits_for_the_next_key_frame(monkeypatch: pytest.MonkeyPatch) -> None:
