@@ -49,7 +49,7 @@ def _run(network: Backend, path: Path) -> Finding:
         part, expected = value.ravel()[:: reference[name]["every"]], np.array(reference[name]["values"])
         if part.shape != expected.shape or not np.allclose(part, expected, atol=NEAR, rtol=0):
             return Finding("", "problem", f"{path.name}: {name} differs from its card", "restore nodes/models")
-    return Finding("", "ok", f"{path.name} gives its reference numbers, {min(times):.1f} ms")
+    return Finding("", "ok", f"{path.name} reproduces its reference outputs, {min(times):.1f} ms")
 
 
 def _devices(backend: str) -> str:
