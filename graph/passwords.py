@@ -1,4 +1,4 @@
-"""Keep passwords out of everything that is shown: logs, traces, drawings, the list of processes."""
+"""Keeps passwords out of everything that is shown: logs, traces, drawings, the list of processes."""
 
 import json
 import os
@@ -8,16 +8,16 @@ from typing import Any
 
 HIDDEN = "***"
 ARGUMENTS = "FACEGRAPH_ARGUMENTS"
-"""Environment variable with the true command line of a process whose visible one has its passwords hidden."""
+"""Environment variable with the real arguments of a process whose visible ones have their passwords hidden."""
 
 _LOGIN = re.compile(r"(://[^/\s:@]*:)\S*@")
-"""From the colon to the last @, as people write passwords with / and @ in them too."""
+"""From the colon to the last @, because people also write passwords that contain / and @."""
 _PARAMETER = re.compile(r"([?&][^=&\s]*(?:token|pas|pwd|secret|key|auth)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
-"""Also passphrase (SRT), access_token, api_key, loginpas: rather a harmless value hidden than a password shown."""
+"""Also matches passphrase (SRT), access_token, api_key, loginpas; it may hide a harmless value."""
 
 
 def redact(value: Any) -> Any:
-    """Return a value, or a text with addresses in it, without the passwords in these: rtsp://user:***@host/stream."""
+    """Return a value with the passwords in its addresses hidden: rtsp://user:***@host/stream."""
     if isinstance(value, str):
         return _PARAMETER.sub(rf"\1{HIDDEN}", _LOGIN.sub(rf"\1{HIDDEN}@", value))
     if isinstance(value, list | tuple):
@@ -28,10 +28,10 @@ def redact(value: Any) -> Any:
 
 
 def hide_arguments() -> None:
-    """Take the passwords off this process's command line, which every user of the machine can read.
+    """Remove the passwords from this process's command line, which every user of the machine can read.
 
-    Where there are any, the process starts itself once more, with the arguments in its environment, which only its
-    own user can read. Windows has no such start; there they stay.
+    If there are any, the process replaces itself by one with the arguments in its environment, which only its own user
+    can read. This is not possible on Windows, where they stay.
     """
     given = os.environ.pop(ARGUMENTS, None)
     if given is not None:
