@@ -1,4 +1,4 @@
-"""A graph of toys that others attach to, and what it has to have come through."""
+"""A graph of toy nodes to attach to, and what it must have done."""
 
 from pathlib import Path
 from typing import Any

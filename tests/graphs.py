@@ -1,4 +1,4 @@
-"""Start real graphs as a user does, and read what they leave."""
+"""Starts real graphs as a user does, and reads their output."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from tests.conftest import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[1]
 TIED = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
-"""In front of a command: it ends with its parent, so that a run of tests that is killed takes its graphs with it."""
+"""Prefix of a command that ends it with its parent, so that graphs end with a killed run of tests."""
 
 
 class Graph:

@@ -1,4 +1,4 @@
-"""A graph of toys that listens on tcp."""
+"""A graph of toy nodes that listens on tcp."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ def config(listen: str = "tcp://127.0.0.1:0", keys: Path | None = None, name: st
 
 @contextlib.contextmanager
 def listening(folder: Path, keys: Path | None = None) -> Iterator[tuple[Graph, str]]:
-    """Run a graph; give it and the address at which it listens."""
+    """Run a graph; yield it and the address at which it listens."""
     with Graph(folder, config(keys=keys)) as main:
         wait_for_rows(folder / "out.jsonl", 5)
         found = re.search(r"can be attached to at (tcp://\S+)", main.text())

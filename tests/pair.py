@@ -48,13 +48,13 @@ class Serving:
 
 
 def frame(seq: int, size: int = 64) -> Frame:
-    """A picture that tells its number in every pixel; of 64 pixels it is above the inline limit."""
+    """A picture with its number in every pixel; of 64 pixels it is above the inline limit."""
     image = np.full((size, size, 3), seq % 251, np.uint8)
     return Frame(image=image, header=Header("test", seq))
 
 
 class Pair:
-    """One sender with its shared memory, and what its consumers said and got."""
+    """One sender with its shared memory, its consumers, and what it reported."""
 
     def __init__(
         self, context: Context, folder: Path, limit: int = slots.POOL_BYTES, type_: type[Message] = Frame
@@ -85,7 +85,7 @@ class Pair:
         self.drops[edge] += count
 
     def receiver(self, policy: str = "block", queue: int = 4, name: str = "r.in", **kwargs: Any) -> Receiver:
-        """Connect a consumer, and wait until it is welcome."""
+        """Connect a consumer, and wait for its welcome."""
         kwargs = {"type_": Frame, "run": "run", "name": name, "policy": policy, "queue": queue} | kwargs
         receiver = Receiver(self.context, self.endpoint, "out", **kwargs)
         self.receivers.append(receiver)
@@ -93,7 +93,7 @@ class Pair:
         return receiver
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Let the sender do its work until something is true."""
+        """Let the sender work until a condition is true."""
 
         end = time.monotonic() + PATIENCE_S
         while True:
@@ -107,7 +107,7 @@ class Pair:
             assert time.monotonic() < end
 
     def arrived(self, receiver: Receiver) -> None:
-        """Wait until something has come for a consumer."""
+        """Wait until something has arrived at a consumer."""
         self.until(lambda: bool(receiver.socket.poll(0)))
 
     def publish(self, *seqs: int) -> None:
@@ -115,7 +115,7 @@ class Pair:
             self.sender.publish("out", frame(seq))
 
     def take(self, receiver: Receiver, count: int) -> list[int]:
-        """Let a consumer process so many frames, each compared with what was sent; return their numbers."""
+        """Let a consumer process `count` frames, each compared with what was sent; return their numbers."""
         got: list[int] = []
 
         def one_more() -> bool:
@@ -138,13 +138,13 @@ class Pair:
         return sum(slot.leases for slot in self.pool._slots.values())
 
     def stranger(self) -> "zmq.Socket[bytes]":
-        """A consumer that says what it likes."""
+        """A consumer that sends what the test wants."""
         socket: zmq.Socket[bytes] = self.context.socket(zmq.DEALER)
         socket.connect(self.endpoint)
         return socket
 
     def answer(self, socket: "zmq.Socket[bytes]") -> dict[str, Any]:
-        """What the sender says to a stranger next."""
+        """What the sender sends to a stranger next."""
         self.until(lambda: bool(socket.poll(0)))
         answer: dict[str, Any] = msgpack.unpackb(socket.recv_multipart()[0])
         return answer
@@ -161,7 +161,7 @@ class Pair:
 
 
 class Publishing(threading.Thread):
-    """Publishes from a thread of its own, as a node whose edge may block."""
+    """Publishes in its own thread, like a node whose edge may block."""
 
     def __init__(self, pair: Pair, count: int, first: int = 0) -> None:
         super().__init__()

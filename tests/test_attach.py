@@ -1,4 +1,4 @@
-"""Reading from a running graph: out of Python, and with a graph of extra nodes. The graph does not notice."""
+"""Reading from a running graph: from Python, and with extra nodes. The graph is not affected."""
 
 import contextlib
 import time
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_subscribe(tmp_path: Path) -> None:
-    """One port, several, every policy, inline bytes, and what is asked wrongly; one graph for all."""
+    """One port, several, every policy, inline bytes, and wrong requests; one graph for all."""
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         with graph.attach("main") as g:
@@ -47,7 +47,7 @@ def test_subscribe(tmp_path: Path) -> None:
     assert untouched(tmp_path)
 
 
-def test_ports_take_turns_where_the_reader_is_slower_than_each(tmp_path: Path) -> None:
+def test_ports_take_turns_if_the_reader_is_slower_than_each(tmp_path: Path) -> None:
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         with graph.attach("main") as g:
@@ -111,7 +111,7 @@ def test_slow_consumer_gets_the_newest(tmp_path: Path) -> None:
         with graph.attach("main") as g:
             stream = g.subscribe("copy.copied")
             first = next(stream).seq
-            wait_for_rows(tmp_path / "out.jsonl", first + 200)  # meanwhile it reads nothing
+            wait_for_rows(tmp_path / "out.jsonl", first + 200)  # while the consumer reads nothing
             assert next(stream).seq >= first + 190
         main.interrupt()
         assert main.wait() == 0, main.text()
@@ -127,8 +127,8 @@ def test_stream_ends_with_the_graph(tmp_path: Path) -> None:
         assert main.wait() == 0, main.text()
 
 
-def test_forgetful_consumer_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    """It has asked for frames and reads none: the graph ends without it."""
+def test_consumer_that_does_not_read_does_not_delay_the_end(tmp_path: Path) -> None:
+    """It has subscribed but reads nothing: the graph ends without it."""
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         with graph.attach("main") as g:
@@ -139,8 +139,8 @@ def test_forgetful_consumer_does_not_hold_up_the_end(tmp_path: Path) -> None:
     assert untouched(tmp_path)
 
 
-def test_strangers_are_no_part_of_the_graph(tmp_path: Path, context: "zmq.Context[Any]") -> None:
-    """The minimal consumer of graph/README.md stalls, another says to be an edge of the graph: it ends in order."""
+def test_foreign_consumers_are_not_part_of_the_graph(tmp_path: Path, context: "zmq.Context[Any]") -> None:
+    """The minimal consumer of graph/README.md stalls, another claims to be an edge of the graph: it ends in order."""
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         said, strangers = [], [context.socket(zmq.DEALER), context.socket(zmq.DEALER)]
@@ -158,7 +158,7 @@ def test_strangers_are_no_part_of_the_graph(tmp_path: Path, context: "zmq.Contex
     assert untouched(tmp_path)
 
 
-def test_graph_that_dies_is_told(tmp_path: Path) -> None:
+def test_death_of_the_graph_is_raised(tmp_path: Path) -> None:
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         with graph.attach("main") as g:
@@ -172,12 +172,12 @@ def test_graph_that_dies_is_told(tmp_path: Path) -> None:
 
 
 def test_attach_before_the_start_and_after_a_restart(tmp_path: Path) -> None:
-    """Readers and extra nodes may be there first; after a restart of the graph they find the new one."""
+    """Readers and extra nodes may start first; after a restart of the graph they find the new one."""
     (tmp_path / "extra").mkdir()
     with Graph(tmp_path / "extra", extra(), "attach", "--wait") as attached, ThreadPoolExecutor() as pool:
         coming = pool.submit(graph.attach, "main", wait=PATIENCE_S)
         with Graph(tmp_path, running()) as main, coming.result() as g:
-            stream = g.subscribe("copy.copied")  # its process may not have come up yet
+            stream = g.subscribe("copy.copied")  # its process may still be starting
             assert next(stream).header.stream == "main"
             wait_for_rows(tmp_path / "extra" / "extra.jsonl", 5)
             main.process.kill()
@@ -188,7 +188,7 @@ def test_attach_before_the_start_and_after_a_restart(tmp_path: Path) -> None:
             assert attached.wait() == 0, attached.text()
             with Graph(tmp_path, running()) as again:
                 assert eventually(again.playing)
-                assert next(g.subscribe("copy.copied")).header.stream == "main"  # even by the old handle
+                assert next(g.subscribe("copy.copied")).header.stream == "main"  # even with the old handle
                 assert g.spec()["pid"] == again.process.pid
                 again.interrupt()
                 assert again.wait() == 0, again.text()
@@ -196,8 +196,8 @@ def test_attach_before_the_start_and_after_a_restart(tmp_path: Path) -> None:
         graph.attach("main", wait=0.2)
 
 
-def test_readers_go_on_when_a_node_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """One port, several, all bytes sent, and extra nodes; the node was asked to start again, and then killed."""
+def test_readers_continue_when_a_node_is_restarted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One port, several, inline bytes, and extra nodes; the node is first restarted on request, and then killed."""
     (tmp_path / "extra").mkdir()
     got = tmp_path / "extra" / "extra.jsonl"
     config = running()
@@ -211,7 +211,7 @@ def test_readers_go_on_when_a_node_is_started_again(tmp_path: Path, caplog: pyte
                 next(one), next(sent), next(several)
                 again()
                 assert eventually(lambda count=count: g.stats()["nodes"]["copy"]["restarts"] == count)
-                fresh = next(g.subscribe("source.frame")).seq  # the old process has not got that
+                fresh = next(g.subscribe("source.frame")).seq  # the old process has not received that one
                 assert eventually(lambda fresh=fresh: next(one).seq > fresh)
                 assert eventually(lambda fresh=fresh: next(sent).seq > fresh)
                 assert eventually(lambda fresh=fresh: next(several)[0].seq > fresh)
@@ -224,8 +224,8 @@ def test_readers_go_on_when_a_node_is_started_again(tmp_path: Path, caplog: pyte
     assert all(a == b for _, (a, _, b) in rows(got))
 
 
-def test_a_node_that_will_not_come_back_is_told(tmp_path: Path) -> None:
-    """Its graph goes on, and so does what else is listened to."""
+def test_end_of_a_node_for_good_is_raised(tmp_path: Path) -> None:
+    """Its graph continues, and so do other streams."""
     config = running()
     config["nodes"] |= {
         "short": node("Source", frames=200, pause=0.01),
@@ -246,7 +246,7 @@ def test_a_node_that_will_not_come_back_is_told(tmp_path: Path) -> None:
         assert main.wait() == 0, main.text()
 
 
-def test_a_handle_may_be_closed_while_threads_read_with_it(tmp_path: Path) -> None:
+def test_handle_may_be_closed_while_threads_read_with_it(tmp_path: Path) -> None:
     def read(stream: Any, last: list[int]) -> None:
         for frame in stream:
             last[:] = [frame.seq]
@@ -256,7 +256,7 @@ def test_a_handle_may_be_closed_while_threads_read_with_it(tmp_path: Path) -> No
             with graph.attach("main", wait=PATIENCE_S) as g:
                 lasts: list[list[int]] = [[] for _ in range(4)]
                 reading = [pool.submit(read, g.subscribe("copy.copied"), last) for last in lasts]
-                g.subscribe("source.frame")  # which nobody begins to read
+                g.subscribe("source.frame")  # which is never iterated
                 assert eventually(partial(all, lasts))
             for ended in reading:
                 why = ended.exception(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Readers that are killed, and that come and go in numbers: the graph neither waits for them nor keeps anything."""
+"""Readers that are killed, and many that come and go: the graph neither waits for them nor leaks anything."""
 
 import contextlib
 import re
@@ -29,7 +29,7 @@ with graph.attach("main") as g:
 
 @pytest.mark.parametrize("policy", ["block", "drop_oldest"])
 def test_killed_consumer_is_forgotten(tmp_path: Path, policy: str) -> None:
-    """It holds frames, and its edge may even block: the graph goes on all the same."""
+    """It holds frames, and its edge may even block, but the graph continues."""
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         consumer = subprocess.Popen([sys.executable, "-c", CONSUMER, policy], stdout=subprocess.PIPE, text=True)
@@ -45,7 +45,7 @@ def test_killed_consumer_is_forgotten(tmp_path: Path, policy: str) -> None:
 
 
 def held(main: Graph, but: str = "nothing") -> dict[str, tuple[Counter[str], int]]:
-    """What the processes of a graph hold: open files by kind (slots are memfds) without one kind, threads."""
+    """What the processes of a graph hold: open files by kind (slots are memfds) except one kind, and threads."""
     processes = [psutil.Process(main.process.pid), *main.nodes()]
     return {process.cmdline()[-1]: (open_files(process, but), process.num_threads()) for process in processes}
 
@@ -73,7 +73,7 @@ def test_a_hundred_readers_come_and_go_and_some_are_killed(tmp_path: Path) -> No
         kill_some(3)
         assert eventually(lambda: not attached_edges())
         assert eventually(lambda: held(main) == before), (before, held(main))
-        assert megabytes(main) < memory + 30  # a leaked link or slot each time would be far more than allocators keep
+        assert megabytes(main) < memory + 30  # leaked links or slots would take far more than allocators keep
         wait_for_rows(tmp_path / "out.jsonl", len(rows(tmp_path / "out.jsonl")) + 50)
         main.interrupt()
         assert main.wait() == 0, main.text()

@@ -1,4 +1,4 @@
-"""Readers and extra nodes that join ports and block: what a node before them lost is not waited for."""
+"""Readers and extra nodes that join ports and block do not wait for what a node before them has lost."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def chain(queue: int, pause: float) -> dict[str, Any]:
-    """source -> copy -> third; `copy` takes so long, and with it are twice as many frames as `queue`."""
+    """source -> copy -> third; `copy` is slow, and holds twice as many frames as `queue`."""
     return {
         "name": "main",
         "nodes": {
@@ -26,8 +26,8 @@ def chain(queue: int, pause: float) -> dict[str, Any]:
     }
 
 
-def test_a_reader_that_blocks_goes_on_when_a_node_before_its_port_is_started_again(tmp_path: Path) -> None:
-    """More frames are with that node than the reader may have of the other port: it holds the source up for them."""
+def test_reader_with_block_continues_when_a_node_before_its_port_is_restarted(tmp_path: Path) -> None:
+    """That node holds more frames than the reader may have of the other port, so that the reader blocks the source."""
 
     def read(stream: Any) -> None:
         seqs.extend(frame.seq for frame, copied in stream if frame.seq == copied.seq)
@@ -50,7 +50,7 @@ def test_a_reader_that_blocks_goes_on_when_a_node_before_its_port_is_started_aga
 
 
 @pytest.mark.parametrize("inputs", [{"b": "main/third.copied"}, {"b": "behind.copied"}])
-def test_extra_nodes_that_block_go_on_when_a_node_before_theirs_is_started_again(
+def test_extra_nodes_with_block_continue_when_a_node_before_theirs_is_restarted(
     tmp_path: Path, inputs: dict[str, str]
 ) -> None:
     extra: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Streams of a handle as they are used in a notebook: asked for twice, thrown away, taken into another process."""
+"""Streams of a handle as used in a notebook: opened twice, discarded, taken into another process."""
 
 import copy
 import math
@@ -32,19 +32,19 @@ def test_a_port_may_be_named_twice(tmp_path: Path) -> None:
     assert untouched(tmp_path)
 
 
-def test_a_stream_that_is_thrown_away_does_not_hold_up_the_graph(tmp_path: Path) -> None:
+def test_discarded_stream_does_not_block_the_graph(tmp_path: Path) -> None:
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         with graph.attach("main") as g:
-            g.subscribe("source.frame", policy="block")  # nobody keeps it
+            g.subscribe("source.frame", policy="block")  # discarded at once
             wait_for_rows(tmp_path / "out.jsonl", next(g.subscribe("copy.copied")).seq + 50)
         main.interrupt()
         assert main.wait() == 0, main.text()
     assert untouched(tmp_path)
 
 
-def test_a_handle_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
-    """A copy would share the sockets, and its close() would wait for ever for those of the other."""
+def test_handle_cannot_be_pickled_or_copied(tmp_path: Path) -> None:
+    """A copy would share the sockets, and its close() would wait for ever for them."""
     with Graph(tmp_path, running()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         with graph.attach("main") as g:
@@ -56,12 +56,12 @@ def test_a_handle_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [5, b"main", Path("main")])
-def test_what_is_no_name_of_a_graph(name: Any) -> None:
+def test_invalid_names_of_graphs(name: Any) -> None:
     with pytest.raises(ConfigError, match="expected its name as a str, an address tcp://HOST:PORT, or None"):
         graph.attach(name)
 
 
-def test_what_is_no_time_to_wait_and_no_folder_of_keys() -> None:
+def test_invalid_waits_and_folders_of_keys() -> None:
     wrong: Any
     for wrong in ("5", math.nan):
         with pytest.raises(ConfigError, match=rf"^wait={wrong!r}: expected a number of seconds$"):
@@ -71,7 +71,7 @@ def test_what_is_no_time_to_wait_and_no_folder_of_keys() -> None:
         graph.attach("tcp://127.0.0.1:5555", keys=keys)
 
 
-def test_what_is_no_setting_no_port_and_no_message_type(tmp_path: Path) -> None:
+def test_invalid_settings_ports_and_message_types(tmp_path: Path) -> None:
     ports: Any = ["source.frame", "copy.copied"]
     number: Any = 5
     there = "outputs: source.frame, copy.copied, pair.paired"
@@ -91,8 +91,8 @@ def test_what_is_no_setting_no_port_and_no_message_type(tmp_path: Path) -> None:
         assert main.wait() == 0, main.text()
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # that is its point
-def test_a_forked_process_is_told_to_attach_anew(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # which is what this tests
+def test_forked_process_is_told_to_attach_anew(tmp_path: Path) -> None:
     def child(g: RunningGraph, stream: Any, said: Any) -> None:
         for use in (g.stats, lambda: g.subscribe("source.frame"), lambda: next(stream)):
             with pytest.raises(GraphError) as told:
@@ -113,6 +113,6 @@ def test_a_forked_process_is_told_to_attach_anew(tmp_path: Path) -> None:
             assert [said.get(timeout=PATIENCE_S) for _ in range(4)] == [why, why, why, "Frame"]
             process.join()
             assert process.exitcode == 0
-            assert next(stream).seq < next(stream).seq  # here it goes on
+            assert next(stream).seq < next(stream).seq  # here it continues
         main.interrupt()
         assert main.wait() == 0, main.text()

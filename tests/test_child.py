@@ -1,4 +1,4 @@
-"""How a node's process is started again, without starting one."""
+"""When a node's process is restarted, without starting one."""
 
 from collections import deque
 
@@ -13,11 +13,11 @@ def child() -> Child:
     return Child(NodeSpec("copy", "tests.toys:Copy"))
 
 
-def test_a_node_that_ends_again_and_again_waits_longer_each_time_and_then_has_failed(child: Child) -> None:
+def test_back_off_grows_and_then_gives_up(child: Child) -> None:
     assert [child.back_off() for _ in range(7)] == [0.1, 0.5, 1.0, 2.0, 5.0, None, None]
 
 
-def test_a_node_that_has_run_for_long_is_started_again_at_once(child: Child) -> None:
+def test_back_off_starts_over_after_a_long_run(child: Child) -> None:
     for _ in BACK_OFF_S:
         child.back_off()
     child.failures = deque(moment - BACK_OFF_WINDOW_S for moment in child.failures)

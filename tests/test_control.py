@@ -1,4 +1,4 @@
-"""The node's control thread: how it wakes the node."""
+"""How a node's control thread wakes the main thread."""
 
 import os
 import select
@@ -24,7 +24,7 @@ class Said:
         return self.left.pop()
 
 
-def test_a_node_that_looks_between_two_steps_is_not_woken_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_thread_that_looks_between_two_steps_is_woken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Folder:
         control = "inproc://control"
 

@@ -1,4 +1,4 @@
-"""Nodes of a real graph that fail: what is told of them, and which are started again."""
+"""Nodes of a real graph that fail: how they are reported, and which are restarted."""
 
 import re
 from pathlib import Path
@@ -35,13 +35,13 @@ def test_failing_node_is_named(tmp_path: Path, how: str, words: str) -> None:
     seqs = [row[0] for row in rows(tmp_path / "out.jsonl")]
     if how in ("raise", "interrupt", "sys.exit", "nonsense"):
         assert seqs == list(range(5))
-    if how == "exit":  # what a process has not delivered dies with it
+    if how == "exit":  # messages that a process has not delivered are lost with it
         assert seqs == sorted(set(seqs) & set(range(5)))
     if how != "open":
         assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 
-def test_a_node_that_hangs_at_the_end_is_told_from_those_that_wait_for_it(tmp_path: Path) -> None:
+def test_node_that_hangs_at_the_end_is_named_apart_from_those_that_wait_for_it(tmp_path: Path) -> None:
     config = line(frames=20)
     config["nodes"]["bad"] = node("Fail", {"frame": "copy.copied"}, how="hang")
     with Graph(tmp_path, config) as graph:
@@ -52,7 +52,7 @@ def test_a_node_that_hangs_at_the_end_is_told_from_those_that_wait_for_it(tmp_pa
 
 
 class Impatient(Graph):
-    """With a second where there are ten."""
+    """With timeouts of 1 s in place of 10 s."""
 
     script = ("-c", """
 import graph.child, graph.supervisor, run_graph
@@ -61,7 +61,7 @@ run_graph.main()
 """)
 
 
-def test_a_node_that_has_failed_is_not_waited_for_where_nobody_takes_what_it_gave(tmp_path: Path) -> None:
+def test_failed_node_whose_messages_are_not_taken_is_killed(tmp_path: Path) -> None:
     config = line(frames=10**6, pause=0.01)
     config["nodes"]["copy"] |= {"type": "tests.toys:Fail", "settings": {"at": 3}}
     config["nodes"]["write"] = node("Copy", {"frame": "copy.copied"}, pause=1000.0)
@@ -71,7 +71,7 @@ def test_a_node_that_has_failed_is_not_waited_for_where_nobody_takes_what_it_gav
         assert "error: not finished after 1 s, killed: write (processing)\n" in graph.text()
 
 
-def test_the_line_is_told_from_which_a_library_crashed(tmp_path: Path) -> None:
+def test_crash_in_a_library_names_the_line_of_the_node(tmp_path: Path) -> None:
     nodes = {"source": node("Source", frames=3), "bad": node("Fail", {"frame": "source.frame"}, at=1, how="crash")}
     with Graph(tmp_path, {"name": "crashing", "nodes": nodes}) as graph:
         assert graph.wait() == 1
@@ -88,7 +88,7 @@ def test_wrong_setting_found_by_open_is_exit_code_2(tmp_path: Path) -> None:
         assert "Traceback" not in graph.text()
 
 
-def test_a_node_whose_package_is_missing_is_not_started_again(tmp_path: Path) -> None:
+def test_node_whose_package_is_missing_is_not_restarted(tmp_path: Path) -> None:
     config = line()
     config["nodes"]["bad"] = node("Fail", {"frame": "copy.copied"}, how="import") | {"restart": "on_failure"}
     with Graph(tmp_path, config) as graph:
@@ -97,7 +97,7 @@ def test_a_node_whose_package_is_missing_is_not_started_again(tmp_path: Path) ->
     assert "restarting" not in graph.text()
 
 
-def test_restart_on_failure_goes_on(tmp_path: Path) -> None:
+def test_restart_on_failure_continues(tmp_path: Path) -> None:
     config = line(frames=100_000, pause=0.01)
     config["nodes"]["bad"] = node("FailOnce", {"frame": "copy.copied"}, mark=str(tmp_path / "mark"))
     config["nodes"]["bad"]["restart"] = "on_failure"
@@ -125,7 +125,7 @@ def test_restarted_source_bumps_the_epoch(tmp_path: Path) -> None:
 
 
 class Hasty(Graph):
-    """Starts nodes again as often as ever, and does not wait before."""
+    """Restarts nodes without a delay, but not more often."""
 
     script = ("-c", "import run_graph, graph.child; graph.child.BACK_OFF_S = (0.1,) * 5; run_graph.main()")
 
@@ -140,8 +140,8 @@ def test_restart_gives_up(tmp_path: Path) -> None:
         assert "giving up" in graph.text()
 
 
-def test_a_source_that_is_always_started_again_and_soon_ends_has_failed(tmp_path: Path) -> None:
-    """All that it gave until then arrives, however slow the others are."""
+def test_source_with_restart_always_that_soon_ends_has_failed(tmp_path: Path) -> None:
+    """All its frames arrive, however slow the other nodes are."""
     config = line(frames=20)
     config["nodes"]["source"]["restart"] = "always"
     config["nodes"]["copy"]["settings"] = {"pause": 0.02}

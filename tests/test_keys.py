@@ -1,4 +1,4 @@
-"""The keys with which a graph listens beyond its machine, and its addresses."""
+"""Keys for graphs that listen to other machines, and addresses."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tests.conftest import Run
 from tests.listening import config
 
 
-def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path, run: Run) -> None:
+def test_keys_are_made_once_and_only_readable_by_their_owner(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "keys"
     assert run("keys", str(folder)).splitlines() == [
         f"created {folder}/server.key_secret: stays here",
@@ -31,7 +31,7 @@ def test_keys_are_made_once_and_for_their_owner_only(tmp_path: Path, run: Run) -
     assert "'a/b' cannot be the name of a client" in run("keys", str(folder), "a/b", code=2)
 
 
-def test_keys_that_are_missing_or_open_to_others(tmp_path: Path) -> None:
+def test_keys_that_are_missing_or_readable_by_others(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no key .*/none/client\.key_secret; `run_graph\.py keys DIR NAME`"):
         network.client_keys(tmp_path / "none")
     network.make_keys(tmp_path / "keys", ["laptop"])
@@ -50,7 +50,7 @@ def test_keys_that_are_missing_or_open_to_others(tmp_path: Path) -> None:
         ("server.key", "\0"),
     ],
 )
-def test_keys_that_are_damaged_or_of_another_kind(tmp_path: Path, file: str, content: str) -> None:
+def test_keys_that_are_damaged_or_of_the_wrong_kind(tmp_path: Path, file: str, content: str) -> None:
     network.make_keys(tmp_path / "keys", ["laptop"])
     folder = tmp_path / "keys/laptop"
     (folder / file).write_text(content.format(key="k" * 40))
@@ -61,13 +61,13 @@ def test_keys_that_are_damaged_or_of_another_kind(tmp_path: Path, file: str, con
 @pytest.mark.parametrize(
     "address", ["tcp://x", "tcp://:1", "udp://127.0.0.1:1", "tcp://127.0.0.1:99999", "tcp://a/b:1"]
 )
-def test_addresses_that_are_none(address: str) -> None:
+def test_invalid_addresses(address: str) -> None:
     with pytest.raises(ConfigError, match=r"is not an address, expected like tcp://192\.0\.2\.7:5555"):
         network.parse(address)
 
 
-def test_a_host_of_several_addresses_is_reached_at_the_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As localhost, which is ::1 and 127.0.0.1 on most machines."""
+def test_host_with_several_addresses_is_reached_at_the_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For instance localhost, which is ::1 and 127.0.0.1 on most machines."""
     look_up = socket.getaddrinfo
 
     def both(host: str, *rest: Any, **more: Any) -> list[Any]:
@@ -80,22 +80,22 @@ def test_a_host_of_several_addresses_is_reached_at_the_one_that_answers(monkeypa
         remote = network.Remote(f"tcp://both.test:{port}")
         assert remote.control == remote.data("camera") == f"tcp://127.0.0.1:{port}"
     silent = network.Remote(f"tcp://both.test:{port}")
-    assert silent.control == silent.address  # nobody is there yet
+    assert silent.control == silent.address  # nothing listens there yet
 
 
-def test_numbers_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "create_connection", None)  # nobody is asked, nor waited for
+def test_ip_addresses_are_not_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "create_connection", None)  # must not be called
     for address in ("tcp://192.0.2.7:5555", "tcp://[2001:db8::7]:5555"):
         assert network.Remote(address).control == address
 
 
-def test_a_host_that_is_not_known() -> None:
+def test_unknown_host() -> None:
     with pytest.raises(GraphError, match=r"^tcp://no\.invalid:5555 cannot be reached: the host no\.invalid is unknown"):
         attach("tcp://no.invalid:5555")
 
 
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://192.0.2.7:5555", "tcp://[::]:5555", "tcp://host:1"])
-def test_beyond_this_machine_only_with_keys(tmp_path: Path, address: str) -> None:
+def test_listening_to_other_machines_requires_keys(tmp_path: Path, address: str) -> None:
     path = tmp_path / "main.yaml"
     path.write_text(json.dumps(config(address)))
     with pytest.raises(

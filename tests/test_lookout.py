@@ -15,7 +15,7 @@ from graph.rundir import RunDir
     ("value", "words"),
     [(object(), "can not serialize 'object'"), (1 << 80, "value out of range"), ({1: 2}, "int is not allowed")],
 )
-def test_what_a_graph_would_not_read_is_refused_at_once(
+def test_request_that_a_graph_cannot_read_is_refused_at_once(
     context: "zmq.Context[Any]", tmp_path: Path, value: Any, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"cannot be sent to a graph: .*{words}.*; valid: str, "):

@@ -1,4 +1,4 @@
-"""Messages keep what they declare, and are what their documentation says."""
+"""Messages are what they declare and what their documentation says."""
 
 import pkgutil
 from dataclasses import FrozenInstanceError, dataclass, fields
@@ -15,7 +15,7 @@ from tests import portrait
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tracked(Message):
-    """Two arrays that share a free length, one that is fixed, and a plain field."""
+    """Two arrays that share a variable length, one of fixed size, and a plain field."""
 
     name: str
     ids: Any = array(np.int64, "F")
@@ -39,12 +39,12 @@ def test_public_names_exist() -> None:
         graph.nonsense  # noqa: B018
 
 
-def test_no_module_hides_a_public_name() -> None:
-    """Importing it would put the module in the place of what `graph` exports under that name."""
+def test_no_module_has_a_public_name() -> None:
+    """Importing it would replace what `graph` exports under that name by the module."""
     assert not {info.name for info in pkgutil.iter_modules(graph.__path__)} & set(graph.__all__)
 
 
-def test_empty_is_a_value() -> None:
+def test_empty_messages() -> None:
     faces = Faces()
     assert len(faces) == 0
     assert {name: getattr(faces, name).shape for name in array_specs(Faces)} == {
@@ -62,13 +62,13 @@ def test_empty_is_a_value() -> None:
     assert Faces().ids is not Faces().ids  # no two messages share a default
 
 
-def test_what_nobody_measured_of_faces_is_unknown() -> None:
+def test_measures_of_faces_that_are_missing_are_unknown() -> None:
     faces = portrait.faces(portrait.LANDMARKS[None])
     assert np.isnan(faces.openness).all() and faces.openness.shape == (1, 3)
     assert faces.blinks.tolist() == [0]
 
 
-def test_free_lengths_of_one_name_are_equal() -> None:
+def test_variable_lengths_of_one_name_are_equal() -> None:
     assert len(tracked(ids=np.arange(2), corners=np.zeros((2, 4, 2), np.float32)).ids) == 2
     with pytest.raises(ValueError, match=r"^Tracked\.corners is float32\(3, 4, 2\), expected float32\(F, 4, 2\) with"):
         tracked(ids=np.arange(2), corners=np.zeros((3, 4, 2), np.float32))
@@ -184,7 +184,7 @@ def test_types_of_the_runtime_can_be_sent(type_: type[Message]) -> None:
     assert fields(type_)[0].name == "header"
 
 
-def test_a_copy_is_ones_own() -> None:
+def test_copy_does_not_share_arrays() -> None:
     frame = Frame(image=np.zeros((4, 4, 3), np.uint8), header=Header("s", 7))
     frame.image.flags.writeable = False
     copy = frame.copy()

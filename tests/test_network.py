@@ -1,4 +1,4 @@
-"""Graphs that are attached to over tcp: through one port, with keys, and from another network."""
+"""Attaching to graphs over tcp: through one port, with keys, and from another network."""
 
 import contextlib
 import json
@@ -30,8 +30,8 @@ from tests.toys import Numbers
 
 
 @pytest.mark.slow
-def test_all_that_attaching_can_do_over_tcp(tmp_path: Path, run: Run) -> None:
-    """Subscribe, look inside and change; the messages are those that a reader on the same host gets."""
+def test_attaching_over_tcp(tmp_path: Path, run: Run) -> None:
+    """Subscribe, inspect and control; the messages are those that a reader on the same host gets."""
     with listening(tmp_path) as (main, address):
         with graph.attach(address) as g, graph.attach("main") as near:
             assert (g.name, g.ports) == ("main", near.ports)
@@ -40,7 +40,7 @@ def test_all_that_attaching_can_do_over_tcp(tmp_path: Path, run: Run) -> None:
                 assert [hop.node for hop in frame.header.hops] == ["source", "copy"]
             for a, b in take(g.subscribe("source.frame", "copy.copied"), 10):
                 assert a.seq == b.seq
-            for queue, count in ((4, 50), (64, 200)):  # the largest one, which asks for more credits than there are
+            for queue, count in ((4, 50), (64, 200)):  # the largest queue requests too many credits
                 blocked = take(g.subscribe("source.frame", policy="block", queue=queue), count)
                 assert len(blocked) == count
                 assert all(after.seq == before.seq + 1 for before, after in pairwise(blocked))
@@ -56,13 +56,13 @@ def test_all_that_attaching_can_do_over_tcp(tmp_path: Path, run: Run) -> None:
                 g.set("source.frames", 3)
         assert run("top", address, "--once").startswith("main  playing")
         tapped = run("tap", f"{address}/copy.copied", "--count", "3").splitlines()
-        assert [json.loads(line)["age_ms"] for line in tapped] == [None] * 3  # the clock there may be another one
+        assert [json.loads(line)["age_ms"] for line in tapped] == [None] * 3  # that host may have another clock
         assert run("draw", address).startswith('digraph "main"')
         assert eventually(lambda: not waiting_for_readers(main)), "readers are left behind"
 
 
 def waiting_for_readers(main: Graph) -> list[str]:
-    """Return the outputs where a message waits for somebody attached: for ever, if he is gone and not forgotten."""
+    """Return the outputs with messages queued for an attached consumer: for ever, if it is gone but not forgotten."""
     with graph.attach(main.name) as g:
         return [name for name, edge in g.stats()["edges"].items() if "attached" in name and edge["queued"]]
 
@@ -93,11 +93,11 @@ def test_a_reader_notices_the_end_and_the_death_of_the_graph(tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_only_clients_with_a_known_key_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+def test_only_clients_with_a_known_key_are_admitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     keys, others = tmp_path / "keys", tmp_path / "others"
     network.make_keys(keys, ["laptop"])
     network.make_keys(others, ["stranger"])
-    mixed = tmp_path / "mixed"  # knows the server, is not known to it
+    mixed = tmp_path / "mixed"  # knows the server's key, but the server does not know its key
     shutil.copytree(others / "stranger", mixed)
     shutil.copy(keys / "server.key", mixed / "server.key")
     with listening(tmp_path, keys) as (main, address):
@@ -118,7 +118,7 @@ def test_only_clients_with_a_known_key_come_in(tmp_path: Path, monkeypatch: pyte
         monkeypatch.delenv("FACEGRAPH_KEYS")
         with pytest.raises(GraphError, match=r"closes the connection: it may require keys; pass FACEGRAPH_KEYS=DIR"):
             graph.attach(address)
-        (keys / "clients/laptop.key").unlink()  # shut out again, while the graph runs
+        (keys / "clients/laptop.key").unlink()  # excluded again, while the graph runs
         with pytest.raises(GraphError, match="does not know the key in"):
             graph.attach(address, keys=keys / "laptop")
         assert "has a key that is not in" in main.text()
@@ -127,7 +127,7 @@ def test_only_clients_with_a_known_key_come_in(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_strangers_who_break_the_protocol_harm_nobody(tmp_path: Path, context: "zmq.Context[Any]") -> None:
+def test_clients_that_break_the_protocol_do_not_affect_others(tmp_path: Path, context: "zmq.Context[Any]") -> None:
     with listening(tmp_path) as (_, address), context.socket(zmq.DEALER) as client:
         client.connect(address)
 
@@ -151,10 +151,10 @@ def test_strangers_who_break_the_protocol_harm_nobody(tmp_path: Path, context: "
 
 
 @pytest.mark.slow
-def test_one_client_does_not_end_the_door_for_the_others(
+def test_one_client_does_not_stop_the_relay_for_the_others(
     tmp_path: Path, run: Run, context: "zmq.Context[Any]"
 ) -> None:
-    """It greets a node that has ended, says much to it, and asks for the log of a node that writes much."""
+    """It connects to a node that has ended, sends it much, and requests the log of a node that logs much."""
     made = config()
     made["nodes"] |= {
         "short": node("Source", frames=3),
@@ -192,7 +192,7 @@ def skip_pings(answer: Callable[[Any], dict[str, Any]], client: "zmq.Socket[byte
 
 
 def extra(address: str, name: str = "main") -> dict[str, Any]:
-    """Nodes for a graph at an address: two of its outputs joined, and written."""
+    """Extra nodes for a graph at an address that join and write two of its outputs."""
     return {
         "attach": address,
         "nodes": {
@@ -228,7 +228,7 @@ def test_extra_nodes_over_tcp(tmp_path: Path, end: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-def test_readers_over_tcp_go_on_when_a_node_is_started_again(tmp_path: Path) -> None:
+def test_readers_over_tcp_continue_when_a_node_is_restarted(tmp_path: Path) -> None:
     (tmp_path / "extra").mkdir()
     got = tmp_path / "extra/extra.jsonl"
     with Graph(tmp_path, config()) as main:
@@ -239,7 +239,7 @@ def test_readers_over_tcp_go_on_when_a_node_is_started_again(tmp_path: Path) -> 
             stream = g.subscribe("copy.copied")
             next(stream)
             g.restart("copy")
-            fresh = next(g.subscribe("source.frame")).seq  # the old process has not got that
+            fresh = next(g.subscribe("source.frame")).seq  # the old process has not received that one
             assert eventually(lambda: next(stream).seq > fresh)
             assert eventually(lambda: rows(got)[-1][0] > fresh), attached.text()
             stream.close()
@@ -250,10 +250,10 @@ def test_readers_over_tcp_go_on_when_a_node_is_started_again(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_clients_of_any_name_leave_one_another_and_the_graph_alone(
+def test_clients_with_equal_names_do_not_affect_one_another_or_the_graph(
     tmp_path: Path, context: "zmq.Context[Any]"
 ) -> None:
-    """Two hosts attach the same extra nodes, and a client calls itself as an edge of the graph."""
+    """Two hosts attach the same extra nodes, and a client uses the name of an edge of the graph."""
     hosts = [tmp_path / name for name in ("here", "there")]
     with listening(tmp_path) as (_, address), context.socket(zmq.DEALER) as client, contextlib.ExitStack() as attached:
         client.connect(address)
@@ -277,15 +277,17 @@ def test_clients_of_any_name_leave_one_another_and_the_graph_alone(
 
 
 @pytest.mark.slow
-def test_extra_nodes_are_told_the_name_that_the_graph_has(tmp_path: Path) -> None:
+def test_error_names_the_graph_at_the_address(tmp_path: Path) -> None:
     (tmp_path / "extra").mkdir()
     with listening(tmp_path) as (_, address), Graph(tmp_path / "extra", extra(address, "webcam"), "attach") as attached:
         assert attached.wait() == 2
-        assert (f"pair.a reads from webcam/source.frame, but the graph at {address} is 'main'; write main/source.frame"
-                in attached.text())
+        assert (
+            f"pair.a reads from webcam/source.frame, but the graph at {address} is 'main'; write main/source.frame"
+            in attached.text()
+        )
 
 
-def test_extra_nodes_for_an_address_that_is_none(tmp_path: Path) -> None:
+def test_extra_nodes_for_an_invalid_address(tmp_path: Path) -> None:
     path = tmp_path / "extra.yaml"
     path.write_text(json.dumps(extra("tcp://192.0.2.7")))
     with pytest.raises(ConfigError, match=r"attach: 'tcp://192\.0\.2\.7' is not an address, expected like tcp://"):
@@ -311,7 +313,7 @@ def test_clients_that_are_killed_are_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_port_in_use(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -326,7 +328,7 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
-    """A network namespace that reaches this one at 10.211.7.1, and nothing else; skipped where one may not be made."""
+    """A network namespace that only reaches this one, at 10.211.7.1; skipped where none can be created."""
     name = f"fg{os.getpid()}"
     steps = [
         f"netns add {name}",

@@ -1,4 +1,4 @@
-"""What a client over tcp does not read lies in the memory of the graph's own process: so much, and no more."""
+"""Messages that a client over tcp does not read use memory of the supervisor; their number is limited."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def say(client: "zmq.Socket[bytes]", **words: Any) -> None:
 
 
 def kinds(client: "zmq.Socket[bytes]", count: int) -> list[str]:
-    """Read so many messages that are no pings; return what they are."""
+    """Read `count` messages other than pings; return their kinds."""
     found: list[str] = []
     while len(found) < count:
         assert client.poll(PATIENCE_S * 1000), found
@@ -42,7 +42,7 @@ def edge(g: RunningGraph) -> dict[str, Any]:
     return found
 
 
-def test_a_client_is_sent_no_more_than_it_may_leave_unread(tmp_path: Path, context: "zmq.Context[Any]") -> None:
+def test_unread_messages_of_a_client_are_limited(tmp_path: Path, context: "zmq.Context[Any]") -> None:
     with listening(tmp_path) as (_, address), context.socket(zmq.DEALER) as client, graph.attach("main") as g:
         client.connect(address)
         say(client, k="hello", port="copy.copied", policy="latest", queue=1, credits=MAX_CREDITS)
@@ -55,7 +55,7 @@ def test_a_client_is_sent_no_more_than_it_may_leave_unread(tmp_path: Path, conte
         assert kinds(client, 5) == ["data"] * 5
 
 
-def test_a_client_that_grants_more_and_more_without_reading_is_left(
+def test_client_that_grants_credits_without_reading_is_disconnected(
     tmp_path: Path, context: "zmq.Context[Any]"
 ) -> None:
     with listening(tmp_path) as (_, address), context.socket(zmq.DEALER) as client, graph.attach("main") as g:
@@ -71,7 +71,7 @@ def test_a_client_that_grants_more_and_more_without_reading_is_left(
         assert eventually(left)
 
 
-def test_whoever_asks_much_at_once_is_answered_all(tmp_path: Path, context: "zmq.Context[Any]") -> None:
+def test_many_requests_at_once_are_all_answered(tmp_path: Path, context: "zmq.Context[Any]") -> None:
     with listening(tmp_path) as (_, address), context.socket(zmq.DEALER) as client:
         client.connect(address)
         for number in range(900):

@@ -1,4 +1,4 @@
-"""Connections to a graph on another host that break while both sides live, by way of a proxy that cuts them."""
+"""Connections to a graph on another host that break while both sides live, cut by a proxy."""
 
 import contextlib
 import selectors
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 class Proxy:
-    """Passes connections on to a port of this machine, until they are cut; new ones may come at once."""
+    """Forwards connections to a port of this machine until they are cut; accepts new ones at once."""
 
     def __init__(self, port: int) -> None:
         self._to = ("127.0.0.1", port)
@@ -82,19 +82,19 @@ class Proxy:
 
 @pytest.fixture
 def main(tmp_path: Path) -> Iterator[Proxy]:
-    """A graph that runs behind a proxy."""
+    """A graph behind a proxy."""
     with listening(tmp_path) as (_, address):
         proxy = Proxy(int(address.rpartition(":")[2]))
         yield proxy
         proxy.close()
 
 
-def test_a_reader_goes_on_when_the_network_has_lost_it(main: Proxy) -> None:
+def test_reader_continues_after_a_lost_connection(main: Proxy) -> None:
     with graph.attach(f"tcp://127.0.0.1:{main.port}") as running:
         stream = running.subscribe("copy.copied")
         before = take(stream, 5)
         main.cut()
-        after = take(stream, 20)  # some of them were on their way
+        after = take(stream, 20)  # some of them were in transit
         assert after[-1].seq > before[-1].seq + 20 and running.stats()["state"] == "PLAYING"
 
 

@@ -1,4 +1,4 @@
-"""What a sender and a consumer say to strangers, to whoever breaks the protocol, and to any bytes at all."""
+"""What senders and consumers reply to unknown peers, to protocol errors, and to arbitrary bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +64,7 @@ def hello(**changes: Any) -> bytes:
         ([said("credit", n=1, release=[0])], "release of slot 0, on which it has no lease"),  # another's
     ],
 )
-def test_strangers_are_refused_and_the_others_served(pair: Pair, parts: list[bytes], why: str) -> None:
+def test_faulty_consumer_is_refused_and_the_others_served(pair: Pair, parts: list[bytes], why: str) -> None:
     honest = pair.receiver("block", 4)
     pair.publish(0)
     assert slots.AVAILABLE is False or pair.leases() == 1
@@ -77,7 +77,7 @@ def test_strangers_are_refused_and_the_others_served(pair: Pair, parts: list[byt
     answer = pair.answer(stranger)
     assert answer["k"] == "refused" and answer["why"].startswith(why)
     assert [*pair.sender.depths()] == [EDGE]
-    stranger.send(hello())  # not listened to any more
+    stranger.send(hello())  # ignored from now on
     stranger.close()
     pair.publish(1)
     assert pair.take(honest, 2) == [0, 1]
@@ -88,7 +88,7 @@ def test_strangers_are_refused_and_the_others_served(pair: Pair, parts: list[byt
     again.close()
 
 
-def test_too_large_a_request_is_cut_off(pair: Pair) -> None:
+def test_too_large_a_message_is_not_received(pair: Pair) -> None:
     honest = pair.receiver("block", 4)
     stranger = pair.stranger()
     stranger.send(hello(name="x" * 70_000))
@@ -102,7 +102,7 @@ def test_too_large_a_request_is_cut_off(pair: Pair) -> None:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.binary(max_size=60), min_size=1, max_size=3), st.booleans())
-def test_any_bytes_harm_nobody(pair: Pair, parts: list[bytes], greet: bool) -> None:
+def test_any_bytes_from_a_consumer(pair: Pair, parts: list[bytes], greet: bool) -> None:
     stranger = pair.stranger()
     if greet:
         stranger.send(hello(name=None))
@@ -115,7 +115,7 @@ def test_any_bytes_harm_nobody(pair: Pair, parts: list[bytes], greet: bool) -> N
     assert pair.take(pair.receivers[0], 1) == [9]
 
 
-def test_second_hello_takes_the_place_of_the_first(pair: Pair) -> None:
+def test_second_hello_replaces_the_first(pair: Pair) -> None:
     stranger = pair.stranger()
     for name in ("first", "second"):
         stranger.send(hello(name=name, shm=False))
@@ -127,7 +127,7 @@ def test_second_hello_takes_the_place_of_the_first(pair: Pair) -> None:
     stranger.close()
 
 
-def test_who_is_replaced_is_told_why(pair: Pair) -> None:
+def test_replaced_consumer_is_told_why(pair: Pair) -> None:
     first, second, own = pair.stranger(), pair.stranger(), pair.receiver()
     for stranger in (first, second):
         stranger.send(hello())
@@ -140,7 +140,7 @@ def test_who_is_replaced_is_told_why(pair: Pair) -> None:
     second.close()
 
 
-def test_only_its_own_edges_hold_up_the_end_of_a_graph(pair: Pair) -> None:
+def test_only_edges_of_the_graph_itself_delay_its_end(pair: Pair) -> None:
     stranger = pair.stranger()
     stranger.send(hello(name="mine"))
     assert pair.answer(stranger)["k"] == "welcome"
@@ -152,7 +152,7 @@ def test_only_its_own_edges_hold_up_the_end_of_a_graph(pair: Pair) -> None:
     stranger.close()
 
 
-def test_credit_from_nobody_is_ignored(pair: Pair) -> None:
+def test_credit_before_hello_is_ignored(pair: Pair) -> None:
     stranger = pair.stranger()
     stranger.send(said("credit", n=5, release=[1]))
     stranger.send(said("bye"))
@@ -161,7 +161,7 @@ def test_credit_from_nobody_is_ignored(pair: Pair) -> None:
     stranger.close()
 
 
-def test_who_hears_nothing_for_long_is_pinged_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_consumer_is_pinged_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "PING_S", 600)
     stranger = pair.stranger()
     stranger.send(hello())
@@ -178,7 +178,7 @@ def test_who_hears_nothing_for_long_is_pinged_once(pair: Pair, monkeypatch: pyte
 
 
 class FakeSender:
-    """A node that says what it likes."""
+    """A node that sends what the test wants."""
 
     def __init__(self, context: Context, folder: Path) -> None:
         self.path = folder / "fake"
@@ -230,7 +230,7 @@ def data(place: Any = 3, **changes: Any) -> bytes:
         [data(), b"abcd"],
         [data(), b"ab"],
         [data(-1), b"abc"],
-        [data([0, 0, 3]), b"abc"],  # shared memory that it has not
+        [data([0, 0, 3]), b"abc"],  # shared memory without any
         [data([]), b"abc"],
         [data(seq="x"), b"abc"],
         [data(seq="x", type="Mark")],
@@ -272,13 +272,13 @@ def test_odd_welcome(fake: FakeSender, changes: dict[str, Any]) -> None:
     assert fake.receiver.ended and not fake.receiver.welcomed
 
 
-def test_who_is_to_say_hello_again_is_not_refused(fake: FakeSender) -> None:
+def test_refusal_with_again_does_not_end_the_edge(fake: FakeSender) -> None:
     fake.say(said("refused", why="its node is gone, or hangs", again=True))
     assert fake.receiver.receive() is None
     assert fake.receiver.lost() and not fake.receiver.ended
 
 
-def test_refusal_is_told(fake: FakeSender) -> None:
+def test_refusal_is_raised(fake: FakeSender) -> None:
     fake.say(said("refused", why="no output 'out'"))
     with pytest.raises(GraphError, match=r"r\.in: refused by ipc://.* out: no output 'out'"):
         fake.receiver.receive()

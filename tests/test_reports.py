@@ -1,4 +1,4 @@
-"""What a run leaves for its user does not get in the way of the run."""
+"""Reports of a run do not disturb the run."""
 
 import logging
 import shutil
@@ -25,7 +25,7 @@ def lose(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["profile", "dot"])
-def test_a_folder_that_is_none_is_told_before_the_run(tmp_path: Path, option: str) -> None:
+def test_folder_that_cannot_be_written_is_an_error_before_the_run(tmp_path: Path, option: str) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(ConfigError, match=f"--{option} {file}: cannot create or write this folder: File exists"):
@@ -52,7 +52,7 @@ def test_drawings_that_cannot_be_written_do_not_end_the_graph(
     ]
 
 
-def test_a_profile_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_profile_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     measured = reports(Wanted(profile=tmp_path / "out"))
     measured.open()
     lose(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""A node that is started again: to those that send to it, it is slow meanwhile, and its edges do as they say."""
+"""Restarted nodes: meanwhile they are slow consumers for their senders, and the policies of their edges apply."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ EDGE = "n.out -> r.in"
 
 
 def next_process(pair: Pair, policy: str, queue: int) -> Receiver:
-    """The reader of the same edge in another process, which has taken nothing yet."""
+    """The reader of the same edge in another process, which has received nothing yet."""
     options = {"name": "r.in", "run": "run", "restarts": 1, "policy": policy, "queue": queue}
     pair.receivers.append(Receiver(pair.context, pair.endpoint, "out", Frame, **options))  # type: ignore[arg-type]
     return pair.receivers[-1]
@@ -31,10 +31,10 @@ def away(pair: Pair) -> bool:
     return any(link.away for link in pair.sender._links.values())
 
 
-def test_who_blocks_waits_for_the_next_process_of_its_reader(pair: Pair) -> None:
+def test_block_waits_for_the_next_process_of_the_reader(pair: Pair) -> None:
     first = pair.receiver("block", 2)
     assert pair.take(first, 0) == []
-    pair.publish(0, 1, 2, 3, 4)  # four under way, one waits
+    pair.publish(0, 1, 2, 3, 4)  # four in transit, one queued
     first.close(again=True)
     pair.until(lambda: pair.sender.depths() == {EDGE: 1} and away(pair))
     publishing = Publishing(pair, 4, first=5)
@@ -49,7 +49,7 @@ def test_who_blocks_waits_for_the_next_process_of_its_reader(pair: Pair) -> None
     assert not pair.drops and pair.leases() == 0
 
 
-def test_who_drops_counts_what_its_reader_misses_meanwhile(pair: Pair) -> None:
+def test_messages_dropped_during_a_restart_are_counted(pair: Pair) -> None:
     first = pair.receiver("latest", 1)
     first.close(again=True)
     pair.until(lambda: away(pair))
@@ -58,7 +58,7 @@ def test_who_drops_counts_what_its_reader_misses_meanwhile(pair: Pair) -> None:
     assert pair.take(next_process(pair, "latest", 1), 1) == [9]
 
 
-def test_what_is_sent_to_a_process_that_has_just_died_waits_for_the_next_one(pair: Pair) -> None:
+def test_message_to_a_process_that_has_just_died_waits_for_the_next_one(pair: Pair) -> None:
     first = pair.receiver("block", 4)
     (identity,) = pair.sender._links
     first.socket.close(linger=0)
@@ -78,11 +78,11 @@ def test_what_is_sent_to_a_process_that_has_just_died_waits_for_the_next_one(pai
     pair.until(lambda: pair.leases() == 0)
 
 
-def test_a_death_that_is_told_after_the_next_process_came_does_not_part_with_that_one(pair: Pair) -> None:
-    """As where the sender was stopped, or starved, for some seconds; what waited is kept, too."""
+def test_death_reported_after_the_next_process_has_connected_does_not_disconnect_it(pair: Pair) -> None:
+    """For instance because the sender was suspended for some seconds; the queue is kept, too."""
     first = pair.receiver("block", 2)
     assert pair.take(first, 0) == []
-    pair.publish(0, 1, 2, 3, 4)  # four under way, one waits
+    pair.publish(0, 1, 2, 3, 4)  # four in transit, one queued
     second = next_process(pair, "block", 2)
     pair.until(lambda: second.socket.poll(0) != 0)
     assert len(pair.sender.depths()) == 1
@@ -96,7 +96,7 @@ def test_a_death_that_is_told_after_the_next_process_came_does_not_part_with_tha
     assert away(pair)
 
 
-def test_nobody_waits_for_a_node_that_will_not_come_back(pair: Pair) -> None:
+def test_block_does_not_wait_for_a_node_that_has_ended_for_good(pair: Pair) -> None:
     pair.receiver("block", 2).close(again=True)
     pair.until(lambda: away(pair))
     publishing = Publishing(pair, 10)
@@ -108,7 +108,7 @@ def test_nobody_waits_for_a_node_that_will_not_come_back(pair: Pair) -> None:
     assert not publishing.is_alive() and pair.sender.idle() and pair.leases() == 0
 
 
-def test_a_process_that_is_new_itself_waits_for_those_who_have_yet_to_find_it(pair: Pair) -> None:
+def test_restarted_sender_with_block_waits_for_its_readers(pair: Pair) -> None:
     pair.sender.expect([EdgeSpec("n.out", "r.in", "block", 2, "seq")])
     publishing = Publishing(pair, 5)
     assert eventually(lambda: pair.blocked == [True])
@@ -119,7 +119,7 @@ def test_a_process_that_is_new_itself_waits_for_those_who_have_yet_to_find_it(pa
     pair.until(lambda: pair.leases() == 0)
 
 
-def test_a_process_that_is_new_itself_counts_what_those_miss_who_have_yet_to_find_it(pair: Pair) -> None:
+def test_restarted_sender_counts_what_its_readers_miss(pair: Pair) -> None:
     pair.sender.expect([EdgeSpec("n.out", "r.in", "latest", 1, "seq")])
     pair.publish(*range(10))
     assert pair.drops == {EDGE: 9}
@@ -129,8 +129,8 @@ def test_a_process_that_is_new_itself_counts_what_those_miss_who_have_yet_to_fin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_graph_that_blocks_misses_only_what_the_process_had(tmp_path: Path, killed: bool) -> None:
-    """Of 400 frames that the source would give in a second, the restart takes at most those that were with the node."""
+def test_restart_with_block_only_loses_the_frames_of_the_process(tmp_path: Path, killed: bool) -> None:
+    """Of 400 frames per second, at most those in the node's queues are lost."""
     copy: dict[str, Any] = node("Copy", {"frame": "source.frame"}) | {"restart": "on_failure"}
     config = {
         "name": "line",
@@ -151,14 +151,14 @@ def test_a_graph_that_blocks_misses_only_what_the_process_had(tmp_path: Path, ki
         assert graph.wait() == 0, graph.text()
     seqs = [row[0] for row in rows(out)]
     assert seqs == sorted(set(seqs)) and seqs[-1] == 1499
-    assert 1500 - len(seqs) <= 8 + 4 + 8  # under way to it, in its own queue, under way from it
+    assert 1500 - len(seqs) <= 8 + 4 + 8  # in transit to it, in its own queue, in transit from it
     profile = json.loads((tmp_path / "profile" / "latency.json").read_text())
     assert profile["nodes"]["copy"]["restarts"] == 1
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_when_all_before_it_have_ended_is_not_waited_for(tmp_path: Path) -> None:
-    """Its next process finds nobody to greet, and ends the stream for those behind it."""
+def test_node_that_dies_after_all_nodes_before_it_have_ended(tmp_path: Path) -> None:
+    """Its next process has no sender, and ends the stream for the nodes after it."""
     copy: dict[str, Any] = node("Copy", {"frame": "source.frame"}) | {"restart": "on_failure"}
     write = node("Write", {"frame": "copy.copied"}, pause=0.3)
     config = {"name": "tail", "nodes": {"source": node("Source", frames=20), "copy": copy, "write": write}}
@@ -172,8 +172,8 @@ def test_a_node_that_dies_when_all_before_it_have_ended_is_not_waited_for(tmp_pa
 
 
 @pytest.mark.slow
-def test_two_neighbours_that_die_together_miss_only_what_they_had(tmp_path: Path) -> None:
-    """The first one is back long before the second, and has nobody yet to give frames to."""
+def test_two_neighbours_that_die_together_only_lose_their_frames(tmp_path: Path) -> None:
+    """The first one is back long before the second, and has no consumer yet."""
     copy: dict[str, Any] = node("Copy", {"frame": "source.frame"}) | {"restart": "on_failure"}
     slow: dict[str, Any] = node("Copy", {"frame": "copy.copied"}, load=3.0) | {"restart": "on_failure"}
     config = {
@@ -193,18 +193,18 @@ def test_two_neighbours_that_die_together_miss_only_what_they_had(tmp_path: Path
         assert graph.wait() == 0, graph.text()
     seqs = [row[0] for row in rows(out)]
     assert seqs == sorted(set(seqs)) and seqs[-1] == 999
-    assert 1000 - len(seqs) <= 2 * (8 + 4) + 8  # under way to each of them and waiting behind it
+    assert 1000 - len(seqs) <= 2 * (8 + 4) + 8  # in transit to each of them, and in its queue
 
 
 def has_process(graph: Graph, name: str) -> bool:
-    """Whether a node's process runs, or has begun to."""
+    """Whether a node's process runs, or is starting."""
     with contextlib.suppress(AssertionError, psutil.Error, IndexError):
         return bool(graph.node(name).pid)
     return False
 
 
 def line(**settings: Any) -> dict[str, Any]:
-    """source -> copy -> write, where all are started again; `settings` are copy's."""
+    """source -> copy -> write, all with restart: on_failure; `settings` are copy's."""
     nodes = {
         "source": node("Source", frames=100_000, pause=0.01),
         "copy": node("Copy", {"frame": "source.frame"}, **settings),
@@ -214,13 +214,13 @@ def line(**settings: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_setting_is_kept_until_the_process_that_is_just_starting_can_hear_of_it(tmp_path: Path) -> None:
+def test_setting_is_kept_until_a_starting_process_can_receive_it(tmp_path: Path) -> None:
     with Graph(tmp_path, line(load=1.0)) as graph:
         with attach("line", wait=PATIENCE_S) as g:
             wait_for_rows(tmp_path / "out.jsonl", 5)
             graph.node("copy").kill()
             assert eventually(lambda: "copy: restarting" in graph.text() and has_process(graph, "copy"))
-            with contextlib.suppress(ConfigError):  # it takes longer than one waits
+            with contextlib.suppress(ConfigError):  # it takes longer than the timeout
                 g.set("copy.pause", 0.02)
             assert eventually(lambda: g.spec()["nodes"]["copy"]["settings"]["pause"]["value"] == 0.02)
         graph.interrupt()
@@ -228,7 +228,7 @@ def test_a_setting_is_kept_until_the_process_that_is_just_starting_can_hear_of_i
 
 
 @pytest.mark.slow
-def test_a_source_that_is_started_again_while_the_graph_is_paused_gives_nothing(tmp_path: Path) -> None:
+def test_source_restarted_in_a_paused_graph_stays_paused(tmp_path: Path) -> None:
     def came() -> bool:
         return any(row[1] == 1 for row in rows(tmp_path / "out.jsonl"))
 
@@ -245,8 +245,8 @@ def test_a_source_that_is_started_again_while_the_graph_is_paused_gives_nothing(
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_before_the_graph_plays_is_brought_together_with_the_others(tmp_path: Path) -> None:
-    """Not all can greet one another before the source, which is stopped, has answered; nothing has flowed yet."""
+def test_node_that_dies_before_the_graph_plays_is_linked_again(tmp_path: Path) -> None:
+    """Linking cannot complete before the suspended source has answered; no frame has been sent yet."""
     copy: dict[str, Any] = node("Copy", {"frame": "source.frame"}, load=2.0) | {"restart": "on_failure"}
     config = {
         "name": "early",

@@ -1,4 +1,4 @@
-"""The run folder of a graph: it is made, found, and removed, and nothing that lies beside it is ever touched."""
+"""The run folder of a graph: it is created, found and removed, and nothing else is ever touched."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from graph.rundir import MARK, RunDir
 
 
 def killed(name: str) -> Path:
-    """Make what a graph leaves that was killed."""
+    """Create what a killed graph leaves."""
     folder = rundir.base() / name
     folder.mkdir()
     (folder / "lock").write_bytes(MARK)
@@ -22,7 +22,7 @@ def killed(name: str) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run directory in which a user has other things."""
+    """A run directory that contains other files of its user."""
     tmp_path.chmod(0o700)
     monkeypatch.setenv("FACEGRAPH_RUN_DIR", str(tmp_path))
     for name in ("photos", "project"):
@@ -51,14 +51,14 @@ def test_only_folders_of_graphs_are_removed(home: Path, tmp_path_factory: pytest
 
 
 @pytest.mark.parametrize("name", ["photos", "project", "pipe", "link"])
-def test_a_graph_does_not_move_into_the_folder_of_somebody_else(home: Path, name: str) -> None:
+def test_graph_does_not_use_a_folder_of_something_else(home: Path, name: str) -> None:
     (home / "link").symlink_to(home / "photos")
     with pytest.raises(ConfigError, match=f"{home / name} was not made by a graph; give this one another name, or set"):
         RunDir.of(name).claim([])
     assert (home / "photos" / "precious").exists() and (home / "project" / "lock").read_text() == "of another program"
 
 
-def test_a_relative_run_directory_is_the_same_for_a_node_that_changes_its_folder(
+def test_relative_run_directory_is_the_same_for_a_node_that_changes_its_working_directory(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -74,26 +74,26 @@ def test_a_run_directory_whose_name_is_not_utf8_is_refused(home: Path, monkeypat
 
 
 def test_a_run_directory_of_another_user_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In /tmp anybody may have made a folder of that name."""
+    """In /tmp any user may have created a folder of that name."""
     owner = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     with pytest.raises(ConfigError, match=f"{home} must belong to you with mode 0700; set FACEGRAPH_RUN_DIR to"):
         rundir.base()
 
 
-def test_only_its_user_reaches_the_sockets_of_a_graph() -> None:
+def test_only_its_user_can_reach_the_sockets_of_a_graph() -> None:
     claim = RunDir.of("main").claim([])
     assert stat.S_IMODE(claim.rundir.path.stat().st_mode) == 0o700
     claim.close()
 
 
-def test_a_folder_that_cannot_be_made(home: Path) -> None:
+def test_folder_that_cannot_be_created(home: Path) -> None:
     with pytest.raises(ConfigError, match=f"the run folder {home / 'file'} cannot be created: File exists; set"):
         RunDir.of("file").claim([])
 
 
 @pytest.mark.parametrize("variable", ["FACEGRAPH_RUN_DIR", "XDG_RUNTIME_DIR"])
-def test_a_run_directory_that_cannot_be_made(
+def test_run_directory_that_cannot_be_created(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -105,10 +105,10 @@ def test_a_run_directory_that_cannot_be_made(
     assert error.endswith("cannot be created: Not a directory; set FACEGRAPH_RUN_DIR to a folder of your own\n")
 
 
-def test_a_name_whose_graph_was_killed_is_free_but_not_that_of_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_is_free_if_its_graph_was_killed_but_not_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     killed("main")
     (rundir.base() / "begun").mkdir()
-    (rundir.base() / "begun" / "lock").touch()  # killed before it had left its mark
+    (rundir.base() / "begun" / "lock").touch()  # killed before it had written its mark
     claims = [RunDir.of(name).claim([]) for name in ("main", "begun")]
     assert not (claims[0].rundir.path / "control").exists()
     monkeypatch.setattr(rundir, "CLAIM_S", 0.05)
@@ -118,12 +118,12 @@ def test_a_name_whose_graph_was_killed_is_free_but_not_that_of_one_that_runs(mon
         claim.close()
 
 
-def test_who_wakes_late_does_not_remove_the_folder_of_a_new_graph() -> None:
+def test_late_process_does_not_remove_the_folder_of_a_new_graph() -> None:
     old = RunDir.of("main")
     claim = old.claim([])
     old.remove_left_over()
     assert rundir.running() == ["main"]
-    old.path.rename(old.path.with_name("moved"))  # by its user, who then starts another one
+    old.path.rename(old.path.with_name("moved"))  # by its user, who then starts another graph
     new = RunDir.of("main").claim([])
     claim.close()
     assert rundir.running() == ["main"]
@@ -132,8 +132,8 @@ def test_who_wakes_late_does_not_remove_the_folder_of_a_new_graph() -> None:
     assert rundir.left_over() == rundir.running() == []
 
 
-def test_a_folder_that_another_graph_replaces_while_it_is_locked_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the opening of the lock and the locking of it, which cannot be one step."""
+def test_folder_that_another_graph_replaces_while_it_is_locked_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the lock file and locking it, which cannot be one step."""
     locked, others = fcntl.flock, []
 
     def too_late(lock: int, how: int) -> None:

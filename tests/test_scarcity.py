@@ -1,4 +1,4 @@
-"""Graphs where the system gives less than elsewhere: no pidfds, no more processes, no standard files."""
+"""Graphs on systems that lack something: pidfds, further processes, standard files."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PATHS = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 class WithoutPidfds(Graph):
-    """As on a kernel before 5.3, or in a container that forbids them."""
+    """Like a kernel before 5.3, or a container that forbids them."""
 
     script = ("-c", """
 import os, run_graph
@@ -31,7 +31,7 @@ run_graph.main()
 
 
 class Crowded(Graph):
-    """As in a container that may have no more processes when the third is started, or the fourth."""
+    """Like a container that allows no third process, or no fourth."""
 
     script = ("-c", """
 import errno, os, run_graph, subprocess, sys
@@ -50,19 +50,19 @@ run_graph.main()
 """)
 
 
-def test_a_kernel_without_pidfds(tmp_path: Path) -> None:
+def test_kernel_without_pidfds(tmp_path: Path) -> None:
     with WithoutPidfds(tmp_path, line(frames=20)) as graph:
         assert graph.wait() == 0, graph.text()
     assert len(rows(tmp_path / "out.jsonl")) == 20
 
 
-def test_a_node_for_which_there_is_no_process_is_named(tmp_path: Path) -> None:
+def test_node_whose_process_cannot_be_started_is_named(tmp_path: Path) -> None:
     with Crowded(tmp_path, line(frames=20), "3") as graph:
         assert graph.wait() == 1
         assert graph.text() == "error: write cannot be started: Resource temporarily unavailable\n"
 
 
-def test_a_node_for_which_there_is_no_process_is_tried_again(tmp_path: Path) -> None:
+def test_node_whose_process_cannot_be_started_is_retried(tmp_path: Path) -> None:
     config = line(frames=20)
     config["nodes"]["copy"] |= {"type": "tests.toys:Fail", "settings": {"how": "exit"}, "restart": "on_failure"}
     with Crowded(tmp_path, config, "4") as graph:

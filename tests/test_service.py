@@ -1,4 +1,4 @@
-"""Looking into a running graph and changing it, from another process: what is answered, and what is refused."""
+"""Requests of other processes to a running graph: what is answered, and what is refused."""
 
 import logging
 import signal
@@ -50,7 +50,7 @@ def main(tmp_path: Path) -> Iterator[Graph]:
 
 
 def goes_on(main: Graph) -> None:
-    """Wait until frames reach both ends."""
+    """Wait until frames have reached both ends."""
     for name in ("out.jsonl", "numbers.jsonl"):
         wait_for_rows(main.folder / name, len(rows(main.folder / name)) + 20)
 
@@ -60,8 +60,8 @@ def complete(main: Graph) -> bool:
     return seqs == [*range(len(seqs))]
 
 
-def test_look_and_change(main: Graph) -> None:
-    """All that leaves the graph's processes as they are, in one graph."""
+def test_requests(main: Graph) -> None:
+    """All requests that do not restart processes, in one graph."""
     with graph.attach() as g:
         shows_what_it_is(g)
         shows_what_it_does(g)
@@ -100,7 +100,7 @@ def shows_what_it_does(g: RunningGraph) -> None:
         stats = g.stats()
         known = stats["paths"]["write"] is not None and "copy.copied -> attached" in stats["edges"]
         rates = stats["nodes"]["copy"]["fps"], stats["edges"]["source.frame -> copy.frame"]["rate"]
-        return known and min(rates) > 0  # of the last seconds, each from the reports of another process
+        return known and min(rates) > 0  # rates of the last seconds, reported by different processes
 
     assert eventually(measured)
     stats = g.stats()
@@ -156,7 +156,7 @@ def pauses(main: Graph, g: RunningGraph) -> None:
 
 
 def refuses_nonsense(g: RunningGraph) -> None:
-    """Straight to the socket, as a client with mistakes would."""
+    """Sent directly to the socket, as by a faulty client."""
     context: zmq.Context[Any] = zmq.Context()
     socket = context.socket(zmq.DEALER)
     socket.connect(RunDir.of("main").control)
@@ -203,18 +203,18 @@ def test_restart_of_nodes(main: Graph) -> None:
 
 
 def restarts_the_source(main: Graph, g: RunningGraph) -> None:
-    """In a paused graph, which stays paused."""
+    """In a paused graph, which remains paused."""
     g.pause()
     g.restart("source")
     before = len(rows(main.folder / "out.jsonl"))
     assert g.stats()["state"] == "PAUSED"
-    assert len(rows(main.folder / "out.jsonl")) <= before + 8  # what was on its way
+    assert len(rows(main.folder / "out.jsonl")) <= before + 8  # what was in transit
     g.resume()
     goes_on(main)
     seqs, epochs = zip(*(row[:2] for row in rows(main.folder / "out.jsonl")), strict=True)
     assert epochs[-1] == 1
     assert list(seqs) == sorted(set(seqs))
-    assert seqs[-1] < 100_000  # it knows where it was
+    assert seqs[-1] < 100_000  # it continues the numbering
 
 
 def restarts_one_that_hangs(main: Graph, g: RunningGraph) -> None:
@@ -225,7 +225,7 @@ def restarts_one_that_hangs(main: Graph, g: RunningGraph) -> None:
 
 
 def test_restart_of_two_nodes_at_once(tmp_path: Path) -> None:
-    """The one that reads is told of the other's new process while it opens, before it has greeted anybody."""
+    """The reader is told of the other's new process while it opens, before it has connected to any."""
     nodes = {
         "source": node("Source", frames=100_000, pause=0.003),
         "copy": node("Copy", {"frame": "source.frame"}),
@@ -240,7 +240,7 @@ def test_restart_of_two_nodes_at_once(tmp_path: Path) -> None:
         assert main.wait() == 0, main.text()
 
 
-def test_a_busy_node_is_named(main: Graph) -> None:
+def test_busy_node_is_named(main: Graph) -> None:
     with graph.attach("main") as g:
         assert "copy is busy with one frame for 5 s; copy.pause is set when" in refusal(g)
         goes_on(main)
@@ -248,7 +248,7 @@ def test_a_busy_node_is_named(main: Graph) -> None:
 
 
 def refusal(g: RunningGraph) -> str:
-    """Return why a change is refused; one that comes before the first slow frame is not, and is tried again."""
+    """Return why a change is refused; retry one that is not, because it came before the first slow frame."""
     for _ in range(100):
         g.set("copy.pause", 8.0)
         try:
@@ -258,7 +258,7 @@ def refusal(g: RunningGraph) -> str:
     return "never"
 
 
-def test_the_log_has_a_bounded_size() -> None:
+def test_log_has_a_limited_size() -> None:
     log = BusLog()
     texts = ["x" * 100_000 + str(number) for number in range(100)] + ["short", "\udcff"]
     for text in texts:
@@ -272,7 +272,7 @@ def test_the_log_has_a_bounded_size() -> None:
     assert log.since(102) == []
 
 
-def test_an_answer_that_is_too_large_is_refused(context: "zmq.Context[Any]") -> None:
+def test_too_large_an_answer_is_refused(context: "zmq.Context[Any]") -> None:
     bus = Bus(context, [])
     bus.socket.bind("inproc://bus")
     client = context.socket(zmq.DEALER)
@@ -286,7 +286,7 @@ def test_an_answer_that_is_too_large_is_refused(context: "zmq.Context[Any]") -> 
     client.close()
 
 
-def test_a_request_that_fails_is_refused_and_the_graph_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_request_that_fails_is_refused_and_the_graph_continues(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def stats(self) -> None:
             raise ZeroDivisionError("seven by zero")

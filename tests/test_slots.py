@@ -1,4 +1,4 @@
-"""Slots of shared memory in their sender: leases, sizes, and what happens when they run out."""
+"""Slots of shared memory in the sender: leases, sizes, and exhaustion."""
 
 import mmap
 import os
@@ -31,7 +31,7 @@ def test_a_slot_is_free_again_when_leases_and_array_are_gone(pool: SlotPool) -> 
     assert found is not None
     slot, offset = found
     assert offset == 0 and slot.fd >= 0
-    slot.leases += 1  # what a packet does first
+    slot.leases += 1  # as by a packet
     pool.lease(slot.number)
     del array
     other = pool.empty(SHAPE, U8)
@@ -42,7 +42,7 @@ def test_a_slot_is_free_again_when_leases_and_array_are_gone(pool: SlotPool) -> 
     assert pool.find(third) == (slot, 0)
 
 
-def test_an_array_that_is_kept_keeps_its_slot(pool: SlotPool) -> None:
+def test_slot_of_an_array_that_is_kept_is_not_reused(pool: SlotPool) -> None:
     array = pool.empty(SHAPE, U8)
     found = pool.find(array)
     assert found is not None
@@ -56,16 +56,16 @@ def test_an_array_that_is_kept_keeps_its_slot(pool: SlotPool) -> None:
     assert (array == 7).all()
 
 
-def test_views_are_found_where_they_lie(pool: SlotPool) -> None:
+def test_views_are_found(pool: SlotPool) -> None:
     array = pool.empty((50, 30, 3), U8)
     found = pool.find(array[10:20])
     assert found is not None and found[1] == 10 * 90
-    assert pool.find(array[:, ::2]) is None  # not contiguous: is copied
+    assert pool.find(array[:, ::2]) is None  # not contiguous: to be copied
     assert pool.find(np.zeros(SHAPE, np.uint8)) is None
     assert pool.find(array.copy()) is None
 
 
-def test_born_array_takes_any_dtype_and_shape(pool: SlotPool) -> None:
+def test_arrays_in_slots_have_any_dtype_and_shape(pool: SlotPool) -> None:
     points = pool.empty((5, 68, 2), np.dtype(np.float32))
     points[:] = 1.5
     assert points.flags.c_contiguous and points.dtype == np.float32
@@ -84,7 +84,7 @@ def test_copies_are_contiguous(pool: SlotPool, view: slice) -> None:
     assert bytes(slot.memory[: array.nbytes]) == array.tobytes()
 
 
-def test_release_of_what_nobody_has(pool: SlotPool) -> None:
+def test_release_without_lease(pool: SlotPool) -> None:
     number = filled(pool, 1)
     pool.release(number)
     for wrong in (number, 99, -1):
@@ -93,19 +93,19 @@ def test_release_of_what_nobody_has(pool: SlotPool) -> None:
 
 
 def test_changing_sizes_share_slots_and_memory_stays_bounded() -> None:
-    """What a stream that changes its picture size again and again no longer needs goes back to the system."""
+    """Memory that a stream with changing picture sizes no longer needs is freed."""
     before = len(os.listdir("/proc/self/fd"))
     pool = SlotPool(limit=400_000)
     for step in (*range(200), *range(200)):
         number = filled(pool, step % 251, (100 + step, 100, 3))
         pool.release(number)
     assert pool._bytes == sum(slot.size for slot in pool._slots.values()) <= 400_000
-    assert len(os.listdir("/proc/self/fd")) == before + 2 * len(pool._slots)  # each mapping has one of its own
+    assert len(os.listdir("/proc/self/fd")) == before + 2 * len(pool._slots)  # each mapping has a descriptor of its own
     pool.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_slots_that_are_not_needed_any_more_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slots_that_are_not_needed_any_more_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "IDLE_S", 0.0)
     pool = SlotPool()
     burst = [filled(pool, value) for value in range(5)]
@@ -113,7 +113,7 @@ def test_slots_that_are_not_needed_any_more_are_given_back(monkeypatch: pytest.M
     kept = pool.empty(SHAPE, U8)
     for number in (*burst, large):
         pool.release(number)
-    for _ in range(3):  # one at a time is enough from here on
+    for _ in range(3):  # from here on one slot is enough
         pool.tend()
         assert filled(pool, 1) == burst[-1]
         pool.release(burst[-1])
@@ -149,7 +149,7 @@ def test_frames_that_are_kept_leave_half_of_the_file_descriptors(descriptors: Ca
     assert sum(pool.find(array) is not None for array in kept) == 100
     assert len(os.listdir("/proc/self/fd")) <= before + 200
     kept.clear()
-    assert filled(pool, 3, (100, 100, 3)) == 100  # of another size, in the place of those that are free
+    assert filled(pool, 3, (100, 100, 3)) == 100  # of another size, in place of free ones
     pool.close()
 
 

@@ -1,4 +1,4 @@
-"""Slots of shared memory as a consumer gets them: what it may do, who is served, and which of the two dies first."""
+"""Slots of shared memory in the consumer: what it can do, who is served, and processes that die."""
 
 import contextlib
 import gc
@@ -55,7 +55,7 @@ def test_consumer_reads_what_was_written_and_releases_it(pool: SlotPool, mapped:
     assert (picture == 42).all()
     del flat
     gc.collect()
-    assert mapped.released == []  # a view of it lives
+    assert mapped.released == []  # a view of it still exists
     part = picture[3]
     del picture
     assert mapped.released == []
@@ -85,7 +85,7 @@ def test_consumer_cannot_write(pool: SlotPool, mapped: SlotMap) -> None:
 
 
 def descriptor(path: Path, number: int) -> tuple[int, int]:
-    """Ask for a slot as a program in another language would."""
+    """Request a slot like a program in another language."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
         client.connect(str(path))
         client.send(struct.pack("<q", number))
@@ -118,7 +118,7 @@ def test_memory_outlives_a_sender_that_is_gone(pool: SlotPool, serving: Serving,
     serving.stop()
     pool.close()
     assert not mapped.alive()
-    assert (mapped.array(0, 100, 100) == 8).all()  # nobody is asked for what is mapped already
+    assert (mapped.array(0, 100, 100) == 8).all()  # already mapped: no request
     mapped.close()
     assert (array == 8).all()
 
@@ -128,8 +128,8 @@ def test_memory_outlives_a_sender_that_is_gone(pool: SlotPool, serving: Serving,
     [(None, ConnectionResetError), (0, WireError), (5000, WireError)],
     ids=["dies", "has none", "has a smaller one"],
 )
-def test_a_sender_that_gives_no_slot(path: Path, size: int | None, error: type[Exception]) -> None:
-    """One that dies meanwhile has not broken the protocol: its next process may take its place."""
+def test_sender_that_provides_no_slot(path: Path, size: int | None, error: type[Exception]) -> None:
+    """One that dies meanwhile has not broken the protocol: its next process may replace it."""
 
     def answer() -> None:
         connection, _ = listener.accept()
@@ -154,7 +154,7 @@ def test_only_this_user_is_served(
 ) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     own = os.getuid()
-    monkeypatch.setattr(os, "getuid", lambda: own + 1)  # the server takes us for somebody else
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)  # the server takes us for another user
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
         client.settimeout(10)
         client.connect(str(path))
@@ -173,7 +173,7 @@ def test_malformed_request_is_disconnected(
     assert mapped.array(filled(pool, 3), 0, 1)[0] == 3  # the others are served
 
 
-def test_who_never_reads_the_answers_is_disconnected(
+def test_client_that_never_reads_the_replies_is_disconnected(
     serving: Serving, path: Path, mapped: SlotMap, pool: SlotPool
 ) -> None:
     number = filled(pool, 3)
@@ -192,7 +192,7 @@ def test_closed_connections_are_forgotten(serving: Serving, path: Path) -> None:
     assert eventually(lambda: len(serving.server.sockets) == 1)
 
 
-def test_mappings_that_are_idle_are_given_back(pool: SlotPool, serving: Serving, path: Path) -> None:
+def test_mappings_beyond_the_limit_are_dropped(pool: SlotPool, serving: Serving, path: Path) -> None:
     mapped = SlotMap(str(path), limit=100_000)
     kept = mapped.array(filled(pool, 250), 0, 3600)
     for value in range(50):
@@ -201,12 +201,12 @@ def test_mappings_that_are_idle_are_given_back(pool: SlotPool, serving: Serving,
         del array
         assert sum(map(len, mapped._memories.values())) <= 100_000
     assert (kept == 250).all()
-    assert (mapped.array(3, 0, 20_000) == 2).all()  # mapped once more
+    assert (mapped.array(3, 0, 20_000) == 2).all()  # mapped again
     assert len(mapped.released) == 51
     mapped.close()
 
 
-def test_mappings_that_are_not_needed_any_more_are_given_back(
+def test_mappings_that_are_not_needed_any_more_are_dropped(
     pool: SlotPool, serving: Serving, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots, "IDLE_S", 0.0)
@@ -228,7 +228,7 @@ def test_no_sender_at_all(path: Path) -> None:
         SlotMap(str(path))
 
 
-def test_who_connects_where_no_file_descriptor_is_left_waits(
+def test_connection_waits_while_no_file_descriptor_is_left(
     pool: SlotPool, serving: Serving, path: Path, descriptors: Callable[[int], None]
 ) -> None:
     number = filled(pool, 3)
@@ -244,7 +244,7 @@ def test_who_connects_where_no_file_descriptor_is_left_waits(
     os.close(fds[0])
 
 
-def test_a_sender_lives_for_a_consumer_with_many_open_files(
+def test_sender_is_alive_for_a_consumer_with_many_open_files(
     serving: Serving, path: Path, descriptors: Callable[[int], None]
 ) -> None:
     descriptors(2000)
@@ -268,7 +268,7 @@ time.sleep(1000)
 
 @pytest.mark.slow
 def test_nothing_is_left_when_processes_are_killed(pool: SlotPool, serving: Serving, path: Path) -> None:
-    """The descriptor goes with the consumer; the memory with the last who has it."""
+    """The descriptor goes with the consumer, the memory with the last process that maps it."""
     number = filled(pool, 77)
     consumer = subprocess.Popen(
         [sys.executable, "-c", LEASE, str(path), str(number)], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Arrays in shared memory on their way to consumers: leases, and consumers and senders that die with them."""
+"""Arrays sent in shared memory: leases, and consumers and senders that die with them."""
 
 import os
 import signal
@@ -45,8 +45,8 @@ def test_inline_equals_shared(pair: Pair, size: int) -> None:
     pair.until(lambda: pair.leases() == 0)
 
 
-def test_born_in_shared_memory(pair: Pair) -> None:
-    """The array that the node filled is the very memory that is sent, and cannot be changed any more."""
+def test_array_created_in_shared_memory(pair: Pair) -> None:
+    """The array that the node filled is itself shared, and cannot be changed any more."""
     receiver = pair.receiver()
     image = pair.pool.empty((64, 64, 3), np.dtype(np.uint8))
     image[:] = 5
@@ -61,7 +61,7 @@ def test_born_in_shared_memory(pair: Pair) -> None:
     assert len(pair.pool._slots) <= 4
 
 
-def test_slots_are_used_again(pair: Pair) -> None:
+def test_slots_are_reused(pair: Pair) -> None:
     receivers = [pair.receiver("block", 2, name=f"r{i}.in") for i in range(3)]
     for seq in range(60):
         pair.publish(seq)
@@ -71,8 +71,8 @@ def test_slots_are_used_again(pair: Pair) -> None:
     assert len(pair.pool._slots) <= 4
 
 
-def test_frames_that_are_kept_stay_what_they_are(pair: Pair) -> None:
-    """A consumer that keeps frames gets new ones all the same, and nobody writes into the old ones."""
+def test_frames_that_are_kept_are_not_overwritten(pair: Pair) -> None:
+    """A consumer that keeps frames still gets new ones, and the old ones do not change."""
     receiver = pair.receiver("block", 2)
     kept: list[Any] = []
 
@@ -103,7 +103,7 @@ def test_exhausted_pool_sends_inline(context: Context, run_dir: Path) -> None:
     pair.close()
 
 
-def test_sizes_that_change(pair: Pair) -> None:
+def test_changing_sizes(pair: Pair) -> None:
     receiver = pair.receiver("block", 4)
     for seq in range(40):
         pair.sender.publish("out", frame(seq, 1 + seq * 7 % 120))
@@ -111,7 +111,7 @@ def test_sizes_that_change(pair: Pair) -> None:
     pair.until(lambda: pair.leases() == 0)
 
 
-def test_a_consumer_lets_go_of_a_size_that_is_over(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consumer_drops_mappings_of_an_unused_size(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "IDLE_S", 0.0)
     receiver = pair.receiver("block", 4)
     for seq in range(4):
@@ -123,7 +123,7 @@ def test_a_consumer_lets_go_of_a_size_that_is_over(pair: Pair, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_a_running_node_gives_back_the_memory_of_a_size_that_is_over(tmp_path: Path) -> None:
+def test_running_node_frees_memory_of_an_unused_size(tmp_path: Path) -> None:
     nodes = {"source": node("Shrink"), "write": node("Write", {"frame": "source.frame"}, path=str(tmp_path / "out"))}
     with Graph(tmp_path, {"name": "shrinking", "nodes": nodes}) as graph:
         wait_for_rows(tmp_path / "out", 20)
@@ -138,7 +138,7 @@ def test_a_running_node_gives_back_the_memory_of_a_size_that_is_over(tmp_path: P
 
 
 @pytest.mark.parametrize("how", ["bye", "gone"])
-def test_leases_of_one_that_leaves_come_back(pair: Pair, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leases_of_a_disconnected_consumer_are_released(pair: Pair, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "PING_S", 0.05)
     receiver = pair.receiver("drop_oldest", 4)
     pair.publish(*range(20))
@@ -149,7 +149,7 @@ def test_leases_of_one_that_leaves_come_back(pair: Pair, how: str, monkeypatch: 
         receiver.close()
     else:
         receiver.socket.close(linger=0)
-        pair.until(lambda: pair.leases() == 4)  # what waits is for its next process
+        pair.until(lambda: pair.leases() == 4)  # the queue is kept for its next process
         pair.sender.forget("r")
     pair.until(lambda: pair.leases() == 0)
     assert pair.sender.idle()
@@ -157,14 +157,14 @@ def test_leases_of_one_that_leaves_come_back(pair: Pair, how: str, monkeypatch: 
 
 @pytest.mark.skipif(not slots.AVAILABLE, reason="needs memfd")
 @pytest.mark.parametrize("expired", [False, True])
-def test_memory_of_a_dead_sender_ends_nothing(
+def test_memory_of_a_dead_sender_does_not_end_the_edge(
     pair: Pair, expired: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What lies in memory that was never mapped here is lost with the sender; the edge waits for the next one."""
+    """Arrays in memory that was not mapped here are lost with the sender; the edge waits for the next one."""
     receiver = pair.receiver("block", 4)
     pair.publish(0)
     assert pair.take(receiver, 1) == [0]
-    pair.publish(1, 2)  # 1 in the slot that is mapped already, 2 in another one
+    pair.publish(1, 2)  # 1 in the slot that is already mapped, 2 in another one
     pair.arrived(receiver)
     assert pair.serving is not None
     pair.serving.stop()
@@ -176,10 +176,10 @@ def test_memory_of_a_dead_sender_ends_nothing(
 
 
 @pytest.mark.parametrize("spare", [0, 1])
-def test_who_has_no_file_descriptor_left_blames_nobody(
+def test_lack_of_file_descriptors_is_no_protocol_error(
     pair: Pair, spare: int, descriptors: Callable[[int], None]
 ) -> None:
-    """One is needed for what comes, and one more for the mapping."""
+    """One is needed to receive, and one more to map."""
     receiver = pair.receiver()
     pair.publish(0)
     pair.arrived(receiver)
@@ -190,7 +190,7 @@ def test_who_has_no_file_descriptor_left_blames_nobody(
         receiver.receive()
 
 
-def test_array_that_is_too_large_names_itself(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_an_array_is_named(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MAX_BUFFER", 1000)
     pair.receiver()
     with pytest.raises(WireError, match=r"Frame\.image has 12288 bytes; at most 1000 are allowed"):
@@ -221,7 +221,7 @@ print("end", flush=True)
 
 
 class Consumer:
-    """A consumer in a process of its own."""
+    """A consumer in its own process."""
 
     def __init__(self, pair: Pair, policy: str, queue: int, keep: bool = False) -> None:
         script = [sys.executable, "-c", CONSUMER, pair.endpoint, policy, str(queue), "keep" if keep else ""]
@@ -247,15 +247,15 @@ def test_consumer_that_is_killed_holding_leases(pair: Pair, policy: str) -> None
     assert consumer.read(4) == [0, 1, 2, 3]
     consumer.process.send_signal(signal.SIGKILL)
     consumer.close()
-    publishing = Publishing(pair, 50)  # nothing holds it up for long
+    publishing = Publishing(pair, 50)  # nothing delays it for long
     publishing.join(30)
     assert not publishing.is_alive()
     pair.until(lambda: pair.leases() == 0 and pair.sender.idle())
 
 
 @pytest.mark.slow
-def test_consumer_that_is_stopped_and_goes_on(pair: Pair) -> None:
-    """SIGSTOP: its own edge drops, the other one misses nothing, and afterwards it goes on."""
+def test_consumer_that_is_suspended_and_resumed(pair: Pair) -> None:
+    """Its own edge drops, the other one misses nothing, and afterwards it continues."""
     quick = pair.receiver("block", 4)
     consumer = Consumer(pair, "drop_oldest", 2)
     pair.publish(0)

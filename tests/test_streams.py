@@ -1,4 +1,4 @@
-"""Streams through whole graphs in real processes: diamonds, fan-out, policies, joins that hold, restarts."""
+"""Streams through whole graphs in real processes: diamonds, fan-out, policies, held inputs, restarts."""
 
 import json
 import time
@@ -29,12 +29,12 @@ def diamond(copy: dict[str, Any] | None = None, **source: Any) -> dict[str, Any]
 
 
 def pairs(folder: Path) -> list[list[float]]:
-    """What came out of a diamond: seq, seq and pixel of the one input, seq of the other (-1: nothing)."""
+    """The output of a diamond: seq, seq and pixel of one input, seq of the other (-1: nothing)."""
     return [[seq, *values] for seq, values in rows(folder / "numbers.jsonl")]
 
 
 def fan_out(policies: dict[str, dict[str, Any]], frames: int, **source: Any) -> dict[str, Any]:
-    """One source, and a Write node for each name, with the edge that is given."""
+    """One source, and for each name a Write node with the given edge."""
     writers = {name: node("Write", {"frame": "source.frame"}, path=f"{name}.jsonl") for name in policies}
     return {
         "name": "fan",
@@ -47,7 +47,7 @@ def numbers(path: Path) -> list[int]:
     return [row[0] for row in rows(path)]
 
 
-def test_frames_of_a_source_that_sets_no_times_have_those_at_which_they_were_given(tmp_path: Path) -> None:
+def test_frames_of_a_source_that_sets_no_times_have_those_of_their_yield(tmp_path: Path) -> None:
     nodes = {
         "source": node("Untimed"),
         "times": node("Times", {"frame": "source.frame"}),
@@ -79,7 +79,7 @@ def test_a_node_prepares_each_frame_once_while_an_input_is_late(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("queue", [1, 4])
-def test_diamond_with_a_branch_that_says_nothing_at_times(tmp_path: Path, queue: int) -> None:
+def test_diamond_with_a_branch_that_skips_frames(tmp_path: Path, queue: int) -> None:
     config = diamond({"every": 3}, frames=100)
     config["edges"] = {
         edge: {"queue": queue}
@@ -104,7 +104,7 @@ def test_live_diamond_with_a_slow_branch_gives_matched_frames(tmp_path: Path) ->
 
 
 def test_held_input_never_delays(tmp_path: Path) -> None:
-    """The slow branch is held: every frame of the fast one comes through, with the newest there was."""
+    """The slow branch is held: every frame of the fast one arrives, with the newest of the slow one."""
     config = diamond({"pause": 0.05}, frames=150, pause=0.005)
     config["edges"] = {
         "source.frame -> copy.frame": {"policy": "latest"},
@@ -137,7 +137,7 @@ def test_fan_out_to_five(tmp_path: Path) -> None:
 
 
 def test_policies_side_by_side_account_for_every_frame(tmp_path: Path) -> None:
-    """A reader that is too slow: its policy says what it misses, and the report counts it."""
+    """What a slow reader misses depends on its policy, and the report counts it."""
     policies = {
         "all": {},
         "oldest": {"policy": "drop_oldest", "queue": 3},
@@ -156,9 +156,9 @@ def test_policies_side_by_side_account_for_every_frame(tmp_path: Path) -> None:
         assert seqs == sorted(set(seqs))
         assert len(seqs) + dropped[f"source.frame -> {name}.frame"] == 200
     for name in ("oldest", "latest"):
-        assert got[name][-1] == 199  # what comes last is never dropped
+        assert got[name][-1] == 199  # the last one is never dropped
         assert len(got[name]) < 150
-    assert got["newest"][:6] == [*range(6)]  # three under way, three in the queue
+    assert got["newest"][:6] == [*range(6)]  # three in transit, three in the queue
 
 
 def edges_of(profile: Path) -> list[dict[str, Any]]:
@@ -166,8 +166,8 @@ def edges_of(profile: Path) -> list[dict[str, Any]]:
     return [{"name": name, **edge} for name, edge in found.items()] if isinstance(found, dict) else found
 
 
-def test_restarted_branch_of_a_diamond_goes_on(tmp_path: Path) -> None:
-    """The frames that died with the branch are let go; the blocked source must not wait for them for ever."""
+def test_restarted_branch_of_a_diamond_continues(tmp_path: Path) -> None:
+    """Frames that were lost with the branch are dropped; the blocked source must not wait for them for ever."""
     config = diamond(frames=100_000, pause=0.002)
     config["nodes"]["copy"] = node("FailOnce", {"frame": "source.frame"}, mark=str(tmp_path / "mark"))
     config["nodes"]["copy"]["restart"] = "on_failure"
@@ -181,8 +181,8 @@ def test_restarted_branch_of_a_diamond_goes_on(tmp_path: Path) -> None:
     assert [row[0] for row in got] == sorted({row[0] for row in got})
 
 
-def test_source_that_starts_again_waits_for_busy_consumers(tmp_path: Path) -> None:
-    """Its first frame goes to those who read from the process before it, even if they notice late."""
+def test_restarted_source_waits_for_busy_consumers(tmp_path: Path) -> None:
+    """Its first frame reaches the readers of its previous process, even if they notice late."""
     config = fan_out({"late": {"policy": "block"}}, frames=100_000, pause=0.01)
     config["nodes"]["source"]["restart"] = "on_failure"
     with Graph(tmp_path, config) as graph, attach("fan", wait=PATIENCE_S) as running:
@@ -192,7 +192,7 @@ def test_source_that_starts_again_waits_for_busy_consumers(tmp_path: Path) -> No
         graph.node("source").kill()
         again = lambda: "restarting" in graph.text() and running.spec()["nodes"]["source"]["state"]  # noqa: E731
         assert eventually(lambda: again() in ("LINKED", "PLAYING")), graph.text()
-        time.sleep(0.5)  # would be fifty frames
+        time.sleep(0.5)  # time for fifty frames
         late.resume()
         assert eventually(lambda: any(row[1] == 1 for row in rows(tmp_path / "late.jsonl"))), graph.text()
         graph.interrupt()
@@ -214,7 +214,7 @@ def test_interrupt_while_a_node_waits_for_its_restart(tmp_path: Path) -> None:
     assert (tmp_path / "late.jsonl").read_text().endswith("closed\n")
 
 
-def test_source_that_always_restarts_goes_on_until_asked_to_end(tmp_path: Path) -> None:
+def test_source_with_restart_always_continues_until_the_graph_ends(tmp_path: Path) -> None:
     config = fan_out({"write": {}}, frames=200, pause=0.005)
     config["nodes"]["source"]["restart"] = "always"
     out = tmp_path / "write.jsonl"
@@ -226,7 +226,7 @@ def test_source_that_always_restarts_goes_on_until_asked_to_end(tmp_path: Path) 
     assert out.read_text().endswith("closed\n")
 
 
-def test_node_that_always_restarts_ends_with_its_stream(tmp_path: Path) -> None:
+def test_node_with_restart_always_ends_with_its_stream(tmp_path: Path) -> None:
     config = fan_out({"write": {}}, frames=10)
     config["nodes"]["write"]["restart"] = "always"
     with Graph(tmp_path, config) as graph:
@@ -234,7 +234,7 @@ def test_node_that_always_restarts_ends_with_its_stream(tmp_path: Path) -> None:
     assert numbers(tmp_path / "write.jsonl") == [*range(10)]
 
 
-def test_extra_nodes_that_rejoin_go_on_though_one_was_busy_when_their_source_was_started_again(tmp_path: Path) -> None:
+def test_extra_nodes_that_rejoin_continue_though_one_was_busy_when_their_source_was_restarted(tmp_path: Path) -> None:
     block = {"policy": "block", "queue": 1}
     extra = {
         "attach": "main",
@@ -250,7 +250,7 @@ def test_extra_nodes_that_rejoin_go_on_though_one_was_busy_when_their_source_was
     with Graph(tmp_path, main) as graph, Graph(tmp_path, extra, "attach", "--wait") as attached:
         wait_for_rows(numbers, 10)
         with attach("main") as g, attach("extra") as g_extra:
-            g_extra.set("busy.pause", 3.0)  # it has no time to greet the new process, which sends to the other one
+            g_extra.set("busy.pause", 3.0)  # it is too busy to connect to the new process, which sends to the other one
             g.restart("source")
             assert eventually(lambda: g.stats()["nodes"]["source"]["state"] == "BLOCKED")
             g_extra.set("busy.pause", 0.0)

@@ -1,4 +1,4 @@
-"""Whole graphs in real processes: how they end, and what is left when something is killed."""
+"""Whole graphs in real processes: how they end, also when something is killed."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def ended(process: psutil.Process) -> bool:
-    """Say whether a process has ended, which it may do between two questions; its parent may never ask."""
+    """Say whether a process has ended; its parent may not have reaped it."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -67,13 +67,13 @@ def test_sigkill_of_the_supervisor(tmp_path: Path) -> None:
         assert eventually(lambda: all(map(ended, nodes)))
 
 
-def test_a_node_that_wakes_after_its_supervisor_was_killed_leaves_a_new_graph_alone(tmp_path: Path) -> None:
+def test_node_resumed_after_its_supervisor_was_killed_does_not_affect_a_new_graph(tmp_path: Path) -> None:
     with Graph(tmp_path, line(frames=100_000, pause=0.005)) as old:
         wait_for_rows(tmp_path / "out.jsonl", 5)
         sleeper = old.node("source")
         sleeper.suspend()
         old.process.kill()
-        old.process.wait()  # or leaving the block would kill the nodes, too
+        old.process.wait()  # else leaving the block would kill the nodes, too
     with Graph(tmp_path, line(frames=100_000, pause=0.005)) as new:
         assert eventually(new.playing)
         sleeper.resume()
@@ -132,7 +132,7 @@ def test_second_interrupt_kills(tmp_path: Path) -> None:
         assert graph.process.returncode == 1
 
 
-def test_stuck_source_does_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_stuck_source_does_not_delay_the_end(tmp_path: Path) -> None:
     config = line(frames=100)
     config["nodes"]["source"]["settings"]["pause_after"] = 20
     with Graph(tmp_path, config) as graph:
@@ -143,7 +143,7 @@ def test_stuck_source_does_not_hold_up_the_end(tmp_path: Path) -> None:
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 
-def test_a_source_that_waits_long_between_pictures_ends_in_order(tmp_path: Path) -> None:
+def test_source_that_waits_long_between_frames_ends_in_order(tmp_path: Path) -> None:
     config = line()
     slow = {"fps": 0.1, "paced": True, "pattern": "plain", "width": 64, "height": 64}
     config["nodes"]["source"] = {"type": "nodes.source:TestSource", "settings": slow}
@@ -155,7 +155,7 @@ def test_a_source_that_waits_long_between_pictures_ends_in_order(tmp_path: Path)
     assert [row[0] for row in rows(tmp_path / "out.jsonl")] == [0]
 
 
-def test_stalled_reader_that_blocks_does_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_stalled_reader_with_block_does_not_delay_the_end(tmp_path: Path) -> None:
     with Graph(tmp_path, line(frames=100_000, pause=0.01)) as graph, attach("line", wait=PATIENCE_S) as running:
         stream = running.subscribe("source.frame", policy="block")
         next(stream)
@@ -163,22 +163,22 @@ def test_stalled_reader_that_blocks_does_not_hold_up_the_end(tmp_path: Path) -> 
         graph.interrupt()
         assert graph.wait() == 0, graph.text()
         assert "source.frame -> attached has taken nothing" in graph.text()
-        assert "did not return" not in graph.text(), "a source that is held up is not stuck"
+        assert "did not return" not in graph.text(), "a blocked source is not stuck"
         stream.close()
     assert (tmp_path / "out.jsonl").read_text().endswith("closed\n")
 
 
-def test_reader_that_blocks_loses_nothing_at_the_end_however_slow(tmp_path: Path) -> None:
+def test_slow_reader_with_block_loses_nothing_at_the_end(tmp_path: Path) -> None:
     with Graph(tmp_path, line(frames=150, pause=0.02)) as graph, attach("line", wait=PATIENCE_S) as running:
         came = []
         for frame in running.subscribe("source.frame", policy="block", queue=8):
             came.append(frame.seq)
-            time.sleep(0.2 if frame.seq >= 126 else 0)  # the last 24 are on their way, or wait: for over four seconds
+            time.sleep(0.2 if frame.seq >= 126 else 0)  # the last 24 are in transit or queued: over four seconds
         assert graph.wait() == 0, graph.text()
     assert came == list(range(came[0], 150))
 
 
-def test_what_a_node_prints_comes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printed_text_appears_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     nodes = {"source": node("Source", frames=3), "bad": node("Fail", {"frame": "source.frame"}, at=1, how="exit")}
     with Graph(tmp_path, {"name": "printing", "nodes": nodes}) as graph:
@@ -186,7 +186,7 @@ def test_what_a_node_prints_comes_at_once(tmp_path: Path, monkeypatch: pytest.Mo
         assert "frame 0 came\n" in graph.text()
 
 
-def test_threads_that_a_node_leaves_do_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_threads_that_a_node_leaves_do_not_delay_the_end(tmp_path: Path) -> None:
     nodes = {"source": node("Source", frames=3), "linger": node("Linger", {"frame": "source.frame"})}
     with Graph(tmp_path, {"name": "lingering", "nodes": nodes}) as graph:
         assert graph.wait() == 0, graph.text()
@@ -258,7 +258,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_run_of_tests_that_is_killed_takes_its_graphs_with_it(tmp_path: Path) -> None:
+def test_graphs_of_a_killed_test_run_end(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -267,13 +267,13 @@ def test_a_run_of_tests_that_is_killed_takes_its_graphs_with_it(tmp_path: Path) 
     assert eventually(lambda: not any(map(psutil.pid_exists, left)))
 
 
-def test_a_name_that_is_taken_leaves_nothing_open_in_the_caller() -> None:
+def test_name_in_use_leaves_nothing_open_in_the_caller() -> None:
     ended = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith("0 a graph named 'line' is running already")
 
 
-def test_stalled_consumer_harms_nobody_else(tmp_path: Path) -> None:
+def test_stalled_consumer_does_not_affect_others(tmp_path: Path) -> None:
     config = line(frames=100_000, pause=0.002)
     config["nodes"]["stalled"] = node("Write", {"frame": "source.frame"}, path="stalled.jsonl")
     config["edges"] = {"source.frame -> stalled.frame": {"policy": "drop_oldest", "queue": 2}}
@@ -295,7 +295,7 @@ def test_stalled_consumer_harms_nobody_else(tmp_path: Path) -> None:
     assert len(seqs) < len(rows(tmp_path / "out.jsonl"))
 
 
-def test_idle_goes_on_while_no_input_comes(tmp_path: Path) -> None:
+def test_idle_is_called_while_no_input_comes(tmp_path: Path) -> None:
     config = line(frames=100)
     config["nodes"]["source"]["settings"]["pause_after"] = 3
     config["nodes"]["patient"] = node("Patient", {"frame": "copy.copied"})

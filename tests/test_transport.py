@@ -20,13 +20,13 @@ EDGE = "n.out -> r.in"
 @pytest.mark.parametrize(
     ("policy", "queue", "delivered", "dropped"),
     [
-        ("drop_newest", 4, [*range(8)], 12),  # 4 under way by credit, 4 in the queue
+        ("drop_newest", 4, [*range(8)], 12),  # 4 in transit by credit, 4 in the queue
         ("drop_oldest", 4, [0, 1, 2, 3, 16, 17, 18, 19], 12),
         ("drop_oldest", 1, [0, 19], 18),
         ("latest", 1, [0, 19], 18),
     ],
 )
-def test_policies_of_a_reader_that_stalls(
+def test_policies_with_a_stalled_reader(
     pair: Pair, policy: str, queue: int, delivered: list[int], dropped: int
 ) -> None:
     receiver = pair.receiver(policy, queue)
@@ -39,7 +39,7 @@ def test_policies_of_a_reader_that_stalls(
     assert pair.drops == {EDGE: dropped}
 
 
-def test_a_mark_takes_nothing_from_who_wants_no_marks(pair: Pair) -> None:
+def test_mark_does_not_displace_messages_of_a_consumer_without_marks(pair: Pair) -> None:
     receiver = pair.receiver("latest", 1, marks=False)
     pair.publish(0, 1)
     pair.sender.publish("out", Mark(header=Header("test", 2)))
@@ -48,9 +48,9 @@ def test_a_mark_takes_nothing_from_who_wants_no_marks(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest"])
-def test_a_mark_that_is_dropped_is_no_message_that_is_lost(pair: Pair, policy: str) -> None:
+def test_dropped_marks_are_not_counted(pair: Pair, policy: str) -> None:
     pair.receiver(policy, 4)
-    pair.publish(0, 1, 2, 3)  # under way
+    pair.publish(0, 1, 2, 3)  # in transit
     for seq in range(4, 12):
         pair.sender.publish("out", Mark(header=Header("test", seq)))
     assert not pair.drops
@@ -61,7 +61,7 @@ def test_block_waits_and_loses_nothing(pair: Pair) -> None:
     receiver = pair.receiver("block", 4)
     publishing = Publishing(pair, 50)
     assert eventually(lambda: pair.blocked == [True])
-    assert publishing.published == 12  # eight under way, four waiting
+    assert publishing.published == 12  # eight in transit, four queued
     assert pair.take(receiver, 50) == [*range(50)]
     publishing.join()
     assert pair.drops == {}
@@ -69,11 +69,11 @@ def test_block_waits_and_loses_nothing(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("far", [True, None])
-def test_frames_from_another_host_are_as_old_as_they_are_here(
+def test_frames_from_another_host_count_as_captured_on_arrival(
     pair: Pair, far: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its clock, the time since it was started, may be days before ours, or behind it; in a container, too."""
-    monkeypatch.setattr("graph.receiver.OTHER_CLOCK_NS", -1)  # what any differs by
+    """Its clock may be days ahead of ours, or behind, and that of a container, too."""
+    monkeypatch.setattr("graph.receiver.OTHER_CLOCK_NS", -1)  # less than any difference
     receiver = pair.receiver(far=far)
     for seq, t in enumerate((1, 1 << 62)):
         pair.sender.publish("out", frame(seq), Header("test", seq, t_capture_ns=t, hops=(Hop("n", t, t, t),)))
@@ -85,9 +85,9 @@ def test_frames_from_another_host_are_as_old_as_they_are_here(
         del arrived
 
 
-def test_every_message_that_has_to_wait_is_told_of(pair: Pair) -> None:
+def test_every_queued_message_is_reported(pair: Pair) -> None:
     receiver = pair.receiver("drop_oldest", 3)
-    pair.publish(*range(8))  # three are under way, the others wait in their turn
+    pair.publish(*range(8))  # three in transit, the others are queued
     assert pair.queued == [(EDGE, waiting) for waiting in (1, 2, 3, 3, 3)]
     assert pair.take(receiver, 6) == [0, 1, 2, 5, 6, 7]
     pair.publish(8)
@@ -95,9 +95,9 @@ def test_every_message_that_has_to_wait_is_told_of(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("how", ["gone", "bye", "forget"])
-def test_block_goes_on_without_its_consumer(pair: Pair, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_continues_without_its_consumer(pair: Pair, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "PING_S", 0.05)
-    stranger = {"name": "attached/1", "run": ""} if how == "gone" else {}  # of its own nodes the graph is told
+    stranger = {"name": "attached/1", "run": ""} if how == "gone" else {}  # else the supervisor reports it
     receiver = pair.receiver("block", 2, **stranger)
     publishing = Publishing(pair, 10)
     assert eventually(lambda: pair.blocked == [True])
@@ -106,30 +106,28 @@ def test_block_goes_on_without_its_consumer(pair: Pair, how: str, monkeypatch: p
     elif how == "bye":
         receiver.close()
     else:
-        pair.sender.forget("r")  # from another thread than the one that is blocked
+        pair.sender.forget("r")  # from another thread than the blocked one
     publishing.join(20)
     assert not publishing.is_alive()
     assert pair.sender.idle()
     assert pair.leases() == 0
 
 
-def test_the_end_waits_a_while_for_an_attached_consumer_that_stalls(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_end_waits_only_briefly_for_a_stalled_attached_consumer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "FAREWELL_S", 0.05)
     stalled = pair.receiver("block", 2, name="attached/1", run="")
     publishing = Publishing(pair, 10)
     assert eventually(lambda: pair.blocked == [True])
     publishing.join(0.25)
-    assert publishing.is_alive(), "nothing ends yet, and the edge says block"
+    assert publishing.is_alive(), "the graph is not ending yet"
     pair.sender.finish()
     publishing.join(20)
     assert not publishing.is_alive()
     assert pair.sender.idle()
-    assert pair.take(stalled, 4) == [0, 1, 2, 3], "what was under way to it is as it was"
+    assert pair.take(stalled, 4) == [0, 1, 2, 3], "messages in transit to it are not overwritten"
 
 
-def test_the_end_waits_for_a_slow_node_of_the_graph(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_waits_for_a_slow_node_of_the_graph(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "FAREWELL_S", 0.02)
     slow = pair.receiver("block", 2)
     publishing = Publishing(pair, 10)
@@ -141,7 +139,7 @@ def test_the_end_waits_for_a_slow_node_of_the_graph(pair: Pair, monkeypatch: pyt
     publishing.join()
 
 
-def test_credits_bound_what_is_under_way(pair: Pair) -> None:
+def test_credits_limit_messages_in_transit(pair: Pair) -> None:
     receiver = pair.receiver("drop_oldest", 3)
     pair.publish(*range(10))
     got: list[int] = []
@@ -154,14 +152,14 @@ def test_credits_bound_what_is_under_way(pair: Pair) -> None:
     pair.until(receive)
     pair.publish(*range(10, 20))
     receive()
-    assert got == [0, 1, 2]  # the rest waits in the sender, where it can be dropped
+    assert got == [0, 1, 2]  # the rest is queued in the sender, where it can be dropped
     receiver.consumed()
     receiver.flush(idle=True)
     pair.until(lambda: receive() and len(got) == 4)
     assert got == [0, 1, 2, 17]
 
 
-def test_credits_go_back_in_half_windows(pair: Pair) -> None:
+def test_credits_are_returned_in_half_windows(pair: Pair) -> None:
     receiver = pair.receiver("drop_newest", 4)
     pair.publish(*range(8))
     pair.arrived(receiver)
@@ -177,7 +175,7 @@ def test_credits_go_back_in_half_windows(pair: Pair) -> None:
     assert len(pair.take(receiver, 6)) == 6
 
 
-def test_one_that_stalls_does_not_hold_up_the_others(pair: Pair) -> None:
+def test_stalled_consumer_does_not_delay_the_others(pair: Pair) -> None:
     stalled = pair.receiver("drop_oldest", 2, name="stalled.in")
     quick = [pair.receiver("block", 4, name=f"quick{i}.in") for i in range(3)]
     for seq in range(100):
@@ -188,7 +186,7 @@ def test_one_that_stalls_does_not_hold_up_the_others(pair: Pair) -> None:
     assert pair.take(stalled, 4) == [0, 1, 98, 99]
 
 
-def test_end_comes_after_all_that_waits(pair: Pair) -> None:
+def test_end_comes_after_all_queued_messages(pair: Pair) -> None:
     receiver = pair.receiver("block", 2)
     pair.publish(*range(4))
     pair.sender.end()
@@ -202,7 +200,7 @@ def test_end_comes_after_all_that_waits(pair: Pair) -> None:
     pair.until(pair.sender.idle)
 
 
-def test_marks_travel(pair: Pair) -> None:
+def test_marks_are_sent(pair: Pair) -> None:
     receiver = pair.receiver()
     pair.sender.publish("out", Mark(header=Header("test", 3)))
     pair.arrived(receiver)
@@ -210,7 +208,7 @@ def test_marks_travel(pair: Pair) -> None:
     assert arrived is not None and isinstance(arrived.message, Mark) and arrived.message.seq == 3
 
 
-def test_expired_edge_still_gives_what_has_arrived(pair: Pair) -> None:
+def test_expired_edge_still_returns_what_has_arrived(pair: Pair) -> None:
     receiver = pair.receiver("block", 4)
     pair.publish(0, 1)
     pair.arrived(receiver)
@@ -229,7 +227,7 @@ def test_sender_that_is_gone_is_noticed(pair: Pair) -> None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Depth(Frame):
-    """What a newer sender may send to a consumer that knows Frame only."""
+    """What a newer sender may send to a consumer that only knows Frame."""
 
     depth: Any = array(np.float32, "H", "W")
 
@@ -257,7 +255,7 @@ def test_unknown_type_is_an_error() -> None:
     assert find_type(["other:Gaze", "graph.messages:Frame"]) is Frame
 
 
-def test_an_ended_input_with_something_unread_is_not_waited_for(pair: Pair) -> None:
+def test_ended_input_with_unread_data_does_not_end_the_wait(pair: Pair) -> None:
     receivers = {name: pair.receiver(name=f"r.{name}") for name in ("a", "b")}
     inputs = Inputs(receivers, dict.fromkeys(receivers, "seq"), newest=False)
     pair.publish(0)
@@ -265,15 +263,15 @@ def test_an_ended_input_with_something_unread_is_not_waited_for(pair: Pair) -> N
         pair.arrived(receiver)
     receivers["a"].ended = True  # as after a packet that broke the protocol
     assert receivers["b"].receive() is not None
-    assert not inputs.wait(50), "a cannot give anything any more: whoever waits for b sleeps"
+    assert not inputs.wait(50), "nothing more comes from a, so the wait is for b alone"
     assert receivers["a"].socket.poll(0)
     pair.publish(1)
     pair.arrived(receivers["b"])
     assert inputs.wait(50)
 
 
-def test_what_came_before_all_were_linked_is_not_lost(pair: Pair) -> None:
-    """A node that is started again gets frames while it waits for the word to play; their credits must come back."""
+def test_messages_received_while_linking_are_not_lost(pair: Pair) -> None:
+    """A restarted node receives frames before it is told to play; their credits must be returned."""
     receiver = pair.receiver(queue=2)
     inputs = Inputs({"a": receiver}, {"a": "seq"}, newest=False)
     pair.publish(0, 1)

@@ -1,4 +1,4 @@
-"""Messages to bytes and back; and whatever strangers send is refused with WireError, never anything else."""
+"""Messages to bytes and back; whatever is malformed raises WireError, never anything else."""
 
 import contextlib
 from dataclasses import dataclass, field, make_dataclass
@@ -119,13 +119,13 @@ def test_empty_comes_back(message: Message) -> None:
 
 
 def test_unknown_fields_are_ignored() -> None:
-    """A newer sender may say more, in plain fields and in arrays."""
+    """A newer sender may have more plain fields and arrays."""
     said = packet(body={"new": 1}, arrays=[["image", "|u1", [1, 1, 3], 3], ["depth", "<f4", [1], 4]])
     message = receive(said, b"abc", b"\0\0\0\0")
     assert isinstance(message, Frame) and message.image.tobytes() == b"abc"
 
 
-def test_as_much_as_is_allowed_is_taken() -> None:
+def test_packet_at_the_limits_is_accepted() -> None:
     arrays = [["image", "|u1", [1, 1, 3], 3], *[[f"a{number}", "|u1", [0], 0] for number in range(63)]]
     message = receive(packet(arrays=arrays, hops=[["source", 1, 2, 3]] * 256), b"abc", *[b""] * 63)
     assert len(message.header.hops) == 256
@@ -135,7 +135,7 @@ def test_a_mark_needs_no_body() -> None:
     assert isinstance(receive(packet(type="Mark", body=..., arrays=...)), Mark)
 
 
-def test_too_large_an_array_is_refused_by_its_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_an_array_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "MAX_BUFFER", 26)
     with pytest.raises(WireError, match=r"^Frame\.image has 27 bytes; at most 26 are allowed$"):
         wire.arrays_of(Frame(image=np.zeros((3, 3, 3), np.uint8)))
@@ -155,13 +155,13 @@ def test_too_large_an_array_is_refused_by_its_sender(monkeypatch: pytest.MonkeyP
         ({1}, "set: can not serialize 'set'"),
     ],
 )
-def test_what_no_consumer_would_take_is_refused_by_its_sender(table: Any, words: str) -> None:
+def test_fields_that_no_consumer_would_accept_cannot_be_sent(table: Any, words: str) -> None:
     with pytest.raises(WireError, match=f"^Mixed.table is {words}.*; an array is declared as array"):
         there_and_back(Mixed(values=np.zeros(1), mask=np.zeros((1, 1), np.bool_), table=table, header=HEADER))
 
 
 @pytest.mark.parametrize("changes", [{"t_capture_ns": 1.5e9}, {"epoch": np.int64(1)}, {"seq": True}])
-def test_a_header_without_whole_numbers_is_refused_by_its_sender(changes: dict[str, Any]) -> None:
+def test_header_with_other_numbers_than_int_cannot_be_sent(changes: dict[str, Any]) -> None:
     with pytest.raises(WireError, match=r"^Mark.header cannot be sent: seq .*whole numbers"):
         there_and_back(Mark(header=HEADER._replace(**changes)))
 
@@ -183,7 +183,7 @@ def test_a_header_without_whole_numbers_is_refused_by_its_sender(changes: dict[s
         (msgpack.packb({"k": "data"}), "protocol version None"),
         (b"\xa2\xff\xff", "not a msgpack header"),
         (b"\x91" * 100_000, "not a msgpack header"),
-        (b"\xdd\xff\xff\xff\xff", "not a msgpack header"),  # an array of 4 billion, it says
+        (b"\xdd\xff\xff\xff\xff", "not a msgpack header"),  # claims to be an array of 4 billion
         (b"\xdf\xff\xff\xff\xff", "not a msgpack header"),
         (b"\xc6\xff\xff\xff\xff", "not a msgpack header"),
         (b"\0" * (wire.MAX_HEADER + 1), "a header of 1048577 bytes; at most 1048576 are allowed"),
@@ -267,7 +267,7 @@ def test_missing_field(name: str) -> None:
 def test_malformed_packets(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(WireError, match=words) as caught:
         receive(packet(**changes), IMAGE)
-    assert len(str(caught.value)) < 400  # what a stranger sent does not fill the log
+    assert len(str(caught.value)) < 400  # a peer cannot fill the log
 
 
 @given(shape=st.lists(st.integers(-(2**63), 2**64 - 1) | st.just(0), max_size=5), size=st.integers(0, 4))
