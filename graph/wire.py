@@ -78,9 +78,9 @@ def encode(message: Message, header: Header, arrays: dict[str, NDArray[Any]], pl
     """
     values = message.__dict__
     stream, seq, epoch, pts, t, hops = header
-    if not type(seq) is type(epoch) is type(t) is int:
-        numbers = f"seq {seq!r}, epoch {epoch!r}, t_capture_ns {t!r}"
-        raise WireError(f"{type(message).__name__}.header cannot be sent: {numbers}; all three are whole numbers (int)")
+    if not type(seq) is type(epoch) is type(t) is int or (type(pts) is not float and not isinstance(pts, int | float)):
+        numbers = f"seq {seq!r}, epoch {epoch!r}, t_capture_ns {t!r}, pts {pts!r}"
+        raise WireError(f"{type(message).__name__}.header cannot be sent: {numbers}; expected int, int, int, float")
     body = {name: values[name] for name in body_fields(type(message)) if name not in arrays}
     packet = {
         "v": VERSION,
