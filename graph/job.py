@@ -2,10 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import msgpack
 
@@ -52,23 +50,16 @@ class Job:
 
     def to_wire(self) -> bytes:
         """Return the job as bytes, preceded by their number."""
-        edges, readers = _plain(self.edges), _plain(self.readers)
-        node = [self.node.name, self.node.type, dict(self.node.settings), self.node.restart]
-        rest = [self.log_level, self.trace, self.first_seq, self.epoch, self.resumes]
-        data = wire.pack([self.graph, self.run, self.rundir, node, edges, self.attach, readers, *rest])
+        data = wire.pack(asdict(self))
         return len(data).to_bytes(4, "little") + data
 
     @classmethod
     def from_stdin(cls) -> "Job":
         """Read the job. The pipe stays open: when it closes, the supervisor has died."""
         size = int.from_bytes(_read_exactly(4), "little")
-        graph, run, rundir, node, edges, attach, readers, *rest = msgpack.unpackb(_read_exactly(size))
-        edges, readers = (tuple(EdgeSpec(*edge) for edge in some) for some in (edges, readers))
-        return cls(graph, run, rundir, NodeSpec(*node), edges, attach, readers, *rest)
-
-
-def _plain(edges: Iterable[EdgeSpec]) -> list[list[Any]]:
-    return [[e.source, e.target, e.policy, e.queue, e.join] for e in edges]
+        job = msgpack.unpackb(_read_exactly(size))
+        edges, readers = (tuple(EdgeSpec(**edge) for edge in job[name]) for name in ("edges", "readers"))
+        return cls(**job | {"node": NodeSpec(**job["node"]), "edges": edges, "readers": readers})
 
 
 def _read_exactly(size: int) -> bytes:
