@@ -45,9 +45,10 @@ class Pending:
     """A request that nodes have not answered yet."""
 
     reply: Reply
-    awaited: set[str]
+    awaited: set[str]  # nodes
     late: str  # what to reply about these nodes at the deadline
     deadline: float
+    restart: bool  # done when the nodes play again, not when they answer
 
 
 class Service:
@@ -93,14 +94,13 @@ class Service:
     def playing(self, node: str) -> None:
         """Note that a node plays, for those who requested its restart."""
         for ticket, pending in list(self._pending.items()):
-            if _play(node) in pending.awaited:
-                self._settle(ticket, _play(node))
+            if pending.restart and node in pending.awaited:
+                self._settle(ticket, node)
 
     def ended(self, node: str, for_good: bool) -> None:
         """Note that a node's process has ended and will not answer."""
-        lost = {node, _play(node)} if for_good else {node}
         for ticket, pending in list(self._pending.items()):
-            if lost & pending.awaited:
+            if node in pending.awaited and (for_good or not pending.restart):
                 self._pending.pop(ticket).reply({"k": "refused", "why": f"{node} has ended; see its log"})
 
     def check_time(self) -> None:
@@ -109,13 +109,12 @@ class Service:
         for pending in self._pending.values():
             if now >= pending.deadline:
                 pending.deadline = math.inf
-                who = ", ".join(sorted(name.partition(" ")[0] for name in pending.awaited))
-                pending.reply({"k": "refused", "why": f"{who} {pending.late}"})
+                pending.reply({"k": "refused", "why": f"{', '.join(sorted(pending.awaited))} {pending.late}"})
 
-    def _settle(self, ticket: int, name: str) -> None:
-        """Note one awaited answer, and reply if it was the last."""
+    def _settle(self, ticket: int, node: str) -> None:
+        """Note that a node has done what was requested, and reply if it was the last."""
         pending = self._pending[ticket]
-        pending.awaited.discard(name)
+        pending.awaited.discard(node)
         if not pending.awaited:
             self._pending.pop(ticket).reply({"k": "done"})
 
@@ -181,7 +180,7 @@ class Service:
         self._refuse_unless_playing()
         self._supervisor.restart(child)
         late = f"does not play {PLAY_S:.0f} s after its restart; see its log"
-        self._wait_for({_play(child.spec.name)}, reply, late, PLAY_S)
+        self._wait_for({child.spec.name}, reply, late, PLAY_S, restart=True)
 
     def _refuse_unless_playing(self) -> None:
         state = self._supervisor.state
@@ -210,15 +209,10 @@ class Service:
         for child in running:
             self._supervisor.send(child, kind, ticket=ticket, **content)
 
-    def _wait_for(self, awaited: set[str], reply: Reply, late: str, seconds: float) -> int:
+    def _wait_for(self, awaited: set[str], reply: Reply, late: str, seconds: float, restart: bool = False) -> int:
         self._tickets += 1
-        self._pending[self._tickets] = Pending(reply, awaited, late, time.monotonic() + seconds)
+        self._pending[self._tickets] = Pending(reply, awaited, late, time.monotonic() + seconds, restart)
         return self._tickets
-
-
-def _play(node: str) -> str:
-    """Return what is awaited when a node restarts, as opposed to an answer of its process."""
-    return f"{node} plays"
 
 
 class BusLog(logging.Handler):
