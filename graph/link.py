@@ -74,17 +74,17 @@ class Link:
         self.restarts = other.restarts
 
 
-def admit(identity: bytes, said: dict[str, Any], node: str, ports: Collection[str], home: Home) -> Link:
+def admit(identity: bytes, hello: dict[str, Any], node: str, ports: Collection[str], home: Home) -> Link:
     """Return the link that a hello requests from `node`. Raises WireError if the request is invalid."""
-    port, policy = said.get("port"), said.get("policy", "latest")
-    queue, credits = said.get("queue", 1), said.get("credits", 1)
+    port, policy = hello.get("port"), hello.get("policy", "latest")
+    queue, credits = hello.get("queue", 1), hello.get("credits", 1)
     if not isinstance(port, str) or port not in ports:
         raise WireError(f"{node} has no output {brief(port)}; outputs: {list(ports)}")
     if error := error_in(policy, queue, credits):
         raise WireError(error)
-    name, own = _name(identity, said, home)
-    shm, marks = bool(said.get("shm")), said.get("marks") is not False
-    restarts, now = said["restarts"] if own else 0, time.monotonic_ns()
+    name, own = _name(identity, hello, home)
+    shm, marks = bool(hello.get("shm")), hello.get("marks") is not False
+    restarts, now = hello["restarts"] if own else 0, time.monotonic_ns()
     return Link(identity, name, own, port, policy, queue, shm, marks, credits, credits, heard_ns=now, restarts=restarts)
 
 
@@ -106,13 +106,13 @@ def error_in(policy: Any, queue: Any, credits: Any = 1) -> str:
     return ""
 
 
-def _name(identity: bytes, said: dict[str, Any], home: Home) -> tuple[str, bool]:
+def _name(identity: bytes, hello: dict[str, Any], home: Home) -> tuple[str, bool]:
     """Return the name of a consumer, and whether it is an edge of the graph itself, which only its nodes may claim."""
-    name = said.get("name")
+    name = hello.get("name")
     if not isinstance(name, str):
         return f"?{identity.hex()}", False
     own = name in home.readers
-    if own and (said.get("run") != home.run or not isinstance(said.get("restarts"), int)):
+    if own and (hello.get("run") != home.run or not isinstance(hello.get("restarts"), int)):
         raise WireError(f"{name!r} is an edge of the graph itself; take another name")
     if len(name) > MAX_NAME and not own:
         raise WireError(f"a name of {len(name)} characters; at most {MAX_NAME} are allowed")

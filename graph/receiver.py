@@ -81,7 +81,7 @@ class Receiver:
         if secure:
             secure(self.socket)
         self.socket.connect(endpoint)
-        self._say(
+        self._send(
             k="hello",
             port=port,
             name=name,
@@ -112,10 +112,11 @@ class Receiver:
             except (WireError, OSError) as exc:
                 self._handle_failure(exc)
                 continue
-            if message is not None and self.far:
+            if message is None:
+                continue
+            if self.far:
                 message = message.with_header(message.header._replace(t_capture_ns=received_ns, hops=()))
-            if message is not None:
-                return Arrived(message, received_ns)
+            return Arrived(message, received_ns)
         return None
 
     def expire(self) -> None:
@@ -133,7 +134,7 @@ class Receiver:
             return
         if (idle or self._owed * 2 >= self._window) and not self.ended:
             count = len(released)
-            self._say(k="credit", n=self._owed, release=released[:count])
+            self._send(k="credit", n=self._owed, release=released[:count])
             self._owed = 0
             del released[:count]
             if self._map:
@@ -160,12 +161,12 @@ class Receiver:
     def close(self, again: bool = False) -> None:
         """Disconnect and close; `again` if another process of this node will connect to the sender."""
         if not self.socket.closed:
-            self._say(k="bye", again=again)
+            self._send(k="bye", again=again)
             self.socket.close(linger=500 if self.welcomed else 0)  # a late hello would displace the next process
         if self._map:
             self._map.close()
 
-    def _say(self, **header: Any) -> None:
+    def _send(self, **header: Any) -> None:
         self.socket.send(wire.pack({"v": wire.VERSION, **header}), zmq.NOBLOCK)
 
     def _handle(self, data: bytes) -> Message | None:

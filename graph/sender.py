@@ -300,22 +300,22 @@ class Sender:
     def _handle(self, identity: bytes, parts: list[bytes]) -> None:
         if len(parts) != 1:
             raise WireError(f"{len(parts)} parts; a consumer sends one")
-        said = wire.unpack(parts[0])
-        kind = said["k"]
+        request = wire.unpack(parts[0])
+        kind = request["k"]
         link = self._links.get(identity)
         if kind == "hello":
-            self._hello(identity, said)
+            self._hello(identity, request)
         elif link is None or (link.away and kind == "credit"):
             return  # a consumer that was disconnected still returns its credits
         elif kind == "credit":
-            self._credit(link, said)
+            self._credit(link, request)
         elif kind == "bye":
-            self._disconnect(link, for_good=said.get("again") is not True)
+            self._disconnect(link, for_good=request.get("again") is not True)
         else:
             raise WireError(f"a consumer said {brief(kind)}; it may say hello, credit, bye")
 
-    def _credit(self, link: Link, said: dict[str, Any]) -> None:
-        number, released = said.get("n"), said.get("release", [])
+    def _credit(self, link: Link, request: dict[str, Any]) -> None:
+        number, released = request.get("n"), request.get("release", [])
         if not isinstance(number, int) or not 0 <= number <= MAX_CREDIT:
             raise WireError(f"credit of {brief(number)}; 0..{MAX_CREDIT} are allowed")
         if not isinstance(released, list) or not all(isinstance(slot, int) for slot in released):
@@ -326,8 +326,8 @@ class Sender:
         link.credits = min(link.credits + number, MAX_CREDIT)
         self._flush(link)
 
-    def _hello(self, identity: bytes, said: dict[str, Any]) -> None:
-        link = admit(identity, said, self._node, self._ports, self._home)
+    def _hello(self, identity: bytes, request: dict[str, Any]) -> None:
+        link = admit(identity, request, self._node, self._ports, self._home)
         link.shm &= self._slots_path is not None
         welcome = {
             "v": wire.VERSION,
