@@ -1,4 +1,4 @@
-"""Every test gets a run folder of its own, and fails if it leaves a process, thread, socket or memory behind."""
+"""Every test gets its own run folder, and fails if it leaves a process, thread, socket or memory behind."""
 
 import gc
 import itertools
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from tests.cameras import Camera
     from tests.pair import Pair
 
-os.environ.pop("COLUMNS", None)  # the width of the tester's terminal, which tables would be made for
+os.environ.pop("COLUMNS", None)  # tables must not depend on the width of the tester's terminal
 
 PATIENCE_S = 60.0
-"""How long a condition may take to come true; only a failing test waits so long, on however slow a machine."""
+"""How long a condition may take to become true, on any machine; only a failing test waits so long."""
 
 Run = Callable[..., str]
-"""Runs a command line as `run_graph.py` would, and returns what it prints; what it says is wrong, where it fails."""
+"""Runs a command line like `run_graph.py`; returns its output, or its errors if it is expected to fail."""
 
 hypothesis.settings.register_profile("facegraph", deadline=None, derandomize=True)  # no test depends on speed or luck
 hypothesis.settings.load_profile("facegraph")
@@ -53,14 +53,14 @@ def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bo
         if condition():
             return True
         time.sleep(pause)
-        pause = min(2 * pause, 0.02)  # most come true at once
+        pause = min(2 * pause, 0.02)  # most become true at once
     return condition()
 
 
 def shared_memory() -> set[str]:
-    """Return what is in /dev/shm. Other programs have files of torch and semaphores there.
+    """Return the files in /dev/shm, without those of torch and the semaphores that other programs may have there.
 
-    In .ci/run, where nothing else runs, semaphores count.
+    With .ci/run there are no other programs, and semaphores are included.
     """
     names = os.listdir("/dev/shm") if Path("/dev/shm").is_dir() else []
     others = ("torch_",) if os.environ.get("CI") else ("torch_", "sem.")
@@ -69,16 +69,16 @@ def shared_memory() -> set[str]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Fail what is skipped where everything that the tests need is installed (.ci/run)."""
+    """Fail skipped tests if everything that the tests need is installed (.ci/run)."""
     report = yield
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+        report.longrepr = f"nothing may be skipped here: {report.longrepr}"
     return report
 
 
 def pytest_sessionstart() -> None:
-    """Remove the folders of runs that were killed; each bears the number of its process."""
+    """Remove the folders of killed runs; their names contain the pid."""
     for folder in Path(tempfile.gettempdir()).glob("fg*-*"):
         process = folder.name[2:].partition("-")[0]
         if process.isdigit() and not psutil.pid_exists(int(process)):
@@ -86,7 +86,7 @@ def pytest_sessionstart() -> None:
 
 
 def has_children() -> bool:
-    """Say whether this process has any, running or ended; psutil would look at all processes of the machine for it."""
+    """Say whether this process has children, running or ended; psutil would search all processes of the machine."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -95,19 +95,19 @@ def has_children() -> bool:
 
 
 def pytest_collection() -> None:
-    """Look for no garbage while the tests and their libraries are imported, which takes a quarter of that time."""
+    """Do not collect garbage while the tests and their libraries are imported: it takes a quarter of that time."""
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Look for it among what the tests make, and not each time among all that was imported."""
+    """Collect the garbage of tests, without searching all that was imported each time."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.fixture(scope="session")
 def run_dirs() -> Iterator[Iterator[Path]]:
-    """Folders that are not there yet, for most tests need none."""
+    """Paths of folders, not created because most tests need none."""
     with tempfile.TemporaryDirectory(prefix=f"fg{os.getpid()}-") as folder:
         yield (Path(folder, str(number)) for number in itertools.count())
 
@@ -145,7 +145,7 @@ def context() -> Iterator["zmq.Context[zmq.Socket[bytes]]"]:
 
 @pytest.fixture
 def pair(context: "zmq.Context[zmq.Socket[bytes]]", run_dir: Path) -> "Iterator[Pair]":
-    from tests.pair import Pair  # which itself needs this module
+    from tests.pair import Pair  # which imports this module
 
     pair = Pair(context, run_dir)
     yield pair
@@ -205,7 +205,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def hangs_up() -> Iterator[None]:
-    """SIGHUP does what it does by default, here and in what is started, although the tests may run under nohup."""
+    """SIGHUP has its default effect, here and in child processes, although the tests may run under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -213,7 +213,7 @@ def hangs_up() -> Iterator[None]:
 
 @pytest.fixture
 def descriptors() -> Iterator[Callable[[int], None]]:
-    """Sets how many file descriptors may be open."""
+    """Sets the limit of open file descriptors."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield lambda most: resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
     resource.setrlimit(resource.RLIMIT_NOFILE, before)

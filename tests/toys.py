@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Numbers(Message):
-    """A message type that graph/ does not know."""
+    """A message type that graph/ does not define."""
 
     word: str = ""
     values: NDArray[np.float64] = array(np.float64, "N")
 
 
 def picture(seq: int, size: int = 64) -> NDArray[np.uint8]:
-    """A picture that tells its number in every pixel."""
+    """A picture with its number in every pixel."""
     return np.full((size, size, 3), seq % 251, np.uint8)
 
 
@@ -65,7 +65,7 @@ class Source(Node):
 
 
 class Shrink(Node):
-    """Gives ten large frames, then small ones without end, and does not keep idle memory for long."""
+    """Yields ten large frames, then small ones without end, and frees idle memory soon."""
 
     frame = Output(Frame)
 
@@ -79,7 +79,7 @@ class Shrink(Node):
 
 
 class Camera(Node):
-    """Says a frame and then nothing a few times, as a camera that comes and goes; or never a frame."""
+    """Alternates between a frame and nothing, like a camera with an unstable connection; or never yields a frame."""
 
     frame = Output(Frame)
 
@@ -95,13 +95,13 @@ class Camera(Node):
 
 
 class Copy(Node):
-    """Hands frames on, after a while if told so."""
+    """Copies frames, after a pause if that is set."""
 
     frame = Input(Frame)
     copied = Output(Frame)
 
     pause: float = setting(0.0, minimum=0.0, changeable=True)
-    every: int = 1  # says something about each n-th frame only
+    every: int = 1  # copies only every n-th frame
     load: float = 0.0  # seconds that it takes to open
 
     def open(self) -> None:
@@ -113,7 +113,7 @@ class Copy(Node):
 
 
 class Fail(Node):
-    """Fails when and how it is told."""
+    """Fails at the set frame in the set way."""
 
     frame = Input(Frame)
     copied = Output(Frame)
@@ -151,7 +151,7 @@ class Fail(Node):
 
 
 class Linger(Node):
-    """Takes frames, and leaves a thread behind that does not end."""
+    """Leaves a thread behind that does not end."""
 
     frame = Input(Frame)
 
@@ -190,7 +190,7 @@ class Talk(Node):
 
 
 class Keep(Node):
-    """Keeps the last frames, as a node that delays would."""
+    """Keeps the last frames, like a node that delays."""
 
     frame = Input(Frame)
     copied = Output(Frame)
@@ -261,7 +261,7 @@ class Untimed(Node):
 
 
 class Times(Node):
-    """Gives the pts of every frame."""
+    """Outputs the pts of every frame."""
 
     frame = Input(Frame)
     times = Output(Numbers)
@@ -335,7 +335,7 @@ class Patient(Node):
 
 
 class Picky(Node):
-    """Refuses some values of its setting, and tells its value and its graph's name."""
+    """Refuses some values of its setting; outputs its value and the name of its graph."""
 
     frame = Input(Frame)
     numbers = Output(Numbers)
