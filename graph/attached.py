@@ -209,7 +209,7 @@ class RunningGraph:
         types = {port: self.type_of(port) for port in ports}
 
         def connect(port: str) -> Receiver:
-            return self._receiver(port, types[port], policy=policy, queue=queue, shm=True, marks=True)
+            return self._receiver(port, types[port], policy=policy, queue=queue)
 
         receivers = {port: connect(port) for port in types}
         return self._known(self._each(receivers, connect), receivers)
