@@ -47,11 +47,15 @@ class Sender:
         pool: SlotPool,
         slots_path: str | None,
         home: Home,
-        on_drop: Callable[[str, int], None] = lambda edge, count: None,
-        on_queued: Callable[[str, int], None] = lambda edge, waiting: None,
-        on_blocked: Callable[[bool], None] = lambda blocked: None,
+        *,
+        on_drop: Callable[[str], None],
+        on_queued: Callable[[str, int], None],
+        on_blocked: Callable[[bool], None],
     ) -> None:
-        """Bind to `endpoint`. `ports` maps each output to the names of its message type and that type's bases."""
+        """Bind to `endpoint`. `ports` maps each output to the names of its message type and that type's bases.
+
+        `on_drop` gets the edge of a dropped message, `on_queued` an edge and its number of queued messages.
+        """
         self.lock = threading.RLock()
         self._node = node
         self._ports = ports
@@ -247,7 +251,7 @@ class Sender:
 
     def _count_drop(self, link: Link, is_mark: bool) -> None:
         if not is_mark:  # a mark carries no data
-            self._on_drop(self._edge(link), 1)
+            self._on_drop(self._edge(link))
 
     def _wait_for(self, link: Link) -> None:
         """Wait until a consumer takes a message or is gone; drop an attached one that delays the end of the graph."""

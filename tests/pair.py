@@ -81,8 +81,8 @@ class Pair:
             on_blocked=self.blocked.append,
         )
 
-    def _drop(self, edge: str, count: int) -> None:
-        self.drops[edge] += count
+    def _drop(self, edge: str) -> None:
+        self.drops[edge] += 1
 
     def receiver(self, policy: str = "block", queue: int = 4, name: str = "r.in", **kwargs: Any) -> Receiver:
         """Connect a consumer, and wait for its welcome."""
