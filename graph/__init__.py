@@ -1,8 +1,9 @@
-"""The runtime of facegraph: nodes as processes, joined by typed messages.
+"""The runtime of facegraph: nodes are processes that exchange typed messages.
 
-Everything that a node or a consumer may use is here; see graph/README.md.
+This module exports everything that nodes and consumers may use; see graph/README.md.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from graph.errors import ConfigError, EndOfStream, GraphError, NodeError, WireError
@@ -46,18 +47,11 @@ __all__ = [
 ]
 
 
+_LAZY = {"attach": "graph.attached", "recording": "graph.mcap_reader", "is_loopback": "graph.network"}
+"""What a node's process does not need, imported when it is first used."""
+
+
 def __getattr__(name: str) -> Any:
-    """Import what a node's process has no need of when it is first used."""
-    if name == "attach":
-        from graph.attached import attach
-
-        return attach
-    if name == "recording":
-        from graph.mcap_reader import recording
-
-        return recording
-    if name == "is_loopback":
-        from graph.network import is_loopback
-
-        return is_loopback
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'graph' has no attribute {name!r}")
