@@ -79,7 +79,7 @@ class Lookout:
             logger.warning("%s of the graph %r was restarted; continuing", node, self._graph)
             return "again"
         unheard = receiver.silence_s > GREET_S and about["state"] != "NULL"
-        return "again" if unheard or receiver.dismissed else None
+        return "again" if unheard or receiver.must_reconnect else None
 
     def _may_have_gaps(self, receivers: Iterable[Receiver]) -> bool:
         return self._restarts is None or any(receiver.idle_s > QUIET_S for receiver in receivers)

@@ -200,18 +200,14 @@ def check_arrays(type_: type[Message], values: dict[str, Any]) -> None:
             return
     except AttributeError:  # not an array: reported below
         like = ()
-    _check_each(type_, specs, values)
-    if len(_valid) >= MAX_VALID:
-        _valid.clear()
-    _valid.add(like)
-
-
-def _check_each(type_: type[Message], specs: dict[str, ArraySpec], values: dict[str, Any]) -> None:
     lengths: dict[str, int] = {}
     for name, spec in specs.items():
         if not spec.matches(values[name], lengths):
             found = f"{type_.__name__}.{name} is {describe(values[name])}"
             raise ValueError(f"{found}, expected {spec}{f' with {lengths}' if lengths else ''}")
+    if len(_valid) >= MAX_VALID:
+        _valid.clear()
+    _valid.add(like)
 
 
 def from_fields(type_: type[Message], header: Header, values: dict[str, Any]) -> Message:

@@ -65,7 +65,7 @@ class Receiver:
         self.type = type_
         self.welcomed = False
         self.ended = False
-        self.dismissed = False  # the sender asked for a new hello
+        self.must_reconnect = False  # the sender asked for a new hello
         self.run, self.restarts = "", 0  # of the sender: id of its graph's run, how often it has been restarted in it
         self.expired = False  # ended, or about to end, without an `end` from the sender
         self._heard = self._fed = time.monotonic()  # when the sender last sent anything, and a message
@@ -146,7 +146,7 @@ class Receiver:
             return False
         if self._map is not None:
             return not self._map.alive()
-        return self.dismissed or self.silence_s > QUIET_S
+        return self.must_reconnect or self.silence_s > QUIET_S
 
     @property
     def silence_s(self) -> float:
@@ -183,7 +183,7 @@ class Receiver:
         elif kind == "end":
             self.ended, self.expired = True, False
         elif kind == "refused" and packet.get("again") is True:
-            self.dismissed = True
+            self.must_reconnect = True
         elif kind == "refused":
             raise GraphError(f"{self.name}: refused by {self._source}: {packet.get('why')}")
         elif kind != "ping":
