@@ -13,8 +13,8 @@ import zmq
 from graph.attached import check_inputs
 from graph.bus import Bus
 from graph.child import BACK_OFF_S, BACK_OFF_WINDOW_S, Child
-from graph.door import Door
 from graph.endings import heeding
+from graph.gateway import Gateway
 from graph.job import Job
 from graph.reports import Reports, Wanted
 from graph.rundir import RunDir
@@ -68,7 +68,7 @@ class Supervisor:
         self.bus = Bus(self.context, self.children)
         self.service = Service(self)
         self.reports = Reports(spec, wanted, self.states)
-        self.door: Door | None = None
+        self.gateway: Gateway | None = None
         self.paused = False
         self.interrupts = 0
         self.started = time.monotonic()
@@ -91,26 +91,26 @@ class Supervisor:
         try:
             self.reports.open()
             self.bus.socket.bind(self.rundir.control)
-            self._open_door()
+            self._open_gateway()
             for child in self.children.values():
                 self._spawn(child)
             while any(child.running or child.restart_at is not None for child in self.children.values()):
                 self._step()
         finally:
             self._kill_all()
-            if self.door:
-                self.door.close()
+            if self.gateway:
+                self.gateway.close()
             self.reports.close()
             self.bus.close()
             self.context.term()
             self.claim.close()
             logger.removeHandler(self.service.log)
 
-    def _open_door(self) -> None:
+    def _open_gateway(self) -> None:
         if self.spec.listen is not None:
-            self.door = Door(self.spec.listen, self.spec.keys, self.rundir, list(self.children))
-            self.door.start()
-            logger.info("%s can be attached to at %s", self.spec.name, self.door.address)
+            self.gateway = Gateway(self.spec.listen, self.spec.keys, self.rundir, list(self.children))
+            self.gateway.start()
+            logger.info("%s can be attached to at %s", self.spec.name, self.gateway.address)
 
     def _step(self) -> None:
         """Wait up to 100 ms for an event, and do what is due."""

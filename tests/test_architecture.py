@@ -14,7 +14,7 @@ NODES = sorted((ROOT / "nodes").glob("**/*.py"))
 TRAINING = sorted((ROOT / "training").glob("**/*.py"))
 
 SOCKETS = {
-    "attached", "bus", "control", "door", "lookout", "network", "receiver", "sender", "supervisor", "upstream",
+    "attached", "bus", "control", "gateway", "lookout", "network", "receiver", "sender", "supervisor", "upstream",
     "worker",
 }  # fmt: skip
 """The files of graph/ that talk ZeroMQ."""

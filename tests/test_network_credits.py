@@ -9,7 +9,7 @@ import zmq
 import graph
 from graph import wire
 from graph.attached import RunningGraph
-from graph.door import MAX_CREDITS
+from graph.gateway import MAX_CREDITS
 from tests.conftest import PATIENCE_S, eventually
 from tests.listening import listening
 

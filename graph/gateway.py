@@ -55,12 +55,12 @@ class Relay:
         return {**message, "n": granted}
 
 
-class Door(threading.Thread):
+class Gateway(threading.Thread):
     """The thread. `address` is where it listens."""
 
     def __init__(self, listen: str, keys: str | None, rundir: RunDir, nodes: Collection[str]) -> None:
         """Bind to `listen`. Raises ConfigError if that is impossible, and like `network.listening`."""
-        super().__init__(name="door", daemon=True)
+        super().__init__(name="gateway", daemon=True)
         secret = listening(listen, keys)
         self._folder = Path(keys) if keys else None
         self._rundir = rundir
