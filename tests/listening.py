@@ -17,14 +17,19 @@ def config(listen: str = "tcp://127.0.0.1:0", keys: Path | None = None, name: st
     return graph
 
 
+def address_of(main: Graph) -> str:
+    """The address at which a graph listens, from its log."""
+    found = re.search(r"can be attached to at (tcp://\S+)", main.text())
+    assert found, main.text()
+    return found[1]
+
+
 @contextlib.contextmanager
 def listening(folder: Path, keys: Path | None = None) -> Iterator[tuple[Graph, str]]:
     """Run a graph; yield it and the address at which it listens."""
     with Graph(folder, config(keys=keys)) as main:
         wait_for_rows(folder / "out.jsonl", 5)
-        found = re.search(r"can be attached to at (tcp://\S+)", main.text())
-        assert found, main.text()
-        yield main, found[1]
+        yield main, address_of(main)
         main.interrupt()
         assert main.wait() == 0, main.text()
     assert untouched(folder)

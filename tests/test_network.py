@@ -25,7 +25,7 @@ from graph.config import load
 from tests.attached import take
 from tests.conftest import PATIENCE_S, Run, eventually
 from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
-from tests.listening import config, listening
+from tests.listening import address_of, config, listening
 from tests.toys import Numbers
 
 
@@ -71,7 +71,7 @@ def waiting_for_readers(main: Graph) -> list[str]:
 def test_a_reader_notices_the_end_and_the_death_of_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Graph(tmp_path, config()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
-        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        address = address_of(main)
         with graph.attach(address) as g:
             stream = g.subscribe("copy.copied")
             next(stream)
@@ -82,7 +82,7 @@ def test_a_reader_notices_the_end_and_the_death_of_the_graph(tmp_path: Path, mon
                 graph.attach(address)
     with Graph(tmp_path, config()) as main:
         assert eventually(lambda: "can be attached to" in main.text() and main.playing())
-        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        address = address_of(main)
         with graph.attach(address) as g:
             stream = g.subscribe("copy.copied")
             next(stream)
@@ -164,7 +164,7 @@ def test_one_client_does_not_stop_the_relay_for_the_others(
     made["edges"] = {"source.frame -> talk.frame": {"policy": "latest"}}
     with Graph(tmp_path, made) as main, context.socket(zmq.DEALER) as client:
         wait_for_rows(tmp_path / "out.jsonl", 300)
-        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        address = address_of(main)
         assert eventually(lambda: "closed\n" in (tmp_path / "ended.jsonl").read_text())
         with graph.attach(address) as g:
             assert eventually(lambda: g.stats()["nodes"]["short"]["state"] == "DONE")
@@ -210,7 +210,7 @@ def test_extra_nodes_over_tcp(tmp_path: Path, end: str, monkeypatch: pytest.Monk
     (tmp_path / "extra").mkdir()
     with Graph(tmp_path, config(keys=tmp_path / "keys")) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
-        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        address = address_of(main)
         with Graph(tmp_path / "extra", extra(address), "attach") as attached:
             assert eventually(lambda: len(rows(tmp_path / "extra/extra.jsonl")) >= 20), attached.text()
             if end == "extra first":
@@ -233,7 +233,7 @@ def test_readers_over_tcp_continue_when_a_node_is_restarted(tmp_path: Path) -> N
     got = tmp_path / "extra/extra.jsonl"
     with Graph(tmp_path, config()) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
-        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        address = address_of(main)
         with Graph(tmp_path / "extra", extra(address), "attach") as attached, graph.attach(address) as g:
             wait_for_rows(got, 5)
             stream = g.subscribe("copy.copied")
@@ -366,7 +366,7 @@ def test_a_client_in_another_network(tmp_path: Path, elsewhere: str) -> None:
     )
     with Graph(tmp_path, config("tcp://10.211.7.1:0", keys)) as main:
         wait_for_rows(tmp_path / "out.jsonl", 5)
-        address = re.findall(r"can be attached to at (tcp://\S+)", main.text())[0]
+        address = address_of(main)
         command = ["ip", "netns", "exec", elsewhere, sys.executable, "-c", code, address, str(keys / "laptop")]
         environment = {**os.environ, "FACEGRAPH_RUN_DIR": str(tmp_path / "nothing"), "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment, check=False)
