@@ -192,8 +192,9 @@ class Supervisor:
     def _relink(self, child: Child) -> None:
         """Connect a restarted node with its neighbours, which may be playing already."""
         self.send(child, "link")
-        for name in [name for name, state in self.states().items() if state == "DONE"]:
-            self.send(child, "gone", node=name)  # so that it does not wait for it
+        for other in self.children.values():
+            if other.state == "DONE":
+                self.send(child, "gone", node=other.spec.name)  # so that it does not wait for it
         playing = self.played is not None
         for edge in self.spec.edges_from(child.spec.name):
             self.send(self.children[edge.target_node], "relink", node=child.spec.name, missed=playing)
