@@ -171,6 +171,13 @@ class _CoreDumper(yaml.SafeDumper):
 
     yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Put U+0085 in double quotes, which escape it: in other styles PyYAML writes what reads as a space."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\x85" in data else None)
+
+
+_CoreDumper.add_representer(str, _CoreDumper.represent_str)
+
 
 def to_yaml(data: Any) -> str:
     """Return plain data as YAML that `Document` reads back as the same."""

@@ -167,7 +167,7 @@ def test_wrong_lines(line: str, error: str, folder: Path, capsys: pytest.Capture
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
 TRICKY = st.sampled_from(
-    ["no", "on", "1e3", "0o17", "0x1F", "017", "1_000", "12:30", "2001-01-01", "~", "", "=", "a: b", "#x"]
+    ["\x85", "no", "on", "1e3", "0o17", "0x1F", "017", "1_000", "12:30", "2001-01-01", "~", "", "=", "a: b", "#x"]
 )
 
 
