@@ -1,4 +1,4 @@
-"""Mistakes in graph files: each by name, with the file and the lines that it must be answered by."""
+"""Mistakes in graph files by name: the file and the lines of its error."""
 
 # ruff: noqa: E501 (an error is one line)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Depth(Frame):
-    """A frame with more in it."""
+    """A subclass of Frame."""
 
     metres: NDArray[np.float32] = array(np.float32, "H", "W")
 
@@ -51,7 +51,7 @@ class Colour(enum.Enum):
 
 
 class Odd(Node):
-    """A source whose settings are of types that neither YAML nor msgpack knows."""
+    """A source with settings of types that YAML and msgpack lack."""
 
     frame = Output(Frame)
     path: Path = Path("a")
@@ -67,11 +67,11 @@ class Odd(Node):
 
 
 class Tool:
-    """Nothing that can be written down."""
+    """A type that YAML cannot hold."""
 
 
 class Unfit(Node):
-    """A source with a setting of a type of its own."""
+    """A source with a setting of such a type."""
 
     frame = Output(Frame)
     tool: Tool = setting(None)
@@ -81,7 +81,7 @@ class Unfit(Node):
 
 
 class Missing(Node):
-    """A source whose setting's type was imported for the type checker alone."""
+    """A source with a setting whose type is only imported for the type checker."""
 
     frame = Output(Frame)
     ratio: "Fraction | None" = None

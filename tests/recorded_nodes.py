@@ -1,4 +1,4 @@
-"""Nodes for the graphs in tests of recordings."""
+"""Nodes for the tests of recordings."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.toys import Source
 
 
 class GatedSource(TestSource):
-    """The test source, which starts when the file `gate` appears, so that a recorder can attach first."""
+    """The test source, which starts when the file `gate` appears, so that the recorder is ready."""
 
     gate: str = "go"
 
@@ -22,7 +22,7 @@ class GatedSource(TestSource):
 
 
 class GatedNumbers(Source):
-    """The source of the toys, with a gate."""
+    """The source of the toys, with a gate as well."""
 
     gate: str = "go"
 
@@ -33,7 +33,7 @@ class GatedNumbers(Source):
 
 
 class Keep(Node):
-    """Writes the exact bytes of the faces of every frame."""
+    """Writes the faces of every frame as bytes."""
 
     faces = Input(Faces)
 

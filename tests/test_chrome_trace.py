@@ -10,7 +10,7 @@ from tests.test_profile import MS, T0, graph_spec, meters, played, take
 
 
 def replay(events):
-    """Do with a trace what Perfetto's importer does; return slices by track and (edge, slice left, slice entered)."""
+    """Import a trace as Perfetto does; return the slices by track, and (edge, slice left, slice entered)."""
     processes_of_thread = defaultdict(set)
     for event in events:
         processes_of_thread[event["tid"]].add(event["pid"])
@@ -57,7 +57,7 @@ def test_trace_has_every_part_of_every_frame_and_follows_it():
     assert len({event["id"] for event in events if event["ph"] == "s"}) == len(flows)
 
 
-def test_processes_bear_names_and_classes_in_the_order_of_the_flow():
+def test_processes_have_names_and_classes_in_flow_order():
     said = defaultdict(list)
     for event in chrome_trace.events(played(frames=1)):
         if event["ph"] == "M":
@@ -68,7 +68,7 @@ def test_processes_bear_names_and_classes_in_the_order_of_the_flow():
     assert said["thread_name"].count("process") == len(said["process_name"]) == 4
 
 
-def test_an_arrow_leaves_before_it_arrives_though_publishing_goes_on():
+def test_an_arrow_starts_before_it_ends_while_publishing_continues():
     profile, all_meters = Profile(graph_spec()), meters()
     all_meters["camera"].frame(0, T0, T0, T0 + MS, T0 + 5 * MS, T0)
     all_meters["slow"].frame(0, T0 + MS, T0 + MS, T0 + 2 * MS, T0 + 2 * MS, T0)
@@ -76,9 +76,9 @@ def test_an_arrow_leaves_before_it_arrives_though_publishing_goes_on():
     assert replay(list(chrome_trace.events(profile)))[1] == [("camera.frame -> slow.frame", "publish 0", "process 0")]
 
 
-def test_frames_that_wait_together_lie_on_tracks_of_their_own():
+def test_frames_that_wait_together_have_separate_tracks():
     profile, all_meters = Profile(graph_spec()), meters()
-    for seq in range(chrome_trace.TRACKS + 9):  # all arrive at once, more than there are tracks for
+    for seq in range(chrome_trace.TRACKS + 9):  # all arrive at once, more than there are tracks
         all_meters["slow"].frame(seq, T0, T0 + seq * MS, T0 + (seq + 1) * MS, T0 + (seq + 1) * MS, T0)
     take(profile, all_meters)
     events = list(chrome_trace.events(profile))
@@ -89,7 +89,7 @@ def test_frames_that_wait_together_lie_on_tracks_of_their_own():
     assert flows == []
 
 
-def test_slices_do_not_overlap_when_times_are_no_whole_microseconds():
+def test_slices_with_fractional_microseconds_do_not_overlap():
     profile, all_meters = Profile(graph_spec()), meters()
     times = [T0 + 1001 * index + index * index % 7 for index in range(400)]
     for seq, (start, end) in enumerate(pairwise(times)):

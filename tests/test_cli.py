@@ -1,4 +1,4 @@
-"""The command line, in this process where that is enough and as a real command where it is not."""
+"""The command line, in this process or, where needed, as a real command."""
 
 # ruff: noqa: E501 (an error is one line)
 
@@ -75,7 +75,7 @@ nodes:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in a folder with nodes of its own."""
+    """Work in a folder with user nodes."""
     (tmp_path / "own_nodes.py").write_text(NODES)
     (tmp_path / "three.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
@@ -117,14 +117,14 @@ def test_error(arguments: list[str], error: str, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("arguments", [["check"], []])
-def test_a_config_with_a_name_that_no_file_can_have(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_name_that_is_too_long(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*arguments, "x" * 300]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("error: no config 'xxxxxxxxxxxx")  # Python 3.14 does not say that it is too long
 
 
 @pytest.mark.parametrize("arguments", [["no.yaml"], ["check", "no.yaml"], ["--duration", "1", "no.yaml"]])
-def test_config_that_is_nowhere(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_that_does_not_exist(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
     expected = f"error: no config 'no.yaml': neither {folder / 'no.yaml'} nor in {ROOT / 'configs'}; configs there: "
@@ -135,7 +135,7 @@ def test_config_that_is_nowhere(arguments: list[str], folder: Path, capsys: pyte
 @pytest.mark.parametrize(
     "arguments", [["check"], ["run"], ["three.yaml", "--duration", "soon"], ["--lgo", "three.yaml"]]
 )
-def test_wrong_arguments_are_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_exit_with_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     assert "Usage: run_graph.py" in capsys.readouterr().err
 
@@ -150,19 +150,19 @@ def test_wrong_arguments_are_exit_code_2(arguments: list[str], capsys: pytest.Ca
         ["top", "--every"],
     ],
 )
-def test_seconds_that_never_end_or_are_less_than_none(
+def test_seconds_must_be_finite_and_not_negative(
     arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main([*arguments, text]) == 2
     assert f"Invalid value for '{arguments[-1]}'" in capsys.readouterr().err
 
 
-def test_a_comparison_with_a_name_that_no_file_can_have(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_profile_name_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compare", "x" * 300, "y"]) == 2
     assert capsys.readouterr().err.endswith(f"File name too long: '{'x' * 300}/latency.json'\n")
 
 
-def test_what_is_to_be_drawn_is_neither_a_config_nor_a_running_graph(capsys: pytest.CaptureFixture[str]) -> None:
+def test_draw_with_neither_a_config_nor_a_running_graph(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["draw", "demmo"]) == 2
     assert capsys.readouterr().err.endswith("; did you mean 'demo'?; running graphs: none\n")
 
@@ -171,14 +171,14 @@ def test_what_is_to_be_drawn_is_neither_a_config_nor_a_running_graph(capsys: pyt
 def test_a_folder_without_a_name_is_refused(
     arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As of a variable of the shell that is not set; in the folder of this process nothing may be written."""
+    """It comes from an unset shell variable; nothing may be written into the current folder."""
     before = set(folder.iterdir())
     assert cli.main(arguments) == 2
     assert "is empty; expected the name of a folder" in capsys.readouterr().err
     assert set(folder.iterdir()) == before
 
 
-def test_all_errors_of_a_file_are_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_error_of_a_file_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "two.yaml").write_text(CONFIG.replace("three.frame", "thre.frame") + "name: 1\n")
     assert cli.main(["check", "two.yaml"]) == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -187,13 +187,13 @@ def test_all_errors_of_a_file_are_lines(folder: Path, capsys: pytest.CaptureFixt
     ]
 
 
-def test_config_of_the_checkout_by_its_name_from_any_folder(capsys: pytest.CaptureFixture[str]) -> None:
+def test_our_configs_are_found_by_name_from_any_folder(capsys: pytest.CaptureFixture[str]) -> None:
     for given in ("demo", "demo.yaml", "configs/demo.yaml"):
         assert cli.main(["check", given]) == 0, given
         assert f"{ROOT / 'configs' / 'demo.yaml'}: demo," in capsys.readouterr().out.replace("\n", "")
 
 
-def test_own_file_goes_before_the_checkout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_user_file_wins_over_ours(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "demo.yaml").write_text(CONFIG)
     assert cli.main(["check", "demo.yaml"]) == 0
     assert "ok  demo.yaml: demo, 2 nodes" in capsys.readouterr().out
@@ -207,7 +207,7 @@ def test_nodes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 80])
-def test_narrow_terminals_cut_no_name(
+def test_narrow_terminals_do_not_truncate_names(
     columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli.out, "width", columns)
@@ -260,7 +260,7 @@ def test_a_file_is_drawn_without_a_run_folder(
     assert cli.main(["draw", "thre.yaml"]) == 2
     assert "no config 'thre.yaml'" in capsys.readouterr().err
     assert cli.main(["draw", "three"]) == 2
-    assert "three.yaml cannot be created" in capsys.readouterr().err, "a graph of that name may run there"
+    assert "three.yaml cannot be created" in capsys.readouterr().err, "a graph of that name may be running"
 
 
 def test_draw_mermaid_of_attached_nodes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +280,7 @@ def test_draw_mermaid_of_attached_nodes(folder: Path, capsys: pytest.CaptureFixt
     ]
 
 
-def test_warnings_go_to_stderr_and_letters_that_a_terminal_lacks_are_question_marks(
+def test_warnings_go_to_stderr_and_unknown_characters_become_question_marks(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
@@ -304,14 +304,14 @@ def test_schema_knows_the_settings_of_our_nodes(capsys: pytest.CaptureFixture[st
     assert smooth["inputs"] == {"properties": inputs, "additionalProperties": False}
     assert smooth["settings"]["additionalProperties"] is False
     types = schema["$defs"]["NodeModel"]["properties"]["type"]["anyOf"]
-    assert types == [{"enum": sorted(rules)}, {"pattern": "^.+:.+$"}], "those of other packages are none that it knows"
+    assert types == [{"enum": sorted(rules)}, {"pattern": "^.+:.+$"}], "nodes of other packages are allowed"
     nodes = schema["properties"]["nodes"]
     assert list(nodes["patternProperties"]) == [f"^{NAME}$"]
     assert "speed" in rules["graph.replay:Replay"]["properties"]["settings"]["properties"]
-    assert nodes["additionalProperties"] is False, "a node of another name is an error in an editor, too"
+    assert nodes["additionalProperties"] is False, "editors reject invalid names, too"
 
 
-def test_a_package_that_hides_ours(folder: Path) -> None:
+def test_a_package_that_shadows_ours(folder: Path) -> None:
     (folder / "nodes.py").write_text("")
     code = f"import sys; sys.path.append({str(ROOT)!r}); import run_graph; run_graph.main()"
     line = [sys.executable, "-c", code]
@@ -321,7 +321,7 @@ def test_a_package_that_hides_ours(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_ctrl_c_before_a_graph_runs_is_no_error(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_before_a_graph_runs_exits_with_130(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
@@ -337,10 +337,10 @@ import contextlib, os, signal, sys, time
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "graph.cli":
-            with contextlib.suppress(KeyboardInterrupt):  # as a library that calls Python from C may do
+            with contextlib.suppress(KeyboardInterrupt):  # like a library that calls Python from C
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have set it to be ignored
 sys.meta_path.insert(0, Finder())
 sys.argv = ["run_graph.py", "--help"]
 import run_graph
@@ -351,10 +351,10 @@ run_graph.main()
 def test_ctrl_c_while_libraries_are_imported_is_not_lost() -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}){SWALLOWING}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")  # a shell tells of it as 130
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")  # shells report it as 130
 
 
-def test_importing_the_script_again_costs_a_child_nothing() -> None:
+def test_importing_the_script_imports_nothing_else() -> None:
     code = "import sys; before = set(sys.modules); import run_graph; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT

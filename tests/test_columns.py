@@ -1,4 +1,4 @@
-"""The tables of `top` and `compare` in narrow terminals: whole columns are left out, names and numbers never cut."""
+"""The tables of `top` and `compare` in narrow terminals: they omit columns and never truncate names or numbers."""
 
 import copy
 from typing import Any
@@ -61,19 +61,19 @@ def test_top(width: int, shown: str) -> None:
         assert " ".join(row(found, name).split()) == shown
 
 
-def test_the_rate_stays_in_a_terminal_that_is_too_narrow_for_it() -> None:
+def test_the_rate_is_shown_in_any_terminal() -> None:
     found = lines(top.view(STATS, [], 20), 60)
     for name in NAMES:
         assert row(found, name) == "30.0"
 
 
-def test_columns_of_top_stay_while_numbers_change() -> None:
+def test_the_columns_of_top_do_not_depend_on_the_numbers() -> None:
     idle = NODE | {"state": "DONE", "fps": 0.0, "cpu_percent": 0.0, "memory_mb": 9.0, "wait_ms": None}
     found = lines(top.view(STATS | {"nodes": dict.fromkeys(NAMES, idle)}, [], 80), 80)
     assert row(found, "camera").split() == ["done", "0.0", "12.3", "/", "45.6", "/", "112", "95", "12.3", "0", "9"]
 
 
-def test_a_node_that_can_hardly_do_more_is_red() -> None:
+def test_a_busy_node_is_red() -> None:
     nodes = {"camera": NODE | {"busy_percent": 89.0}, "landmarks": NODE | {"busy_percent": 90.0}}
     console = Console(width=160, force_terminal=True, color_system="standard")
     with console.capture() as shown:
@@ -82,7 +82,7 @@ def test_a_node_that_can_hardly_do_more_is_red() -> None:
     assert "landmarks" in red
 
 
-def test_top_does_not_know_what_another_graph_counts() -> None:
+def test_top_shows_a_dash_for_counts_of_another_graph() -> None:
     far = NODE | {"queue": None, "dropped_per_s": None}
     edge = {"from": "other/eyes.faces", "to": "camera.faces", "policy": "latest", "dropped": None}
     stats = STATS | {"nodes": {"camera": far}, "edges": {"other/eyes.faces -> camera.faces": edge}}

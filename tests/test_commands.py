@@ -1,4 +1,4 @@
-"""The commands that look into a running graph and change it, as a user types them."""
+"""The commands that inspect and change a running graph, as a user types them."""
 
 import json
 import subprocess
@@ -50,7 +50,7 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Graph]:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*arguments: str, code: int = 0) -> str:
-        """Return what a command says: its output, or its error if it is to fail."""
+        """Return the output of a command, or its error if `code` is not 0."""
         assert cli.main([*arguments]) == code
         said = capsys.readouterr()
         assert code == 0 or said.out == ""
@@ -169,7 +169,7 @@ def prometheus(main: Graph) -> None:
 
 
 def wrong(run: Run) -> None:
-    """What a user sees who mistypes; the README's table says what to do."""
+    """What a user sees after a typing error."""
     for arguments, why in (
         (["top", "mian"], "no graph named 'mian' is running; did you mean 'main'?"),
         (["tap", "copy.copy"], "main has no output 'copy.copy'; did you mean 'copy.copied'?"),

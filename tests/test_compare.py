@@ -1,4 +1,4 @@
-"""Two runs compared: what is said of them, and what is no run at all."""
+"""The comparison of two runs."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
 
 
-def test_what_got_slower_is_said_and_noise_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changes_are_reported_and_noise_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     after = json.loads(json.dumps(RUN))
     after["nodes"]["landmarks"]["process_ms"]["p50"] = 2.54
     after["nodes"]["landmarks"]["memory_mb"] = 200.0
@@ -87,11 +87,11 @@ def test_what_got_slower_is_said_and_noise_is_not(tmp_path: Path, capsys: pytest
         (Change(30.0, 26.0, least=0.1, more_is_worse=False), "worse", "-13 %"),
     ],
 )
-def test_noise_is_a_share_of_the_value_and_more_where_that_is_small(change: Change, verdict: str, percent: str) -> None:
+def test_noise_is_relative_with_an_absolute_minimum(change: Change, verdict: str, percent: str) -> None:
     assert (change.verdict, change.percent) == (verdict, percent)
 
 
-def test_what_changed_most_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_largest_change_is_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     after = json.loads(json.dumps(RUN))
     for name, ms in (("camera", 3.0), ("landmarks", 9.0), ("window", 4.0)):
         after["nodes"][name]["process_ms"]["p50"] = ms
@@ -99,7 +99,7 @@ def test_what_changed_most_is_said_first(tmp_path: Path, capsys: pytest.CaptureF
     assert [line.split()[0] for line in lines if "itself is slower" in line] == ["landmarks", "window", "camera"]
 
 
-def test_little_numbers_that_change_by_more_than_a_tenth_are_noise_too() -> None:
+def test_large_relative_changes_of_small_numbers_are_noise() -> None:
     before, after = json.loads(json.dumps(RUN)), json.loads(json.dumps(RUN))
     for run, fps, ms, percent, mb in ((before, 0.5, 0.05, 5.0, 20.0), (after, 0.58, 0.09, 9.0, 24.0)):
         times = {f"{name}_ms": TIMES | {"p50": ms} for name in ("wait", "process", "age")}
@@ -128,7 +128,7 @@ def test_the_same_run_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert not any(line.startswith(("different", "only in")) for line in lines)
 
 
-def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_between_the_machines_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = json.loads(json.dumps(RUN))
     other["machine"] = {"cpu": "y", "cores": 4, "system": "Darwin", "python": "3.12"}
     other["nodes"]["smooth"] = other["nodes"].pop("landmarks")
@@ -143,8 +143,8 @@ def test_what_makes_runs_hard_to_compare_is_told(tmp_path: Path, capsys: pytest.
     ]
 
 
-def test_fewer_frames_in_the_same_time_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a file that a node holds up, each frame may take as long as before from its capture to the end."""
+def test_a_lower_frame_rate_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If a node slows a file down, the latency of each frame may stay the same."""
     after = json.loads(json.dumps(RUN))
     for node in after["nodes"].values():
         node["fps"] = 12.0
@@ -157,7 +157,7 @@ def test_fewer_frames_in_the_same_time_are_told(tmp_path: Path, capsys: pytest.C
     assert isinstance(last, Text) and last.style == "red"
 
 
-def test_nodes_without_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nodes_without_frames_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     none = json.loads(json.dumps(RUN)) | {"capture_to_sink": {}}
     for node in none["nodes"].values():
         node |= {"frames": 0, "process_ms": dict.fromkeys(TIMES, 0.0)}
@@ -182,7 +182,9 @@ def test_nodes_without_frames_are_told(tmp_path: Path, capsys: pytest.CaptureFix
         ("5", "error: {}/latency.json: is not the latency.json of a run"),
     ],
 )
-def test_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, why: str) -> None:
+def test_files_that_are_not_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: Any, why: str
+) -> None:
     folder = tmp_path / "a"
     if content is None:
         folder.mkdir()

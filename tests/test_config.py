@@ -1,4 +1,4 @@
-"""Graph files: what they may say, and every kind of mistake in them, by the exact text of its error."""
+"""Graph files: valid ones, and every kind of mistake with the exact text of its error."""
 
 import copy
 import logging
@@ -48,7 +48,7 @@ def test_every_config_of_ours(path: Path, caplog: pytest.LogCaptureFixture) -> N
     for node in spec.nodes.values():
         for value in node.settings.values():
             written = isinstance(value, str) and value.startswith("out/")
-            assert not written or text.count(value) == 2, f"{value} is not told at the top of {path.name}"
+            assert not written or text.count(value) == 2, f"{value} is missing at the top of {path.name}"
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -57,7 +57,7 @@ def test_error(case: str) -> None:
     assert errors(text) == expected
 
 
-def test_all_errors_at_once_in_the_order_of_the_file() -> None:
+def test_all_errors_are_reported_in_file_order() -> None:
     text = """\
 name: 1
 nodes:
@@ -83,7 +83,7 @@ def test_restart() -> None:
     assert (nodes["camera"].restart, nodes["show"].restart) == ("never", "always")
 
 
-def test_what_is_set_may_have_spaces_around_it() -> None:
+def test_overrides_may_contain_spaces() -> None:
     assert good(SHOW, " camera.uri = a.mp4").nodes["camera"].settings == {"uri": "a.mp4"}
 
 
@@ -127,9 +127,7 @@ def test_module_that_fails(source: str, error: str, tmp_path: Path, monkeypatch:
     assert line.startswith("g.yaml:5: nodes.more.type: " + error.format(folder=tmp_path))
 
 
-def test_a_module_that_is_named_like_ours_is_told_with_its_own_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_a_module_named_like_ours_names_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec, "__file__", str(tmp_path / "graph" / "spec.py"))
     (tmp_path / "graph_mine.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
@@ -141,7 +139,7 @@ def test_subclass_of_the_message_is_accepted() -> None:
     good(SHOW.replace("@Camera", "@DepthCamera"))
 
 
-def test_optional_input_may_be_left_out() -> None:
+def test_an_optional_input_may_be_unconnected() -> None:
     assert len(good(SHOW.replace("@Show", "@Render")).edges) == 1
 
 
@@ -152,7 +150,7 @@ EMPTY = (
 )
 
 
-def test_empty_sections_are_none() -> None:
+def test_empty_sections_are_ignored() -> None:
     of_graph, of_node, of_edge = ({f"{key}: " for key in sorted(keys)} for keys in EMPTY)
     text = SHOW.replace("name: g\n", "").replace('"@Camera"', f'"@Camera", {", ".join(of_node)}')
     good(text + "\n".join(of_graph))
@@ -160,7 +158,7 @@ def test_empty_sections_are_none() -> None:
     good(text + f"edges: {{camera.frame -> show.frame: {{{', '.join(of_edge)}}}}}")
 
 
-def test_what_may_be_empty_is_no_mistake_in_editors_either() -> None:
+def test_the_schema_allows_empty_sections_too() -> None:
     schema = json_schema({})
     parts = [schema, schema["$defs"]["NodeModel"], schema["$defs"]["EdgeModel"]]
     assert tuple({key for key, said in part["properties"].items() if takes_nothing(said)} for part in parts) == EMPTY
@@ -177,7 +175,7 @@ def takes_nothing(said: dict[str, Any]) -> bool:
     ("file", "name"),
     [("cams", "cams"), ("2 cams", "_2_cams"), (50 * "c", 40 * "c"), (50 * "2", "_" + 39 * "2")],
 )
-def test_a_graph_without_name_has_the_name_of_its_file(file: str, name: str) -> None:
+def test_the_default_name_is_that_of_the_file(file: str, name: str) -> None:
     assert load(write(SHOW.replace("name: g\n", ""), f"{file}.yaml")).name == name
 
 
@@ -185,11 +183,11 @@ def policies(spec: GraphSpec) -> dict[str, tuple[str, int]]:
     return {edge.target: (edge.policy, edge.queue) for edge in spec.edges}
 
 
-def test_a_file_is_waited_for() -> None:
+def test_edges_after_a_file_block() -> None:
     assert set(policies(good(FACES)).values()) == {("block", 4)}
 
 
-def test_a_camera_is_not_waited_for() -> None:
+def test_edges_after_a_camera_drop() -> None:
     assert policies(good(FACES, "camera.uri=0")) == {
         "detect.frame": ("latest", 1),
         "landmarks.frame": ("drop_oldest", JOIN_DEPTH),
@@ -227,7 +225,7 @@ def test_queue_alone_keeps_the_default_policy() -> None:
     assert policies(joined)["landmarks.frame"] == ("drop_oldest", 9)
 
 
-def test_attached_nodes_never_hold_up_the_graph() -> None:
+def test_attached_nodes_never_block_the_graph() -> None:
     spec = good("attach: webcam\n" + SHOW.replace("camera.frame", "webcam/camera.frame"))
     [edge] = spec.edges
     assert (edge.source_graph, edge.source_node, edge.source_port) == ("webcam", "camera", "frame")
@@ -235,16 +233,16 @@ def test_attached_nodes_never_hold_up_the_graph() -> None:
     assert spec.edges_from("camera") == ()
 
 
-def test_what_is_at_an_address_has_its_own_name() -> None:
+def test_a_graph_at_an_address_has_its_own_name() -> None:
     [edge] = good("attach: tcp://192.0.2.7:5555\n" + SHOW.replace("camera.frame", "webcam/camera.frame")).edges
     assert (edge.source_graph, edge.source_node) == ("webcam", "camera")
 
 
-def test_what_reads_a_node_of_its_own_name_elsewhere_closes_no_cycle() -> None:
+def test_reading_a_node_of_the_same_name_in_another_graph_is_no_cycle() -> None:
     assert len(good('attach: main\nnodes: {more: {type: "@Filter", inputs: {frame: main/more.picture}}}').edges) == 1
 
 
-def test_warning_of_a_node_that_nobody_reads(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_about_unread_outputs(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         good(SHOW + '  more: {type: "@Filter", inputs: {frame: camera.frame}}')
         good(FACES)
@@ -257,12 +255,12 @@ ODD: tuple[Any, ...] = (None, -1, 1.5, "a", "camera.frame", [1], {}, {"a": None}
 
 
 def places(value: Any, around: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Return the keys of every value within a mapping."""
+    """Return the keys of every value in nested mappings."""
     inner = value.items() if isinstance(value, dict) else ()
     return [around, *(place for key, part in inner for place in places(part, (*around, key)))]
 
 
-def test_whatever_stands_anywhere_is_an_error_and_not_a_crash() -> None:
+def test_wrong_values_anywhere_give_an_error_and_no_crash() -> None:
     good_text = FACES + "edges: {detect.faces -> landmarks.found: {join: hold, policy: block, queue: 3}}"
     data = yaml.safe_load(good_text.replace("@", f"{Camera.__module__}:"))
     refused = 0

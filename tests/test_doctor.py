@@ -1,4 +1,4 @@
-"""What the doctor finds, on this machine and on ones that lack something."""
+"""What the doctor finds on this machine, and on machines that lack something."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def capture(uri: Any, **settings: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_this_machine_can_do_what_the_tests_need(capsys: pytest.CaptureFixture[str]) -> None:
+def test_this_machine_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     verdicts = {(line["under"], line["about"]): line["verdict"] for line in found["findings"]}
@@ -96,7 +96,7 @@ def test_this_machine_can_do_what_the_tests_need(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_nodes_of_others_join_in(examine: Examine) -> None:
+def test_nodes_of_other_packages_are_checked(examine: Examine) -> None:
     found = examine(
         lamp={"type": "lamps:Lamp", "settings": {"colour": "green"}},
         crash={"type": "lamps:Crash"},
@@ -110,7 +110,7 @@ def test_nodes_of_others_join_in(examine: Examine) -> None:
 
 
 @pytest.mark.slow
-def test_a_check_that_hangs_is_left(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_hangs_is_a_finding(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "PATIENCE_S", 2.0)
     assert lines(examine(hang={"type": "lamps:Hang"}), "hang")[0]["found"] == "hangs: no answer in 2 s"
 
@@ -124,7 +124,7 @@ def test_a_check_that_hangs_is_left(examine: Examine, monkeypatch: pytest.Monkey
         ("rtsp://bob:secret@127.0.0.1:1/x", "camera", "rtsp://bob:***@127.0.0.1:1/x refuses the connection"),
     ],
 )
-def test_a_source_that_is_not_there(examine: Examine, tmp_path: Path, uri: str, about: str, said: str) -> None:
+def test_a_source_that_does_not_exist(examine: Examine, tmp_path: Path, uri: str, about: str, said: str) -> None:
     found = examine(source=capture(uri, patience=1.0))
     [line] = [line for line in lines(found, "source") if line["about"] == about]
     assert line["verdict"] == "problem" and line["remedy"]
@@ -133,7 +133,7 @@ def test_a_source_that_is_not_there(examine: Examine, tmp_path: Path, uri: str, 
 
 
 @pytest.mark.slow
-def test_sources_and_sinks_that_are_there(examine: Examine, tmp_path: Path) -> None:
+def test_sources_and_sinks_that_exist(examine: Examine, tmp_path: Path) -> None:
     clips.write(tmp_path / "clip.mp4", clips.steady(5))
     cv2.imwrite(str(tmp_path / "one.png"), clips.picture(1))
     height, width = clips.picture(1).shape[:2]
@@ -190,7 +190,7 @@ def test_a_run_folder_that_others_may_read(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("load", "verdict"), [(5.9, "ok"), (6.1, "note")])
-def test_processors_that_others_keep_busy(load: float, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_processors(load: float, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(machine.psutil, "getloadavg", lambda: (load, 0.0, 0.0))
     found = machine.processors()
@@ -214,13 +214,13 @@ def test_a_codec_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.verdict for finding in _codecs.check_codecs(("no reader", "no writer"))] == ["problem", "note"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Video4Linux")  # nothing else has such files
-def test_a_device_that_is_no_webcam() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="Video4Linux")  # only Linux has such files
+def test_a_device_that_is_not_a_webcam() -> None:
     with pytest.raises(OSError, match="Inappropriate ioctl"):
         _webcam.formats(os.devnull)
 
 
-def test_the_table_can_be_read_in_a_narrow_terminal() -> None:
+def test_the_table_in_a_narrow_terminal() -> None:
     findings = [
         ("Machine", Finding("memory", "ok", "plenty")),
         ("web", Finding("web page", "problem", "aiohttp is not installed", "pip install '.[web]'")),

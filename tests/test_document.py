@@ -1,4 +1,4 @@
-"""What the words of a YAML file are, by the core schema of YAML 1.2."""
+"""YAML scalars by the core schema of YAML 1.2."""
 
 import math
 from pathlib import Path
@@ -25,31 +25,31 @@ TEXTS = ["tRUE", "yes", "no", "on", "nULL", "0b1", "0o8", "0xg", "1_000", ".Nan"
 
 
 @pytest.mark.parametrize(("word", "value"), [(word, value) for value, words in WORDS.items() for word in words])
-def test_words_that_stand_for_something_else(word: str, value: object) -> None:
+def test_scalars_that_are_not_strings(word: str, value: object) -> None:
     found = parse_value(word)
     assert (found, type(found)) == (value, type(value))
     assert not word.strip() or parse_value(f"[{word}]") == [value]
 
 
 @pytest.mark.parametrize("word", [".nan", ".NaN", ".NAN"])
-def test_no_number(word: str) -> None:
+def test_nan(word: str) -> None:
     assert math.isnan(parse_value(word))
 
 
 @pytest.mark.parametrize("word", TEXTS)
-def test_words_that_are_texts(word: str) -> None:
+def test_scalars_that_are_strings(word: str) -> None:
     assert parse_value(word) == parse_value(f"[{word}]")[0] == word
 
 
 @pytest.mark.parametrize("brackets", ["[\n", "{a:\n"])
-def test_what_is_nested_too_deeply(brackets: str) -> None:
+def test_input_that_is_nested_too_deeply(brackets: str) -> None:
     with pytest.raises(ConfigError, match=r"g\.yaml: not a graph: nested too deeply"):
         Document(Path("g.yaml"), brackets * 5000)
     with pytest.raises(ConfigError, match=r"' is nested too deeply"):
         parse_value(brackets * 5000)
 
 
-def test_what_is_written_reads_well_and_as_the_same() -> None:
+def test_to_yaml_is_readable_and_loads_as_the_same() -> None:
     settings = {"uri": "für/alle.mp4", "title": "no", "number": "017", "ids": [*range(25)]}
     data = {"nodes": {"camera": {"type": "a:B", "settings": settings}}, "live": None}
     text = to_yaml(data)
@@ -62,7 +62,7 @@ def test_what_is_written_reads_well_and_as_the_same() -> None:
     assert Document(Path("g.yaml"), text).data == data
 
 
-def test_a_value_is_put_over_what_there_is_but_not_into_what_is_no_mapping() -> None:
+def test_override_replaces_values_but_leaves_what_is_not_a_mapping() -> None:
     document = Document(Path("g.yaml"), "a: &a {b: 1}\nalso: *a\nempty:\nwrong: 5")
     for name in ("a", "empty", "new", "wrong"):
         document.override((name, "b"), 2, "--set")

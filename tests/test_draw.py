@@ -1,4 +1,4 @@
-"""Drawings of a running graph, from what it says of itself."""
+"""Drawings of a running graph."""
 
 from itertools import count
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_mermaid_of_a_running_graph(stats: dict[str, Any]) -> None:
     ]
 
 
-def test_a_drawing_for_every_change_of_state_but_not_for_steps_taken_together(
+def test_every_change_of_state_is_drawn_but_common_steps_once(
     tmp_path: Path, stats: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = count(100.0, 0.25)

@@ -1,6 +1,6 @@
-"""Graphs from one line: what they mean, the errors of wrong ones, and real runs."""
+"""Graphs written in one line: their meaning, errors, and real runs."""
 
-# ruff: noqa: E501 (a line is a line)
+# ruff: noqa: E501 (one line per graph)
 
 import subprocess
 import sys
@@ -62,7 +62,7 @@ def links(graph: dict[str, Any]) -> dict[str, str]:
     return {f"{name}.{port}": source for name, node in nodes for port, source in node.get("inputs", {}).items()}
 
 
-def test_line_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_line_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     line = "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! record path=out.mp4"
     graph = made(capsys, line)
     assert graph["nodes"]["detect"] == {"type": "nodes.detect:FaceDetector", "inputs": {"frame": "capture.frame"}}
@@ -177,8 +177,8 @@ TRICKY = st.sampled_from(
         st.text(st.characters(codec="ascii", categories=["L"]), min_size=1), PLAIN | TRICKY | st.lists(PLAIN)
     )
 )
-def test_printed_graph_reads_as_the_same(data: dict[str, Any]) -> None:
-    """With our own reader, in which more texts remain strings than in PyYAML's."""
+def test_printed_yaml_loads_as_the_same(data: dict[str, Any]) -> None:
+    """With our own loader, which reads more scalars as strings than PyYAML."""
     assert Document(Path("x"), to_yaml({"settings": data})).data == {"settings": data}
 
 
@@ -188,7 +188,7 @@ def launched(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-def test_run_from_a_line_prints_the_same_graph(run: Run) -> None:
+def test_a_line_runs_and_prints_the_same_graph(run: Run) -> None:
     line = "source frames=12 width=320 height=240 ! detect ! landmarks ! smooth ! render ! record path='my out.mp4'"
     done = launched(line, "--profile", "profile", "--set", "source.fps=25")
     assert done.returncode == 0, done.stderr

@@ -40,7 +40,7 @@ def test_count_mean_and_extremes_are_exact(values):
 
 
 @given(OR_NONE, OR_NONE)
-def test_merged_and_added_later_is_as_if_added_at_once(first, second):
+def test_merging_equals_adding_at_once(first, second):
     merged, added = histogram_of(first), histogram_of(first)
     merged.merge(histogram_of(second))
     added.add_many(np.array(second, np.int64))
@@ -48,7 +48,7 @@ def test_merged_and_added_later_is_as_if_added_at_once(first, second):
 
 
 @given(DURATIONS)
-def test_survives_the_wire(values):
+def test_wire_round_trip(values):
     wire = msgpack.unpackb(msgpack.packb(histogram_of(values).to_wire()))
     assert Histogram.from_wire(wire).to_wire() == histogram_of(values).to_wire()
 
@@ -76,7 +76,7 @@ def give_frames(meter, count, first_seq=0):
         meter.frame(seq, t, t + 1_000_000, t + 4_000_000, t + 4_500_000, t - 2_000_000)
 
 
-def test_a_frame_is_cut_into_wait_process_publish_and_age():
+def test_times_of_a_frame():
     meter = Meter(trace=False)
     give_frames(meter, 3)
     snapshot = meter.snapshot()
@@ -139,7 +139,7 @@ def test_drops_queues_and_unmatched():
     assert snapshot["unmatched"] == 5
 
 
-def test_of_readers_that_have_left_only_the_newest_are_remembered():
+def test_only_the_newest_disconnected_readers_are_kept():
     meter = Meter(trace=False)
     readers = [f"camera.frame -> reader{number}" for number in range(MAX_EDGES + 3)]
     for reader in readers:
@@ -163,7 +163,7 @@ def test_time_in_states_adds_up():
         assert snapshot["state"] == "BLOCKED"
 
 
-def test_a_state_that_begins_while_a_snapshot_is_made_has_lasted_no_time():
+def test_a_state_that_starts_after_the_snapshot_has_no_duration():
     meter = Meter(trace=False)
     meter.state("WAITING", meter.snapshot()["time_ns"] + 3600 * 10**9)
     assert meter.snapshot()["state_ns"] == {"WAITING": 0}
@@ -185,7 +185,7 @@ def test_snapshots_from_another_thread_lose_nothing():
     rows = []
     worker = Thread(target=give_frames, args=(meter, 5_000))
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # seconds: the threads take turns in the midst of a frame
+    sys.setswitchinterval(1e-6)  # seconds: switch threads in the middle of a frame
     try:
         worker.start()
         while worker.is_alive():

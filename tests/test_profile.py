@@ -24,7 +24,7 @@ EDGES = (
 
 
 def graph_spec(edges=EDGES):
-    names = ("window", "slow", "logger", "camera")  # not in the order of the flow
+    names = ("window", "slow", "logger", "camera")  # not in flow order
     return GraphSpec("webcam", None, {name: NodeSpec(name, f"nodes.{name}:Node") for name in names}, edges, "x.yaml")
 
 
@@ -72,31 +72,31 @@ def row(text, name):
     return next(line for line in text.splitlines() if line.split()[:1] == [name]).split()
 
 
-def test_nodes_come_in_the_order_of_the_flow():
+def test_nodes_are_in_flow_order():
     order = graph_spec().flow_order()
     assert sorted(order) == ["camera", "logger", "slow", "window"]
     assert order.index("camera") < order.index("slow") < order.index("window")
 
 
-def test_edges_from_another_graph_do_not_disturb():
+def test_edges_from_another_graph_are_ignored():
     edges = (EdgeSpec("other/smooth.faces", "window.faces"),)
     profile = Profile(graph_spec(edges))
     take(profile, all_meters := meters())
     play(all_meters)
     take(profile, all_meters)
     assert not [event for event in chrome_trace.events(profile) if event["ph"] in "sf"]
-    assert not [edge for edge in profile.edges() if edge.startswith("other/")]  # counted there: 0 would be a lie
+    assert not [edge for edge in profile.edges() if edge.startswith("other/")]  # that graph counts them
     assert row(shown(profile), "window")[-1] == "-"
 
 
-def test_report_can_be_shown_before_anything_was_measured():
+def test_report_without_measurements():
     text = shown(Profile(graph_spec()))
     assert row(text, "slow") == ["slow", "0", "0.0", "-", "-", "-", "0", "0", "0"]
     assert "restarts" not in text and "unmatched" not in text
-    assert "capture ->" not in text and "busiest" not in text, "nothing has arrived anywhere"
+    assert "capture ->" not in text and "busiest" not in text, "no frame has arrived"
 
 
-def test_report_says_the_latency_to_each_sink_and_who_sets_the_pace():
+def test_report_has_the_latency_of_each_sink_and_the_busiest_node():
     text = shown(played(), width=80)
     assert "capture -> window: p50 10.0 ms, p95 10.0 ms, p99 10.0 ms" in text
     assert "capture -> logger: p50 2.0 ms" in text
@@ -116,12 +116,12 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(width):
     assert ("wait ms" in text) == (width == 100)
 
 
-def test_names_in_the_picture_are_told_apart():
+def test_shortened_names_stay_distinct():
     first, second = (latency_plot._short(f"the_name_of_a_node_with_number_{number}") for number in (1, 2))
     assert first != second and len(first) == len(second) == latency_plot.LABEL_LETTERS
 
 
-def test_a_slow_file_is_blamed_and_one_that_gives_more_than_is_taken_is_not():
+def test_the_busiest_node_is_no_source_whose_frames_are_dropped():
     all_meters = meters()
     for seq in range(20):
         t = T0 + seq * 30 * MS
@@ -130,15 +130,15 @@ def test_a_slow_file_is_blamed_and_one_that_gives_more_than_is_taken_is_not():
     profile = Profile(graph_spec((EdgeSpec("camera.frame", "slow.frame", "latest", 1),)))
     take(profile, all_meters)
     assert profile.busiest().name == "camera"
-    all_meters["camera"].drop("camera.frame -> viewer.frame")  # somebody who attached from outside
+    all_meters["camera"].drop("camera.frame -> viewer.frame")  # an attached reader
     take(profile, all_meters)
     assert profile.busiest().name == "camera"
     all_meters["camera"].drop("camera.frame -> slow.frame")
     take(profile, all_meters)
-    assert profile.busiest().name == "slow", "the file gives more than slow takes"
+    assert profile.busiest().name == "slow", "the file is faster than slow"
 
 
-def test_a_node_that_gives_more_than_is_taken_may_hold_up_others_nevertheless():
+def test_the_busiest_node_may_be_one_whose_output_is_dropped():
     profile, all_meters = Profile(graph_spec()), meters()
     play(all_meters)
     all_meters["slow"].drop("slow.faces -> window.faces")
@@ -146,7 +146,7 @@ def test_a_node_that_gives_more_than_is_taken_may_hold_up_others_nevertheless():
     assert profile.busiest().name == "slow"
 
 
-def test_work_after_the_last_frame_makes_nobody_busier_than_always():
+def test_busy_is_at_most_100_percent():
     profile, meter = Profile(graph_spec()), Meter(trace=False)
     work(meter, 0, T0, T0, T0 + MS, T0 + MS, T0)
     meter.state("PROCESSING", T0 + MS)
@@ -155,7 +155,7 @@ def test_work_after_the_last_frame_makes_nobody_busier_than_always():
     assert profile.busy_percent(profile.nodes["slow"]) == 100
 
 
-def test_handing_over_is_work_and_being_held_up_is_not():
+def test_publishing_is_busy_and_being_blocked_is_not():
     meter = Meter(trace=False)
     for t in range(T0, T0 + 1000 * MS, 10 * MS):  # 1 ms in process(), 2 ms held up, 5 ms of copying
         meter.state("PROCESSING", t)
@@ -169,12 +169,12 @@ def test_handing_over_is_work_and_being_held_up_is_not():
     assert row(shown(profile), "slow")[2:9] == ["100.2", "1.00", "/", "1.00", "0.00", "7.00", "60"]
 
 
-def test_drops_are_counted_for_the_node_that_was_too_slow():
+def test_drops_are_counted_for_the_receiver():
     profile, all_meters = Profile(graph_spec()), meters()
     play(all_meters)
     all_meters["camera"].drop("camera.frame -> slow.frame", 7)
-    all_meters["camera"].drop("camera.frame -> viewer.frame", 2)  # somebody who attached from outside
-    all_meters["camera"].queued("camera.frame -> reader.frame", 4)  # and somebody else
+    all_meters["camera"].drop("camera.frame -> viewer.frame", 2)  # an attached reader
+    all_meters["camera"].queued("camera.frame -> reader.frame", 4)  # another one
     take(profile, all_meters)
     assert row(shown(profile), "slow")[-1] == "7"
     assert row(shown(profile), "camera")[-1] == "0"
@@ -215,12 +215,12 @@ def test_a_restarted_node_keeps_what_its_first_process_measured():
     second["slow"].unmatched(5)
     profile.nodes["slow"].restarts += 1
     profile.take("slow", second["slow"].snapshot())
-    third = meters()["slow"].snapshot() | {"rss_bytes": 7_000_000, "cpu_s": 0.0}  # which has had no frame yet
+    third = meters()["slow"].snapshot() | {"rss_bytes": 7_000_000, "cpu_s": 0.0}  # without frames
     profile.take("slow", third)
     node = profile.nodes["slow"]
     assert profile.edges()["slow.faces -> window.faces"]["queue_peak"] == 3
     assert (node.rss_mb, node.unmatched) == (7.0, 9)
-    assert node.cpu_s > third["cpu_s"], "that of all processes"
+    assert node.cpu_s > third["cpu_s"], "the time of all processes"
     assert (node.frames, node.restarts, node.times("process").count) == (15, 1, 15)
     assert profile.dropped()["slow.faces -> window.faces"] == 3
     assert (profile.duration_s, profile.fps(node)) == (pytest.approx(0.352), pytest.approx(15 / 0.352))
@@ -251,11 +251,11 @@ def test_cpu_counts_from_when_the_node_was_ready():
     profile = Profile(graph_spec())
     for values in ((2, 1.9, 0), (4, 2.0, 0), (6, 2.5, 20), (8, 3.0, 40)):
         profile.take("slow", snapshot(*values))
-    assert profile.nodes["slow"].cpu_percent == pytest.approx(25)  # the 1.9 s of loading a model do not count
+    assert profile.nodes["slow"].cpu_percent == pytest.approx(25)  # without the 1.9 s of loading a model
 
 
-def test_rates_and_shares_are_of_the_whole_run():
-    """A node that was quick with the only frame has no thousands of frames per second, and was not always busy."""
+def test_rates_and_shares_refer_to_the_whole_run():
+    """A node that processes its only frame fast has neither thousands of fps nor 100 % busy."""
     profile, all_meters = Profile(graph_spec()), meters()
     play(all_meters, frames=1)
     take(profile, all_meters)
@@ -302,17 +302,17 @@ def test_write(written):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """The picture is not drawn, which takes ten times as long as the rest."""
+    """Skip drawing the picture, which takes ten times as long as the rest."""
     monkeypatch.setattr(latency_plot, "draw", lambda profile, path: path.write_bytes(b"picture"))
 
 
 def test_without_trace_there_is_no_trace_file(tmp_path, undrawn):
     (tmp_path / "trace.json").touch()
     assert [path.name for path in played(trace=False).write(tmp_path)] == ["latency.json", "latency.png"]
-    assert not (tmp_path / "trace.json").exists(), "that of the run before is of no use beside these"
+    assert not (tmp_path / "trace.json").exists(), "it was of the previous run"
 
 
-def test_a_failed_write_leaves_all_files_of_the_run_before(tmp_path, monkeypatch, undrawn):
+def test_a_failed_write_keeps_the_old_files(tmp_path, monkeypatch, undrawn):
     before = {name: name.encode() for name in ("latency.json", "latency.png", "trace.json")}
     for name, content in before.items():
         (tmp_path / name).write_bytes(content)
@@ -328,7 +328,7 @@ def test_a_failed_write_leaves_all_files_of_the_run_before(tmp_path, monkeypatch
 
 
 def columns_of(picture, colour):
-    """Return the columns of the picture where a bar of this colour is (inside the axes, not in the legend)."""
+    """Return the columns of the picture with a bar of this colour (in the axes, not in the legend)."""
     below_legend = picture[150:, :850, :3]
     matches = abs(below_legend - to_rgb(colour)).max(axis=2) < 0.01
     return [int(column) for column in matches.sum(axis=0).nonzero()[0]]
@@ -343,7 +343,7 @@ def test_the_picture_shows_the_parts_to_scale(written):
     assert max(way) - min(columns_of(picture, latency_plot.COLOURS["publish"])) == pytest.approx(10 * publish, rel=0.1)
 
 
-def test_the_picture_begins_before_the_capture_but_gives_a_long_wait_for_it_no_more_than_a_quarter():
+def test_a_long_wait_before_the_capture_gets_at_most_a_quarter_of_the_picture():
     def limits(wait_ms):
         meter, profile = Meter(trace=False), Profile(graph_spec())
         meter.frame(0, T0 - wait_ms * MS, T0, T0 + 9 * MS, T0 + 9 * MS, T0)
@@ -356,7 +356,7 @@ def test_the_picture_begins_before_the_capture_but_gives_a_long_wait_for_it_no_m
 
 
 @pytest.mark.parametrize("frames", [0, 200_000])
-def test_no_two_texts_of_the_picture_overlap_and_none_is_cut(frames):
+def test_texts_of_the_picture_neither_overlap_nor_are_cut_off(frames):
     """Many nodes with long names, and a day's frames dropped before each of them."""
     names = [f"the_longest_name_of_a_node_anywhere_{number:02}" for number in range(15)]
     edges = tuple(EdgeSpec(f"{a}.x", f"{b}.x") for a, b in pairwise(names))
@@ -376,6 +376,6 @@ def test_no_two_texts_of_the_picture_overlap_and_none_is_cut(frames):
 
 
 @pytest.mark.parametrize("frames", [0, 1])
-def test_the_picture_of_next_to_nothing(tmp_path, frames):
+def test_the_picture_of_at_most_one_frame(tmp_path, frames):
     played(frames=frames).write(tmp_path)
     assert imread(tmp_path / "latency.png").shape[1] == 1400

@@ -1,4 +1,4 @@
-"""The numbers of real runs, against what is known of them."""
+"""The numbers of real runs compared with known values."""
 
 import json
 from pathlib import Path
@@ -18,8 +18,8 @@ def profiled(folder: Path, nodes: dict[str, Any], *arguments: str, **rest: Any) 
 
 
 @pytest.mark.slow
-def test_the_whole_way_is_the_sum_of_what_the_nodes_on_it_waited_and_worked(tmp_path: Path) -> None:
-    """Queues are the most of it: the source is much faster than the rest."""
+def test_the_latency_is_the_sum_of_wait_and_process_on_the_path(tmp_path: Path) -> None:
+    """Most of it is queueing: the source is much faster than the rest."""
     nodes = {
         "source": node("Source", frames=30),
         "slow": node("Copy", {"frame": "source.frame"}, pause=0.01),
@@ -33,17 +33,15 @@ def test_the_whole_way_is_the_sum_of_what_the_nodes_on_it_waited_and_worked(tmp_
 
 
 @pytest.mark.slow
-def test_a_node_that_has_said_all_is_not_held_up_by_those_that_still_take_it(tmp_path: Path) -> None:
+def test_a_node_that_drains_is_not_blocked(tmp_path: Path) -> None:
     nodes = {"source": node("Source", frames=2), "slow": node("Copy", {"frame": "source.frame"}, pause=0.5)}
     source = profiled(tmp_path, nodes)["nodes"]["source"]
     states = [*source["states_percent"]]
-    assert states == ["CLOSING", "DRAINING", "PROCESSING"], "there is room for both frames in the queue"
+    assert states == ["CLOSING", "DRAINING", "PROCESSING"], "the queue has room for both frames"
 
 
 @pytest.mark.slow
-def test_a_library_that_draws_says_nothing_where_it_can_keep_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_drawing_without_a_cache_folder_logs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "/dev/null")
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)

@@ -1,4 +1,4 @@
-"""What Prometheus is told, read with its own parser."""
+"""The metrics for Prometheus, read with its own parser."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from graph.spec import EdgeSpec, GraphSpec, NodeSpec
 
 MS = 10**6
 NODES = {name: NodeSpec(name, f"tests.toys:{name}") for name in "ab"}
-READER = 'a.x -> he said "x"\\\n'  # whoever attaches names itself
+READER = 'a.x -> he said "x"\\\n'  # readers choose their own names
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def endpoint(states: dict[str, str]) -> Iterator[Endpoint]:
 
 
 def scraped(endpoint: Endpoint) -> dict[tuple[str, ...], float]:
-    """Return every number by its name and the values of its labels, without the graph's."""
+    """Return every number by its name and the values of its labels, except the graph."""
     with urllib.request.urlopen(endpoint.address, timeout=60) as answer:
         families = [*text_string_to_metric_families(answer.read().decode())]
     samples = [sample for family in families for sample in family.samples]
@@ -43,7 +43,7 @@ def scraped(endpoint: Endpoint) -> dict[tuple[str, ...], float]:
     return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
 
 
-def test_times_are_seconds_in_buckets_that_hold_all_below(endpoint: Endpoint) -> None:
+def test_times_are_seconds_in_cumulative_buckets(endpoint: Endpoint) -> None:
     found = scraped(endpoint)
     assert found["facegraph_process_seconds_sum", "a"] == pytest.approx(0.007)
     bounds = {bound: found["facegraph_process_seconds_bucket", bound, "a"] for bound in ("0.005", "0.01", "+Inf")}
@@ -66,7 +66,7 @@ def test_a_node_without_a_process_has_no_memory(
     assert found["facegraph_state", "b", "DONE"] == 1
 
 
-def test_a_port_in_use_is_told(endpoint: Endpoint) -> None:
+def test_a_port_in_use_is_an_error(endpoint: Endpoint) -> None:
     port = int(endpoint.address.rpartition(":")[2].partition("/")[0])
     with pytest.raises(ConfigError, match=f"--metrics {port}: cannot listen on 127.0.0.1:{port}: Address already"):
         Endpoint(port, Profile(GraphSpec("h", None, NODES, (), "h.yaml")), dict)

@@ -1,4 +1,4 @@
-"""Recordings without a graph: the bytes of messages, files whole, cut off and wrong."""
+"""Recordings without a graph: bytes of messages; files that are complete, cut off and wrong."""
 
 import resource
 import sys
@@ -26,7 +26,7 @@ from tests.toys import Numbers, picture
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tagged(Frame):
-    """A frame that says more than frames do."""
+    """A frame with more fields."""
 
     weights: NDArray[np.float16] = array(np.float16, 2, "N")
     tag: str
@@ -47,13 +47,13 @@ HEADERS = st.builds(
 @settings(max_examples=30)
 @given(HEADERS, TEXTS, st.integers(0, 5), st.integers(0, 5))
 def test_round_trip(header: Header, text: str, height: int, count: int) -> None:
-    """Every message comes back to the bit, also as a type that only the recording tells of."""
+    """Every message comes back unchanged, also as a type that is only known from the recording."""
     rng = np.random.default_rng(height * 6 + count)
     image = rng.integers(0, 256, (height, 3, 3), np.uint8)[::-1]  # not contiguous
     weights = rng.random((2, count)).astype(np.float16)
     message = Tagged(header=header, image=image, weights=weights, tag=text, clock=text)
     data = recorded.to_bytes(message)
-    for type_ in (Tagged, told_of(Tagged)):
+    for type_ in (Tagged, rebuilt(Tagged)):
         back: Any = recorded.from_bytes(data, type_)
         assert back.header == header and back.tag == back.clock == text and isinstance(back, Frame)
         assert np.array_equal(back.image, image) and np.array_equal(back.weights, weights)
@@ -63,24 +63,24 @@ def test_round_trip(header: Header, text: str, height: int, count: int) -> None:
             recorded.from_bytes(data[:end], Tagged)
 
 
-def test_other_msgpack_is_no_recorded_message() -> None:
+def test_other_msgpack_is_refused() -> None:
     data = recorded.to_bytes(Numbers())
     for other in (b"\xdd" + data[1:], data[:3] + b"\xdb" + data[4:]):  # array 32, and str 32
         with pytest.raises(WireError, match="a recorded message is a msgpack array of byte strings"):
             recorded.from_bytes(other, Numbers)
 
 
-def told_of(type_: type[Message]) -> type[Message]:
-    """The type as a process sees it that has not imported its module."""
+def rebuilt(type_: type[Message]) -> type[Message]:
+    """Return the type as in a process that has not imported its module."""
     schema = recorded.schema_of(type_).replace(type_.__module__.encode(), b"some.where")
     made = recorded.type_from(schema)
     assert made is not type_ and made is recorded.type_from(schema)
     return made
 
 
-def test_types_that_are_known_are_themselves_and_others_are_never_taken_for_them() -> None:
+def test_known_types_are_themselves_and_made_types_are_not_known() -> None:
     assert recorded.type_from(recorded.schema_of(Faces)) is Faces
-    made = told_of(Numbers)
+    made = rebuilt(Numbers)
     assert (made.__module__, made.__qualname__, made.__doc__) == ("some.where", "Numbers", Numbers.__doc__)
     with pytest.raises(GraphError, match=r"some\.where:Numbers is not known here"):
         graph.receiver.find_type(["some.where:Numbers"])  # type: ignore[attr-defined]
@@ -89,7 +89,7 @@ def test_types_that_are_known_are_themselves_and_others_are_never_taken_for_them
 @pytest.mark.parametrize(
     "schema", [b"", b"{}", b"[]", b'{"types": []}', b'{"types": ["a:b"], "arrays": {"x": ["O", 1]}}']
 )
-def test_a_schema_that_is_none(schema: bytes) -> None:
+def test_a_wrong_schema(schema: bytes) -> None:
     with pytest.raises(WireError, match="not the schema of a message"):
         recorded.type_from(schema)
 
@@ -117,7 +117,7 @@ def test_read(tmp_path: Path, compression: str) -> None:
     assert (found.graph, found.cut, found.span.seq, found.span.pts) == ("main", False, (100, 139), (4.0, 5.56))
 
 
-def test_reading_what_is_not_there(path: Path) -> None:
+def test_reading_ports_that_do_not_exist(path: Path) -> None:
     for ports, why in (
         ((), r"recording\(\) needs a port; recorded: camera\.frame, count\.numbers"),
         (("camera.frme",), r"a\.mcap has no port 'camera\.frme'; did you mean 'camera\.frame'\?"),
@@ -128,7 +128,7 @@ def test_reading_what_is_not_there(path: Path) -> None:
 
 
 def test_cut_anywhere(path: Path, tmp_path: Path) -> None:
-    """What lies before the cut is read, to the last flush, and the end alone makes it whole."""
+    """Everything up to the last flush before the cut is read; only the end makes it complete."""
     data, cut = path.read_bytes(), tmp_path / "cut.mcap"
     whole = [frame.seq for frame in graph.recording(path, "camera.frame")]
     lengths = []
@@ -153,7 +153,7 @@ def test_cut_anywhere(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("compression", ["lz4", "none"])
 def test_damaged_in_the_middle(tmp_path: Path, part: float, compression: str) -> None:
-    """No frame is given that is not as it was; without compression the sums alone tell."""
+    """No damaged frame is returned; without compression only the checksums reveal the damage."""
     path = write(tmp_path / "a.mcap", compression=compression)
     data = bytearray(path.read_bytes())
     place = int(len(data) * part)
@@ -199,7 +199,7 @@ def test_wrong_files(tmp_path: Path, make: Any, why: str) -> None:
         graph.recording(tmp_path / "x.mcap", "camera.frame")
 
 
-def test_the_home_of_a_user_who_is_not_there_is_no_folder() -> None:
+def test_the_home_of_an_unknown_user() -> None:
     with pytest.raises(ConfigError, match=r"no recording .*/~nobody-here/x\.mcap: No such"):
         graph.recording("~nobody-here/x.mcap", "camera.frame")
 
@@ -223,7 +223,7 @@ def test_full_disk(tmp_path: Path) -> None:
 
 def test_a_disk_that_becomes_full_leaves_what_was_written(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # to a file this is a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # for a file this acts like a full disk
     try:
         with pytest.raises(GraphError, match=r"a\.mcap: File too large; it ends after about [1-9]\d* messages$"):
             write(tmp_path / "a.mcap", range(100, 1000), compression="none")
@@ -233,7 +233,7 @@ def test_a_disk_that_becomes_full_leaves_what_was_written(tmp_path: Path) -> Non
     assert found.cut and found.span.seq[0] == 100
 
 
-def test_a_span_reaches_over_all_that_came_in_whatever_order() -> None:
+def test_a_span_covers_messages_in_any_order() -> None:
     span = Span()
     for seq in (5, 3, 4):
         span.take(header(seq, epoch=seq))
@@ -241,7 +241,7 @@ def test_a_span_reaches_over_all_that_came_in_whatever_order() -> None:
     assert span == Span((3, 5), (3, 5), (3 / 25, 5 / 25), sent)
 
 
-def test_a_message_is_sent_when_the_last_node_was_done_and_by_a_source_without_hops_when_it_was_captured() -> None:
+def test_sent_ns_is_the_end_of_the_last_hop_or_else_the_capture() -> None:
     assert sent_ns(header(0).after(Hop("copy", 6_000_000_000, 6_000_000_001, 6_000_000_002))) == 6_000_000_002
     assert sent_ns(Header(t_capture_ns=5)) == 5
 
@@ -254,7 +254,7 @@ def test_missing_frames_are_counted_but_not_across_a_restart(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("ahead_ns", [0, 10**15])
-def test_other_programs_find_the_times_of_the_wall_clock(tmp_path: Path, ahead_ns: int) -> None:
+def test_mcap_times_are_of_the_wall_clock(tmp_path: Path, ahead_ns: int) -> None:
     done_ns = time.monotonic_ns() + ahead_ns - 10**9
     said = Header("s", 2**32 + 7, hops=(Hop("count", done_ns - 2, done_ns - 1, done_ns),))
     with Recorder(tmp_path / "a.mcap", {"count.numbers": Numbers}, "main", "none", ahead_ns) as recorder:
@@ -268,7 +268,7 @@ def test_other_programs_find_the_times_of_the_wall_clock(tmp_path: Path, ahead_n
     assert message.publish_time + 10**9 <= message.log_time == pytest.approx(time.time_ns(), abs=60 * 10**9)
 
 
-def test_a_port_of_which_nothing_came_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_without_messages_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Recorder(tmp_path / "a.mcap", {"a.numbers": Numbers, "off.numbers": Numbers}, "main", "none") as recorder:
         recorder.write("a.numbers", Numbers(header=header(0, 0), values=np.zeros(0)))
         recorder.write("off.numbers", Mark(header=header(0, 0)))
@@ -279,8 +279,8 @@ def test_a_port_of_which_nothing_came_is_told(tmp_path: Path, capsys: pytest.Cap
     ]
 
 
-class SlowToCome:
-    """A graph whose pictures wait for the disk, two seconds behind its numbers, when the recording ends."""
+class Delayed:
+    """A graph whose pictures are two seconds behind its numbers when the recording ends."""
 
     name = "slow"
 
@@ -300,12 +300,12 @@ class SlowToCome:
         for seq in range(3):
             yield "camera.frame", Frame(header=header(seq, -1.0), image=picture(seq))
         yield "camera.frame", Frame(header=header(3, 1000.0), image=picture(3))
-        raise AssertionError("both ports have given what was sent after the end")
+        raise AssertionError("both ports have sent a message after the end")
 
 
 @pytest.mark.parametrize("ahead_ns", [0, 10**15, -(10**15)])
-def test_what_waits_for_the_disk_at_the_end_is_recorded_too(tmp_path: Path, ahead_ns: int) -> None:
-    """Also of a graph whose clock, on another host, is days ahead of ours, or behind."""
+def test_messages_sent_before_the_end_are_recorded(tmp_path: Path, ahead_ns: int) -> None:
+    """Also if the clock of the graph, on another host, is days ahead or behind."""
     path = tmp_path / "end.mcap"
-    done = record(SlowToCome(ahead_ns), ["camera.frame", "count.numbers"], path, duration=0.0)
+    done = record(Delayed(ahead_ns), ["camera.frame", "count.numbers"], path, duration=0.0)
     assert {port: count.messages for port, count in done.counts.items()} == {"camera.frame": 3, "count.numbers": 0}

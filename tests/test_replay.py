@@ -1,4 +1,4 @@
-"""Recording running graphs and playing them again, as a user does: real commands, real processes, real files."""
+"""Recording running graphs and replaying them, with real commands, processes and files."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextlib.contextmanager
 def command(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """`run_graph.py` with arguments, killed if it still runs in the end."""
+    """Start `run_graph.py` with arguments; kill it at the end if it still runs."""
     line = [sys.executable, str(ROOT / "run_graph.py"), *arguments]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -42,7 +42,7 @@ def command(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def begun(recorder: "subprocess.Popen[str]") -> str:
-    """Wait for the first line, which comes when every sender has answered."""
+    """Wait for the first line, which is printed when every sender has answered."""
     assert recorder.stdout is not None
     return recorder.stdout.readline()
 
@@ -68,8 +68,8 @@ FACES: dict[str, Any] = {
 }
 
 
-def test_landmarks_of_a_replay_are_equal_to_the_bit(folder: Path) -> None:
-    """The camera's frames through the same nodes again: whole, and cut off by another graph's name for the camera."""
+def test_landmarks_of_a_replay_are_identical(folder: Path) -> None:
+    """The same nodes process the recorded frames again: all, and a cut recording with another name for the camera."""
     source = {"type": "tests.recorded_nodes:GatedSource", "settings": {"width": 320, "height": 240, "frames": 40}}
     with Graph(folder, {"name": "faces", "nodes": {"camera": source, **FACES}}) as main:
         with command("record", "camera.frame", "faces/smooth.faces", "--wait", "-o", "a.mcap", "--block") as recorder:
@@ -87,7 +87,7 @@ def test_landmarks_of_a_replay_are_equal_to_the_bit(folder: Path) -> None:
     assert len(recorded) == 40 and all(len(faces) == 1 for faces in recorded[1:])
     assert all(faces.landmarks.tobytes() in live for faces in recorded)
 
-    Path("go").unlink()  # nobody may wait for it
+    Path("go").unlink()  # no node may wait for it
     faces, said = replayed("faces.yaml")
     assert faces == live and said.startswith("camera is replayed (camera.frame)\n")
 
@@ -102,7 +102,7 @@ def test_landmarks_of_a_replay_are_equal_to_the_bit(folder: Path) -> None:
 
 
 def replayed(config: str) -> tuple[bytes, str]:
-    """Return the faces that the nodes of a graph find in a recording, and what the command says."""
+    """Return the faces that the nodes of a graph find in a recording, and the output of the command."""
     with command("replay", "a.mcap", config, "--speed", "0") as process:
         code, said = ended(process)
     assert code == 0, said
@@ -137,8 +137,8 @@ def stopped(main: Graph) -> None:
     assert seqs == [*range(len(seqs))]
 
 
-def test_recorded_graph_runs_again_by_its_names(main: Graph) -> None:
-    """Ports of any type, for a while; then the recording is attached to as the graph was, and joined, and drawn."""
+def test_a_recording_is_played_as_the_original_graph(main: Graph) -> None:
+    """Record ports of several types, then attach to the replay as to the graph, and join its ports."""
     ports = ("source.frame", "copy.copied", "pair.paired")
     with command("record", *ports, "-o", "a.mcap", "--duration", "0.5", "--compression", "none") as recorder:
         assert ended(recorder)[0] == 0
@@ -168,7 +168,7 @@ def test_recorded_graph_runs_again_by_its_names(main: Graph) -> None:
 
 
 def test_replay_in_place_of_a_node_in_the_middle(main: Graph) -> None:
-    """What only worked for it is left out; a message type that only the recording and the reader know still fits."""
+    """Nodes that only it read are removed; a message type of the recording's own still fits."""
     with command("record", "source.frame", "pair.paired", "-o", "a.mcap", "--duration", "0.5") as recorder:
         assert ended(recorder)[0] == 0
     stopped(main)
@@ -189,7 +189,7 @@ def test_replay_in_place_of_a_node_in_the_middle(main: Graph) -> None:
     assert [values for _, values in rows(Path("numbers.jsonl"))] == pairs
 
 
-def test_killed_recorder_leaves_a_recording_and_a_graph_that_goes_on(main: Graph) -> None:
+def test_a_killed_recorder_leaves_a_recording_and_the_graph_continues(main: Graph) -> None:
     with command("record", "copy.copied", "-o", "a.mcap") as recorder:
         begun(recorder)
         assert eventually(lambda: Path("a.mcap").stat().st_size > 20_000)
@@ -200,12 +200,12 @@ def test_killed_recorder_leaves_a_recording_and_a_graph_that_goes_on(main: Graph
     stopped(main)
 
 
-def test_a_recording_goes_on_when_a_node_is_started_again(main: Graph) -> None:
+def test_a_recording_continues_after_a_node_is_restarted(main: Graph) -> None:
     with command("record", "copy.copied", "source.frame", "-o", "a.mcap") as recorder:
         begun(recorder)
         with graph.attach("main") as g:
             g.restart("copy")
-            fresh = next(g.subscribe("source.frame")).seq  # the old process has not got that
+            fresh = next(g.subscribe("source.frame")).seq  # the old process never had this frame
         assert recorder.stdout is not None
         assert recorder.stdout.readline() == "warning: copy of the graph 'main' was restarted; continuing\n"
         wait_for_rows(main.folder / "out.jsonl", len(rows(main.folder / "out.jsonl")) + 300)
@@ -218,9 +218,9 @@ def test_a_recording_goes_on_when_a_node_is_started_again(main: Graph) -> None:
         assert seqs[0] < fresh < seqs[-1]
 
 
-def test_recorder_that_stands_still_holds_up_nothing_and_counts_what_it_missed(main: Graph) -> None:
+def test_a_stopped_recorder_blocks_nothing_and_counts_missing_frames(main: Graph) -> None:
     def recorded() -> list[int]:
-        with contextlib.suppress(ConfigError):  # nothing has come to the disk yet
+        with contextlib.suppress(ConfigError):  # nothing is on the disk yet
             return [frame.seq for frame in graph.recording("a.mcap", "copy.copied")]
         return []
 
@@ -231,7 +231,7 @@ def test_recorder_that_stands_still_holds_up_nothing_and_counts_what_it_missed(m
         wait_for_rows(Path("out.jsonl"), len(rows(Path("out.jsonl"))) + 200)
         last = rows(Path("out.jsonl"))[-1][0]
         recorder.send_signal(signal.SIGCONT)
-        assert eventually(lambda: recorded()[-1] > last), "nothing came after it was woken"
+        assert eventually(lambda: recorded()[-1] > last), "nothing was recorded after SIGCONT"
         recorder.send_signal(signal.SIGINT)
         code, said = ended(recorder)
     assert code == 0 and "missing: frames dropped before they were recorded; --block" in said
@@ -254,7 +254,7 @@ def test_block_misses_nothing_of_a_fast_graph(folder: Path) -> None:
     assert [frame.seq for frame in graph.recording("a.mcap", "source.frame")] == [*range(1000)]
 
 
-def test_graph_that_dies_leaves_a_whole_recording(main: Graph) -> None:
+def test_a_recording_of_a_graph_that_dies_is_complete(main: Graph) -> None:
     with command("record", "source.frame", "-o", "a.mcap") as recorder:
         begun(recorder)
         wait_for_rows(Path("out.jsonl"), len(rows(Path("out.jsonl"))) + 20)
@@ -264,7 +264,7 @@ def test_graph_that_dies_leaves_a_whole_recording(main: Graph) -> None:
     assert not Recording("a.mcap").cut
 
 
-def test_what_goes_wrong(main: Graph, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors(main: Graph, capsys: pytest.CaptureFixture[str]) -> None:
     os.symlink("/dev/full", "full.mcap")
     with command("record", "source.frame", "-o", "full.mcap") as recorder:
         code, said = ended(recorder)

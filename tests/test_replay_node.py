@@ -32,7 +32,7 @@ def test_replay_keeps_numbers_and_times(path: Path) -> None:
     assert all(np.array_equal(frame.image, picture(frame.seq)) for frame in said["frame"])  # type: ignore[attr-defined]
 
 
-def test_replay_in_a_loop_goes_on_counting(path: Path) -> None:
+def test_a_loop_continues_the_numbers(path: Path) -> None:
     frames = run_node(Replay(path=str(path), ports=("picture=camera.frame",), speed=0, loop=True), limit=100)["picture"]
     assert [frame.seq for frame in frames] == [*range(100, 200)]
     assert [frame.epoch for frame in frames] == [0] * 40 + [1] * 40 + [2] * 20
@@ -40,14 +40,14 @@ def test_replay_in_a_loop_goes_on_counting(path: Path) -> None:
     assert all(np.array_equal(frame.image, picture(100 + index % 40)) for index, frame in enumerate(frames))  # type: ignore[attr-defined]
 
 
-def test_what_is_missing_in_a_loop_is_missing_in_each_pass(tmp_path: Path) -> None:
+def test_missing_frames_are_missing_in_each_pass_of_a_loop(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mcap", seqs=(0, 5))
     frames = [said["frame"] for said in islice(Replay(path=str(path), speed=0, loop=True).process(), 5)]
     assert [frame.seq for frame in frames if frame] == [0, 5, 6, 11, 12]
 
 
 def test_no_frame_of_a_replay_was_captured_in_the_future(tmp_path: Path) -> None:
-    """As by a camera whose clock is fast."""
+    """As with a camera whose clock is ahead."""
     with Recorder(tmp_path / "a.mcap", {"a.numbers": Numbers}, "main", "none") as recorder:
         ahead = Header("s", 0, t_capture_ns=10**18, hops=(Hop("a", 1, 1, 1),))
         recorder.write("a.numbers", Numbers(header=ahead, values=np.zeros(0)))
@@ -56,7 +56,7 @@ def test_no_frame_of_a_replay_was_captured_in_the_future(tmp_path: Path) -> None
 
 
 def test_replay_at_a_speed(path: Path) -> None:
-    """Twice 40 frames of 40 ms at 40 times the speed: no frame before its time, and each as old as it was."""
+    """Two passes of 40 frames of 40 ms at 40 times the speed: each frame is as old as it was."""
     node = Replay(path=str(path), ports=("camera.frame",), speed=40.0, loop=True)
     assert node.live() and not Replay(path=str(path), speed=0).live()
     messages = [said["frame"] for said in islice(node.process(), 80)]
@@ -65,7 +65,7 @@ def test_replay_at_a_speed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("seqs", [[7], [7, 8, 9]])
-def test_replay_speaks_only_of_frames_of_its_ports(tmp_path: Path, seqs: list[int]) -> None:
+def test_replay_yields_only_frames_of_its_ports(tmp_path: Path, seqs: list[int]) -> None:
     with Recorder(tmp_path / "a.mcap", {"camera.frame": Frame, "a.numbers": Numbers}, "main", "none") as recorder:
         for seq in seqs:
             recorder.write("camera.frame", Frame(header=header(seq), image=picture(seq)))
@@ -75,8 +75,8 @@ def test_replay_speaks_only_of_frames_of_its_ports(tmp_path: Path, seqs: list[in
 
 
 @pytest.mark.slow
-def test_of_which_frames_nothing_was_said_stays_as_it_was(tmp_path: Path) -> None:
-    """A slow node gave 0 and 9, said nothing of 5, and never had the others."""
+def test_marks_are_replayed_too(tmp_path: Path) -> None:
+    """A slow node sent 0 and 9, had nothing to say about 5, and missed the others."""
     with Recorder(tmp_path / "a.mcap", {"camera.frame": Frame, "slow.copied": Frame}, "main", "none") as recorder:
         for seq in range(10):
             frame = Frame(header=header(seq), image=picture(seq))
@@ -95,12 +95,12 @@ def test_of_which_frames_nothing_was_said_stays_as_it_was(tmp_path: Path) -> Non
     assert rows(tmp_path / "out") == [[0, [0, 0, 0]], [5, [5, 5, -1]], [9, [9, 9, 9]]]
 
 
-def test_replay_reads_its_file_which_nobody_may_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_names_the_recording(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(path.parent))
     assert Replay(path=str(path)).reads() == Replay(path="~/a.mcap").reads() == [path]
 
 
-def test_a_replay_begins_at_once(path: Path) -> None:
+def test_a_replay_starts_without_delay(path: Path) -> None:
     timeline = _Timeline(Recording(path).span, speed=40.0)
     began = timeline._start_ns
     assert timeline.moved(header(100), 0).t_capture_ns == began - 2_000_000 // 40  # it was sent 2 ms after its capture
@@ -108,7 +108,7 @@ def test_a_replay_begins_at_once(path: Path) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A clock that stands but for sleep()."""
+    """A clock that only sleep() advances."""
     now = [1_000_000_000]
     monkeypatch.setattr("graph.replay.time.monotonic_ns", lambda: now[0])
     monkeypatch.setattr("graph.replay.time.monotonic", lambda: now[0] / 1e9)
@@ -116,7 +116,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return now
 
 
-def test_after_a_pause_a_replay_goes_on_where_it_was(path: Path, clock: list[int]) -> None:
+def test_after_a_pause_a_replay_does_not_catch_up(path: Path, clock: list[int]) -> None:
     times = []
     for count, _ in enumerate(Replay(path=str(path), ports=("camera.frame",)).process()):
         times.append(clock[0])
@@ -125,7 +125,7 @@ def test_after_a_pause_a_replay_goes_on_where_it_was(path: Path, clock: list[int
     assert np.allclose(np.delete(steps, 9), 40) and 60_000 <= steps[9] <= 60_040
 
 
-def test_a_pause_between_two_frames_is_one(path: Path, clock: list[int]) -> None:
+def test_a_pause_while_waiting_for_the_next_frame(path: Path, clock: list[int]) -> None:
     times: list[int] = []
     for said in Replay(path=str(path), ports=("camera.frame",), speed=0.05).process():
         if said is not None:
@@ -136,7 +136,7 @@ def test_a_pause_between_two_frames_is_one(path: Path, clock: list[int]) -> None
     assert np.allclose(np.delete(steps, 8), 800) and steps[8] == pytest.approx(60_800)
 
 
-def test_replay_of_one_that_is_cut_off(path: Path) -> None:
+def test_replay_of_a_recording_that_is_cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3000])
     frames = run_node(Replay(path=str(path), speed=0))["frame"]
     assert 30 < len(frames) <= 40

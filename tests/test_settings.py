@@ -1,4 +1,4 @@
-"""Settings in graph files and on the command line: what they may hold, and what is said of those that are wrong."""
+"""Settings in graph files and on the command line: valid values, and errors of wrong ones."""
 
 import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_tuple_that_became_a_list_on_its_way_to_the_process() -> None:
+def test_a_list_from_the_wire_becomes_a_tuple() -> None:
     camera = build(NodeSpec("camera", f"{Camera.__module__}:Camera", {"crop": [1, 2]}))
     assert isinstance(camera, Camera)
     assert camera.crop == (1, 2)
@@ -52,16 +52,21 @@ def test_settings_of_any_type_arrive_in_the_node(line: str, value: object) -> No
     assert (found, type(found)) == (value, type(value))
 
 
-def test_numbers_as_keys_are_texts_on_the_command_line_as_in_a_file() -> None:
+def test_keys_are_strings_on_the_command_line_and_in_files() -> None:
     settings = good(TYPES % "path: b/c", "odd.by_number={1: one, 2: two}").nodes["odd"].settings
     assert settings["by_number"] == good(TYPES % "by_number: {1: one, 2: two}").nodes["odd"].settings["by_number"]
     assert wire.unpack(wire.pack({"k": "settings", "v": wire.VERSION, **settings}))["by_number"]
 
 
-def test_defaults_of_any_type_are_told_as_yaml_would_have_them() -> None:
-    settings = settings_of(Odd)
-    told = {name: settings[name].json_schema("")["default"] for name in ("path", "colour", "numbers", "names", "area")}
-    assert told == {"path": "a", "colour": "red", "numbers": None, "names": [], "area": []}
+def test_defaults_of_any_type_are_written_as_in_yaml() -> None:
+    settings, names = settings_of(Odd), ("path", "colour", "numbers", "names", "area")
+    assert {name: settings[name].json_schema("")["default"] for name in names} == {
+        "path": "a",
+        "colour": "red",
+        "numbers": None,
+        "names": [],
+        "area": [],
+    }
     assert settings["colour"].choices() == ["red", "blue"]
 
 
@@ -70,15 +75,15 @@ def test_wrong_settings_of_any_type() -> None:
     assert found == ["g.yaml:5: nodes.odd.settings.colour: is 'green', expected 'red' or 'blue'"]
 
 
-def test_a_setting_that_no_file_can_hold() -> None:
+def test_a_setting_whose_type_yaml_cannot_hold() -> None:
     found = errors(TYPES.replace("@Odd", "@Unfit") % "tool: hammer")
     assert found == ["g.yaml:5: nodes.odd.settings.tool: has the type Tool, which a YAML file cannot hold"]
 
 
-def test_what_editors_are_told_of_a_setting() -> None:
+def test_the_json_schema_of_a_setting() -> None:
     settings = settings_of(Camera)
-    told = {"type": "number", "description": "pixels", "maximum": 64.0, "default": 0.0}
-    assert settings["noise"].json_schema("pixels") == told  # null would be no minimum, and no schema
+    schema = {"type": "number", "description": "pixels", "maximum": 64.0, "default": 0.0}
+    assert settings["noise"].json_schema("pixels") == schema  # a minimum of null would be invalid
     assert (settings["mode"].choices(), settings["width"].choices()) == (["fast", "slow"], None)
 
 
@@ -172,7 +177,7 @@ def test_wrong_override(override: str, error: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["- a", "nodes: [a]", "nodes:", "# nothing"])
-def test_an_override_of_what_is_no_graph_adds_nothing_to_the_error(text: str) -> None:
+def test_an_override_of_an_invalid_file_adds_no_error(text: str) -> None:
     assert errors(text, "camera.width=640") == errors(text)
 
 
@@ -193,11 +198,11 @@ def test_an_override_of_what_is_no_graph_adds_nothing_to_the_error(text: str) ->
         ("''", ""),
     ],
 )
-def test_overrides_that_look_like_yaml_but_are_texts(text: str, value: object) -> None:
+def test_overrides_that_look_like_yaml_but_are_plain_scalars(text: str, value: object) -> None:
     assert good(SHOW, f"camera.uri={text}").nodes["camera"].settings == {"uri": value}
 
 
-def test_a_value_with_a_merge_in_it_may_be_used_again() -> None:
+def test_merged_settings_may_be_used_twice() -> None:
     text = """\
 nodes:
   left: &left {type: "@Camera", settings: &same {width: 320, mirror: true}}
@@ -208,13 +213,13 @@ nodes:
     assert good(text).nodes["again"].settings == {"width": 160, "mirror": True}
 
 
-def test_what_the_file_does_not_hold_is_told_at_what_is_around() -> None:
+def test_an_error_without_a_line_names_the_enclosing_one() -> None:
     text = SHOW + '  more:\n    type: "@Writer"\n    inputs: {frame: camera.frame}'
     expected = ["g.yaml:5: nodes.more: Writer: a .txt holds no pictures; write .mp4"]
     assert errors(text, "more.path=a.txt") == expected
 
 
-def test_override_of_one_node_leaves_the_other_that_shares_its_settings() -> None:
+def test_an_override_does_not_change_a_node_that_shares_the_settings() -> None:
     text = """\
 nodes:
   left: {type: "@Camera", settings: &same {width: 320}}
@@ -225,14 +230,3 @@ nodes:
     spec = good(text, "left.width=160", "left.mirror=true")
     assert spec.nodes["left"].settings == {"width": 160, "mirror": True}
     assert spec.nodes["right"].settings == {"width": 320}
-
-
-def test_merged_settings() -> None:
-    text = """\
-nodes:
-  left: {type: "@Camera", settings: &same {width: 320, fps: 5}}
-  right: {type: "@Camera", settings: {<<: *same, width: 640}}
-  show: {type: "@Show", inputs: {frame: left.frame}}
-  show2: {type: "@Show", inputs: {frame: right.frame}}
-"""
-    assert good(text).nodes["right"].settings == {"width": 640, "fps": 5.0}

@@ -1,4 +1,4 @@
-"""What a running graph says of its last seconds: rates and times of now, not of the whole run."""
+"""Statistics of a running graph over the last seconds."""
 
 import time
 from typing import Any
@@ -11,14 +11,14 @@ from graph.stats import Stats
 
 EDGES = (EdgeSpec("a.x", "b.x"), EdgeSpec("other/c.x", "c.y", "latest", 1, "hold"))
 SPEC = GraphSpec("g", "other", {name: NodeSpec(name, f"tests.toys:{name}") for name in "abc"}, EDGES, "g.yaml")
-READER = "a.x -> attached"  # somebody who has attached
+READER = "a.x -> attached"  # an attached reader
 EDGE = EDGES[0].name
 S = 10**9
-START_NS = time.monotonic_ns() + 3600 * S  # what is heard from then on is no silence
+START_NS = time.monotonic_ns() + 3600 * S  # in the future, so that no node counts as silent
 
 
 def heard(meter: Meter, at_s: float, **more: Any) -> dict[str, Any]:
-    """A heartbeat of a node's process that was begun at 0 s."""
+    """A snapshot of a process that was started at 0 s."""
     return meter.snapshot() | {"started_ns": 0, "time_ns": START_NS + round(at_s * S)} | more
 
 
@@ -26,7 +26,7 @@ def summary(stats: Stats, state: str = "PLAYING") -> dict[str, Any]:
     return stats.summary(dict.fromkeys("abc", state), {"a": 0, "b": 2, "c": 0})
 
 
-def test_the_beginning_is_forgotten() -> None:
+def test_old_snapshots_are_dropped() -> None:
     """It runs slowly for ten seconds, then three times as fast."""
     stats, meter = Stats(SPEC), Meter(trace=False)
     for second in range(21):
@@ -41,18 +41,18 @@ def test_the_beginning_is_forgotten() -> None:
     assert [*node["process_ms"]] == ["p50", "p95", "p99"]
     assert 9.8 < node["process_ms"]["p50"] <= node["process_ms"]["p99"] < 10.2
     assert [found["nodes"][name]["restarts"] for name in "abc"] == [0, 2, 0]
-    assert node["age_ms"] is None, "when its frames were captured nobody knows"
+    assert node["age_ms"] is None, "the capture times are unknown"
     assert found["edges"]["a.x -> b.x"]["rate"] == 30.0
 
 
-def test_edges_with_what_waits_and_is_lost() -> None:
+def test_edges_have_queue_rate_and_drops() -> None:
     stats, meter = Stats(SPEC), Meter(trace=False)
     meter.depths({"a.x -> b.x": 0, READER: 0})
     stats.take("a", heard(meter, 0))
     for _ in range(8):
         meter.said("x")
     meter.drop("a.x -> b.x", 6)
-    meter.drop(READER, 10)  # of two readers, who are counted as one
+    meter.drop(READER, 10)  # of two readers, which are counted as one
     meter.depths({"a.x -> b.x": 3, READER: 1})
     stats.take("a", heard(meter, 2))
     found = summary(stats)
@@ -68,9 +68,9 @@ def test_edges_with_what_waits_and_is_lost() -> None:
         assert [found["nodes"][name][key] for key in ("queue", "dropped", "dropped_per_s")] == counts
 
 
-def test_a_node_has_a_state_of_its_own_while_the_graph_plays() -> None:
+def test_the_state_of_a_node_while_the_graph_plays() -> None:
     stats, meter = Stats(SPEC), Meter(trace=False)
-    silent = summary(stats)["nodes"]["a"]  # it has not said anything yet
+    silent = summary(stats)["nodes"]["a"]  # it has sent no snapshot yet
     assert (silent["state"], silent["fps"], silent["process_ms"]) == ("PLAYING", 0, None)
     meter.state("BLOCKED", 0)
     stats.take("a", heard(meter, 0, state_ns={"PROCESSING": 0}))
@@ -80,7 +80,7 @@ def test_a_node_has_a_state_of_its_own_while_the_graph_plays() -> None:
     assert summary(stats, "DONE")["nodes"]["a"]["state"] == "DONE"
 
 
-def test_the_whole_way_is_that_to_the_ends_of_the_graph() -> None:
+def test_paths_are_the_ages_at_the_sinks() -> None:
     stats, meter = Stats(SPEC), Meter(trace=False)
     stats.take("b", heard(meter, 0))
     meter.frame(0, 10**9, 10**9, 10**9, 10**9, 10**9 - 20 * 10**6)
@@ -92,13 +92,13 @@ def test_the_whole_way_is_that_to_the_ends_of_the_graph() -> None:
 def snapshot(
     now_ns: int, ago_s: float, frames: int, started_ns: int = 1, dropped: int = 0, unmatched: int = 0
 ) -> dict[str, Any]:
-    """A report of so many seconds before `now_ns`."""
+    """A snapshot taken that many seconds before `now_ns`."""
     counts = {"frames": frames, "dropped": {EDGE: dropped}, "unmatched": unmatched}
     at = {"started_ns": started_ns, "time_ns": now_ns - int(ago_s * S)}
     return Meter(trace=False).snapshot() | counts | at
 
 
-def test_counts_go_on_when_a_node_is_started_again() -> None:
+def test_counts_continue_after_a_restart() -> None:
     now, now_ns = Stats(SPEC), time.monotonic_ns()
     now.take("a", snapshot(now_ns, 3, 40, dropped=7, unmatched=2))
     now.take("a", snapshot(now_ns, 2, 0, started_ns=2))
@@ -110,7 +110,7 @@ def test_counts_go_on_when_a_node_is_started_again() -> None:
     assert found["nodes"]["a"]["fps"] == pytest.approx(5, rel=0.01)
 
 
-def test_the_time_before_the_first_frame_makes_nothing_slower() -> None:
+def test_the_time_before_the_first_frame_does_not_count() -> None:
     now, now_ns = Stats(SPEC), time.monotonic_ns()
     for ago_s in (5, 4, 3, 2):
         now.take("a", snapshot(now_ns, ago_s, 0))
@@ -118,7 +118,7 @@ def test_the_time_before_the_first_frame_makes_nothing_slower() -> None:
     assert summary(now)["nodes"]["a"]["fps"] == pytest.approx(30, rel=0.01)
 
 
-def test_of_a_node_that_says_nothing_any_more_only_the_counts_are_told() -> None:
+def test_a_silent_node_keeps_only_its_counts() -> None:
     now, now_ns = Stats(SPEC), time.monotonic_ns()
     for ago_s, frames in ((14, 0), (12, 60), (10, 120)):
         now.take("a", snapshot(now_ns, ago_s, frames))
@@ -127,7 +127,7 @@ def test_of_a_node_that_says_nothing_any_more_only_the_counts_are_told() -> None
 
 
 @pytest.mark.parametrize("state", ["NULL", "DONE", "FAILED"])
-def test_a_node_without_a_process_takes_no_memory(state: str) -> None:
+def test_a_node_without_a_process_uses_no_memory(state: str) -> None:
     now = Stats(SPEC)
     now.take("a", snapshot(time.monotonic_ns(), 0, 1))
     assert summary(now)["nodes"]["a"]["memory_mb"] > 0

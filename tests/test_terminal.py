@@ -1,4 +1,4 @@
-"""A graph continues and ends in order when its terminal cannot be written to."""
+"""A graph continues, and ends in order, if its output cannot be written any more."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def test_a_full_disk_silences_the_terminal() -> None:
         assert terminal.quiet
 
 
-def test_command_whose_output_meets_a_full_disk_says_so() -> None:
+def test_a_command_reports_that_its_output_cannot_be_written() -> None:
     with open("/dev/full", "wb") as full:
         command = [sys.executable, str(ROOT / "run_graph.py"), "check", "demo"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False)
@@ -31,7 +31,7 @@ def test_command_whose_output_meets_a_full_disk_says_so() -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_in_order_although_it_first_ends_the_reader_of_the_log(tmp_path: Path) -> None:
+def test_ctrl_c_ends_in_order_although_the_reader_of_the_log_ends_first(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     nodes = {
         "source": node("Source", frames=100_000, pause=0.01),

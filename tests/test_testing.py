@@ -13,7 +13,7 @@ from tests.toys import Copy, Pair, Source, picture
 
 
 class Trace(Node):
-    """Notes what is called; ends after three frames."""
+    """Records its calls; ends after three frames."""
 
     frame = Input(Frame)
     extra = Input(Frame, optional=True)
@@ -85,7 +85,7 @@ def test_optional_input_need_not_be_given() -> None:
 
 
 @pytest.mark.parametrize(("fail", "error"), [("open", RuntimeError), ("process", ZeroDivisionError)])
-def test_close_is_called_whatever_happens(fail: str, error: type[Exception]) -> None:
+def test_close_is_always_called(fail: str, error: type[Exception]) -> None:
     node = Trace(fail=fail)
     with pytest.raises(error):
         run_node(node, frame=frames(1))
@@ -103,7 +103,7 @@ def test_inputs_are_checked() -> None:
         run_node(Pair(), a=frames(1), b=[frames(1)[0].image])  # type: ignore[list-item]
 
 
-def test_a_node_that_draws_on_what_it_is_given_fails_as_in_a_running_graph() -> None:
+def test_inputs_are_read_only() -> None:
     class Draws(Node):
         frame = Input(Frame)
         drawn = Output(Frame)
@@ -132,7 +132,7 @@ def test_a_source_runs_to_its_end_or_limit() -> None:
     assert run_node(Camera(), limit=0)["frame"] == []
 
 
-def test_nonsense_is_named() -> None:
+def test_wrong_messages_are_refused() -> None:
     class Wrong(Node):
         frame = Input(Frame)
         copied = Output(Frame)
@@ -191,7 +191,7 @@ class Brightness(Message):
 
 
 class Measure(Node):
-    """Gives a number of numpy's where one of Python's is promised."""
+    """Sends a numpy number in a field for a Python number."""
 
     frame = Input(Frame)
     brightness = Output(Brightness)
@@ -200,6 +200,6 @@ class Measure(Node):
         return Brightness(mean=frame.image.mean(dtype=np.float32))
 
 
-def test_what_a_running_graph_could_not_send_is_refused_here_too() -> None:
+def test_messages_that_cannot_be_sent_are_refused() -> None:
     with pytest.raises(WireError, match=r"Brightness\.mean is float32: can not serialize"):
         run_node(Measure(), frame=[Frame(image=picture(0))])
