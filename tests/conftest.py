@@ -196,6 +196,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     from graph import cli
 
     def run(*arguments: str, code: int = 0) -> str:
+        """Return the output of a command, or its error if `code` is not 0."""
         assert cli.main([*arguments]) == code
         said = capsys.readouterr()
         return said.err if code else said.out

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,11 @@ import pytest
 from matplotlib.image import imread
 from prometheus_client.parser import text_string_to_metric_families
 
-from graph import cli
-from tests.conftest import eventually
+from tests.attached import untouched
+from tests.conftest import Run, eventually
 from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
 
 pytestmark = pytest.mark.slow
-
-Run = Callable[..., str]
 
 
 def config(name: str = "main") -> dict[str, Any]:
@@ -47,18 +45,6 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Graph]:
         assert main.wait() == 0, main.text()
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str, code: int = 0) -> str:
-        """Return the output of a command, or its error if `code` is not 0."""
-        assert cli.main([*arguments]) == code
-        said = capsys.readouterr()
-        assert code == 0 or said.out == ""
-        return said.err if code else said.out
-
-    return run
-
-
 def test_commands(main: Graph, run: Run) -> None:
     top(run)
     tap(run)
@@ -67,8 +53,7 @@ def test_commands(main: Graph, run: Run) -> None:
     drawings(main, run)
     prometheus(main)
     wrong(run)
-    seqs = [row[0] for row in rows(main.folder / "out.jsonl")]
-    assert seqs == [*range(len(seqs))]
+    assert untouched(main.folder)
 
 
 def top(run: Run) -> None:

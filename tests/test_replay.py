@@ -14,8 +14,9 @@ import pytest
 import graph
 from graph import ConfigError, cli
 from graph.mcap_reader import Recording
+from tests.attached import running, untouched
 from tests.conftest import PATIENCE_S, eventually
-from tests.graphs import ROOT, Graph, node, rows, wait_for_rows
+from tests.graphs import ROOT, Graph, rows, wait_for_rows
 from tests.toys import Numbers
 
 pytestmark = pytest.mark.slow
@@ -109,23 +110,9 @@ def replayed(config: str) -> tuple[bytes, str]:
     return Path("faces.bin").read_bytes(), said
 
 
-def numbers_graph(frames: int = 100_000, pause: float = 0.003) -> dict[str, Any]:
-    """source -> copy -> write, source -> pair -> numbers"""
-    return {
-        "name": "main",
-        "nodes": {
-            "source": node("Source", frames=frames, pause=pause),
-            "copy": node("Copy", {"frame": "source.frame"}),
-            "pair": node("Pair", {"a": "source.frame", "b": "copy.copied"}),
-            "write": node("Write", {"frame": "copy.copied"}),
-            "numbers": node("WriteNumbers", {"numbers": "pair.paired"}),
-        },
-    }
-
-
 @pytest.fixture
 def main(folder: Path) -> Iterator[Graph]:
-    with Graph(folder, numbers_graph()) as main:
+    with Graph(folder, running()) as main:
         wait_for_rows(folder / "out.jsonl", 5)
         yield main
 
@@ -133,8 +120,7 @@ def main(folder: Path) -> Iterator[Graph]:
 def stopped(main: Graph) -> None:
     main.interrupt()
     assert main.wait() == 0, main.text()
-    seqs = [row[0] for row in rows(main.folder / "out.jsonl")]
-    assert seqs == [*range(len(seqs))]
+    assert untouched(main.folder)
 
 
 def test_a_recording_is_played_as_the_original_graph(main: Graph) -> None:
@@ -244,7 +230,7 @@ def test_a_stopped_recorder_blocks_nothing_and_counts_missing_frames(main: Graph
 
 def test_block_misses_nothing_of_a_fast_graph(folder: Path) -> None:
     line = ("record", "pair.paired", "source.frame", "-o", "a.mcap", "--wait", "--block")
-    document = numbers_graph(frames=1000, pause=0.0)
+    document = running(frames=1000, pause=0.0)
     document["nodes"]["source"]["type"] = "tests.recorded_nodes:GatedNumbers"
     with Graph(folder, document) as main, command(*line) as recorder:
         begun(recorder)
