@@ -62,7 +62,7 @@ def load(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as exc:
         raise ConfigError(f"no {path}; create it: run_graph.py CONFIG --profile {folder}") from exc
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{path}: cannot be read: {exc}") from exc
+        raise ConfigError(f"{path}: cannot be read: {getattr(exc, 'strerror', exc)}") from exc
     if not isinstance(summary, dict) or "format" not in summary or "nodes" not in summary:
         raise ConfigError(f"{path}: is not the latency.json of a run")
     if summary["format"] != FORMAT:

@@ -133,14 +133,7 @@ def shared_memory() -> Finding:
         more = "free memory, or raise the limit of the container"
         return Finding("shared memory", "problem", f"{FULL_SLOT >> 20} MB of memfd: {exc.strerror}", more)
     took_ms = (time.perf_counter() - began) * 1e3
-    return Finding("shared memory", "ok", f"memfd, {FULL_SLOT >> 20} MB allocated in {took_ms:.0f} ms{_shm()}")
-
-
-def _shm() -> str:
-    with contextlib.suppress(OSError):
-        free = shutil.disk_usage("/dev/shm").free / 1e6
-        return f"; /dev/shm ({free:,.0f} MB free) is not used by graphs"
-    return ""
+    return Finding("shared memory", "ok", f"memfd, {FULL_SLOT >> 20} MB allocated in {took_ms:.0f} ms")
 
 
 def files() -> Finding:
@@ -157,12 +150,10 @@ def gpu() -> Finding:
     """Return the GPU that the driver reports; the backends report whether they can use it."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        drawing = sorted(str(path) for path in Path("/dev").glob("dri/render*"))
-        drm = f"; {', '.join(drawing)} is only used for drawing" if drawing else ""
-        return Finding("GPU", "ok", f"no NVIDIA driver: networks run on the processor{drm}")
-    ask = [command, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        return Finding("GPU", "ok", "no NVIDIA driver: networks run on the processor")
+    query = [command, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return Finding("GPU", "note", "nvidia-smi fails: the driver does not answer", "`nvidia-smi` says why")
     return Finding("GPU", "ok", "; ".join(done.stdout.split("\n")).strip("; "))
