@@ -69,7 +69,7 @@ def seconds(number: float | None) -> float | None:
 Config = Annotated[str, typer.Argument(help="A YAML file, or the name of one in configs/, such as demo.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NODE.SETTING=VALUE", help="Override a setting of the file; may be repeated."),
+    typer.Option("--set", metavar="NODE.SETTING=VALUE", help="Override a setting; may be repeated."),
 ]
 Duration = Annotated[
     float | None, typer.Option(metavar="S", min=0.0, callback=seconds, help="Stop after this many seconds.")
@@ -90,7 +90,7 @@ Metrics = Annotated[
 ]
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="[NAME]", help="A running graph; needed if several are running.", show_default=False),
+    typer.Argument(metavar="NAME", help="A running graph; needed if several are running.", show_default=False),
 ]
 Log = Annotated[Level, typer.Option(case_sensitive=False, help="Lowest level that is logged.")]
 
@@ -143,8 +143,8 @@ def launch(
 ) -> None:
     """Run a graph written in one line: "capture uri=clip.mp4 ! detect ! landmarks ! smooth ! render ! window".
 
-    Elements are the nodes listed by `nodes` (detect: nodes.detect:FaceDetector), or module:Class. Each input reads the
-    nearest earlier output of its type. NAME. ! ... branches off after the element with name=NAME.
+    Elements are the nodes listed by `nodes` (detect: nodes.detect:FaceDetector), or module:Class.
+    Each input reads the nearest earlier output of its type. NAME. ! ... branches off after the element name=NAME.
     """
     from graph.catalog import find_nodes
     from graph.document import to_yaml

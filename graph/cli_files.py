@@ -81,7 +81,7 @@ def keys(
     into: Annotated[
         Path, typer.Argument(metavar="DIR", parser=folder, help="Folder of the graph's own keys; created if missing.")
     ],
-    clients: Annotated[list[str] | None, typer.Argument(metavar="[CLIENT]...", help="Names of new clients.")] = None,
+    clients: Annotated[list[str] | None, typer.Argument(metavar="CLIENT", help="Names of new clients.")] = None,
 ) -> None:
     """Create the keys of a graph that listens to other machines, and those of its clients."""
     from graph.network import make_keys

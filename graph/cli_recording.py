@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def record(
-    ports: Annotated[list[str], typer.Argument(metavar="[NAME/]NODE.PORT...", help="Outputs of one running graph.")],
+    ports: Annotated[list[str], typer.Argument(metavar="[NAME/]NODE.PORT", help="Outputs of one running graph.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="An .mcap file; it is overwritten.")],
     duration: Duration = None,
     block: Annotated[
@@ -81,7 +81,7 @@ def replay(
     recording: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by run_graph.py record.")],
     config: Annotated[
         str | None,
-        typer.Argument(metavar="[CONFIG]", help="A graph to play into (default: a graph of the recorded nodes)."),
+        typer.Argument(metavar="CONFIG", help="A graph to play into (default: a graph of the recorded nodes)."),
     ] = None,
     in_place_of: Annotated[
         list[str] | None,
@@ -93,7 +93,9 @@ def replay(
         float, typer.Option(metavar="X", min=0.0, help="Speed factor; 0: every frame, as fast as possible.")
     ] = 1.0,
     loop: Annotated[bool, typer.Option("--loop", help="Start again at the end.")] = False,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="Default: that of CONFIG or FILE.")] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the graph (default: that of CONFIG or FILE).")
+    ] = None,
     overrides: Overrides = None,
     duration: Duration = None,
     profile: Profile = None,
