@@ -129,7 +129,7 @@ def _plan(
         if in_place_of:
             raise ConfigError("--in-place-of needs a CONFIG with the node to replace")
         document = Document(found.path, "")
-        document.data = as_graph(found, settings, name)
+        document.override((), as_graph(found, settings, name), str(found.path))
         return document, []
     document = Document(find_config(config))
     changes = put_in_place(document, found, in_place_of, settings)

@@ -92,13 +92,16 @@ class Document:
 
     def add(self, keys: Keys, text: str) -> None:
         """Record an error of the value at `keys`, or of the innermost value around it that the file has."""
-        while keys not in self._lines:  # () always is
-            keys = keys[:-1]
-        if keys in self._places:
-            self.fail(self._places[keys], text)
-            return
-        where = f"{'.'.join(map(str, keys))}: " if keys else ""
-        self._problems.append((self._lines[keys], f"{self.place(keys)}: {where}{text}"))
+        found = keys
+        while found not in self._lines:  # () always is
+            found = found[:-1]
+        in_file = found not in self._places
+        where = ".".join(map(str, found if in_file else keys[len(found) :]))
+        text = f"{where}: {text}" if where else text
+        if in_file:
+            self._problems.append((self._lines[found], f"{self.place(found)}: {text}"))
+        else:
+            self.fail(self._places[found], text)
 
     def override(self, keys: Keys, value: Any, place: str) -> None:
         """Set the value at `keys`, whose parents are mappings or empty; its errors name `place` instead of a line."""

@@ -16,7 +16,7 @@ from mcap.writer import Writer
 from numpy.typing import NDArray
 
 import graph
-from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, recorded
+from graph import ConfigError, Faces, Frame, GraphError, Header, Hop, Mark, Message, WireError, array, cli, recorded
 from graph.cli_recording import report
 from graph.mcap_reader import Recording
 from graph.recorder import START, Recorder, Span, library, record, sent_ns
@@ -210,6 +210,14 @@ def test_without_the_package(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "mcap", None)
     with pytest.raises(ConfigError, match=r"recordings need the package mcap.*: pip install '\.\[record\]'"):
         graph.recording(path.rename(path.with_name("b.mcap")), "camera.frame")
+
+
+def test_a_wrong_setting_of_a_replay_without_a_config(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["replay", str(path), "--speed", "1e9"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: {path}: nodes.{node}.settings.speed: is 1000000000.0, expected float from 0.0 to 1000.0"
+        for node in ("camera", "count")
+    ]
 
 
 def test_full_disk(tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_errors(main: Graph, capsys: pytest.CaptureFixture[str]) -> None:
         (["replay", "a.mcap", "--in-place-of", "pair"], "--in-place-of needs a CONFIG with the node to replace"),
         (
             ["replay", "a.mcap", "main.yaml", "--in-place-of", "pair", "--speed", "1e9"],
-            "replay in place of pair: is 1000000000.0, expected float from 0.0 to 1000.0",
+            "replay in place of pair: settings.speed: is 1000000000.0, expected float from 0.0 to 1000.0",
         ),
         (["replay", "main.yaml"], f"{Path('main.yaml').absolute()} is not a recording (MCAP); make one: "
          "run_graph.py record NODE.PORT -o FILE.mcap"),
