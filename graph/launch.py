@@ -109,7 +109,7 @@ def _chains(words: Sequence[str], short: Mapping[str, str]) -> list[list[list[st
             chains.append([[word]])
         before = "!" if word == "!" else "word"
     if before != "word":
-        raise ConfigError("launch: no element after the last '!'; expected for example: capture uri=0 ! window")
+        raise ConfigError("launch: no element at the end of the line; expected for example: capture uri=0 ! window")
     return chains
 
 
