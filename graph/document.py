@@ -89,6 +89,7 @@ class Document:
         self._lines: dict[Keys, int] = {}
         self._seen: set[int] = set()  # mappings whose keys were checked; aliases visit their anchor again
         self.data = self._parse(_read(path) if text is None else text)
+        self._lines.setdefault((), 1)  # of an empty file
 
     def add(self, keys: Keys, text: str) -> None:
         """Record an error of the value at `keys`, or of the innermost value around it that the file has."""

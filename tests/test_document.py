@@ -67,3 +67,11 @@ def test_override_replaces_values_but_leaves_what_is_not_a_mapping() -> None:
     for name in ("a", "empty", "new", "wrong"):
         document.override((name, "b"), 2, "--set")
     assert document.data == {"a": {"b": 2}, "also": {"b": 1}, "empty": {"b": 2}, "new": {"b": 2}, "wrong": 5}
+
+
+def test_an_error_in_an_empty_document_has_a_line() -> None:
+    document = Document(Path("g.yaml"), "")
+    document.override(("name",), "g", "--name")
+    document.add(("nodes",), "is missing")
+    with pytest.raises(ConfigError, match=r"^g\.yaml:1: is missing$"):
+        document.raise_problems()
