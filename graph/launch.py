@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from graph.config import is_a
-from graph.document import Document, parse_value, to_yaml
+from graph.document import Document, parse_value
 from graph.errors import ConfigError
 from graph.node import Input, Node, Output
 from graph.schema import EdgeModel
@@ -62,7 +62,8 @@ def document_of(words: Sequence[str], types: Types, name: str) -> Document:
     `words` is one line, or the words into which a shell has split it. Raises ConfigError that names the element.
     """
     data = _graph(words, types, name)
-    document = Document(Path("launch"), to_yaml(data))
+    document = Document(Path("launch"), "")
+    document.override((), data, "launch")
     for node, body in data["nodes"].items():
         document.override(("nodes", node), body, f"launch: {node}")
         for part in ("inputs", "settings"):

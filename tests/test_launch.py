@@ -135,6 +135,8 @@ def test_outputs_that_depend_on_settings_and_nodes_of_other_modules(capsys: pyte
         ("xyz", "no element 'xyz'; elements: capture, detect, landmarks, push, record, record_faces, record_images, render, replay, smooth, source, web, window, or module:Class; settings are written name=value"),
         ("capture uri=0 ! detect evry=4", "detect evry=4: no setting or input 'evry'; did you mean 'every'?"),
         ("capture uri=0 ! window ev=4", "window ev=4: no setting or input 'ev'; valid: title, frame, name, restart"),
+        ("source restart=foo ! window", "source: restart: is 'foo'; valid: never, on_failure, always"),
+        ("source ! window frame.queue=x", "edges.source.frame -> window.frame.queue: is 'x', expected a whole number"),
         ("capture uri=0 ! detect every=x", "detect every=x: is 'x', expected int of at least 1"),
         ("capture ! window", "capture: setting 'uri' (str or int) is missing"),
         ("detect", "detect: input frame needs Frame, but no earlier element outputs it; those that do: capture, render, source"),
