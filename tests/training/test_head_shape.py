@@ -12,9 +12,9 @@ def test_recovers_a_head_from_views_of_it() -> None:
     head = rng.normal([0, 0, -4], 3, (68, 3))
     head = (head + head[MIRROR] * [-1, 1, 1]) / 2
     head[list(FRONTAL)] = list(FRONTAL.values())
-    turns = np.array([rotation(*angles) for angles in rng.normal(0, [12, 20, 15], (150, 3))])
-    views = (head @ turns.transpose(0, 2, 1))[..., :2] * rng.uniform(20, 90, (150, 1, 1))
-    views += rng.uniform(100, 900, (150, 1, 2)) + rng.normal(0, 1.5, views.shape)
+    turns = np.array([rotation(*angles) for angles in rng.normal(0, [12, 20, 15], (50, 3))])
+    views = (head @ turns.transpose(0, 2, 1))[..., :2] * rng.uniform(20, 90, (50, 1, 1))
+    views += rng.uniform(100, 900, (50, 1, 2)) + rng.normal(0, 1.5, views.shape)
     truth = head[FIRST:] * EYE_CORNERS / np.linalg.norm(head[45] - head[36])
     found = head_shape(views)
     moved = found - found.mean(0) + truth.mean(0)

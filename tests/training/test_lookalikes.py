@@ -21,11 +21,10 @@ from training.settings import SettingsError  # noqa: E402
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Backgrounds that the released detector finds something in: a portrait passes for a dog."""
+    """Two backgrounds, one held out, in which the released detector finds something: a portrait passes for a dog."""
     (tmp_path / "backgrounds").mkdir()
-    for i in range(4):
-        cv2.imwrite(str(tmp_path / f"backgrounds/{i}.png"), np.roll(portrait(), 8 * i, 1))
-    cv2.imwrite(str(tmp_path / "backgrounds/person.png"), portrait())
+    for name, shift in (("0", 0), ("1", 24), ("person", 0)):
+        cv2.imwrite(str(tmp_path / f"backgrounds/{name}.png"), np.roll(portrait(), shift, 1))
     settings = {"data": "data", "backgrounds": "backgrounds", "background_hold_out": 0.5,
                 "not_backgrounds": ["person.png"]}
     config = {"name": "faces", "task": "training.faces_task:FaceTask", "steps": 1, "settings": settings}
@@ -40,7 +39,7 @@ def settings_of(data: Path, config: str = "faces.yaml") -> LandmarkSettings:
 def test_lookalikes_are_what_the_detector_finds_and_are_seen_as_faces_are(data: Path) -> None:
     train, held = (find_lookalikes(settings_of(data), held_out) for held_out in (False, True))
     assert train and held
-    assert len(train.images) + len(held.images) >= 4 * 2  # in four pictures, near and far, and the person in none
+    assert len(train.images) >= 2 and len(held.images) >= 2  # near and far
     face = crop(portrait(), crop_matrix(landmark_box(LANDMARKS[None]), 160), 160)[0]
     likest = max(np.corrcoef(one.mean(2).ravel(), face.mean(2).ravel())[0, 1] for one in train.crops(160))
     assert likest > 0.5  # boxes differ by some pixels; of other places it is 0.1
@@ -79,11 +78,11 @@ def test_lookalikes_are_shown_as_no_faces_and_measured(data: Path) -> None:
 
 
 def test_backgrounds_in_which_nothing_is_found_are_named(data: Path) -> None:
-    for path in (data / "backgrounds").iterdir():
-        cv2.imwrite(str(path), np.full((64, 64, 3), 90, np.uint8))
-    (data / "backgrounds" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(SettingsError, match=r"faces\.yaml: nothing found in [1-4] backgrounds"):
-        find_lookalikes(settings_of(data), held_out=False)
+    cv2.imwrite(str(data / "backgrounds" / "0.png"), np.full((64, 64, 3), 90, np.uint8))
+    (data / "backgrounds" / "1.png").write_bytes(b"no picture")
+    for held_out in (True, False):
+        with pytest.raises(SettingsError, match=r"faces\.yaml: nothing found in 1 backgrounds"):
+            find_lookalikes(settings_of(data), held_out)
     elsewhere = settings_of(data).model_copy(update={"data": data / "elsewhere"})
     with pytest.raises(SettingsError, match=r"^settings\.lookalikes: .*elsewhere/backgrounds: no such folder"):
         find_lookalikes(elsewhere, held_out=False)
