@@ -31,7 +31,7 @@ logger = logging.getLogger("training")
 
 REPEATS = 200
 COSTS = {"parameters": "{:,.0f}", "M MAC": "{:.1f}", "ms": "{:.2f}", "steps": "{:,.0f}", "minutes": "{:.0f}"}
-"""Columns of the table beside the measures, and how they are written."""
+"""Columns of the table that are not measures, and their formats."""
 
 Row = dict[str, float]
 

@@ -119,9 +119,9 @@ def together(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     clear(folder, UNFINISHED, "")
-    with named(folder), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as beside, locked(Path(beside)):
-        yield Path(beside)
-        for file in Path(beside).iterdir():
+    with named(folder), tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as inner, locked(Path(inner)):
+        yield Path(inner)
+        for file in Path(inner).iterdir():
             file.replace(folder / file.name)
 
 

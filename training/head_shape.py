@@ -20,7 +20,7 @@ Doubles = NDArray[np.float64]
 FIRST = 17
 """The first point that is not on the jaw."""
 EYE_CORNERS = 90.0
-"""Millimetres between the outer eye corners, about an adult's; the pictures do not tell the size."""
+"""Millimetres between the outer eye corners, about those of an adult; pictures do not show the size."""
 FRONTAL = {
     17: (-6.825897, -6.760612, -4.402142), 21: (-1.330353, -7.122144, -6.903745),
     22: (1.330353, -7.122144, -6.903745), 26: (6.825897, -6.760612, -4.402142),
@@ -28,16 +28,16 @@ FRONTAL = {
     42: (1.789930, -5.393625, -4.413414), 45: (5.311432, -5.485328, -3.987654),
     31: (-2.005628, -1.409845, -6.165652), 35: (2.005628, -1.409845, -6.165652),
 }  # fmt: skip
-"""The head of the seed project (utils/headpose.py), x right, y down, z away: it says what counts as frontal."""
+"""The head of the seed project (utils/headpose.py), x right, y down, z away: it defines the frontal direction."""
 
 
 def head_shape(faces: Doubles) -> Doubles:
-    """Return the (51, 3) head in millimetres, x right, y down, z away, that faces (F, 68, 2) show under turns.
+    """Return the (51, 3) head in millimetres, x right, y down, z away, of which faces (F, 68, 2) are rotated views.
 
-    Method: the faces and their mirror images, centred and scaled alike, are factored into one shape and a scaled-
+    Method: the faces and their mirror images, centred and scaled to one size, are factored into one shape and a scaled-
     orthographic camera each: rank 3 (Tomasi and Kanade 1992), metric constraints on the cameras' rows, then alternating
-    least squares over cameras and shape, in which faces that fit badly (expressions) weigh less. Orthography leaves
-    the sign of the depth open, and any turn: both are taken from `FRONTAL`.
+    least squares over cameras and shape, in which faces that fit badly (expressions) weigh less. Orthography does not
+    determine the sign of the depth or the rotation of the head: both are taken from `FRONTAL`.
     """
     mirrored = faces[:, MIRROR] * [-1.0, 1.0]
     views = np.concatenate((faces, mirrored))[:, FIRST:]
@@ -51,7 +51,7 @@ def head_shape(faces: Doubles) -> Doubles:
 
 
 def metric_factor(views: Doubles) -> Doubles:
-    """Return a (3, K) start of the shape behind views (F, K, 2), right up to a turn and a reflection."""
+    """Return an initial (3, K) shape for views (F, K, 2), correct up to a rotation and a reflection."""
     measured = views.transpose(0, 2, 1).reshape(-1, views.shape[1])
     u, singular, vt = np.linalg.svd(measured, full_matrices=False)
     motion, shape = u[:, :3] * singular[:3], vt[:3]
@@ -78,7 +78,7 @@ def fit_cameras(shape: Doubles, views: Doubles) -> Doubles:
     maps = views.transpose(0, 2, 1) @ np.linalg.pinv(centred)
     u, singular, vt = np.linalg.svd(maps, full_matrices=False)
     rows, scale = u @ vt, singular.mean(1)[:, None, None]
-    for _ in range(5):  # the unseen depth is filled in from the last camera, then the turn is a Procrustes problem
+    for _ in range(5):  # with the unseen depth from the last camera, the rotation is a Procrustes problem
         turn = np.concatenate((rows, np.cross(rows[:, 0], rows[:, 1])[:, None]), 1)
         depth = (turn @ centred)[:, 2:] * scale
         u, _, vt = np.linalg.svd(np.concatenate((views.transpose(0, 2, 1), depth), 1) @ centred.T)
@@ -90,7 +90,7 @@ def fit_cameras(shape: Doubles, views: Doubles) -> Doubles:
 
 
 def fit_shape(cameras: Doubles, views: Doubles) -> Doubles:
-    """Return the (3, K) shape that these cameras see in the views, by weighted least squares."""
+    """Return the (3, K) shape that fits the views of these cameras best, by weighted least squares."""
     normal = np.einsum("fik,fil->kl", cameras, cameras)
     shape = np.linalg.solve(normal, np.einsum("fik,fni->kn", cameras, views))
     errors = np.square(views - (cameras @ shape).transpose(0, 2, 1)).sum(2).mean(1)
@@ -100,7 +100,7 @@ def fit_shape(cameras: Doubles, views: Doubles) -> Doubles:
 
 
 def frontal(shape: Doubles) -> Doubles:
-    """Return the shape (K, 3), or its reflection in depth, turned and scaled to `FRONTAL`, in millimetres."""
+    """Return the shape (K, 3), or its reflection in depth, rotated and scaled to `FRONTAL`, in millimetres."""
     wanted = np.array(list(FRONTAL.values()))
     fits = []
     for depth in (1.0, -1.0):

@@ -69,10 +69,10 @@ class Validation:
             angles = np.nanmean(np.abs((pose - true_pose + 180) % 360 - 180), axis=0)
             found |= {f"{prefix}{name}_error": float(angle)
                       for name, angle in zip(("pitch", "yaw", "roll"), angles, strict=True)}
-        true, said = landmark_data.states(self.points) > 0, out["states"] > 0
+        true, predicted = landmark_data.states(self.points) > 0, out["states"] > 0
         columns_of = {"eyes_f1": slice(0, 2), "mouth_closed_f1": slice(2, 3), "mouth_open_f1": slice(3, 4)}
         for label, columns in columns_of.items():
-            f1 = metrics.f1(said[self.known, columns], true[self.known, columns])
+            f1 = metrics.f1(predicted[self.known, columns], true[self.known, columns])
             found |= {label: f1} if math.isfinite(f1) else {}
         found["present"] = float((out["presence"] > 0).mean())
         if len(self.backgrounds):

@@ -44,7 +44,8 @@ class Predictor:
             return
         card = read_card(path)
         if "landmarks" not in card["outputs"]:
-            raise SettingsError(f"the card of {path}: outputs {sorted(card['outputs'])}, none is 'landmarks'")
+            raise SettingsError(f"{path}: its card lists outputs {sorted(card['outputs'])}; expected a network with "
+                                "the output 'landmarks'")
         self.size, self.margin = card["input"]["shape"][-1], card["input"]["margin"]
         try:
             self.model = _backend.load(path, backend)

@@ -88,7 +88,7 @@ def both_ways(predictor: Predictor, images: list[NDArray[np.uint8]], points: Flo
 
 
 def mirror(points: Floats, last: int) -> Floats:
-    """Return the points (F, 68, 2) in the mirrored picture, whose last column is `last`, renamed for it."""
+    """Return the points (F, 68, 2) in the mirrored picture, whose last column is `last`, reordered."""
     return (points[:, MIRROR] * [-1, 1] + [last, 0]).astype(np.float32)
 
 

@@ -5,19 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.training.faces68 import write_set
+from tests.training.faces68 import write_two_sets
 from training import checkpoint, compare, train
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A config of seconds: eight drawn faces, inputs of 64 px."""
-    write_set(tmp_path / "data" / "train", 8)
-    write_set(tmp_path / "data" / "held", 4, seed=1)
-    own = {
-        "data": str(tmp_path / "data"), "cache": str(tmp_path / "cache"), "size": 64,
-        "sources": {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}},
-    }
+    """A config of seconds: drawn faces, inputs of 64 px."""
+    own = {"data": str(tmp_path / "data"), "cache": str(tmp_path / "cache"), "size": 64,
+           "sources": write_two_sets(tmp_path / "data")}
     content = {"name": "tiny", "task": "training.landmark_task:LandmarkTask", "settings": own, "steps": 4, "batch": 4,
                "threads": 1, "device": "cpu"}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))

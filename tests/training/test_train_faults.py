@@ -51,8 +51,8 @@ def test_a_run_may_have_its_folder_again(tmp_path: Path) -> None:
             pass
 
 
-def test_a_log_that_a_full_disk_cut_off_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"kind": "tr')
+def test_a_log_goes_on_without_steps_that_were_not_saved_or_that_a_full_disk_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"kind": "tr')
     with train.open_log(tmp_path, 2) as log:
         log.write("next\n")
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\nnext\n'
@@ -84,10 +84,12 @@ def test_a_disk_that_fills_up_between_checkpoints_is_named(settings: RunSettings
         train.train(settings, tmp_path / "runs")
 
 
-def test_a_broken_save_leaves_no_part(tmp_path: Path) -> None:
+def test_a_broken_save_keeps_the_old_checkpoint_alone(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"ema": {}, "step": 1})
     with pytest.raises(Exception, match=r"pickle|lambda"):
-        checkpoint.save(tmp_path / "last.pt", {"ema": lambda: 0})
-    assert list(tmp_path.iterdir()) == []
+        checkpoint.save(path, {"ema": lambda: 0, "step": 2})
+    assert checkpoint.load(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_cache_that_was_not_written_whole_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
