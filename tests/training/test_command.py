@@ -63,7 +63,7 @@ sys.exit(run(work))
 """
 
 
-def test_a_command_that_is_terminated_clears_away_what_is_not_whole(tmp_path: Path) -> None:
+def test_a_terminated_command_removes_incomplete_files(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WRITING, str(tmp_path / "cache")], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (130, "stopped; nothing was written")
     assert list(tmp_path.iterdir()) == []

@@ -21,8 +21,8 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_comparison_goes_on_where_it_stopped(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_comparison_continues(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
     command = [str(config), "--vary", "settings.network=vote,slim", "--runs", str(tmp_path / "runs")]
     steps, average = iter(range(100)), train.average
 
@@ -64,14 +64,14 @@ def test_any_setting_can_be_varied(config: Path) -> None:
     ("settings.network=vote,slimm", "found 'slimm'"),
     ("settings.netwrok=vote", "did you mean 'network'?"),
 ])
-def test_what_cannot_be_compared_is_said_before_anything_starts(vary: str, text: str, config: Path, tmp_path: Path,
-                                                                caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_comparison_is_refused_before_anything_starts(vary: str, text: str, config: Path, tmp_path: Path,
+                                                              caplog: pytest.LogCaptureFixture) -> None:
     assert compare.main([str(config), "--vary", vary, "--runs", str(tmp_path / "runs")]) == 2
     assert text in caplog.text
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_measure_that_a_network_has_not_stays_empty() -> None:
+def test_a_measure_that_a_network_lacks_stays_empty() -> None:
     costs = {"parameters": 1234567, "M MAC": 22.61, "ms": 0.361, "steps": 1200, "minutes": 12.4}
     text = compare.table("network", {"a": costs | {"nme": 5.236}, "b": costs | {"nme": 6, "pose": 0.5678}})
     assert text.splitlines() == [

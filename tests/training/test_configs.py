@@ -58,13 +58,13 @@ def test_the_readmes_files_for_own_faces_use_no_other_data(tmp_path: Path) -> No
     (["steps=["], "--set steps=[: not a YAML value: while parsing a flow node"),
     (["steps.more=3"], "'steps' is a single value and has no settings below it"),
 ])
-def test_wrong_settings_say_what_is_wrong(overrides: list[str], text: str) -> None:
+def test_wrong_settings_are_explained(overrides: list[str], text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(CONFIG, overrides)
     assert text in str(caught.value)
 
 
-def test_what_stands_beside_a_wrong_setting_is_not_repeated() -> None:
+def test_other_settings_are_not_repeated_in_an_error() -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(CONFIG, ["steps=null"])
     assert str(caught.value) == f"{CONFIG}: steps: field required"

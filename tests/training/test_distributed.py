@@ -21,7 +21,7 @@ with joined("cpu") as group:
 
 
 @pytest.mark.slow
-def test_the_others_wait_for_a_leader_that_takes_its_time(tmp_path: Path) -> None:
+def test_processes_wait_for_a_slow_leader(tmp_path: Path) -> None:
     (tmp_path / "busy.py").write_text(BUSY_LEADER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launch += ["--log-dir", str(tmp_path / "torchrun")]  # else they stay in /tmp

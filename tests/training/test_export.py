@@ -52,7 +52,7 @@ def untrained(folder: Path, network: str, tutor: str = "") -> Path:
 
 
 @pytest.mark.slow
-def test_files_are_small_whole_and_without_the_machine(exported: Path) -> None:
+def test_exported_files_are_complete_and_name_no_folder(exported: Path) -> None:
     model = onnx.load(ending(exported, ".onnx"))
     kinds = {node.op_type for node in model.graph.node}
     assert "BatchNormalization" not in kinds
@@ -180,7 +180,7 @@ def test_a_network_without_card_is_named(tmp_path: Path) -> None:
         Predictor(tmp_path / "model")
 
 
-def test_a_card_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_card_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for content in ("{", "[]", "{}"):
         (tmp_path / "model.json").write_text(content)
         assert evaluate.main([str(tmp_path / "model"), str(tmp_path)]) == 2
@@ -188,14 +188,14 @@ def test_a_card_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_in_a_sentence(source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_is_reported_in_one_line(source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with full_disk(100_000):
         assert export.main([str(source), str(tmp_path / "out" / "tiny")]) == 2
     assert f"File too large: '{tmp_path / 'out'}" in caplog.text
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_disk_that_is_full_after_a_conversion_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_full_after_a_conversion_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object, **__: object) -> SimpleNamespace:
         (tmp_path / "a.mnn").write_bytes(b"half")
         return SimpleNamespace(returncode=0, stdout="Converted Success!", stderr="")
@@ -207,8 +207,7 @@ def test_a_disk_that_is_full_after_a_conversion_is_told(tmp_path: Path, monkeypa
         mnn_converter.convert(tmp_path / "a.onnx", tmp_path / "a.mnn")
 
 
-def test_an_export_that_fails_leaves_the_release_as_it_was(source: Path, tmp_path: Path,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_changes_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write_one_and_stop(_: object, target: Path) -> None:
         ending(target, ".onnx").write_bytes(b"the new release")
         raise KeyboardInterrupt
@@ -223,7 +222,7 @@ def test_an_export_that_fails_leaves_the_release_as_it_was(source: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_tutor_is_exported_for_itself(tmp_path: Path) -> None:
+def test_a_tutor_can_be_exported(tmp_path: Path) -> None:
     both = untrained(tmp_path, "slim-vote", tutor="vote")
     card = export.export(both, tmp_path / "tutor", tutor=True)
     assert (card["name"], card["cost"]["macs"]) == ("tiny-tutor", cost("vote", 64)[0])
@@ -257,6 +256,6 @@ def predict(model: Path) -> Prediction:
     return Predictor(model)([image], np.array([[10, 10, 50, 50]], np.float32))
 
 
-def test_a_tutor_that_is_not_there_cannot_be_exported(source: Path, tmp_path: Path) -> None:
+def test_a_missing_tutor_cannot_be_exported(source: Path, tmp_path: Path) -> None:
     assert export.main([str(source), str(tmp_path / "out"), "--tutor"]) == 2
     assert not list(tmp_path.glob("out*"))

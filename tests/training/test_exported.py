@@ -35,7 +35,7 @@ def folded(network):
     return network.state_dict()
 
 
-def test_unfolded_weights_say_the_same_evaluated_and_trained(trained):
+def test_unfolded_weights_give_the_same_outputs_in_both_modes(trained):
     network, images = trained
     other = FaceNet()
     unfold(other, folded(network), images)
@@ -47,7 +47,7 @@ def test_unfolded_weights_say_the_same_evaluated_and_trained(trained):
             assert (one - true).abs().max() < 1e-3 * true.abs().max()
 
 
-def test_blocks_that_the_weights_do_not_have_add_nothing_at_first(trained):
+def test_additional_blocks_add_nothing_at_first(trained):
     network, images = trained
     deeper = FaceNet()
     deeper.stride32.append(Down(128, 128, kernel=5))
@@ -77,7 +77,7 @@ def test_every_landmark_network_can_be_started_from_its_own_export(name):
         assert (other(images)["landmarks"] - network(images)["landmarks"]).abs().max() < 1e-3
 
 
-def test_a_file_that_is_no_network_is_named(tmp_path):
+def test_a_file_that_is_not_a_network_is_named(tmp_path):
     (tmp_path / "faces.pt2").write_text("nothing")
     with pytest.raises(SettingsError, match=r"settings\.init: .*faces\.pt2: not an exported network"):
         read_exported(tmp_path / "faces.pt2")

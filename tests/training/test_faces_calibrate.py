@@ -11,7 +11,7 @@ from training.faces_net import FaceNet  # noqa: E402
 from training.faces_task import torch_maps  # noqa: E402
 
 
-def test_fit_finds_the_law_behind_right_and_wrong():
+def test_fit_recovers_the_true_weights():
     rng = np.random.default_rng(0)
     values = rng.normal(0, 1, (20000, 3))
     logit = 2 * values[:, 0] - 1 * values[:, 1] + 0.5 * values[:, 2] - 1
@@ -25,12 +25,12 @@ def test_too_few_examples_change_nothing():
     assert fit(np.zeros((0, 3)), np.zeros(0, bool)) == Score()
 
 
-def test_fit_stays_finite_when_right_and_wrong_part_cleanly():
+def test_fit_stays_finite_for_separable_examples():
     values = np.linspace(-3, 3, 200)[:, None] * [1, 0, 0]
     assert np.isfinite(list(vars(fit(values, values[:, 0] > 0)).values())).all()
 
 
-def test_fold_makes_the_network_say_the_calibrated_logit():
+def test_a_folded_network_outputs_the_calibrated_logit():
     torch.manual_seed(0)
     network = FaceNet().eval()
     image = np.random.default_rng(0).normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
@@ -54,7 +54,7 @@ def picture(boxes, ignored=False):
     return Picture(Path("p"), "p", np.array(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), ignored), image)
 
 
-def test_examples_are_right_where_they_overlap_a_face_and_absent_about_ignored_ones():
+def test_examples_on_faces_are_right_and_those_on_ignored_faces_left_out():
     at = (23.5, 23.5, 31.5, 31.5)
     maps = one_cell(1.0, 0.0)
     for boxes, ignored, expected in (([at], False, [True]), ([(50, 50, 60, 60)], False, [False]), ([], False, [False]),
@@ -80,7 +80,7 @@ def test_examples_count_sides_in_strides_and_an_overlap_of_a_half_as_right():
     assert both.tolist() == [True, True] and last.tolist() == [True]
 
 
-def test_fit_moves_less_where_there_is_less_to_go_by():
+def test_fit_changes_less_with_fewer_examples():
     values, right = np.zeros((80, 3)), np.arange(80) < 40
     assert vars(fit(values, right)) == pytest.approx(vars(Score()), abs=1e-6)
     parted = fit(np.linspace(-3, 3, 200)[:, None] * [1, 0, 0], np.arange(200) >= 100)

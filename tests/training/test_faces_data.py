@@ -75,7 +75,7 @@ def test_read_wider_reads_the_official_format(wider):
     assert pictures[3].boxes.shape == (0, 4)
 
 
-def test_a_picture_of_wider_with_a_face_that_cannot_be_read_is_left_out_and_listed(wider):
+def test_pictures_of_wider_with_unreadable_faces_are_left_out_and_listed(wider):
     pictures, faults = read_wider(wider)
     assert not {picture.path.stem for picture in pictures} & {"c", "d", "nan", "more", "some", "fewer", "end"}
     for fault, expected in zip(faults, (
@@ -162,7 +162,7 @@ def test_five_points_are_named_as_seen_in_the_image():
     np.testing.assert_allclose(five_points(mirrored)[0] * [-1, 1], five_points(face)[0][[1, 0, 2, 4, 3]], atol=0.01)
 
 
-def test_decoded_pictures_take_no_more_room_than_there_is(tmp_path):
+def test_decoded_pictures_stay_within_their_memory_limit(tmp_path):
     images = {tmp_path / f"{i}.png": np.full((10, 10, 3), i, np.uint8) for i in range(4)}
     for path, image in images.items():
         cv2.imwrite(str(path), image)
@@ -186,7 +186,7 @@ def test_pictures_are_drawn_with_the_root_of_their_faces_that_can_be_learnt():
     np.testing.assert_allclose(chances(pictures), np.array([1, 2, 3, 1, 1]) / 8)
 
 
-def test_faces_by_hand_are_put_in_three_times_as_often_and_infants_six_times():
+def test_faces_labelled_by_hand_are_drawn_three_times_as_often_and_infants_six_times():
     sources = np.array(["YTF", "HELEN", "InfAnFace", "AAF", "mine"])
     cutouts = Cutouts(Crops(np.zeros((5, 1, 1, 3), np.uint8), np.zeros((5, 68, 2), np.float32), sources))
     np.testing.assert_allclose(cutouts.chances, np.array([1, 3, 6, 1, 3]) / 14)

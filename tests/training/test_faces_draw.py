@@ -61,7 +61,7 @@ def test_boxes_follow_their_pixels_into_a_window(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_points_go_with_their_boxes_into_a_window_and_ignored_ones_stay_so(seed):
+def test_points_follow_their_boxes_into_a_window_and_ignored_faces_stay_ignored(seed):
     boxes = np.array([[99.5, 79.5, 139.5, 129.5], [20, 20, 80, 50]], np.float32)
     points = np.stack((boxes[:, :2], boxes[:, 2:], *[(boxes[:, :2] + boxes[:, 2:]) / 2] * 3), 1)
     one = Picture(Path("p.jpg"), "p.jpg", boxes, np.array([False, True]), coloured(boxes), points)
@@ -157,7 +157,7 @@ def a_cutout():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_face_put_into_a_scene_has_its_points_on_its_features(seed):
+def test_a_pasted_face_has_its_points_on_its_features(seed):
     rng = np.random.default_rng(seed)
     empty = Scene(np.full((256, 256, 3), 60, np.uint8), np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32),
                   np.zeros(0, np.int64))
@@ -171,7 +171,7 @@ def test_a_face_put_into_a_scene_has_its_points_on_its_features(seed):
         assert (np.diff(levels) > -6).all() and levels[-1] > levels[0]
 
 
-def test_a_face_is_not_put_over_another():
+def test_a_face_is_not_pasted_over_another():
     boxes = np.array([[0, 0, 127, 127]], np.float32)
     whole = Scene(np.zeros((128, 128, 3), np.uint8), boxes, UNKNOWN[None], np.array([FACE]))
     assert put_face(np.random.default_rng(0), whole, a_cutout()) is whole
@@ -200,7 +200,7 @@ def test_pictures_are_drawn_by_their_chances_and_one_in_six_is_a_face():
     assert 8 < sum(plain) < 40
 
 
-def test_scenes_are_mosaics_and_get_faces_as_often_as_told(monkeypatch):
+def test_scenes_are_mosaics_and_get_faces_at_the_right_rates(monkeypatch):
     done, rng = Counter(), np.random.default_rng(0)
 
     def counted(name, result):
@@ -299,7 +299,7 @@ def nothing(size=256):
                  np.zeros(0, np.int64))
 
 
-def test_faces_are_put_in_at_all_sizes_and_in_any_direction(monkeypatch):
+def test_faces_are_pasted_at_all_sizes_and_in_any_direction(monkeypatch):
     cutouts = a_cutout()
     wide, high = cutouts.ovals.halves[0].tolist()
     boxes = np.stack([put_face(np.random.default_rng(i), nothing(), cutouts).boxes[0] for i in range(120)])
@@ -313,7 +313,7 @@ def test_faces_are_put_in_at_all_sizes_and_in_any_direction(monkeypatch):
 
 
 @pytest.mark.parametrize(("taken", "put"), [(4, True), (5, False)])
-def test_a_place_for_a_face_is_looked_for_five_times(taken, put, monkeypatch):
+def test_pasting_tries_five_places(taken, put, monkeypatch):
     answers = iter([True] * taken + [False])
     monkeypatch.setattr(faces_draw, "_meet", lambda *_: next(answers))
     scene = put_face(np.random.default_rng(0), nothing(128), a_cutout())
@@ -336,7 +336,7 @@ def test_a_face_that_is_shrunk_is_averaged_and_stays_in_place():
         assert np.abs(seen - (matrix[:, :2] @ (110, 140) + matrix[:, 2])).max() < 0.2
 
 
-def test_what_is_seen_of_a_face_leans_with_its_head():
+def test_a_pasted_face_is_tilted_like_its_head():
     oval = Ovals(np.array([[127.5, 127.5]]), np.array([[20.0, 60.0]]), np.array([0.5]))
     white = np.full((256, 256, 3), 255, np.uint8)
     image, _ = faces_draw._paste(np.random.default_rng(1), nothing(128).image, white, oval, 0.5, 0.3,
@@ -346,7 +346,7 @@ def test_what_is_seen_of_a_face_leans_with_its_head():
     assert lean == pytest.approx(0.8 - np.pi / 2, abs=0.03)
 
 
-def test_heads_lean_and_pictures_turn_as_often_as_told():
+def test_heads_are_tilted_and_pictures_rotated_at_the_right_rates():
     rng = np.random.default_rng(0)
     leans = np.abs(np.degrees([faces_draw._draw_roll(rng) for _ in range(600)]))
     assert 0.65 < (leans < 25).mean() < 0.76 and 0.06 < (leans > 61).mean() < 0.14
@@ -356,14 +356,14 @@ def test_heads_lean_and_pictures_turn_as_often_as_told():
     assert turns[(turns != 0) & ~quarters].std() == pytest.approx(15, rel=0.3)
 
 
-def test_a_third_of_the_faces_that_are_shown_as_pictures_is_turned():
+def test_a_third_of_the_faces_drawn_as_pictures_are_rotated():
     rng, cutouts = np.random.default_rng(0), a_cutout()
     shown = [pick(rng, [picture([])], cutouts) for _ in range(900)]
     turned = [(one.image() != cutouts.crops.images[0]).any() for one in shown if not one.name]
     assert 0.2 < np.mean(turned) < 0.45
 
 
-def test_scenes_are_degradet_and_plain_ones_relit_as_often_as_told(monkeypatch):
+def test_scenes_are_degraded_and_plain_ones_relit_at_the_right_rates(monkeypatch):
     done, qualities = Counter(), []
 
     def counted(place, name):

@@ -59,7 +59,7 @@ def test_points_and_box_edges_are_measured_where_a_face_is_found(tmp_path):
     assert measure_points(one_face((10, 12, 40, 48)), both, (64, 64))[0] == table
 
 
-def test_false_alarms_are_landmarked_where_the_landmark_network_believes_them():
+def test_false_alarms_confirmed_by_the_landmark_network_are_counted():
     image = np.full((600, 1024, 3), 90, np.uint8)
     image[:, :512] = export.portrait()
     found = Picture(Path("p"), "p", np.zeros((0, 4), np.float32), np.zeros(0, bool), image)
@@ -68,7 +68,7 @@ def test_false_alarms_are_landmarked_where_the_landmark_network_believes_them():
         assert landmarked(LandmarkModel(), found, np.array(boxes, np.float32).reshape(-1, 4), (512, 300)) == believed
 
 
-def test_edges_of_no_face_are_no_numbers_at_all() -> None:
+def test_edges_of_no_face_give_no_rows() -> None:
     assert edge_rows("own", np.zeros((0, 4), np.float32)) == {}
     rows = edge_rows("own", np.array([[0, 1, 2, 3], [2, 1, 2, 3]], np.float32))
     assert rows["own: landmark box x0"] == 1 and rows["own: its deviation x0"] == 1

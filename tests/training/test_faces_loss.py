@@ -50,7 +50,7 @@ FACES = [(5.0, 6.0, 15.0, 18.0), (20.0, 10.0, 60.0, 58.0)]
 POINTS = torch.rand(2, 5, 2) * 10 + 20
 
 
-def test_right_maps_cost_next_to_nothing_and_wrong_ones_do():
+def test_right_maps_have_almost_no_loss_and_wrong_ones_do():
     right = losses(perfect_maps(FACES, POINTS), batch_of(FACES, points=POINTS))
     assert all(value < 1e-3 for value in right.values())
     moved = losses(perfect_maps([(x0 + 3, y0, x1 + 3, y1) for x0, y0, x1, y1 in FACES]), batch_of(FACES))
@@ -71,7 +71,7 @@ def test_low_faces_weigh_less_and_high_ones_do_not_weigh_more():
     assert box == pytest.approx(float(wrong * low / (low + others)), abs=1e-4)
 
 
-def test_boxes_that_lie_beside_their_face_are_drawn_towards_it():
+def test_boxes_beside_their_face_move_towards_it():
     owner = owners(FACES)[0]
     for away in (60.0, 90.0):
         beside = [(x0 + away, y0, x1 + away, y1) for x0, y0, x1, y1 in FACES]
@@ -82,14 +82,14 @@ def test_boxes_that_lie_beside_their_face_are_drawn_towards_it():
         assert torch.cat([level.grad[0, 1].flatten() for level in maps])[owner >= 0].all()
 
 
-def test_the_score_moves_no_box():
+def test_scores_give_boxes_no_gradient():
     maps = [level.requires_grad_() for level in perfect_maps([(x0 + 3, y0, x1 + 3, y1) for x0, y0, x1, y1 in FACES])]
     losses(maps, batch_of(FACES))["score"].backward()
     assert all(level.grad[:, 1:].abs().max() == 0 for level in maps)
 
 
 @pytest.mark.parametrize(("height", "weight"), [(3.2, 0.3), (8, 0.5), (24, 1)])
-def test_scores_cost_what_varifocal_loss_says(height, weight):
+def test_scores_have_the_varifocal_loss(height, weight):
     face = (24.0, 32 - height / 2, 40.0, 32 + height / 2)
     owner = owners([face])[0]
     maps = perfect_maps([(24.0, 32 - height / 2, 32.0, 32 + height / 2)], owner=owner)  # half of it
@@ -120,12 +120,12 @@ def test_cells_within_a_quarter_of_their_stride_of_an_ignored_face_learn_nothing
     assert (cost > 0.1) == learnt
 
 
-def test_ignored_faces_cost_nothing_found_or_not():
+def test_ignored_faces_have_no_loss_found_or_not():
     for found in (FACES, FACES[:1]):
         assert losses(perfect_maps(found), batch_of(FACES, [FACE, IGNORED]))["score"] < 1e-3
 
 
-def test_faces_without_points_leave_the_points_alone():
+def test_faces_without_points_give_points_no_gradient():
     maps = [level.requires_grad_() for level in perfect_maps(FACES)]
     parts = losses(maps, batch_of(FACES))
     assert parts["points"] == 0
@@ -148,7 +148,7 @@ def owners(faces, kinds=None, side=SIDE):
     return assign(boxes, kinds, centres, strides)[0], centres, strides
 
 
-def test_every_face_is_learnt_by_cells_about_its_centre_at_the_stride_of_its_size():
+def test_every_face_is_learnt_by_cells_near_its_centre_at_the_stride_for_its_size():
     faces = [[2.0, 2, 9, 10], [30, 30, 38, 40], [4, 4, 60, 62], [38, 30, 46, 40], [60, 60, 126, 127]]
     owner, centres, strides = owners(faces, side=128)
     for face, (expected, count) in enumerate(zip(([8], [8], [16, 32], [8], [16, 32]), (4, 4, 8, 4, 8), strict=True)):
@@ -173,7 +173,7 @@ def test_a_nearer_face_of_another_size_takes_no_cell():
     assert owner[cell].tolist() == [0]
 
 
-def test_pictures_of_a_batch_are_assigned_apart():
+def test_pictures_of_a_batch_are_assigned_separately():
     one, other = [[2.0, 2, 9, 10], [30, 30, 38, 40]], [[4.0, 4, 60, 62], [8, 6, 16, 15]]
     alone = [owners(faces)[0] for faces in (one, other)]
     _, centres, strides = owners(one)
@@ -202,7 +202,7 @@ def test_points_are_measured_in_box_sides():
     assert points_loss(right + 0.1, box, true) == pytest.approx(0.075)  # 0.1 less half of beta
 
 
-def test_only_labelled_faces_teach_points_and_points_move_no_box():
+def test_only_labelled_faces_teach_points_and_boxes_get_no_gradient():
     boxes = torch.tensor([[0.0, 0, 20, 40], [5, 5, 15, 15]], requires_grad=True)
     offsets = torch.zeros(2, 10, requires_grad=True)
     true = torch.full((2, 5, 2), torch.nan)

@@ -77,7 +77,7 @@ def test_batches_depend_on_the_generator_alone_and_are_padded(data):
     assert (first["kinds"] == 1).any()
 
 
-def test_a_further_look_at_scenes_is_mirrored_with_its_faces(data):
+def test_reused_scenes_are_mirrored_with_their_faces(data):
     task = FaceTask(settings_of(data))
     batch = task.batch(np.random.default_rng(5), 6)
     batch["points"][0, 0] = torch.tensor([[10.0, 5], [20, 5], [15, 9], [11, 12], [19, 12]])
@@ -128,7 +128,7 @@ def test_nothing_that_is_held_out_is_trained_with_or_calibrated_on(data, monkeyp
     assert fitted == [picture.name for picture in task.training] and len(deployed.calibration) == len(fitted)
 
 
-def test_backgrounds_that_show_people_are_not_learnt_and_what_cannot_be_used_is_told(data, tmp_path, caplog):
+def test_backgrounds_with_people_are_left_out_and_faults_logged(data, tmp_path, caplog):
     (data / "some").mkdir()
     for name in ("empty", "person"):
         cv2.imwrite(str(data / f"some/{name}.png"), np.full((40, 40, 3), 60, np.uint8))
@@ -144,7 +144,7 @@ def test_backgrounds_that_show_people_are_not_learnt_and_what_cannot_be_used_is_
     assert set(caplog.messages) == told
 
 
-def test_a_teacher_gives_points_to_the_pictures_to_train_with_alone(data, monkeypatch):
+def test_a_teacher_adds_points_to_training_pictures_only(data, monkeypatch):
     asked = []
     monkeypatch.setattr(faces_task, "with_points", lambda *given: (asked.append(given), given[0])[1])
     FaceTask(settings_of(data))
@@ -162,7 +162,7 @@ def test_pictures_are_drawn_by_the_chances_of_those_to_train_with(data, monkeypa
 
 
 @pytest.mark.slow
-def test_a_released_detector_is_gone_on_with(data):
+def test_a_run_starts_from_the_released_detector(data):
     task = FaceTask(settings_of(data, init=MODELS / "faces.pt2"))
     network = task.network()
     task.begin(network)
@@ -171,7 +171,7 @@ def test_a_released_detector_is_gone_on_with(data):
         np.testing.assert_allclose(found, released, atol=0.02)
 
 
-def test_boxes_and_points_weigh_as_the_settings_say(data):
+def test_boxes_and_points_have_the_weights_of_the_settings(data):
     task = FaceTask(settings_of(data, bfloat16=False, box_weight=3.0, point_weight=7.0))
     batch = task.batch(np.random.default_rng(1), 2)
     batch["points"] = batch["boxes"][:, :, None, :2].expand(-1, -1, 5, -1)
@@ -266,7 +266,7 @@ def test_faces_without_points_get_them_from_a_teacher(tmp_path):
     ("hold_out_by", "people", "should be 'name' or 'event', found 'people'"),
     ("validation_size", [320, 0], "validation_size.1: input should be greater than 0, found 0"),
 ])
-def test_settings_that_nothing_can_be_trained_with_are_named(name, value, text):
+def test_settings_without_training_data_are_named(name, value, text):
     with pytest.raises(SettingsError, match=re.escape(text)):
         checked(FaceSettings, {"data": "data", name: value}, "settings")
 
@@ -305,7 +305,7 @@ def test_bfloat16_is_used_where_the_processor_has_it(data, able, monkeypatch):
     assert seen == [able, True, False]
 
 
-def test_the_network_says_the_same_in_bfloat16_as_trained_and_in_float32_as_measured(data):
+def test_the_network_gives_similar_maps_in_bfloat16_and_float32(data):
     torch.manual_seed(0)
     network = FaceTask(settings_of(data)).network().eval().to(memory_format=torch.channels_last)
     for module in network.modules():

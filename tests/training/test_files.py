@@ -11,7 +11,7 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-def test_parts_that_nobody_writes_any_more_are_cleared_away(tmp_path: Path) -> None:
+def test_abandoned_parts_are_removed(tmp_path: Path) -> None:
     for name in ("cache.1.part", "cache.2.part", "cached.1.part"):
         (tmp_path / name).write_bytes(b"half")
     with locked(tmp_path / "cache.2.part") as possible, whole(tmp_path / "cache") as file:
@@ -33,7 +33,7 @@ def test_files_appear_together(tmp_path: Path) -> None:
     assert {(tmp_path / name).read_text() for name in "ab"} == {"new"}
 
 
-def test_files_that_are_not_all_written_do_not_appear(tmp_path: Path) -> None:
+def test_incomplete_files_do_not_appear(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"No space left: '{tmp_path}'"), together(tmp_path) as folder:
         (folder / "a").write_text("half")
         raise OSError(28, "No space left")
@@ -51,7 +51,7 @@ with whole(Path(sys.argv[1]) / "cache"), together(Path(sys.argv[1])) as folder:
 """
 
 
-def test_what_a_killed_process_leaves_the_next_one_clears_away(tmp_path: Path) -> None:
+def test_remains_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
     assert len(names(tmp_path)) == 3
     with whole(tmp_path / "cache"), together(tmp_path):

@@ -66,7 +66,7 @@ def test_cache_keeps_points_on_their_pixels_and_lists_unusable_pictures(tmp_path
         assert (again.images[:] == crops.images[:]).all()
 
 
-def test_cached_crops_are_given_to_workers_as_their_path(tmp_path: Path) -> None:
+def test_cached_crops_are_pickled_as_their_path(tmp_path: Path) -> None:
     samples, _ = landmark_data.read_folder(write_set(tmp_path / "set", 3), "toy")
     crops, _ = landmark_data.cache_crops(samples, tmp_path / "cache")
     prepared = landmark_data.Rows([(crops.images, 2), (crops.images, 0)])
@@ -135,7 +135,7 @@ def test_backgrounds_avoid_faces(tmp_path: Path) -> None:
     assert found[:].max() < 200
 
 
-def test_backgrounds_that_have_changed_are_cut_anew(tmp_path: Path) -> None:
+def test_changed_backgrounds_are_cut_again(tmp_path: Path) -> None:
     path, nobody = tmp_path / "a.png", np.zeros((0, 4), np.float32)
     for grey in (10, 200):
         cv2.imwrite(str(path), np.full((100, 100, 3), grey, np.uint8))

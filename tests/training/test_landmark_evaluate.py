@@ -53,7 +53,7 @@ def test_a_known_shift_is_the_error() -> None:
     assert table["response to noise of 4 levels"] == pytest.approx(3, rel=1e-4)
 
 
-def test_a_face_that_the_detector_misses_has_failed() -> None:
+def test_a_face_missed_by_the_detector_is_a_failure() -> None:
     detected = rows().true.copy()
     detected[1] = np.nan
     table, _ = measure(rows(detected=detected))
@@ -117,8 +117,8 @@ def test_the_released_network_hardly_moves_on_the_portrait(portrait: Path) -> No
 
 
 @pytest.mark.slow
-def test_parts_of_a_set_are_told_apart(portrait: Path, capsys: pytest.CaptureFixture[str],
-                                       caplog: pytest.LogCaptureFixture) -> None:
+def test_parts_of_a_set_are_measured_separately(portrait: Path, capsys: pytest.CaptureFixture[str],
+                                                caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert evaluate.main([str(MODELS / "landmarks"), str(portrait)]) == 0
     assert "set: one" in caplog.text and "set: two" in caplog.text
@@ -147,8 +147,8 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     (["a.pt", "plain", "--backend", "mnn"], "--backend cannot be used here: a checkpoint runs in torch"),
     (["landmarks", "plain", "prepared", "--sets", "x", "--held-out", "0.1", "--person", "x"], "plain: no such folder"),
 ])
-def test_an_option_that_would_change_nothing_is_refused(arguments: list[str], text: str, tmp_path: Path,
-                                                        caplog: pytest.LogCaptureFixture) -> None:
+def test_an_option_without_effect_is_refused(arguments: list[str], text: str, tmp_path: Path,
+                                             caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared" / "faces.jsonl").write_text("")
     places = {"faces": MODELS / "faces", "landmarks": MODELS / "landmarks", "a.pt": tmp_path / "a.pt",
@@ -157,7 +157,7 @@ def test_an_option_that_would_change_nothing_is_refused(arguments: list[str], te
     assert text in caplog.text
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(
+def test_a_folder_that_cannot_be_created_is_reported_before_measuring(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[object] = []
     monkeypatch.setattr(landmark_evaluate, "evaluate", measured.append)

@@ -27,7 +27,7 @@ def test_wing_is_steepest_where_errors_are_small() -> None:
     assert slopes == pytest.approx([10 / 2.5, 10 / 7, 1.0], rel=1e-5)
 
 
-def test_poses_are_apart_the_short_way_round() -> None:
+def test_pose_differences_take_the_shorter_way_round() -> None:
     pose, true = torch.tensor([[0.0, 0.1, 1.9]]), torch.tensor([[0.0, 0.0, -1.9]])
     assert pose_loss(pose, true, torch.ones(1)).item() == pytest.approx((0.1 + 0.2) / 3, rel=1e-4)
     assert pose_loss(pose, true, torch.zeros(1)).item() == 0
@@ -120,7 +120,7 @@ def voted() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     return out, batch
 
 
-def test_points_that_weigh_nothing_are_not_learnt() -> None:
+def test_points_of_weight_zero_are_not_learnt() -> None:
     out, batch = voted()
     batch["weights"][:, 30:] = 0
     before = landmark_loss(out, batch, LandmarkSettings(sources=SOURCES, size=64))[0]
@@ -130,7 +130,7 @@ def test_points_that_weigh_nothing_are_not_learnt() -> None:
     assert landmark_loss(out, batch, LandmarkSettings(sources=SOURCES, size=64))[0] == before
 
 
-def test_the_spread_moves_no_points() -> None:
+def test_the_spread_gives_points_no_gradient() -> None:
     out, batch = voted()
     for name in ("landmarks", "spread"):
         out[name].requires_grad_()
@@ -138,7 +138,7 @@ def test_the_spread_moves_no_points() -> None:
     assert not out["landmarks"].grad.any() and out["spread"].grad.all()
 
 
-def test_two_looks_come_to_meet_each_other() -> None:
+def test_two_views_are_drawn_together() -> None:
     points = torch.zeros(2, 68, 2).requires_grad_()
     batch = {"pair_map": torch.tensor([[[1.0, 0, 3], [0, 1, 0]]]), "pair_mirrored": torch.tensor([False]),
              "presence": torch.ones(2)}
@@ -146,7 +146,7 @@ def test_two_looks_come_to_meet_each_other() -> None:
     assert (points.grad[0, :, 0] > 0).all() and (points.grad[1, :, 0] < 0).all()
 
 
-def test_looks_at_a_face_agree_in_the_second_crop() -> None:
+def test_views_of_a_face_agree_in_the_second_crop() -> None:
     first = torch.rand(68, 2, generator=torch.Generator().manual_seed(0)) * 64
     onto = torch.tensor([[0.0, -1, 63], [2, 0, 5]])  # a turn that is stretched
     second = first @ onto[:, :2].T + onto[:, 2]

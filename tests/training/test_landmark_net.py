@@ -19,7 +19,7 @@ def test_cost_is_within_the_budget() -> None:
     assert cost("large")[0] <= 150e6
 
 
-def test_known_networks_cost_what_others_say() -> None:
+def test_known_networks_have_their_published_costs() -> None:
     """Slim as its authors' file has it; the backbones as published, on 160 px, without their classifiers."""
     assert cost("slim") == (24_694_464, 234_415)
     last, classifier = 464 * 1024, 1024 * 1000

@@ -36,7 +36,7 @@ def test_batches_depend_on_their_generator_alone(task: LandmarkTask) -> None:
     assert first["image"].shape == (5, 3, 64, 64)
 
 
-def test_a_worker_is_given_not_even_one_cached_crop_and_draws_the_same(task: LandmarkTask, tmp_path: Path) -> None:
+def test_a_pickled_task_has_no_cached_crops_and_draws_the_same(task: LandmarkTask, tmp_path: Path) -> None:
     own = LandmarkTask(task.settings.model_copy(update={"negatives": 0.5}))
     own.lookalikes = Lookalikes(own.crops.images, own.crops.points)
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((99, 99, 3), 90, np.uint8))
@@ -62,8 +62,8 @@ def test_inputs_are_no_larger_than_the_cached_crops(task: LandmarkTask) -> None:
     ({"backgrounds": "broken"}, "below: found no place without a face in 1 pictures, the first of which is a.png"),
     ({"wider": "nope"}, "nope/wider_face_split/wider_face_train_bbx_gt.txt: no such file; expected the labels"),
 ])
-def test_crops_without_faces_that_are_not_there_are_named(task: LandmarkTask, tmp_path: Path, own: dict[str, str],
-                                                          text: str) -> None:
+def test_missing_crops_without_faces_are_named(task: LandmarkTask, tmp_path: Path, own: dict[str, str],
+                                               text: str) -> None:
     (tmp_path / "broken" / "below").mkdir(parents=True)
     (tmp_path / "broken" / "below" / "a.png").write_bytes(b"no picture")
     (tmp_path / "cache").mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def test_states_are_those_of_the_augmented_points(task: LandmarkTask) -> None:
     assert batch["states_weight"][~present].abs().sum() == 0
 
 
-def test_the_points_of_two_looks_at_a_face_agree_only_where_they_should(task: LandmarkTask) -> None:
+def test_the_points_of_two_views_agree_only_where_they_should(task: LandmarkTask) -> None:
     paired = LandmarkTask(task.settings.model_copy(update={"pairs": 0.75}))
     batch = paired.batch(np.random.default_rng(3), 32)
     assert len(batch["pair_map"]) == 12 and 0 < batch["pair_mirrored"].sum() < 12
@@ -95,7 +95,7 @@ def test_the_points_of_two_looks_at_a_face_agree_only_where_they_should(task: La
 
 
 @pytest.mark.parametrize("look", [1, 2])
-def test_a_further_look_at_a_batch_has_other_light_and_the_same_faces(task: LandmarkTask, look: int) -> None:
+def test_a_reused_batch_has_other_light_and_the_same_faces(task: LandmarkTask, look: int) -> None:
     paired = LandmarkTask(task.settings.model_copy(update={"pairs": 0.75, "network": "slim"}))
     batch = paired.batch(np.random.default_rng(3), 32)
     other = paired.again(torch.Generator().manual_seed(0), batch, look)
@@ -115,7 +115,7 @@ def test_a_further_look_at_a_batch_has_other_light_and_the_same_faces(task: Land
         assert torch.allclose(other["points"][present][:, 8, 0], 63 - batch["points"][present][:, 8, 0])
 
 
-def test_regions_weigh_as_the_settings_say(task: LandmarkTask) -> None:
+def test_regions_have_the_weights_of_the_settings(task: LandmarkTask) -> None:
     settings = task.settings.model_copy(update={"region_weights": {"eyes": 1.5, "jaw": 0.5}})
     weighted, plain = LandmarkTask(settings), task.batch(np.random.default_rng(0), 8)["weights"]
     ratio = (weighted.batch(np.random.default_rng(0), 8)["weights"] / plain)[plain[:, 0] > 0]
@@ -162,7 +162,7 @@ def test_sources_are_drawn_by_their_weights_and_half_profiles_more_often(task: L
     assert both._chances()[4] / both._chances()[3] == pytest.approx(2)
 
 
-def test_points_of_a_teacher_are_those_that_are_learnt(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_points_of_a_teacher_are_learnt(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
     shut = task.crops.points.copy()
     shut[:, 36:42] = shut[:, 36:37]
     monkeypatch.setattr(landmark_task, "relabelled", lambda crops, _: replace(crops, points=shut))
@@ -205,14 +205,14 @@ def test_a_third_of_the_crops_without_a_face_are_lookalikes(task: LandmarkTask) 
     assert 0.26 < drawn["drawn"] / (400 - present) < 0.4
 
 
-def test_what_covers_a_face_is_seen(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_covered_faces_are_drawn(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
     own = LandmarkTask(task.settings.model_copy(update={"mild": 0.0, "negatives": 0.0, "covered": 1.0}))
     monkeypatch.setattr(landmark_task, "cover", lambda _, image, __: np.zeros_like(image))
     monkeypatch.setattr(augment, "degrade", lambda _, image, __: image)
     assert not own.batch(np.random.default_rng(0), 4)["image"].any()
 
 
-def test_any_part_of_any_background_is_shown_either_way(task: LandmarkTask) -> None:
+def test_any_part_of_any_background_is_drawn_also_mirrored(task: LandmarkTask) -> None:
     own = LandmarkTask(task.settings)
     own.backgrounds = np.empty((2, 256, 256, 3), np.uint8)
     own.backgrounds[..., 0] = np.arange(2)[:, None, None]
@@ -227,7 +227,7 @@ def test_any_part_of_any_background_is_shown_either_way(task: LandmarkTask) -> N
     assert abs(np.corrcoef(top, left)[0, 1]) < 0.4
 
 
-def test_a_card_names_the_data_that_was_trained_with(task: LandmarkTask) -> None:
+def test_a_card_names_the_training_data(task: LandmarkTask) -> None:
     own = copy.copy(task)
     train = task.settings.sources["train"].model_copy(update={"terms": "ours"})
     own.settings = task.settings.model_copy(update={
@@ -242,7 +242,7 @@ def test_a_card_names_the_data_that_was_trained_with(task: LandmarkTask) -> None
     ]
 
 
-def test_backgrounds_and_lookalikes_that_are_held_out_are_measured_and_not_learnt(
+def test_held_out_backgrounds_and_lookalikes_are_measured_and_not_learnt(
     task: LandmarkTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = task.settings.data / "empty"
     own.mkdir()
@@ -293,7 +293,7 @@ def test_faces_are_drawn_by_their_chances(task: LandmarkTask) -> None:
     assert (one.batch(np.random.default_rng(0), 9)["weights"][:, 0] == 2).all()
 
 
-def test_the_two_looks_of_a_pair_are_learnt_alike(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_views_of_a_pair_are_learnt(task: LandmarkTask, monkeypatch: pytest.MonkeyPatch) -> None:
     own = LandmarkTask(task.settings.model_copy(update={"pairs": 0.5, "negatives": 0.3}))
     own.jaw_weights = np.arange(1, 7, dtype=np.float32)
     done: Counter[str] = Counter()
@@ -359,13 +359,13 @@ def test_faces_that_cannot_be_used_are_listed(tmp_path: Path, caplog: pytest.Log
         LandmarkTask(settings)
 
 
-def test_a_folder_without_faces_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_faces_is_named(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(SettingsError, match=r"settings\.sources: every source is empty, held out or of weight 0"):
         LandmarkTask(LandmarkSettings.model_validate({"data": tmp_path, "sources": {"own": {"folder": "none"}}}))
 
 
-def test_run_in_batches_is_run_at_once(task: LandmarkTask) -> None:
+def test_running_in_batches_gives_the_same(task: LandmarkTask) -> None:
     task.settings = task.settings.model_copy(update={"network": "vote"})
     network = task.network().eval()
     crops = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)

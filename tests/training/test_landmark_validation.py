@@ -62,7 +62,7 @@ def shifted(points: np.ndarray) -> np.ndarray:
     return points + np.stack((away * EYES, np.zeros(40)), 1)[:, None]
 
 
-def test_all_that_a_network_says_is_measured(validation: Validation) -> None:
+def test_all_outputs_of_a_network_are_measured(validation: Validation) -> None:
     states = np.full((49, 4), -0.3)
     states[0, 0] = states[1, 1] = states[1, 2] = 0.3  # of the eyes one is told rightly and one wrongly
     states[OTHERS] = 0.3  # nobody knows

@@ -36,7 +36,7 @@ def settings_of(data: Path, config: str = "faces.yaml") -> LandmarkSettings:
     return LandmarkSettings(data=data, cache=data / "cache", sources={}, lookalikes=data / config)
 
 
-def test_lookalikes_are_what_the_detector_finds_and_are_seen_as_faces_are(data: Path) -> None:
+def test_lookalikes_are_what_the_detector_finds_and_are_drawn_like_faces(data: Path) -> None:
     train, held = (find_lookalikes(settings_of(data), held_out) for held_out in (False, True))
     assert train and held
     assert len(train.images) >= 2 and len(held.images) >= 2  # near and far
@@ -47,8 +47,7 @@ def test_lookalikes_are_what_the_detector_finds_and_are_seen_as_faces_are(data: 
     assert train.draw(np.random.default_rng(0), 64).shape == (64, 64, 3)
 
 
-def test_lookalikes_are_looked_for_once_and_anew_where_pictures_have_changed(
-    data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookalikes_are_cached_until_pictures_change(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = find_lookalikes(settings_of(data), held_out=False)
     assert first
     with monkeypatch.context() as patch:
@@ -66,7 +65,7 @@ def test_the_upright_face_is_one() -> None:
     assert abs(landmark_roll(UPRIGHT[None])[0]) < 1e-6 and landmark_box(UPRIGHT[None])[0].tolist() == [0, 0, 1, 1]
 
 
-def test_lookalikes_are_shown_as_no_faces_and_measured(data: Path) -> None:
+def test_lookalikes_are_drawn_as_no_faces_and_measured(data: Path) -> None:
     sources = write_two_sets(data)
     own = {"data": data, "cache": data / "cache", "size": 64, "sources": sources, "negatives": 0.9}
     with_them = LandmarkTask(LandmarkSettings(**own, lookalikes=data / "faces.yaml"))
@@ -77,7 +76,7 @@ def test_lookalikes_are_shown_as_no_faces_and_measured(data: Path) -> None:
     assert 0 <= with_them.validate(with_them.network().eval())["false_lookalikes"] <= 1
 
 
-def test_backgrounds_in_which_nothing_is_found_are_named(data: Path) -> None:
+def test_backgrounds_without_lookalikes_are_named(data: Path) -> None:
     cv2.imwrite(str(data / "backgrounds" / "0.png"), np.full((64, 64, 3), 90, np.uint8))
     (data / "backgrounds" / "1.png").write_bytes(b"no picture")
     for held_out in (True, False):

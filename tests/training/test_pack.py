@@ -71,7 +71,7 @@ def test_the_pack_trains(unpacked: Path) -> None:
     assert task.batch(np.random.default_rng(0), 4)["image"].shape == (4, 3, 64, 64)
 
 
-def test_what_does_not_fit_leaves_nothing(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pack_that_does_not_fit_leaves_nothing(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = data.parent / "visit.zip"
     assert pack.main([str(data), str(out), "--megabytes", "0.001"]) == 2
     assert "more than 0.001 MB even at quality 20" in caplog.text
@@ -106,7 +106,7 @@ def test_own_boxes_shrink_with_their_pictures(tmp_path: Path) -> None:
             assert new.points == pytest.approx((old.points + 0.5) / 4 - 0.5, abs=0.01, nan_ok=True)
 
 
-def test_a_set_without_backgrounds_is_packed_and_told_once(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_backgrounds_are_reported_once(data: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("WARNING")
     mine, out = data / "landmarks" / "mine", data.parent / "visit.zip"
     assert pack.main([str(mine), str(out)]) == 0
@@ -135,7 +135,7 @@ def test_backgrounds_have_no_labels_and_names_in_any_encoding_are_packed(data: P
     assert "backgrounds/b.pts" not in names
 
 
-def test_a_second_face_takes_no_other_pictures_name(tmp_path: Path) -> None:
+def test_faces_of_one_picture_get_unique_names(tmp_path: Path) -> None:
     data, rows = tmp_path / "data" / "WFLW", []
     (data / "WFLW_images").mkdir(parents=True)
     for seed, name in enumerate(("a.png", "a_2.png", "a.png", "a_2.png")):

@@ -152,7 +152,7 @@ def test_voc_edges_count_from_one(tmp_path: Path) -> None:
         assert text in fault
 
 
-def test_why_nothing_of_a_set_can_be_used_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_set_without_usable_pictures_is_explained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     picture(tmp_path / "images" / "a.jpg")
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.1 0.1 0.1 0.2 0.2 0.2 0.2 0.1\n")  # a turned box
@@ -237,7 +237,7 @@ def test_prepared_faces_train_a_network(data: Path, capsys: pytest.CaptureFixtur
         assert task.crops.images[index][y, x].max() < 60  # pupils are drawn dark
 
 
-def test_prepared_crops_are_used_where_they_lie(data: Path) -> None:
+def test_prepared_crops_are_not_copied(data: Path) -> None:
     out = data.parent / "prepared"
     prepare.main([str(data), "--out", str(out)])
     crops, _ = cache_crops(prepared.read_faces(out, "own", "mine"), data.parent / "cache")
@@ -298,7 +298,7 @@ def test_one_person_alone_is_trained_with() -> None:
     assert not split("mine", "mine/ann")
 
 
-def test_what_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_data_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert prepare.main([str(tmp_path / "none")]) == 2
     assert "none: no such folder" in caplog.text
     (tmp_path / "empty").mkdir()
@@ -328,8 +328,8 @@ def test_faces_with_boxes_are_counted_in_the_summary(data: Path, capsys: pytest.
     assert "prepared: 9 faces, 5 faults" in capsys.readouterr().out  # 8 with points, one in a box
 
 
-def test_preparing_that_is_stopped_leaves_what_was_prepared_before(data: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                   caplog: pytest.LogCaptureFixture) -> None:
+def test_stopping_keeps_what_was_prepared_before(data: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 caplog: pytest.LogCaptureFixture) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -344,7 +344,7 @@ def test_preparing_that_is_stopped_leaves_what_was_prepared_before(data: Path, m
     assert {file.name: file.read_bytes() for file in (data.parent / "prepared").iterdir()} == before
 
 
-def test_preparing_again_takes_away_what_is_no_longer_there(data: Path) -> None:
+def test_preparing_again_removes_outdated_files(data: Path) -> None:
     prepare.main([str(data), "--out", str(data.parent / "prepared")])
     shutil.rmtree(data / "yolo")
     prepare.main([str(data), "--out", str(data.parent / "prepared")])

@@ -73,14 +73,13 @@ HUGE = b"P6 60000 60000 255\n"  # a header that speaks of more pixels than OpenC
 
 
 @pytest.mark.parametrize("content", [b"", b"none", HUGE])
-def test_a_picture_that_is_none_is_none(content: bytes, tmp_path: Path) -> None:
+def test_an_unreadable_picture_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     assert read_image(tmp_path / "a.jpg") is None
     assert read_image(tmp_path / "b.jpg") is None
 
 
-def test_names_in_another_encoding_are_read_like_all_others(tmp_path: Path,
-                                                            capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_in_another_encoding_are_read_like_all_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "data" / os.fsdecode(b"Fr\xfchling")
     write_set(tmp_path / "data" / "mine", 3).rename(folder)
     for suffix in (".png", ".pts"):
@@ -222,7 +221,7 @@ def test_a_label_that_cannot_be_read_is_a_fault(unreadable: Path, tmp_path: Path
     assert len(samples) == 1 and faults[0].startswith(f"{links[0]}: ")
 
 
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert below(tmp_path / "gone", (".jpg",)) == []
     assert f"{tmp_path / 'gone'}: left out: No such file or directory" in caplog.text
 

@@ -19,7 +19,7 @@ def write_checkpoint(folder: Path, settings: RunSettings, step: int, seconds: fl
                                          "settings": settings.model_dump(mode="json")})
 
 
-def test_a_run_goes_on_with_the_settings_it_began_with(tmp_path: Path) -> None:
+def test_a_run_continues_with_the_same_settings(tmp_path: Path) -> None:
     assert last_checkpoint(a_run(), tmp_path) is None
     write_checkpoint(tmp_path, a_run(), 4)
     longer = a_run(steps=20, minutes=3, data="elsewhere", cache="c", network="vote")  # the last is the default
@@ -28,7 +28,7 @@ def test_a_run_goes_on_with_the_settings_it_began_with(tmp_path: Path) -> None:
     assert state is not None and state["step"] == 4
 
 
-def test_a_run_of_other_settings_is_refused_with_what_differs(tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_refused_with_the_differences(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, a_run(), 4)
     other = a_run(network="slim", sources={"a": {"folder": "b"}, "c": {"folder": "c"}})
     with pytest.raises(SettingsError) as caught:
@@ -42,8 +42,7 @@ def test_a_run_of_other_settings_is_refused_with_what_differs(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("settings", [a_run(steps=4), a_run(minutes=0.5)])
-def test_the_end_of_a_run_is_said_to_be_one(tmp_path: Path, settings: RunSettings,
-                                            caplog: pytest.LogCaptureFixture) -> None:
+def test_a_complete_run_is_reported(tmp_path: Path, settings: RunSettings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     write_checkpoint(tmp_path / "tiny", settings, 4, 31.0)
     assert train.train(settings, tmp_path) == 4.5  # and reads no data

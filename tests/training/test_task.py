@@ -6,13 +6,13 @@ from nodes._geometry import to_input
 from training.task import network_input, relit
 
 
-def test_networks_are_trained_on_the_range_that_they_are_run_on() -> None:
+def test_training_and_run_time_use_the_same_input_range() -> None:
     image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     shown = network_input(torch.from_numpy(image).permute(0, 3, 1, 2)).numpy()
     assert shown == pytest.approx(to_input(image), abs=1e-6)
 
 
-def test_a_further_look_has_at_most_a_third_more_contrast_and_wraps_nowhere() -> None:
+def test_relit_pictures_have_at_most_a_third_more_contrast_and_do_not_wrap() -> None:
     image = torch.full((200, 3, 4, 4), 127, dtype=torch.uint8)
     image[:, :, 0], image[:, :, 3] = 87, 167
     seen = relit(torch.Generator().manual_seed(0), image).float()

@@ -44,7 +44,7 @@ def with_labels(settings: LandmarkSettings, labels: str) -> LandmarkSettings:
     return LandmarkSettings(**content | ({"teacher": None} if labels == "file" else {}))
 
 
-def test_a_teacher_puts_shaken_labels_right(settings: LandmarkSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_corrects_noisy_labels(settings: LandmarkSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     told = LandmarkTask(with_labels(settings, "file")).crops
     taught = LandmarkTask(settings)
     shaken = told.sources == "shaken"

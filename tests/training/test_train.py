@@ -42,8 +42,8 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("looks", [1, 3])  # of three, the run is stopped between the second and the third
-def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                           looks: int) -> None:
+def test_a_stopped_run_continues_bit_for_bit(settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                             looks: int) -> None:
     settings = settings.model_copy(update={"looks": looks})
     steps = iter(range(100))
     average = train.average
@@ -84,7 +84,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(settings: RunSettings, tmp_path: Path
     assert [entry["step"] for entry in lines if entry["kind"] == "validation"] == [3, 6]
 
 
-def test_a_batch_is_looked_at_as_often_as_asked(settings: RunSettings) -> None:
+def test_a_batch_is_reused_as_often_as_set(settings: RunSettings) -> None:
     task = LandmarkTask(LandmarkSettings(**settings.settings))
     settings = settings.model_copy(update={"looks": 2, "steps": 5})
     seen = [parts[0] for parts in train.batches(task, settings, 1, ALONE)]
@@ -96,7 +96,7 @@ def test_a_batch_is_looked_at_as_often_as_asked(settings: RunSettings) -> None:
     assert [torch.equal(a["image"], drawn[i]["image"]) for a, i in zip(seen[1::2], (1, 2), strict=True)] == [True] * 2
 
 
-def test_every_further_look_has_a_light_of_its_own_and_the_same_when_it_goes_on() -> None:
+def test_every_reuse_has_its_own_light_also_after_a_stop() -> None:
     task = SimpleNamespace(batch=lambda rng, size: {"image": torch.zeros(size)},
                            again=lambda rng, part, look: {"light": torch.tensor(rng.initial_seed())})
     settings = load_settings(CONFIG, ["looks=3", "steps=9", "parts=2"])
@@ -122,7 +122,7 @@ def test_the_best_weights_are_those_of_the_lowest_error_or_the_highest_precision
     assert run.best == (6.0 if higher else 4.0)
 
 
-def test_a_part_is_seen_alike_by_however_many_processes(settings: RunSettings) -> None:
+def test_parts_do_not_depend_on_the_number_of_processes(settings: RunSettings) -> None:
     task = LandmarkTask(LandmarkSettings(**settings.settings))
     settings = settings.model_copy(update={"looks": 2, "steps": 2, "parts": 2})
     alone = list(train.batches(task, settings, 0, ALONE))
@@ -164,7 +164,7 @@ def torchrun(settings: RunSettings, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_lose_what_one_loses(settings: RunSettings, tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_of_one(settings: RunSettings, tmp_path: Path) -> None:
     done = subprocess.run(torchrun(settings, tmp_path / "two"), capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     train.train(settings.model_copy(update={"parts": 2}), tmp_path / "one")
@@ -234,7 +234,7 @@ def test_parts_that_do_not_divide_are_refused(settings: RunSettings) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_loses_the_same(settings: RunSettings, tmp_path: Path) -> None:
+def test_a_compiled_run_has_the_same_losses(settings: RunSettings, tmp_path: Path) -> None:
     few = settings.model_copy(update={"steps": 2})
     train.train(few, tmp_path / "plain")
     with warnings.catch_warnings():
@@ -300,8 +300,7 @@ def test_a_run_of_minutes_follows_the_clock(settings: RunSettings, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("clip", "moved"), [(1.0, 1.0), (5.0, 3.0)])
-def test_a_step_goes_by_the_mean_of_its_parts_clipped_and_the_first_averages_are_short(clip: float,
-                                                                                       moved: float) -> None:
+def test_a_step_follows_the_clipped_mean_of_its_parts_and_first_averages_are_short(clip: float, moved: float) -> None:
     settings = load_settings(CONFIG, [f"clip={clip}", "learning_rate=0.01", "ema=0.9"])
     network, ema = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
     for one in (network, ema):
@@ -353,7 +352,7 @@ def test_ctrl_c_while_data_are_read_ends_quietly(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.slow
-def test_wrong_data_end_all_processes_with_their_own_lines(settings: RunSettings, tmp_path: Path) -> None:
+def test_wrong_data_end_all_processes_with_one_message(settings: RunSettings, tmp_path: Path) -> None:
     settings = settings.model_copy(update={"settings": settings.settings | {"data": "nowhere"}})
     done = subprocess.run(torchrun(settings, tmp_path / "two"), capture_output=True, text=True, timeout=240)
     assert done.returncode != 0
@@ -361,7 +360,7 @@ def test_wrong_data_end_all_processes_with_their_own_lines(settings: RunSettings
     assert done.stderr.count("Traceback") == 1 and "ChildFailedError" in done.stderr  # torchrun's own
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"nothing")
     with pytest.raises(SettingsError, match=r"last.pt: not a readable checkpoint"):
         checkpoint.load(tmp_path / "last.pt")

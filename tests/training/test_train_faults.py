@@ -27,7 +27,7 @@ def settings(tmp_path: Path) -> RunSettings:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_running_is_not_started_again(settings: RunSettings, tmp_path: Path) -> None:
+def test_a_running_run_is_not_started_again(settings: RunSettings, tmp_path: Path) -> None:
     program = ("import pathlib, sys; from training.resume import exclusive\n"
                "with exclusive(pathlib.Path(sys.argv[1])): print('has it', flush=True); sys.stdin.read()")
     command = [sys.executable, "-c", program, str(tmp_path / "runs" / "tiny")]
@@ -45,13 +45,13 @@ def test_a_run_that_is_running_is_not_started_again(settings: RunSettings, tmp_p
     assert checkpoint.load(tmp_path / "runs" / "tiny" / "last.pt")["step"] == 2
 
 
-def test_a_run_may_have_its_folder_again(tmp_path: Path) -> None:
+def test_a_folder_can_be_reserved_again(tmp_path: Path) -> None:
     for _ in range(2):
         with exclusive(tmp_path / "run"):
             pass
 
 
-def test_a_log_goes_on_without_steps_that_were_not_saved_or_that_a_full_disk_cut_off(tmp_path: Path) -> None:
+def test_a_log_continues_without_unsaved_and_cut_off_lines(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"kind": "tr')
     with train.open_log(tmp_path, 2) as log:
         log.write("next\n")
@@ -92,7 +92,7 @@ def test_a_broken_save_keeps_the_old_checkpoint_alone(tmp_path: Path) -> None:
     assert checkpoint.load(path)["step"] == 1 and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_cache_that_was_not_written_whole_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_cache_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_set(tmp_path / "set", 2)
     samples, cache = landmark_data.read_folder(folder, "own")[0], tmp_path / "cache"
     walls = [(sample.path, np.zeros((0, 4), np.float32)) for sample in samples]
@@ -126,8 +126,8 @@ def test_what_cannot_be_written_is_one_line(settings: RunSettings, tmp_path: Pat
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_ends_with_one_line(settings: RunSettings, tmp_path: Path,
-                                                     caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loss_that_is_not_finite_ends_with_one_line(settings: RunSettings, tmp_path: Path,
+                                                      caplog: pytest.LogCaptureFixture) -> None:
     wild = settings.model_copy(update={"learning_rate": 1e30, "steps": 20, "warm_up": 0.0, "clip": 1e30})
     (tmp_path / "c.yaml").write_text(wild.model_dump_json())
     assert train.main([str(tmp_path / "c.yaml"), "--runs", str(tmp_path / "runs")]) == 2
@@ -135,7 +135,7 @@ def test_a_loss_that_is_no_number_ends_with_one_line(settings: RunSettings, tmp_
 
 
 @pytest.mark.parametrize(("rate", "code", "saved"), [(1e-3, 130, ["last.pt"]), (1e30, 2, [])])
-def test_a_stop_saves_the_time_it_took_but_no_loss_that_is_no_number(
+def test_a_stop_saves_the_elapsed_time_but_no_loss_that_is_not_finite(
         settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, code: int,
         saved: list[str]) -> None:
     update = {"learning_rate": rate, "steps": 20, "warm_up": 0.0, "clip": 1e30, "log_every": 20}
@@ -154,7 +154,7 @@ def test_a_stop_saves_the_time_it_took_but_no_loss_that_is_no_number(
     assert all(checkpoint.load(file)["seconds"] > 0 for file in found)
 
 
-def test_a_pattern_that_is_none_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_pattern_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_set(tmp_path / "set", 2)
     prepare.main([str(tmp_path), "--out", str(tmp_path / "out")])
     released = str(Path(landmark_data.__file__).parents[1] / "nodes" / "models" / "landmarks")

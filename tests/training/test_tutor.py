@@ -46,7 +46,7 @@ def test_the_tutor_sees_the_first_rows_and_the_pairs_among_them(task: LandmarkTa
     assert [tutor.tutored_rows(16, share) for share in (0.01, 0.4, 1)] == [2, 6, 16]
 
 
-def test_evaluated_it_is_the_pupil_and_both_are_measured(task: LandmarkTask) -> None:
+def test_in_evaluation_mode_it_is_the_pupil_and_both_are_measured(task: LandmarkTask) -> None:
     network, image = task.network().eval(), torch.randn(2, 3, 64, 64)
     out, alone = network(image), network.pupil(image)
     assert out.keys() == alone.keys() and torch.equal(out["landmarks"], alone["landmarks"])
@@ -63,7 +63,7 @@ def test_only_a_network_with_a_tutor_has_one(task: LandmarkTask) -> None:
         tutor.tutor_of(network.pupil)
 
 
-def test_a_run_without_a_tutor_goes_on_from_the_pupil(task: LandmarkTask, tmp_path: Path) -> None:
+def test_a_run_without_a_tutor_starts_from_the_pupil(task: LandmarkTask, tmp_path: Path) -> None:
     both = task.network()
     checkpoint.save(tmp_path / "last.pt", {"ema": both.state_dict(), "step": 1})
     alone = LandmarkTask(task.settings.model_copy(update={"tutor": ""})).network()

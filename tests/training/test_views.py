@@ -27,7 +27,7 @@ def box_errors(seen: list[View]) -> tuple[np.ndarray, np.ndarray]:
     return ((SIZE - 1) / 2 - (boxes[:, :2] + boxes[:, 2:]) / 2) / sides[:, None], np.log(SIZE / MARGIN / sides)
 
 
-def test_boxes_err_as_those_of_a_detector_do() -> None:
+def test_boxes_have_errors_like_a_detectors() -> None:
     shifts, growth = box_errors(views(600))
     assert np.sqrt(np.square(shifts).mean()) == pytest.approx(0.057, rel=0.06)  # 0.05, of a tenth 0.1
     assert np.sqrt(np.square(growth).mean()) == pytest.approx(0.077, rel=0.06)  # 0.07, of a tenth 0.14
@@ -42,7 +42,7 @@ def rolls(seen: list[View], face: np.ndarray = FACE) -> np.ndarray:
     return np.degrees(landmark_roll(np.stack([view.points(face) for view in seen])))
 
 
-def test_half_of_the_heads_are_upright_some_lean_and_few_lie_anyhow() -> None:
+def test_half_of_the_heads_are_upright_some_tilted_and_few_at_any_angle() -> None:
     assert np.sqrt(np.square(rolls(views(300, mild=True))).mean()) == pytest.approx(10, rel=0.1)
     lean = np.abs(rolls(views(300)))
     assert 0.26 < (lean > 20).mean() < 0.37  # upright ones, of 10 degrees, hardly ever
@@ -62,14 +62,14 @@ def test_faces_are_stretched_and_sheared_a_little_and_half_are_mirrored() -> Non
     assert np.sqrt(np.square(shear).mean()) == pytest.approx(0.05, rel=0.1)
 
 
-def test_the_plane_of_a_face_leans_by_a_tenth_of_its_scale() -> None:
+def test_the_plane_of_a_face_tilts_by_a_tenth_of_its_scale() -> None:
     lean = np.stack([view.matrix[2, :2] for view in views(600) if view.matrix[2, :2].any()])
     lean = lean * np.ptp(FACE, axis=0).max() / 2
     assert np.sqrt(np.square(lean).mean()) == pytest.approx(0.099, rel=0.06)
     assert np.abs(lean).max() == pytest.approx(0.25, abs=1e-4)
 
 
-def test_a_second_look_is_as_near_as_the_next_frame() -> None:
+def test_a_second_view_is_as_near_as_the_next_frame() -> None:
     rng = np.random.default_rng(0)
     first = views(1)[0]
     seen, onto = zip(*(augment.draw_near(rng, first, SIZE) for _ in range(600)), strict=True)
@@ -108,7 +108,7 @@ def test_a_miss_overlaps_the_face_by_less_than_a_fifth() -> None:
     assert 0.17 < np.less(sides, 0.6).mean() < 0.33 and 0.17 < np.greater(sides, 2).mean() < 0.33
 
 
-def test_beyond_the_surroundings_lies_grey_or_the_rim() -> None:
+def test_beyond_the_surroundings_is_grey_or_the_edge() -> None:
     white, away = np.full((256, 256, 3), 255, np.uint8), np.array([[1, 0, 80], [0, 1, 80], [0, 0, 1]], np.float32)
     lean = away.copy()
     lean[2, 0] = 1e-5
@@ -147,7 +147,7 @@ def test_lower_resolution_moves_no_feature(monkeypatch: pytest.MonkeyPatch) -> N
     assert 0.55 < np.mean([(after == before).all() for after in seen]) < 0.75  # neither coarse nor compressed
 
 
-def test_each_damage_is_done_as_often_as_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_degradation_has_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     done = dict.fromkeys(("occlude", "relight", "blur", "noise", "imencode", "resize"), 0)
     sides = []
 
@@ -171,7 +171,7 @@ def test_each_damage_is_done_as_often_as_said(monkeypatch: pytest.MonkeyPatch) -
     assert 6 <= min(sides) < 10  # of 32: down to a fifth
 
 
-def test_light_changes_about_the_pictures_own_mean_and_is_low_at_times() -> None:
+def test_light_changes_about_the_mean_of_the_picture_and_is_sometimes_low() -> None:
     grey = np.full((8, 8, 3), 120, np.uint8)
     means = np.array([augment.relight(np.random.default_rng(seed), grey).mean() for seed in range(400)])
     assert 0.7 < ((means > 75) & (means < 165)).mean() < 0.95
@@ -208,7 +208,7 @@ def test_noise_stays_in_range_and_is_grey_half_of_the_time() -> None:
     assert 1.8 < min(spread) < 3 and 12 < max(spread) < 14.6
 
 
-def test_what_covers_is_another_picture_a_colour_or_skin() -> None:
+def test_occlusions_are_another_picture_a_colour_or_skin() -> None:
     face, other = np.full((80, 80, 3), (60, 90, 120), np.uint8), np.full((80, 80, 3), 255, np.uint8)
     seen = [augment.occlude(np.random.default_rng(seed), face, other) for seed in range(200)]
     covered = np.array([(np.abs(image.astype(int) - face) > 1).any(-1).mean() for image in seen])
