@@ -36,7 +36,7 @@ def draw(rng: np.random.Generator, side: int = 120) -> tuple[np.ndarray, np.ndar
 
 
 def write_set(folder: Path, count: int, seed: int = 0) -> Path:
-    """Write pictures with .pts partners, as the iBUG sets come."""
+    """Write pictures with .pts partners, the layout of the iBUG sets."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     for i in range(count):
@@ -53,7 +53,7 @@ def write_points(path: Path, points: np.ndarray) -> None:
 
 
 def write_two_sets(folder: Path) -> dict[str, dict[str, object]]:
-    """Write six faces to train with and four held out below a folder; return them as a config's sources."""
+    """Write six faces to train with and four held out below a folder; return the sources of a config for them."""
     write_set(folder / "train", 6)
     write_set(folder / "held", 4, seed=1)
     return {"held": {"folder": "held", "weight": 0, "held_out": 1}, "train": {"folder": "train"}}

@@ -1,4 +1,4 @@
-"""The configs of trainings: what they hold, and what is said of wrong settings."""
+"""Training configs, and the messages about wrong settings."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_a_config_with_a_base_holds_what_differs(tmp_path: Path) -> None:
     settings = load_settings(tmp_path / "c.yaml", ["settings.network=null"])
     assert settings.settings == {"sources": {"two": {"mild": None}}, "network": None}
     assert load_settings(tmp_path / "c.yaml", ["settings.sources=null"]).settings == {}
-    there = f"../{tmp_path.name}/b.yaml"  # round in a circle, also by another way to the same file
+    there = f"../{tmp_path.name}/b.yaml"  # a circle, also by another path to the same file
     for base in ("b.yaml", there):
         (tmp_path / "a.yaml").write_text(f"base: {base}\n")
         with pytest.raises(SettingsError, match=f"a.yaml: base: expected the name of another config, found '{base}'"):

@@ -1,4 +1,4 @@
-"""What is drawn on faces covers what it should, and nothing else."""
+"""Glasses, masks and hands cover the right parts of faces and nothing else."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_glasses_and_masks_sit_where_people_wear_them(draw, over: str, beside: s
 
 
 def test_a_hand_covers_a_part_of_the_face() -> None:
-    lit = (GREY * np.linspace(0.5, 1.2, 160)[:, None, None]).astype(np.uint8)  # else skin on skin would not show
+    lit = (GREY * np.linspace(0.5, 1.2, 160)[:, None, None]).astype(np.uint8)  # on an even grey, no hand would show
     shares = [(cover.hand(np.random.default_rng(seed), lit, POINTS) != lit).any(2).mean() for seed in range(30)]
     assert min(shares) > 0.005 and max(shares) < 0.5
 

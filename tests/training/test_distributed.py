@@ -10,7 +10,7 @@ import time
 from datetime import timedelta
 from torch.distributed import distributed_c10d
 
-distributed_c10d.default_pg_timeout = timedelta(seconds=2)  # in place of half an hour
+distributed_c10d.default_pg_timeout = timedelta(seconds=2)  # instead of half an hour
 from training.distributed import joined
 
 with joined("cpu") as group:
@@ -24,7 +24,7 @@ with joined("cpu") as group:
 def test_processes_wait_for_a_slow_leader(tmp_path: Path) -> None:
     (tmp_path / "busy.py").write_text(BUSY_LEADER)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    launch += ["--log-dir", str(tmp_path / "torchrun")]  # else they stay in /tmp
+    launch += ["--log-dir", str(tmp_path / "torchrun")]  # the default is in /tmp, where they would remain
     here = os.environ | {"PYTHONPATH": os.getcwd()}  # a script has its own folder on its path
     done = subprocess.run([*launch, tmp_path / "busy.py"], capture_output=True, text=True, timeout=240, env=here)
     assert done.returncode == 0, done.stderr[-2000:]

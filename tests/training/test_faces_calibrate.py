@@ -73,9 +73,9 @@ def test_examples_count_sides_in_strides_and_an_overlap_of_a_half_as_right():
         _, (values, right), _ = examples(lambda _: maps, [picture([part])], (64, 64))
         np.testing.assert_allclose(values, [[1, np.log(2), 0]], atol=1e-5)
         assert right.tolist() == [expected]
-    part = box - [0, 0, 32 * 0.6, 0]  # overlaps by 0.4: no face, but about one that is ignored
+    part = box - [0, 0, 32 * 0.6, 0]  # an overlap of 0.4 is not right, but enough to ignore it
     assert len(examples(lambda _: maps, [picture([part], True)], (64, 64))[1][1]) == 0
-    maps[1][:, 1, 2] = [0.5, -1, 0, np.log(2), 0, *[0] * 10]  # its neighbour says the same
+    maps[1][:, 1, 2] = [0.5, -1, 0, np.log(2), 0, *[0] * 10]  # its neighbour gives the same box
     both, last = (examples(lambda _: maps, [picture([box])], (64, 64), survivors=only)[1][1] for only in (False, True))
     assert both.tolist() == [True, True] and last.tolist() == [True]
 
@@ -84,14 +84,14 @@ def test_fit_changes_less_with_fewer_examples():
     values, right = np.zeros((80, 3)), np.arange(80) < 40
     assert vars(fit(values, right)) == pytest.approx(vars(Score()), abs=1e-6)
     parted = fit(np.linspace(-3, 3, 200)[:, None] * [1, 0, 0], np.arange(200) >= 100)
-    assert parted.slope < 30  # without the pull to what it was it would grow without end
+    assert parted.slope < 30  # without the regularisation it would grow without limit
     assert np.isfinite(list(vars(fit(np.linspace(-900, 900, 200)[:, None] * [1, 0, 0], np.arange(200) >= 100))
                             .values())).all()
 
 
 def test_calibrate_reports_what_it_folds():
     network = FaceNet().eval()
-    found = calibrate(network, one_cell(1.0, 0.0), [picture([])], (64, 64))  # too few to fit more than the tilt
+    found = calibrate(network, one_cell(1.0, 0.0), [picture([])], (64, 64))  # too few examples: only the tilt
     assert found == [tilted(Score(), stride) for stride in (8, 16, 32)]
 
 
@@ -107,7 +107,7 @@ def test_calibrate_folds_what_it_fits_and_reports_it():
     image = np.random.default_rng(0).normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
     before = torch_maps(network)(image)
     scores = calibrate(network, lambda _: maps, pictures, (64, 64))
-    assert scores[0].slope > 1.2 * scores[1].slope  # of the others there were too few
+    assert scores[0].slope > 1.2 * scores[1].slope  # the others had too few examples
     for old, new, score in zip(before, torch_maps(network)(image), scores, strict=True):
         expected = score.slope * old[0] + score.width * old[3] + score.height * old[4] + score.shift
         np.testing.assert_allclose(new[0], expected, atol=1e-4)

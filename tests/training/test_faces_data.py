@@ -122,7 +122,7 @@ def test_split_keeps_events_together_and_depends_on_names_alone(wider):
 
 
 def a_face():
-    """68 points with the right things in the right places, all within a box 80 wide and 78 high at (10, 30)."""
+    """68 points whose features are in the right places, within a box 80 wide and 78 high at (10, 30)."""
     points = np.zeros((68, 2), np.float32)
     points[:17] = np.stack((np.linspace(10, 90, 17), 50 + 58 * np.sin(np.linspace(0, np.pi, 17))), 1)
     points[17:27] = np.stack((np.linspace(20, 80, 10), np.full(10, 30)), 1)
@@ -172,7 +172,7 @@ def test_decoded_pictures_stay_within_their_memory_limit(tmp_path):
         assert decoded(path) is decoded(path)
         assert decoded.used == sum(image.nbytes for image in decoded.images.values()) <= 600
     assert [path.name for path in decoded.images] == ["2.png", "3.png"]
-    assert np.array_equal(Decoded(room=1)(path), images[path])  # larger than the room
+    assert np.array_equal(Decoded(room=1)(path), images[path])  # larger than the limit
     with pytest.raises(SettingsError, match=r"none.png: picture cannot be read"):
         decoded(tmp_path / "none.png")
 

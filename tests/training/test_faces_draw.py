@@ -145,7 +145,7 @@ def test_cut_fills_what_lies_beyond_with_grey():
 
 
 def a_cutout():
-    """A grey face with its five points painted in colours of their own."""
+    """A grey face with its five points painted in different greys."""
     points = np.zeros((1, 68, 2), np.float32)
     points[0, :, 0], points[0, :, 1] = np.linspace(78, 178, 68), np.linspace(90, 166, 68)
     points[0, 36:42], points[0, 42:48], points[0, 30] = (100, 100), (156, 100), (128, 130)
@@ -252,7 +252,7 @@ def test_windows_made_for_a_face_keep_within_what_the_picture_gives():
     assert low.min() > 10.5 and 30 < low.max() < 32 * 1.12  # 12 px and more, at most twice as large
     high = heights_in_windows((60, 20, 200, 180), False)
     assert high.min() > 160 * 0.7 * 256 / 300 * 0.85  # the picture fills most of the window
-    made = heights_in_windows((60, 20, 200, 180), False, name="")  # a cutout: all are made for its face
+    made = heights_in_windows((60, 20, 200, 180), False, name="")  # the crop of a face: all windows are made for it
     assert 0.75 < made.max() / 256 < 0.88  # 0.85, stretched a little
 
 

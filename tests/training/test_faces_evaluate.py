@@ -1,4 +1,4 @@
-"""How a face detector is measured: what is found, its points and edges, and false alarms."""
+"""Measures of a face detector: detections, points, edges and false alarms."""
 
 import json
 import shutil

@@ -16,7 +16,7 @@ SIDE = 64
 
 
 def perfect_maps(faces, points=None, owner=None):
-    """Maps on which every cell that learns a face, or owns it if given, says exactly that face."""
+    """Maps on which every cell that learns a face, or owns it if given, outputs exactly that face."""
     learns, centres, strides = owners(faces)
     owner = learns if owner is None else owner
     rows = torch.zeros(len(owner), 15)

@@ -1,4 +1,4 @@
-"""The head behind many views of it."""
+"""The shape of a head from many views."""
 
 import numpy as np
 

@@ -58,7 +58,7 @@ def test_cache_keeps_points_on_their_pixels_and_lists_unusable_pictures(tmp_path
         for eye in (slice(36, 42), slice(42, 48)):
             x, y = points[eye].mean(0).round().astype(int)
             assert image[y, x].max() < 60  # the pupils are drawn dark on a light skin
-    for gone in (None, ".u8", ".npz"):  # somebody needed the room
+    for gone in (None, ".u8", ".npz"):  # deleted to free space
         for file in (tmp_path / "cache").iterdir():
             if file.suffix == gone:
                 file.unlink()

@@ -20,7 +20,7 @@ from training.settings import SettingsError
 
 @pytest.fixture(scope="module")
 def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The public-domain portrait, in a folder of its own, with points as they were found on it."""
+    """The public-domain portrait in a folder of its own, with its labelled points."""
     folder = tmp_path_factory.mktemp("portrait") / "set"
     for part in ("one", "two"):
         (folder / part).mkdir(parents=True)
@@ -31,7 +31,7 @@ def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(**points: np.ndarray) -> Looks:
-    """Looks at two faces that all found the truth, but for the given ones."""
+    """Predictions for two faces, all equal to the truth except for the given ones."""
     true = np.stack([LANDMARKS, LANDMARKS * 2]).astype(np.float32)
     names = ("found", "jittered", "again", "mirrored", "nudged", "nudged_again", "noisy", "detected")
     known = {"true": true, "states": np.zeros((2, 4)), "presence": np.ones(2)}

@@ -111,7 +111,7 @@ def test_closed_eyes_and_wide_open_mouths_are_rare_and_closed_mouths_are_not(sta
 
 
 def voted() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What a voting network finds, a pixel off, and what is true."""
+    """The outputs of a voting network, off by a pixel, and the true batch."""
     points = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(0)) * 63
     out = {"landmarks": points + 1, "scores": torch.zeros(2, 68, 16), "spread": torch.full((2, 68), 2.0),
            "states": torch.zeros(2, 4), "presence": torch.zeros(2)}
@@ -156,5 +156,5 @@ def test_views_of_a_face_agree_in_the_second_crop() -> None:
     batch = {"pair_map": torch.stack((onto, flip, onto)), "pair_mirrored": torch.tensor([False, True, False]),
              "presence": torch.tensor([1.0, 1, 1, 1, 0, 0, 1])}
     points = torch.stack((first, second, first, mirrored, first, none, none))
-    assert equivariance(points, batch).item() == pytest.approx(0.01, abs=1e-4)  # the root of what keeps it smooth
+    assert equivariance(points, batch).item() == pytest.approx(0.01, abs=1e-4)  # of the constant that keeps it smooth
     assert equivariance(points + torch.tensor([0.0, 3]), batch | {"pair_map": flip[None]}).item() > 3

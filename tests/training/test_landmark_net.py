@@ -20,7 +20,7 @@ def test_cost_is_within_the_budget() -> None:
 
 
 def test_known_networks_have_their_published_costs() -> None:
-    """Slim as its authors' file has it; the backbones as published, on 160 px, without their classifiers."""
+    """Slim as in its authors' file; the backbones as published, on 160 px, without their classifiers."""
     assert cost("slim") == (24_694_464, 234_415)
     last, classifier = 464 * 1024, 1024 * 1000
     published = 146e6 - classifier - last * 7 * 7
@@ -107,7 +107,7 @@ def test_batch_does_not_change_the_result() -> None:
 
 
 class Fixed(torch.nn.Module):
-    """Gives one map whatever comes."""
+    """Returns the same map for every input."""
 
     def __init__(self, value: torch.Tensor) -> None:
         super().__init__()

@@ -85,11 +85,11 @@ def test_the_points_of_two_views_agree_only_where_they_should(task: LandmarkTask
     paired = LandmarkTask(task.settings.model_copy(update={"pairs": 0.75}))
     batch = paired.batch(np.random.default_rng(3), 32)
     assert len(batch["pair_map"]) == 12 and 0 < batch["pair_mirrored"].sum() < 12
-    assert equivariance(batch["points"], batch).item() == pytest.approx(0.01, abs=1e-4)  # its least, at distance 0
+    assert equivariance(batch["points"], batch).item() == pytest.approx(0.01, abs=1e-4)  # its minimum, at distance 0
     shaken = batch["points"].clone()
     shaken[1:24:2] += torch.tensor([3.0, 4.0])
     assert equivariance(shaken, batch).item() == pytest.approx(5, rel=1e-3)
-    shaken[24:] += 100  # rows that are no pairs
+    shaken[24:] += 100  # rows that are not pairs
     assert equivariance(shaken, batch).item() == pytest.approx(5, rel=1e-3)
     assert not torch.equal(batch["image"][0], batch["image"][1])
 
@@ -336,11 +336,11 @@ def test_validation_measures_every_set(task: LandmarkTask) -> None:
     task.settings = task.settings.model_copy(update={"network": "vote"})
     network, f1s = task.network().eval(), {"eyes_f1", "mouth_closed_f1", "mouth_open_f1"}
     for linear in network.states:
-        torch.nn.init.constant_(linear.bias, 100)  # every state is said to hold
+        torch.nn.init.constant_(linear.bias, 100)  # every state is predicted
     metrics = task.validate(network)
     assert next(iter(metrics)) == "nme_held"
     assert metrics.keys() >= {"failures_8", "present"} | f1s
-    task.validation.known[:] = False  # no face is left whose states are known
+    task.validation.known[:] = False  # no face has known states
     assert not task.validate(network).keys() & f1s
 
 

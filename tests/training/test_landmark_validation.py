@@ -1,4 +1,4 @@
-"""What validation says of networks whose answers are made up, so that all errors are known."""
+"""The measures of validation for networks with made-up outputs, whose errors are known."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ EYES = 24.4
 
 
 class Told(torch.nn.Module):
-    """A network that answers with the next rows of what it is told, whatever it sees."""
+    """A network that outputs the next rows of given arrays for any input."""
 
     def __init__(self, **rows: np.ndarray) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ def shifted(points: np.ndarray) -> np.ndarray:
 
 def test_all_outputs_of_a_network_are_measured(validation: Validation) -> None:
     states = np.full((49, 4), -0.3)
-    states[0, 0] = states[1, 1] = states[1, 2] = 0.3  # of the eyes one is told rightly and one wrongly
-    states[OTHERS] = 0.3  # nobody knows
+    states[0, 0] = states[1, 1] = states[1, 2] = 0.3  # one eye is right and one wrong
+    states[OTHERS] = 0.3  # states of this set are unknown
     presence = np.full(49, -0.3)
     presence[[*range(30), 40, 45]] = 0.3  # of the faces, the backgrounds and the lookalikes
     landmarks, pose = np.zeros((49, 68, 2)), np.zeros((49, 3))

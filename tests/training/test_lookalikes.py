@@ -42,7 +42,7 @@ def test_lookalikes_are_what_the_detector_finds_and_are_drawn_like_faces(data: P
     assert len(train.images) >= 2 and len(held.images) >= 2  # near and far
     face = crop(portrait(), crop_matrix(landmark_box(LANDMARKS[None]), 160), 160)[0]
     likest = max(np.corrcoef(one.mean(2).ravel(), face.mean(2).ravel())[0, 1] for one in train.crops(160))
-    assert likest > 0.5  # boxes differ by some pixels; of other places it is 0.1
+    assert likest > 0.5  # boxes differ by some pixels; for other places it is 0.1
     assert np.abs(landmark_roll(train.points)).max() < 1e-4
     assert train.draw(np.random.default_rng(0), 64).shape == (64, 64, 3)
 
@@ -72,7 +72,7 @@ def test_lookalikes_are_drawn_as_no_faces_and_measured(data: Path) -> None:
     batch = with_them.batch(np.random.default_rng(0), 64)
     absent = (batch["presence"] == 0).numpy()
     plain = LandmarkTask(LandmarkSettings(**own)).batch(np.random.default_rng(0), 64)
-    assert 40 < absent.sum() < 64 and not torch.equal(batch["image"], plain["image"])  # without them, all the same
+    assert 40 < absent.sum() < 64 and not torch.equal(batch["image"], plain["image"])  # otherwise they are equal
     assert 0 <= with_them.validate(with_them.network().eval())["false_lookalikes"] <= 1
 
 

@@ -314,7 +314,7 @@ def test_missing_data_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_a_person_pattern_for_no_set_is_an_error_that_names_the_sets(data: Path,
                                                                      caplog: pytest.LogCaptureFixture) -> None:
     out = data.parent / "prepared"
-    for sets in ("mine/.*", "yolo"):  # pictures with boxes alone show nobody by name
+    for sets in ("mine/.*", "yolo"):  # pictures with only boxes have no persons
         assert prepare.main([str(data), "--out", str(out), "--person", f"{sets}=[^_]*"]) == 2
         assert f"--person {sets}=[^_]*: no set matches; the sets: LFPW/testset, mine" in caplog.text
     assert not out.exists()

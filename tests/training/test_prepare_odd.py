@@ -1,4 +1,4 @@
-"""Data sets as people have them: links, capital suffixes, byte order marks, names in any encoding, a set by itself."""
+"""Unusual data sets: links, capital suffixes, byte order marks, names in any encoding, a single set."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_pictures_a_few_pixels_wide_or_high_are_prepared_and_shown(tmp_path: Pat
     assert len((tmp_path / "out" / "pictures.jsonl").read_text().splitlines()) == 4
 
 
-HUGE = b"P6 60000 60000 255\n"  # a header that speaks of more pixels than OpenCV takes
+HUGE = b"P6 60000 60000 255\n"  # a header with more pixels than OpenCV accepts
 
 
 @pytest.mark.parametrize("content", [b"", b"none", HUGE])
@@ -196,7 +196,7 @@ def test_points_of_wflw_that_are_no_numbers_are_a_fault(tmp_path: Path) -> None:
 
 @pytest.fixture
 def unreadable() -> Path:
-    """A file that is there and cannot be read by anybody, at least at its beginning."""
+    """A file that exists but cannot be read, not even by root."""
     path = Path("/proc/self/mem")
     if not path.exists():
         pytest.skip("no such file here")

@@ -45,5 +45,5 @@ def test_a_run_with_other_settings_is_refused_with_the_differences(tmp_path: Pat
 def test_a_complete_run_is_reported(tmp_path: Path, settings: RunSettings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     write_checkpoint(tmp_path / "tiny", settings, 4, 31.0)
-    assert train.train(settings, tmp_path) == 4.5  # and reads no data
+    assert train.train(settings, tmp_path) == 4.5  # without reading data
     assert "tiny: complete at step 4, best 4.5000; increase `steps` or `minutes` to continue" in caplog.text

@@ -18,7 +18,7 @@ from training.settings import SettingsError, checked
 
 @pytest.fixture
 def settings(tmp_path: Path) -> LandmarkSettings:
-    """Three sets of the portrait: right points held out, shaken ones, and one face whose points lie beside it."""
+    """Three sets of the portrait: correct points held out, noisy ones, and one face with points beside it."""
     rng = np.random.default_rng(0)
     image = cv2.imread(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))
     points = {
@@ -55,7 +55,7 @@ def test_a_teacher_corrects_noisy_labels(settings: LandmarkSettings, monkeypatch
     beside = told.sources == "beside"
     assert (taught.crops.points[beside] == told.points[beside]).all(), "a face that the teacher finds elsewhere"
 
-    monkeypatch.setattr(teacher, "teacher_points", None)  # the second time all is in the cache
+    monkeypatch.setattr(teacher, "teacher_points", None)  # the second time, the points come from the cache
     mean = LandmarkTask(with_labels(settings, "mean"))
     np.testing.assert_allclose(mean.crops.points[shaken], (told.points + taught.crops.points)[shaken] / 2, atol=1e-3)
     assert "points by a teacher network" in taught._terms()[1]

@@ -50,7 +50,7 @@ def test_a_stopped_run_continues_bit_for_bit(settings: RunSettings, tmp_path: Pa
 
     @torch.no_grad()
     def with_noise(ema: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-        next(network.parameters()).mul_(1 + 1e-3 * torch.rand(()))  # draws from torch's generator, as dropout does
+        next(network.parameters()).mul_(1 + 1e-3 * torch.rand(()))  # uses torch's generator, like dropout
         average(ema, network, decay)
 
     def stop_after_two(*arguments: Any) -> None:
@@ -144,7 +144,7 @@ def test_a_run_starts_from_the_averaged_weights_of_another(settings: RunSettings
     slim = more.model_copy(update={"name": "slim", "settings": {**more.settings, "network": "slim"}})
     with pytest.raises(SettingsError, match=r"tiny/last.pt: weights of another network: "):
         train.train(slim, tmp_path)
-    first.unlink()  # a run that has begun goes on without it
+    first.unlink()  # only the start of a run needs it
     train.train(more.model_copy(update={"steps": 2}), tmp_path)
     assert checkpoint.load(tmp_path / "more" / "last.pt")["step"] == 2
 
@@ -155,11 +155,11 @@ def losses(folder: Path) -> list[float]:
 
 
 def torchrun(settings: RunSettings, folder: Path) -> list[str]:
-    """The command that trains in two processes, with the config it reads written to `folder`."""
+    """Return a command that trains in two processes, after writing its config to `folder`."""
     folder.mkdir()
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    launch += ["--log-dir", str(folder / "torchrun")]  # else they stay in /tmp
+    launch += ["--log-dir", str(folder / "torchrun")]  # the default is in /tmp, where they would remain
     return [*launch, "-m", "training.train", str(folder / "tiny.yaml"), "--runs", str(folder)]
 
 
@@ -171,9 +171,9 @@ def test_two_processes_have_the_losses_of_one(settings: RunSettings, tmp_path: P
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     one, two = (checkpoint.load(tmp_path / name / "tiny" / "last.pt")["model"] for name in ("one", "two"))
     for name, value in one.items():
-        if "running" not in name and "tracked" not in name:  # statistics for validation: the leader's parts alone
+        if "running" not in name and "tracked" not in name:  # running statistics come from the leader's parts alone
             torch.testing.assert_close(two[name], value, atol=1e-3, rtol=1e-2)
-    assert done.stdout.count("validation") == 2  # one process speaks for both
+    assert done.stdout.count("validation") == 2  # only the leader logs
 
 
 TWINS = """
@@ -238,7 +238,7 @@ def test_a_compiled_run_has_the_same_losses(settings: RunSettings, tmp_path: Pat
     few = settings.model_copy(update={"steps": 2})
     train.train(few, tmp_path / "plain")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own internals
+        warnings.simplefilter("ignore")  # torch warns about its own internals
         train.train(few.model_copy(update={"compile": "aot_eager"}), tmp_path / "compiled")
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
 
@@ -261,7 +261,7 @@ def test_a_fork_server_draws_the_same_batches(settings: RunSettings) -> None:
         from training import train
         from training.distributed import Group
         from training.settings import RunSettings
-        multiprocessing.set_start_method("forkserver")  # Python's own way from 3.14 on
+        multiprocessing.set_start_method("forkserver")  # Python's default from 3.14 on
         settings = RunSettings.model_validate_json(sys.argv[1])
         task, alone = train.load_task(settings.task, settings.settings), Group(0, 1, torch.device("cpu"))
         mine, workers = (list(train.batches(task, settings.model_copy(update={"workers": count}), 4, alone))

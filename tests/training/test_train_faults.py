@@ -1,4 +1,4 @@
-"""Runs that something happened to: a second one, a full disk, a kill while a cache was written, wrong patterns."""
+"""Faults during runs: a second run, a full disk, a cache that was not finished, wrong patterns."""
 
 import contextlib
 import itertools
@@ -36,7 +36,7 @@ def test_a_running_run_is_not_started_again(settings: RunSettings, tmp_path: Pat
         with pytest.raises(SettingsError, match=rf"tiny: process {other.pid} is training there; end it, or give"):
             train.train(settings, tmp_path / "runs")
         assert [file.name for file in (tmp_path / "runs" / "tiny").iterdir()] == ["lock"]
-        (tmp_path / "runs" / "tiny" / "last.pt").write_bytes(b"")  # what the other one writes is not looked at
+        (tmp_path / "runs" / "tiny" / "last.pt").write_bytes(b"")  # files of the other run are not read
         with pytest.raises(SettingsError, match="is training there"):
             train.train(settings, tmp_path / "runs")
         (tmp_path / "runs" / "tiny" / "last.pt").unlink()

@@ -1,4 +1,4 @@
-"""How faces are looked at: each draw of `training.augment` has the spread that it is said to have."""
+"""The random draws of `training.augment` have their documented distributions."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def views(count: int, mild: bool = False, face: np.ndarray = FACE) -> list[View]
 
 
 def box_errors(seen: list[View]) -> tuple[np.ndarray, np.ndarray]:
-    """How the boxes of the crops lie to the faces in them: shifts (N, 2) in sides, and logarithms of the growth."""
+    """Return the errors of the boxes of crops: shifts (N, 2) in sides, and logarithms of the growth."""
     boxes = landmark_box(np.stack([view.points(FACE) for view in seen]))
     sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
     return ((SIZE - 1) / 2 - (boxes[:, :2] + boxes[:, 2:]) / 2) / sides[:, None], np.log(SIZE / MARGIN / sides)
@@ -73,7 +73,7 @@ def test_a_second_view_is_as_near_as_the_next_frame() -> None:
     rng = np.random.default_rng(0)
     first = views(1)[0]
     seen, onto = zip(*(augment.draw_near(rng, first, SIZE) for _ in range(600)), strict=True)
-    for view, there in zip(seen, onto, strict=True):  # also where the first look is in perspective
+    for view, there in zip(seen, onto, strict=True):  # also if the first view is in perspective
         moved = augment.project(first.matrix, FACE) @ there[:, :2].T + there[:, 2]
         np.testing.assert_allclose(augment.project(view.matrix, FACE), moved, atol=1e-2)
         assert (np.linalg.det(there[:, :2]) < 0) == (view.mirrored != first.mirrored)
@@ -104,7 +104,7 @@ def test_a_miss_overlaps_the_face_by_less_than_a_fifth() -> None:
         both = cv2.intersectConvexConvex(true, seen)[0]
         overlaps.append(both / (area + side**2 - both))
         sides.append(np.sqrt(area) / side)
-    assert max(overlaps) < 0.22  # turned ones reach a little further
+    assert max(overlaps) < 0.22  # rotated ones reach a little further
     assert 0.17 < np.less(sides, 0.6).mean() < 0.33 and 0.17 < np.greater(sides, 2).mean() < 0.33
 
 
