@@ -154,8 +154,9 @@ def pack(data: Path, out: Path, megabytes: float, backgrounds: str, sides: tuple
 
     `sides` are those of faces and of other pictures. Raises SettingsError if nothing fits or there is nothing to pack.
     """
-    if not data.is_dir():
-        raise SettingsError(f"{data}: no such folder")
+    for folder in (data, out.parent):
+        if not folder.is_dir():
+            raise SettingsError(f"{folder}: no such folder")
     if backgrounds and not (data / backgrounds).is_dir():
         logger.warning("%s: no such folder; no pictures without faces are packed", data / backgrounds)
         backgrounds = ""

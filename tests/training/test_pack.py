@@ -75,6 +75,8 @@ def test_a_pack_that_does_not_fit_leaves_nothing(data: Path, caplog: pytest.LogC
     out = data.parent / "visit.zip"
     assert pack.main([str(data), str(out), "--megabytes", "0.001"]) == 2
     assert "more than 0.001 MB even at quality 20" in caplog.text
+    assert pack.main([str(data), str(out / "below.zip")]) == 2
+    assert f"{out}: no such folder" in caplog.text
     assert not list(data.parent.glob("visit*"))
 
 
