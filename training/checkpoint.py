@@ -27,6 +27,8 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU. Raises SettingsError if the file is not one of ours."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as exc:
+        raise SettingsError(f"{path}: {exc.strerror}; expected a checkpoint of training.train") from exc
     except Exception as exc:  # torch raises many types for a damaged file
         raise SettingsError(f"{path}: not a readable checkpoint ({type(exc).__name__}: {exc})") from exc
     if "ema" not in state or "step" not in state:
