@@ -14,15 +14,15 @@ INIT = "init: "
 """Prefix of the lines of a card on data that only the initial weights were trained on."""
 
 
-def read_exported(path: Path) -> dict[str, Tensor]:
+def read_exported(path: Path, setting: str = "settings.init") -> dict[str, Tensor]:
     """Return the weights of an exported network (.pt2) by their names in the network.
 
-    Raises SettingsError if the file is not one.
+    Raises SettingsError, naming the setting, if the file is not one.
     """
     try:
         program = torch.export.load(path)
     except Exception as exc:  # torch raises many types for missing and damaged files
-        raise SettingsError(f"settings.init: {path}: not an exported network ({type(exc).__name__}: {exc})") from exc
+        raise SettingsError(f"{setting}: {path}: not an exported network ({type(exc).__name__}: {exc})") from exc
     return {name.removeprefix("network."): value.detach() for name, value in program.state_dict.items()}
 
 
@@ -41,12 +41,12 @@ def terms_with_init(own: list[str], *starts: Path | None) -> list[str]:
 
 
 @torch.no_grad()
-def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -> None:
+def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor, setting: str = "settings.init") -> None:
     """Load folded weights into a network so that it computes the same function, with batch norms that can be trained.
 
     Each batch norm gets the mean and variance of its input over the images, and the scale and shift that undo them, so
     the outputs are the same in evaluation and in training mode. The network may have additional blocks with a shortcut:
-    they add nothing at first. Raises SettingsError if the weights belong to another network.
+    they add nothing at first. Raises SettingsError, naming the setting, if the weights belong to another network.
     """
     added = _added_blocks(network, weights)
     norms = {first: second for chain in network.modules() if isinstance(chain, nn.Sequential)
@@ -57,7 +57,7 @@ def unfold(network: nn.Module, weights: dict[str, Tensor], image_B3HW: Tensor) -
             continue
         weight, bias = weights.get(f"{name}.weight"), weights.get(f"{name}.bias")
         if weight is None or bias is None or weight.shape != layer.weight.shape:
-            raise SettingsError(f"settings.init: weights of another network: no layer {name} of shape "
+            raise SettingsError(f"{setting}: weights of another network: no layer {name} of shape "
                                 f"{tuple(layer.weight.shape)} in it; null starts from random weights")
         layer.weight.copy_(weight)
         if layer in norms:

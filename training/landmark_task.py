@@ -88,10 +88,11 @@ class LandmarkTask:
 
     def begin(self, network: nn.Module) -> None:
         """Load the weights of `init` into the network, and those of `tutor_init` into its tutor."""
-        for path, part in ((self.settings.init, pupil_of), (self.settings.tutor_init, tutor_of)):
+        for name, part in (("init", pupil_of), ("tutor_init", tutor_of)):
+            path, setting = getattr(self.settings, name), f"settings.{name}"
             if path is not None:
                 images = self.batch(np.random.default_rng(0), UNFOLDING_CROPS)["image"]
-                unfold(part(network), read_exported(path), network_input(images))
+                unfold(part(network), read_exported(path, setting), network_input(images), setting)
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Draw and augment faces, and some crops without one, from which only presence is learnt.

@@ -95,3 +95,6 @@ def test_a_run_starts_from_released_networks(task: LandmarkTask, monkeypatch: py
     started.begin(network)
     near = started.loss(network, batch)[1]
     assert near["pixels"] < far["pixels"] / 3 and near["tutor_pixels"] < far["tutor_pixels"] / 3
+    wrong = LandmarkTask(settings.model_copy(update={"init": None, "tutor_init": MODELS / "landmarks.pt2"}))
+    with pytest.raises(SettingsError, match=r"settings\.tutor_init: weights of another network"):
+        wrong.begin(wrong.network())
