@@ -241,13 +241,14 @@ def usable(folder: Path, options: Any) -> list[Sample]:
         return [sample for sample in samples if sample.held_out] or samples
     person = landmark_data.person_of(options.person)
     samples, faults = landmark_data.read_folder(folder, options.source or folder.name, person)
-    kept = []
-    for sample in (s for s in samples if landmark_data.held_out(s.person, options.held_out)):
+    chosen, kept = [s for s in samples if landmark_data.held_out(s.person, options.held_out)], []
+    for sample in chosen:
         if fault := landmark_data.unusable(sample.points, landmark_data.read_picture(sample)):
             faults.append(f"{sample.path}: {fault}")
         else:
             kept.append(sample)
     landmark_data.log_faults(folder, faults)
     if not kept:
-        raise SettingsError(f"{folder}: no face to measure")
+        raise SettingsError(f"{folder}: no face to measure: {len(samples)} pictures have a .pts file, --held-out "
+                            f"selects {len(chosen)} of them, of which none can be used")
     return kept

@@ -131,6 +131,8 @@ def test_faces_that_cannot_be_measured_are_listed_and_left_out(portrait: Path, t
     options = SimpleNamespace(person=".*", source=None, held_out=1.0)
     assert [sample.path.name for sample in landmark_evaluate.usable(tmp_path / "set", options)] == ["two.png"]
     assert "one.png: picture cannot be read" in caplog.text
+    with pytest.raises(SettingsError, match=r"2 pictures have a \.pts file, --held-out selects 0 of them"):
+        landmark_evaluate.usable(tmp_path / "set", SimpleNamespace(person=".*", source=None, held_out=0.0))
 
 
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
