@@ -1,4 +1,4 @@
-"""Like nodes, tests have one thread for linear algebra: beside other work a second one costs more than it saves."""
+"""Like nodes, tests use one thread for linear algebra: next to other work, a second one costs more than it saves."""
 
 import os
 

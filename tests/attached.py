@@ -25,6 +25,6 @@ def take(stream: Any, count: int) -> list[Any]:
 
 
 def untouched(folder: Path) -> bool:
-    """Whether the graph's own lossless edge has missed nothing."""
+    """Say whether the graph's own lossless edge has lost nothing."""
     seqs = [row[0] for row in rows(folder / "out.jsonl")]
     return seqs == [*range(len(seqs))]

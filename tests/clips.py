@@ -73,7 +73,7 @@ def write(
 
 
 def steady(count: int, fps: float = 30.0) -> list[float]:
-    """Times of `count` frames at a steady rate."""
+    """Return the times of `count` frames at a constant rate."""
     return [index / fps for index in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""Small nodes and graphs for the tests of graph files; @Camera stands for the Camera of this file."""
+"""Small nodes and graphs for tests of graph files; @Camera stands for the Camera of this file."""
 
 import datetime
 import enum

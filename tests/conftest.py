@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:
-    """Wait for a condition; say whether it came true."""
+    """Wait for a condition; return whether it became true."""
     end, pause = time.monotonic() + seconds, 0.001
     while time.monotonic() < end:
         if condition():
@@ -121,7 +121,7 @@ def nothing_is_left(run_dirs: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -
     children = psutil.Process().children(recursive=True) if has_children() else []
     for child in children:
         child.kill()
-    left = sorted(os.listdir(folder)) if os.path.exists(folder) else []  # some tests break Path.stat()
+    left = sorted(os.listdir(folder)) if os.path.exists(folder) else []  # some tests patch Path.stat()
     shutil.rmtree(folder, ignore_errors=True)
     assert not [child for child in children if "pytest" not in child.name()], f"processes left: {children}"
     assert not left, f"left in the run folder: {left}"
@@ -222,7 +222,7 @@ def descriptors() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def pool() -> Iterator[SlotPool]:
-    """The shared memory of a sender."""
+    """Yield the shared memory of a sender."""
     pool = SlotPool()
     yield pool
     pool.close()

@@ -42,7 +42,7 @@ class Graph:
             )
 
     def wait(self) -> int:
-        """Return the exit code; fail if it does not come."""
+        """Return the exit code; fail if the graph does not end."""
         try:
             return self.process.wait(PATIENCE_S * 2)
         except subprocess.TimeoutExpired:
@@ -104,7 +104,7 @@ def wait_for_rows(path: Path, count: int) -> None:
 
 
 def node(type_: str, inputs: dict[str, str] | None = None, **settings: Any) -> dict[str, Any]:
-    """A node of tests/toys.py, as the configuration writes it."""
+    """Return the configuration of a node of tests/toys.py."""
     spec: dict[str, Any] = {"type": f"tests.toys:{type_}"}
     if inputs:
         spec["inputs"] = inputs

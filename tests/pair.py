@@ -1,4 +1,4 @@
-"""A sender and its consumers in one process, for the tests of the transport."""
+"""A sender and its consumers in one process, for tests of the transport."""
 
 import select
 import threading
@@ -24,7 +24,7 @@ SHAPE = (40, 30, 3)
 
 
 class Serving:
-    """A slot server in a thread, as a node's control thread drives it."""
+    """A slot server in a thread, driven as by a node's control thread."""
 
     def __init__(self, path: Path, pool: SlotPool) -> None:
         self.server = SlotServer(str(path), pool)
@@ -134,7 +134,7 @@ class Pair:
         return got
 
     def leases(self) -> int:
-        """How many leases there are on all slots."""
+        """Return the number of leases on all slots."""
         return sum(slot.leases for slot in self.pool._slots.values())
 
     def stranger(self) -> "zmq.Socket[bytes]":

@@ -1,4 +1,4 @@
-"""Small nodes with which the tests of the runtime build their graphs."""
+"""Small nodes for the graphs in tests of the runtime."""
 
 import ctypes
 import importlib

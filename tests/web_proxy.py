@@ -17,7 +17,7 @@ class Proxy:
 
     def __init__(self, server: int, change: Callable[[bytes], bytes]) -> None:
         self.silent = False
-        self.connections: list[asyncio.Task[None] | None] = []  # asyncio itself does not keep them alive
+        self.connections: list[asyncio.Task[None] | None] = []  # asyncio does not keep references to them
         self.port = free_port()
         self._server = server
         self._change = change
@@ -30,7 +30,7 @@ class Proxy:
         async with await asyncio.start_server(self._connected, "127.0.0.1", self.port):
             ready.set()
             await stop.wait()
-            for connection in self.connections:  # from Python 3.12 on the end of this block waits for them
+            for connection in self.connections:  # from Python 3.12 on, the end of this block waits for them
                 if connection:
                     connection.cancel()
 
