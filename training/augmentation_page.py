@@ -3,10 +3,10 @@
 python -m training.augmentation_page augmentations.png
 """
 
-import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,37 +23,23 @@ COLUMNS = 10
 SEEDS = range(COLUMNS)
 
 
-def effects() -> dict[str, Callable[..., Image]]:
-    """Return the augmentations of pixels by name: the public functions of (rng, image) or (rng, image, other)."""
-    found = {}
-    for name, function in inspect.getmembers(augment, inspect.isfunction):
-        if name.startswith("_") or function.__module__ != augment.__name__:
-            continue
-        if list(inspect.signature(function).parameters)[:3] in (["rng", "image"], ["rng", "image", "other"]):
-            found[name] = function
-    return found
-
-
 def page() -> Image:
     """Return one row of ten examples per augmentation, titled with the first line of its docstring."""
     whole = portrait()
     found = LandmarkModel().predict(whole, PORTRAIT_BOX, kind="landmarks").landmarks[0]
     image, points = cut_face(whole, found)
-    plain, _ = cut_face(whole, found, SIZE, MARGIN)
+    views = ((augment.draw_view, augment.draw_view), (augment.draw_near, near), (augment.draw_miss, augment.draw_miss))
+    rows = [(title(shown), [seen(image, points, draw, seed) for seed in SEEDS]) for shown, draw in views]
+    cut, inside = cut_face(whole, found, SIZE, MARGIN)
     other = cv2.resize(whole[380:, :220], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    rows = [
-        (title("view", augment.draw_view), [seen(image, points, augment.draw_view, seed) for seed in SEEDS]),
-        (title("near", augment.draw_near), [seen(image, points, near, seed) for seed in SEEDS]),
-        (title("miss", augment.draw_miss), [seen(image, points, augment.draw_miss, seed) for seed in SEEDS]),
+    effects: list[tuple[Callable[..., Image], list[Any]]] = [
+        *((function, [inside]) for function in (cover.glasses, cover.mask, cover.hand)),
+        *((function, []) for function in (augment.relight, augment.blur, augment.noise)),
+        *((function, [other]) for function in (augment.occlude, augment.degrade)),
     ]
-    cut, inside = cut_face(whole, found, contact_sheet.TILE, MARGIN)
-    for function in (cover.glasses, cover.mask, cover.hand):
-        tiles = [function(np.random.default_rng(seed), cut, inside) for seed in SEEDS]
-        rows.append((title(function.__name__, function), tiles))
-    for name, function in effects().items():
-        further = [other] if "other" in inspect.signature(function).parameters else []
-        tiles = [function(np.random.default_rng(seed), plain, *further) for seed in SEEDS]
-        rows.append((title(name, function), [cv2.resize(tile, (contact_sheet.TILE,) * 2) for tile in tiles]))
+    for function, further in effects:
+        tiles = [function(np.random.default_rng(seed), cut, *further) for seed in SEEDS]
+        rows.append((title(function), [cv2.resize(tile, (contact_sheet.TILE,) * 2) for tile in tiles]))
     return contact_sheet.sheet(rows, COLUMNS)
 
 
@@ -72,9 +58,9 @@ def seen(image: Image, points: Floats, draw: Callable[..., augment.View], seed: 
     return contact_sheet.with_points(crop, shown)
 
 
-def title(name: str, function: Callable[..., object]) -> str:
+def title(function: Callable[..., object]) -> str:
     """Return a row's title."""
-    return f"{name}: {(inspect.getdoc(function) or '').partition(chr(10))[0]}"
+    return f"{function.__name__.removeprefix('draw_')}: {(function.__doc__ or '').partition(chr(10))[0]}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -200,15 +200,21 @@ def measure(options: Any) -> dict[str, float]:
     logger.info("%s", "\n".join(f"  {key:<52}{value:9.4f}" for key, value in table.items()))
     if options.out:
         draw_curves(curves, options.out / "precision-recall.png")
-        misses, alarms = misses_of(found, threshold, 16)[:64], alarms_of(found, threshold)[:64]
+        misses = misses_of(found, threshold, 16)[:64]
         draw_places([pictures[i] for i, _ in misses], [pictures[i].boxes[j] for i, j in misses],
                     [f"{found[i].sizes[j]:.0f} px" for i, j in misses], options.out / "misses.png")
-        for name, here, of, where in (("alarms", found, pictures, alarms),
-                                      ("alarms-backgrounds", on_empty, empty, alarms_of(on_empty, threshold)[:64])):
-            draw_places([of[i] for i, _ in where], [in_picture(here[i].boxes[j], of[i], size) for i, j in where],
-                        [f"{here[i].scores[j]:.2f}" for i, j in where], options.out / f"{name}.png")
+        draw_alarms(pictures, found, threshold, size, options.out / "alarms.png")
+        draw_alarms(empty, on_empty, threshold, size, options.out / "alarms-backgrounds.png")
         (options.out / "evaluation.json").write_text(json.dumps(table, indent=1) + "\n")
     return table
+
+
+def draw_alarms(pictures: list[Picture], found: list[Detected], threshold: float, size: tuple[int, int],
+                path: Path) -> None:
+    """Draw the 64 false alarms with the highest scores."""
+    alarms = alarms_of(found, threshold)[:64]
+    draw_places([pictures[i] for i, _ in alarms], [in_picture(found[i].boxes[j], pictures[i], size) for i, j in alarms],
+                [f"{found[i].scores[j]:.2f}" for i, j in alarms], path)
 
 
 def in_picture(box: Floats, picture: Picture, size: tuple[int, int]) -> Floats:

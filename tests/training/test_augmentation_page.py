@@ -40,11 +40,9 @@ def test_no_half_of_a_picture_is_left_on_a_full_disk(tmp_path: Path) -> None:
 def test_the_page_has_a_row_that_varies_for_every_augmentation(tmp_path: Path) -> None:
     assert augmentation_page.main([str(tmp_path / "page.png")]) == 0
     page = cv2.imread(str(tmp_path / "page.png"))
-    effects = augmentation_page.effects()
-    assert {"degrade", "relight", "blur", "noise", "occlude"} <= set(effects)
     height = contact_sheet.BAR + contact_sheet.TILE
-    assert page.shape == ((6 + len(effects)) * height, augmentation_page.COLUMNS * contact_sheet.TILE, 3)
-    for row in range(6 + len(effects)):
+    assert page.shape == (11 * height, augmentation_page.COLUMNS * contact_sheet.TILE, 3)
+    for row in range(11):
         strip = page[row * height + contact_sheet.BAR : (row + 1) * height]
         tiles = np.stack(np.split(strip, augmentation_page.COLUMNS, axis=1)).astype(int)
         assert np.abs(tiles - tiles[0]).mean() > 1
