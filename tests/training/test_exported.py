@@ -3,17 +3,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from training.export import fold_batch_norm  # noqa: E402
-from training.exported import read_exported, unfold  # noqa: E402
-from training.faces_net import Down, FaceNet  # noqa: E402
-from training.landmark_net import Separable  # noqa: E402
-from training.landmark_settings import LandmarkSettings  # noqa: E402
-from training.networks import NETWORKS, make_network  # noqa: E402
-from training.settings import SettingsError, load_settings  # noqa: E402
-from training.tutor import build, pupil_of, tutor_of  # noqa: E402
+from training.export import fold_batch_norm
+from training.exported import read_exported, unfold
+from training.faces_net import Down, FaceNet
+from training.landmark_net import Separable
+from training.landmark_settings import LandmarkSettings
+from training.networks import NETWORKS, make_network
+from training.settings import SettingsError, load_settings
+from training.tutor import build, pupil_of, tutor_of
 
 
 @pytest.fixture(scope="module")

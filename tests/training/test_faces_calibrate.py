@@ -2,13 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from training.faces_calibrate import TILT, Score, calibrate, examples, fit, fold, tilted  # noqa: E402
-from training.faces_data import Picture  # noqa: E402
-from training.faces_net import FaceNet  # noqa: E402
-from training.faces_task import torch_maps  # noqa: E402
+from training.faces_calibrate import TILT, Score, calibrate, examples, fit, fold, tilted
+from training.faces_data import Picture
+from training.faces_net import FaceNet
+from training.faces_task import torch_maps
 
 
 def test_fit_recovers_the_true_weights():

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from nodes import _boxes
 from nodes._backend import MODELS
 from nodes.landmarks import LandmarkModel

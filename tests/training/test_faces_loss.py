@@ -1,8 +1,7 @@
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from training.faces_loss import (  # noqa: E402
+from training.faces_loss import (
     FACE,
     IGNORED,
     assign,
@@ -10,7 +9,7 @@ from training.faces_loss import (  # noqa: E402
     overlaps,
     points_loss,
 )
-from training.faces_net import boxes_of, cells  # noqa: E402
+from training.faces_net import boxes_of, cells
 
 SIDE = 64
 

@@ -5,27 +5,26 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from nodes import _boxes  # noqa: E402
-from nodes._backend import MODELS  # noqa: E402
-from nodes._geometry import to_input  # noqa: E402
-from tests.portrait import LANDMARKS  # noqa: E402
-from tests.training.faces68 import write_set  # noqa: E402
-from training import evaluate, export, faces_task  # noqa: E402
-from training.faces_calibrate import Score  # noqa: E402
-from training.faces_data import Picture, five_points  # noqa: E402
-from training.faces_evaluate import exported, in_picture  # noqa: E402
-from training.faces_net import NETWORKS, FaceNet  # noqa: E402
-from training.faces_points import with_points  # noqa: E402
-from training.faces_settings import FaceSettings  # noqa: E402
-from training.faces_sources import terms_of  # noqa: E402
-from training.faces_task import FaceTask, torch_maps  # noqa: E402
-from training.landmark_data import held_out  # noqa: E402
-from training.landmark_net import macs  # noqa: E402
-from training.settings import SettingsError, checked, load_settings  # noqa: E402
-from training.train import train  # noqa: E402
+from nodes import _boxes
+from nodes._backend import MODELS
+from nodes._geometry import to_input
+from tests.portrait import LANDMARKS
+from tests.training.faces68 import write_set
+from training import evaluate, export, faces_task
+from training.faces_calibrate import Score
+from training.faces_data import Picture, five_points
+from training.faces_evaluate import exported, in_picture
+from training.faces_net import NETWORKS, FaceNet
+from training.faces_points import with_points
+from training.faces_settings import FaceSettings
+from training.faces_sources import terms_of
+from training.faces_task import FaceTask, torch_maps
+from training.landmark_data import held_out
+from training.landmark_net import macs
+from training.settings import SettingsError, checked, load_settings
+from training.train import train
 
 
 def smiley(image, x, y, height):

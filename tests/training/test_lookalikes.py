@@ -4,19 +4,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
-torch = pytest.importorskip("torch")
-
-from nodes._geometry import crop, crop_matrix, landmark_box, landmark_roll  # noqa: E402
-from tests.portrait import LANDMARKS  # noqa: E402
-from tests.training.faces68 import write_two_sets  # noqa: E402
-from training import lookalikes  # noqa: E402
-from training.export import portrait  # noqa: E402
-from training.landmark_settings import LandmarkSettings  # noqa: E402
-from training.landmark_task import LandmarkTask  # noqa: E402
-from training.lookalikes import UPRIGHT, find_lookalikes  # noqa: E402
-from training.settings import SettingsError  # noqa: E402
+from nodes._geometry import crop, crop_matrix, landmark_box, landmark_roll
+from tests.portrait import LANDMARKS
+from tests.training.faces68 import write_two_sets
+from training import lookalikes
+from training.export import portrait
+from training.landmark_settings import LandmarkSettings
+from training.landmark_task import LandmarkTask
+from training.lookalikes import UPRIGHT, find_lookalikes
+from training.settings import SettingsError
 
 
 @pytest.fixture
