@@ -194,7 +194,7 @@ def test_one_batch_is_learnt(data, name):
     batch = task.batch(np.random.default_rng(1), 4)
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
     values = []
-    for _ in range(15):
+    for _ in range(10):
         loss, parts = task.loss(network, batch)
         optimiser.zero_grad()
         loss.backward()
