@@ -132,7 +132,7 @@ def _crop(box: Floats, shift: NDArray[np.float64], grow: float, size: int) -> Fl
     return np.vstack((crop_matrix(moved, size, MARGIN)[0], np.array([[0, 0, 1]], np.float32)))
 
 
-def look(rng: np.random.Generator, image: Image, matrix: Floats, size: int) -> Image:
+def cut_view(rng: np.random.Generator, image: Image, matrix: Floats, size: int) -> Image:
     """Cut the crop; beyond the cached surroundings it is grey, as beyond a frame, or repeats the edge pixels."""
     border = cv2.BORDER_CONSTANT if rng.random() < 0.5 else cv2.BORDER_REPLICATE
     if matrix[2, :2].any():

@@ -53,7 +53,7 @@ def seen(image: Image, points: Floats, draw: Callable[..., augment.View], seed: 
     """Return a tile of the cached crop in one drawn view, with its points unless it shows no face."""
     rng = np.random.default_rng(seed)
     view = draw(rng, points, SIZE)
-    crop = augment.look(rng, image, view.matrix, SIZE)
+    crop = augment.cut_view(rng, image, view.matrix, SIZE)
     shown = points[:0] if draw is augment.draw_miss else view.points(points)
     return contact_sheet.with_points(crop, shown)
 

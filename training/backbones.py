@@ -13,7 +13,7 @@ from training.landmark_net import Separable, convolution
 Backbone = tuple[nn.ModuleList, tuple[int, ...]]
 
 
-def wide_look() -> nn.Sequential:
+def small_trunk() -> nn.Sequential:
     """Return our small trunk, to stride 16; its last kernels are 5 x 5, so that a cell sees most of the face."""
     return nn.Sequential(
         convolution(3, 16, stride=2),
@@ -25,7 +25,7 @@ def wide_look() -> nn.Sequential:
     )
 
 
-class TwoScales(nn.Module):
+class LargeTrunk(nn.Module):
     """Our large trunk: features at stride 16 are upsampled and added to those at stride 8, where the cells vote.
 
     Source of the upsampling path: Lin et al. 2017, "Feature Pyramid Networks", figure 3.

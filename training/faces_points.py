@@ -36,7 +36,7 @@ def with_points(pictures: list[Picture], teacher: Path, cache: Path) -> list[Pic
     if not cached.exists():
         cache.mkdir(parents=True, exist_ok=True)
         predictor = Predictor(teacher)
-        found = [look(predictor, picture) for picture in track(bare, "five points")]
+        found = [find_points(predictor, picture) for picture in track(bare, "five points")]
         with whole(cached) as out:
             np.save(out, np.concatenate([np.zeros((0, 5, 2), np.float32), *found]))
     ends = np.cumsum([len(picture.boxes) for picture in bare])
@@ -44,7 +44,7 @@ def with_points(pictures: list[Picture], teacher: Path, cache: Path) -> list[Pic
     return [picture if picture.points is not None else replace(picture, points=next(points)) for picture in pictures]
 
 
-def look(predictor: Predictor, picture: Picture) -> Floats:
+def find_points(predictor: Predictor, picture: Picture) -> Floats:
     """Return five points (F, 5, 2) of a picture's faces, NaN for those that are too small, ignored or lost.
 
     The teacher runs twice: in the landmark box for the face box, then upright in the box of the points.

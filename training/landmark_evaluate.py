@@ -42,11 +42,11 @@ LIMITS = (8, 10)
 
 
 @dataclass(frozen=True)
-class Looks:
+class Predictions:
     """All predictions for faces, one row each: points (F, 68, 2) in picture pixels for every kind of input."""
 
     true: Floats
-    found: Floats
+    plain: Floats
     spread: Floats
     states: Floats
     presence: Floats
@@ -60,13 +60,13 @@ class Looks:
     detected: Floats
     """Behind the face detector, NaN if it did not find the face."""
 
-    def only(self, rows: NDArray[np.bool_]) -> "Looks":
+    def only(self, rows: NDArray[np.bool_]) -> "Predictions":
         """Return the selected rows."""
-        return Looks(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Predictions(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def look(predictor: Predictor, detector: FaceModel, sample: Sample) -> list[Floats]:
-    """Return a row of `Looks` for one face. Its random numbers depend on the name of its file alone."""
+def predict(predictor: Predictor, detector: FaceModel, sample: Sample) -> list[Floats]:
+    """Return a row of `Predictions` for one face. Its random numbers depend on the name of its file alone."""
     image, true = picture(sample), sample.points[None]
     box = landmark_box(true)
     rng = np.random.default_rng([zlib.crc32(os.fsencode(sample.path.name)), sample.row or 0])
@@ -99,47 +99,47 @@ def behind(detector: FaceModel, predictor: Predictor, image: NDArray[np.uint8], 
     return predictor([image], landmark_box(first, roll), roll).points[0]
 
 
-def measure(looks: Looks) -> tuple[dict[str, float], NDArray[np.float64]]:
+def measure(found: Predictions) -> tuple[dict[str, float], NDArray[np.float64]]:
     """Return the measures, and the mean error of each face (F,) with true boxes."""
-    true = looks.true
+    true = found.true
     corners = metrics.eye_corners(true)
-    per_point = metrics.normalised_errors(looks.found, true)
+    per_point = metrics.normalised_errors(found.plain, true)
     errors = per_point.mean(1)
 
     def mean(points: Floats, other: Floats = true) -> float:
         return float((100 * np.linalg.norm(points - other, axis=-1) / corners[:, None]).mean())
 
-    seen = np.isfinite(looks.detected).all((1, 2))
-    behind_it = looks.only(seen)
+    seen = np.isfinite(found.detected).all((1, 2))
+    behind_it = found.only(seen)
     detected = metrics.normalised_errors(behind_it.detected, behind_it.true).mean(1)
     table = {
         "faces": len(true),
         "nme": errors.mean(),
         "nme median": np.median(errors),
         "nme 90th percentile": np.percentile(errors, 90),
-        "nme by pupils": metrics.normalised_errors(looks.found, true, metrics.pupils(true)).mean(),
-        "nme by box": metrics.normalised_errors(looks.found, true, metrics.box_side(true)).mean(),
+        "nme by pupils": metrics.normalised_errors(found.plain, true, metrics.pupils(true)).mean(),
+        "nme by box": metrics.normalised_errors(found.plain, true, metrics.box_side(true)).mean(),
         **{f"failures over {limit} %": metrics.failure_rate(errors, limit) for limit in LIMITS},
         **{f"area under curve to {limit} %": metrics.area_under_curve(errors, limit) for limit in LIMITS},
         **{f"nme {name}": per_point[:, part].mean() for name, part in metrics.REGIONS.items()},
-        "nme, jittered boxes": mean(looks.jittered),
-        "nme, second pass on its own upright box": mean(looks.again),
+        "nme, jittered boxes": mean(found.jittered),
+        "nme, second pass on its own upright box": mean(found.again),
         "found by the detector": 100 * seen.mean(),
         "nme, behind the detector": detected.mean() if len(detected) else np.nan,
         "the same faces, true boxes": errors[seen].mean() if len(detected) else np.nan,
         "failures over 8 % with the missed": metrics.failure_rate(
             np.concatenate((detected, np.full((~seen).sum(), np.inf))), LIMITS[0]),
-        "response to a mirror": mean(looks.mirrored, looks.found),
-        "response to box errors of 2 %": mean(looks.nudged, looks.found),
-        "response to box errors of 2 %, second pass": mean(looks.nudged_again, looks.again),
-        "response to noise of 4 levels": mean(looks.noisy, looks.found),
-        **states_f1(looks.states, true),
-        "present": 100 * (looks.presence > 0.5).mean(),
+        "response to a mirror": mean(found.mirrored, found.plain),
+        "response to box errors of 2 %": mean(found.nudged, found.plain),
+        "response to box errors of 2 %, second pass": mean(found.nudged_again, found.again),
+        "response to noise of 4 levels": mean(found.noisy, found.plain),
+        **states_f1(found.states, true),
+        "present": 100 * (found.presence > 0.5).mean(),
     }
-    if np.isfinite(looks.spread).all():
-        away = np.linalg.norm(looks.found - true, axis=-1)
-        table["spread over error"] = looks.spread.mean() / away.mean()
-        logs = np.log(looks.spread.ravel()), np.log(away.ravel() + 0.1)
+    if np.isfinite(found.spread).all():
+        away = np.linalg.norm(found.plain - true, axis=-1)
+        table["spread over error"] = found.spread.mean() / away.mean()
+        logs = np.log(found.spread.ravel()), np.log(away.ravel() + 0.1)
         table["correlation of spread and error"] = np.corrcoef(*logs)[0, 1]
     return {name: float(value) for name, value in table.items() if np.isfinite(value)}, errors
 
@@ -204,16 +204,16 @@ def evaluate(options: Any) -> dict[str, dict[str, float]]:
     tables, curves = {}, {}
     for folder in options.data:
         samples = usable(folder, options)
-        rows = [look(predictor, detector, sample) for sample in track(samples, str(folder))]
-        looks = Looks(*(np.stack(column) for column in zip(*rows, strict=True)))
+        rows = [predict(predictor, detector, sample) for sample in track(samples, str(folder))]
+        found = Predictions(*(np.stack(column) for column in zip(*rows, strict=True)))
         name = name_of(folder, tables)
-        tables[name], curves[name] = measure(looks)
+        tables[name], curves[name] = measure(found)
         parts = np.array([part_of(sample, folder) for sample in samples])
         for part in sorted(set(parts.tolist())) if len(set(parts.tolist())) > 1 else []:
-            tables[f"{name}: {part}"], curves[f"{name}: {part}"] = measure(looks.only(parts == part))
+            tables[f"{name}: {part}"], curves[f"{name}: {part}"] = measure(found.only(parts == part))
         if options.out:
             worst = options.out / f"worst-{name.replace('/', '-')}.png"
-            draw_worst(samples, looks.found, curves[name], worst)
+            draw_worst(samples, found.plain, curves[name], worst)
     for name, table in tables.items():
         logger.info("%s", "\n".join([name, *(f"  {key:<42}{value:9.3f}" for key, value in table.items())]))
     if options.out:

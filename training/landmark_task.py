@@ -157,7 +157,7 @@ class LandmarkTask:
         return batch
 
     def _face(self, rng: np.random.Generator, index: int, view: View, mild: bool) -> tuple[np.ndarray, np.ndarray]:
-        image = augment.look(rng, self.crops.images[index], view.matrix, self.settings.size)
+        image = augment.cut_view(rng, self.crops.images[index], view.matrix, self.settings.size)
         points = view.points(self.crops.points[index])
         if not mild and rng.random() < self.settings.covered:
             image = cover(rng, image, points)
@@ -170,7 +170,7 @@ class LandmarkTask:
             image = self._other(rng)
         else:
             view = augment.draw_miss(rng, self.crops.points[index], self.settings.size)
-            image = augment.look(rng, self.crops.images[index], view.matrix, self.settings.size)
+            image = augment.cut_view(rng, self.crops.images[index], view.matrix, self.settings.size)
         return augment.degrade(rng, image, self._other(rng))
 
     def _other(self, rng: np.random.Generator) -> np.ndarray:

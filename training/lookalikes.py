@@ -49,7 +49,7 @@ class Lookalikes:
         """Return one of them in a view like those of faces, half of them mild; (size, size, 3)."""
         row = rng.integers(len(self.images))
         view = augment.draw_view(rng, self.points[row], size, mild=bool(rng.random() < 0.5))
-        return augment.look(rng, self.images[row], view.matrix, size)
+        return augment.cut_view(rng, self.images[row], view.matrix, size)
 
     def crops(self, size: int) -> NDArray[np.uint8]:
         """Return all of them, cropped as at run time, (L, size, size, 3)."""

@@ -37,8 +37,8 @@ def vote_network(backbone: Callable[[], Backbone], size: int) -> VoteNet:
 
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
-    "vote": lambda size: VoteNet(size, backbones.wide_look(), 128),
-    "large": lambda size: VoteNet(size, backbones.TwoScales(), 128, stride=8),
+    "vote": lambda size: VoteNet(size, backbones.small_trunk(), 128),
+    "large": lambda size: VoteNet(size, backbones.LargeTrunk(), 128, stride=8),
     **{name: partial(mean_network, backbone) for name, backbone in PLAIN.items()},
     **{f"{name}-vote": partial(vote_network, backbone) for name, backbone in PLAIN.items()},
 }

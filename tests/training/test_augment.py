@@ -12,7 +12,7 @@ def test_points_stay_on_their_pixels(seed: int) -> None:
     rng = np.random.default_rng(seed)
     image, points = cut_face(*draw(rng, 300))
     view = augment.draw_view(rng, points, 160)
-    seen = augment.look(rng, image, view.matrix, 160)
+    seen = augment.cut_view(rng, image, view.matrix, 160)
     moved = view.points(points)
     for eye in (slice(36, 42), slice(42, 48)):
         x, y = moved[eye].mean(0).round().astype(int)

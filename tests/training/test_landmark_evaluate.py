@@ -13,7 +13,7 @@ from tests.portrait import LANDMARKS
 from tests.training.faces68 import write_points
 from training import evaluate, landmark_data, landmark_evaluate, metrics
 from training.landmark_data import Sample
-from training.landmark_evaluate import Looks, look, measure
+from training.landmark_evaluate import Predictions, measure, predict
 from training.predictor import Predictor
 from training.settings import SettingsError
 
@@ -30,12 +30,12 @@ def portrait(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rows(**points: np.ndarray) -> Looks:
+def rows(**points: np.ndarray) -> Predictions:
     """Predictions for two faces, all equal to the truth except for the given ones."""
     true = np.stack([LANDMARKS, LANDMARKS * 2]).astype(np.float32)
-    names = ("found", "jittered", "again", "mirrored", "nudged", "nudged_again", "noisy", "detected")
+    names = ("plain", "jittered", "again", "mirrored", "nudged", "nudged_again", "noisy", "detected")
     known = {"true": true, "states": np.zeros((2, 4)), "presence": np.ones(2)}
-    return Looks(**({name: true for name in names} | known  # type: ignore[arg-type]
+    return Predictions(**({name: true for name in names} | known  # type: ignore[arg-type]
                     | {"spread": np.full((2, 68), np.nan)}
                     | points))
 
@@ -44,7 +44,7 @@ def test_a_known_shift_is_the_error() -> None:
     true = rows().true
     corners = np.linalg.norm(true[:, 36] - true[:, 45], axis=-1)
     shifted = true + np.stack((0.03 * corners, 0 * corners), 1)[:, None]
-    table, errors = measure(rows(found=shifted))
+    table, errors = measure(rows(plain=shifted))
     assert errors == pytest.approx([3, 3], rel=1e-4)
     assert table["nme"] == pytest.approx(3, rel=1e-4)
     assert table["area under curve to 10 %"] == pytest.approx(0.7, rel=1e-4)
@@ -106,8 +106,8 @@ def test_measures_by_hand() -> None:
 @pytest.mark.slow
 def test_the_released_network_hardly_moves_on_the_portrait(portrait: Path) -> None:
     sample = Sample(portrait / "one" / "one.png", LANDMARKS, "portrait", "one")
-    looks = Looks(*(row[None] for row in look(Predictor(MODELS / "landmarks"), FaceModel(), sample)))
-    table, _ = measure(looks)
+    found = Predictions(*(row[None] for row in predict(Predictor(MODELS / "landmarks"), FaceModel(), sample)))
+    table, _ = measure(found)
     assert table["found by the detector"] == 100
     assert table["nme"] < 6
     for name in ("response to a mirror", "response to box errors of 2 %", "response to noise of 4 levels"):

@@ -113,7 +113,8 @@ def test_beyond_the_surroundings_is_grey_or_the_edge() -> None:
     lean = away.copy()
     lean[2, 0] = 1e-5
     for matrix in (away, lean):
-        corners = [augment.look(np.random.default_rng(seed), white, matrix, SIZE)[0, 0].tolist() for seed in range(40)]
+        crops = [augment.cut_view(np.random.default_rng(seed), white, matrix, SIZE) for seed in range(40)]
+        corners = [crop[0, 0].tolist() for crop in crops]
         assert 10 < corners.count([127] * 3) < 30 and corners.count([255] * 3) + corners.count([127] * 3) == 40
 
 
