@@ -74,15 +74,15 @@ def predict(predictor: Predictor, detector: FaceModel, sample: Sample) -> list[F
     last = image.shape[1] - 1
     mirrored_box = box[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + np.array([last, 0, last, 0])
     boxes = np.concatenate((box, shake(rng, box, BOX_ERROR), shake(rng, box, SMALL_BOX_ERROR), box, mirrored_box))
-    all_of = predictor([image, image, image, noisy, np.ascontiguousarray(image[:, ::-1])], boxes.astype(np.float32))
-    found, jittered, nudged, noised, mirrored = all_of.points
+    prediction = predictor([image, image, image, noisy, np.ascontiguousarray(image[:, ::-1])], boxes.astype(np.float32))
+    found, jittered, nudged, noised, mirrored = prediction.points
     mirrored = mirrored[MIRROR] * [-1, 1] + [last, 0]
     first = np.stack((found, nudged))
     rolls = landmark_roll(first)
     again, nudged_again = predictor([image, image], landmark_box(first, rolls), rolls).points
     detected = behind(detector, predictor, image, box[0])
-    return [true[0], found, all_of.spread[0], all_of.states[0], all_of.presence[0], jittered, again, mirrored, nudged,
-            nudged_again, noised, detected]
+    return [true[0], found, prediction.spread[0], prediction.states[0], prediction.presence[0], jittered, again,
+            mirrored, nudged, nudged_again, noised, detected]
 
 
 def behind(detector: FaceModel, predictor: Predictor, image: NDArray[np.uint8], box: Floats) -> Floats:

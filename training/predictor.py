@@ -1,4 +1,4 @@
-"""Runs a landmark network for measurements: an exported file with its card, or a checkpoint, also of a running run."""
+"""Runs a landmark network for measurements: an exported file with its card, or a checkpoint, even of an active run."""
 
 from dataclasses import dataclass
 from pathlib import Path
