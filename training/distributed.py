@@ -74,9 +74,14 @@ class Group:
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Join the group described by torchrun's environment, with nccl on GPUs and gloo on CPUs; leave it at the end."""
+    """Join the group described by torchrun's environment, with nccl on GPUs and gloo on CPUs; leave it at the end.
+
+    Raises SettingsError if `device` is cuda and there is no GPU, or if there are fewer GPUs than processes.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device: 'cuda', but torch finds no usable GPU here; use 'cpu' or 'auto'")
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = choose_device(device)
     if size == 1:
         yield Group(0, 1, chosen)
         return
@@ -91,10 +96,3 @@ def joined(device: str) -> Iterator[Group]:
         yield Group(dist.get_rank(), size, chosen)
     finally:
         dist.destroy_process_group()
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device for the setting. Raises SettingsError if it is cuda and there is no GPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("device: 'cuda', but torch finds no usable GPU here; use 'cpu' or 'auto'")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
