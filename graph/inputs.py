@@ -31,9 +31,9 @@ class Inputs:
         return self._join.finished
 
     @property
-    def let_go(self) -> int:
+    def dropped(self) -> int:
         """How many messages were dropped because they could not be matched."""
-        return sum(self._join.let_go.values())
+        return sum(self._join.dropped.values())
 
     def matched(self, taken: Set) -> list[Arrived]:
         """Return the messages of a set without the held values: those of the frame itself."""

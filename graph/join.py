@@ -36,7 +36,7 @@ class Join:
         self._ended: set[str] = set()
         self._restarted: dict[str, int] = {}  # input to the last frame that its sender had answered
         self._newest = newest
-        self.let_go: dict[str, int] = dict.fromkeys(kinds, 0)
+        self.dropped: dict[str, int] = dict.fromkeys(kinds, 0)
 
     def waits_for(self, name: str) -> bool:
         """Return whether input `name` is matched by seq (and not held)."""
@@ -59,7 +59,7 @@ class Join:
         """Return whether a message is newer than all before on input `name`; if not, count it as dropped."""
         seq = arrived.message.header.seq
         if seq <= self._last_seq[name]:
-            self.let_go[name] += 1
+            self.dropped[name] += 1
             return False
         self._last_seq[name] = seq
         return True
@@ -71,7 +71,7 @@ class Join:
         """
         if len(self._waiting) < 2:
             return []
-        return self._evict() + self._let_go_what_died() + self._skip_to_newest()
+        return self._evict() + self._drop_lost() + self._skip_to_newest()
 
     def pop(self) -> dict[str, Arrived | None] | None:
         """Return the next complete set, with None for a held input without a value; None if no set is complete.
@@ -134,13 +134,13 @@ class Join:
                 return gone
             gone += dropped
 
-    def _let_go_what_died(self) -> list[str]:
+    def _drop_lost(self) -> list[str]:
         gone: list[str] = []
         for silent in self._restarted:
             for name, queue in self._waiting.items():
                 while queue and queue[-1].message.header.seq > self._last_seq[silent]:
                     queue.pop()
-                    self.let_go[name] += 1
+                    self.dropped[name] += 1
                     gone.append(name)
         return gone
 
@@ -149,7 +149,7 @@ class Join:
         for name, queue in self._waiting.items():
             while queue and queue[0].message.header.seq < seq:
                 queue.popleft()
-                self.let_go[name] += 1
+                self.dropped[name] += 1
                 gone.append(name)
         return gone
 

@@ -366,8 +366,8 @@ class Worker:
         self.meter.state("BLOCKED" if blocked else "PROCESSING", time.monotonic_ns())
 
     def _snapshot(self) -> dict[str, Any]:
-        self.meter.unmatched(self.inputs.let_go - self.unmatched)
-        self.unmatched = self.inputs.let_go
+        self.meter.unmatched(self.inputs.dropped - self.unmatched)
+        self.unmatched = self.inputs.dropped
         self.meter.depths(self.sender.depths())
         return self.meter.snapshot()
 

@@ -14,7 +14,7 @@ EDGES = ("a", "b", "c")
 
 
 class Number(Message):
-    """A message that is no mark."""
+    """A message, not a mark."""
 
 
 def arrived(seq: int, type_: type[Message] = Number) -> Arrived:
@@ -22,7 +22,7 @@ def arrived(seq: int, type_: type[Message] = Number) -> Arrived:
 
 
 class Run:
-    """Drives a join as a node does, and keeps account."""
+    """Drives a join as a node does, and counts."""
 
     def __init__(self, join: Join, *names: str) -> None:
         self.join = join
@@ -84,14 +84,14 @@ def drive(kept: list[list[int]], events: list[tuple[str, int] | None], newest: b
 
 
 @given(arrivals())
-def test_every_complete_set_is_given_in_order(case: tuple[list[list[int]], list[tuple[str, int] | None]]) -> None:
+def test_every_complete_set_is_returned_in_order(case: tuple[list[list[int]], list[tuple[str, int] | None]]) -> None:
     kept, events = case
     run = drive(kept, events, newest=False)
     assert run.out == sorted(set(kept[0]).intersection(*kept[1:]))
     assert run.finished == run.pushed  # every credit goes back
     assert run.join.finished
     for name, seqs in zip(run.names, kept, strict=True):
-        assert run.join.let_go[name] == len(seqs) - len(run.out)
+        assert run.join.dropped[name] == len(seqs) - len(run.out)
 
 
 @given(arrivals())
@@ -118,14 +118,14 @@ def test_rest_after_a_set_is_matched_again() -> None:
     assert run.out == [1, 3]
 
 
-def test_newest_lets_older_sets_go() -> None:
+def test_newest_drops_older_sets() -> None:
     run = Run(Join({"a": "seq", "b": "seq"}, newest=True), "a", "b")
     for seq in range(5):
         run.push("a", seq)
         run.push("b", seq)
     run.take()
     assert run.out == [4]
-    assert run.join.let_go == {"a": 4, "b": 4}
+    assert run.join.dropped == {"a": 4, "b": 4}
 
 
 def test_what_has_arrived_of_the_next_frame_is_known() -> None:
@@ -148,18 +148,18 @@ def test_single_input_is_never_skipped() -> None:
     assert run.out == [0, 1, 2, 3, 4]
 
 
-def test_what_comes_late_or_twice_is_let_go() -> None:
+def test_messages_that_arrive_late_or_twice_are_dropped() -> None:
     run = Run(Join({"a": "seq"}), "a")
     for seq in (3, 3, 2, 4):
         run.push("a", seq)
     run.take()
     assert run.out == [3, 4]
-    assert run.join.let_go["a"] == 2
+    assert run.join.dropped["a"] == 2
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=40))
 def test_hold_gives_the_last_value(events: list[tuple[str, bool]]) -> None:
-    """`a` sets the pace, `b` is held; a mark on `b` takes nothing back."""
+    """`a` is matched, `b` is held; a mark on `b` does not clear its value."""
     join = Join({"a": "seq", "b": "hold"})
     last: int | None = None
     for number, (name, mark) in enumerate(events):
@@ -186,7 +186,7 @@ def test_held_input_may_be_newer_than_the_frame() -> None:
 
 @pytest.mark.parametrize("ends", ["a", "b", "ab", "held"])
 def test_ends(ends: str) -> None:
-    """What has arrived is still given; the end of a held input ends nothing."""
+    """What has arrived is still returned; the end of a held input ends nothing."""
     join = Join({"a": "seq", "b": "seq", "held": "hold"})
     join.push("a", arrived(0))
     join.push("b", arrived(0))
@@ -198,7 +198,7 @@ def test_ends(ends: str) -> None:
     assert join.finished is (ends != "held")
 
 
-def test_end_lets_go_what_the_others_still_hold() -> None:
+def test_the_end_of_an_input_drops_what_the_others_hold() -> None:
     join = Join({"a": "seq", "b": "seq"})
     for seq in range(3):
         join.push("a", arrived(seq))
@@ -208,7 +208,7 @@ def test_end_lets_go_what_the_others_still_hold() -> None:
     assert join.pop() is not None
     assert join.finished
     assert join.settle() == ["a"]
-    assert join.let_go == {"a": 2, "b": 0}
+    assert join.dropped == {"a": 2, "b": 0}
 
 
 def test_input_that_ends_before_anything_came() -> None:
@@ -219,8 +219,8 @@ def test_input_that_ends_before_anything_came() -> None:
     assert join.settle() == ["b"]
 
 
-def test_nobody_waits_for_what_died_with_a_sender() -> None:
-    """`b` is started again: what the others hold of frames that it never answered must give its credits back."""
+def test_messages_of_frames_lost_with_a_sender_are_dropped() -> None:
+    """`b` is restarted: the credits of messages whose frames it never answered must be given back."""
     run = Run(Join({"a": "seq", "b": "seq", "c": "seq"}), "a", "b", "c")
     for name, seqs in (("a", range(4)), ("b", range(2)), ("c", range(3))):
         for seq in seqs:
@@ -229,10 +229,10 @@ def test_nobody_waits_for_what_died_with_a_sender() -> None:
     assert run.out == [0, 1]
     run.join.restarted("b")
     run.take()
-    assert run.join.let_go == {"a": 2, "b": 0, "c": 1}
+    assert run.join.dropped == {"a": 2, "b": 0, "c": 1}
     run.push("a", 4)
     run.take()
-    assert run.join.let_go["a"] == 3
+    assert run.join.dropped["a"] == 3
     run.push("b", 4)  # speaks again: from here on all is waited for
     for name in "abc":
         run.push(name, 5)
@@ -251,7 +251,7 @@ def test_answers_from_before_a_restart_are_still_matched() -> None:
         run.push("a", seq)
     run.take()
     assert run.out == [0, 1, 2]
-    assert run.join.let_go == {"a": 2, "b": 0}
+    assert run.join.dropped == {"a": 2, "b": 0}
 
 
 def test_restart_of_a_held_input_changes_nothing() -> None:
@@ -262,34 +262,34 @@ def test_restart_of_a_held_input_changes_nothing() -> None:
     assert run.out == [0]
 
 
-def test_what_a_node_far_before_lost_is_not_waited_for_until_later_frames_come() -> None:
-    """It knew frames up to 3; what of them is still on its way comes after the word of its restart."""
+def test_messages_of_frames_lost_far_upstream_are_dropped_until_later_ones_arrive() -> None:
+    """It had frames up to 3; some of them arrive after the news of its restart."""
     run = Run(Join({"a": "seq", "b": "seq"}), "a", "b")
     for seq in range(6):
         run.push("a", seq)
     run.join.restarted("b", 3)
     run.take()
-    assert run.join.let_go["a"] == 6
+    assert run.join.dropped["a"] == 6
     run.push("b", 3)
     run.push("a", 6)
     run.take()
-    assert run.join.let_go["a"] == 7  # 3 is not the word that b speaks again
+    assert run.join.dropped["a"] == 7  # 3 is older than the restart
     run.push("b", 7)
     run.push("a", 7)
     run.push("a", 8)
     run.take()
-    assert run.out == [7] and run.join.let_go["a"] == 7
+    assert run.out == [7] and run.join.dropped["a"] == 7
     assert run.finished["a"] == run.pushed["a"] - 1  # frame 8 is waited for
 
 
-def test_what_comes_of_a_join_was_on_all_the_ways_to_it() -> None:
+def test_the_header_of_a_join_has_the_hops_of_all_inputs() -> None:
     source, left, right = (Hop(name, 1, 2, 3) for name in ("source", "left", "right"))
     header = Header("s", 5, 1, 0.5, 99, (source, left))
     assert merge([header, Header("s", 5, hops=(source, right))]) == header._replace(hops=(source, left, right))
     assert merge([header]) == header
 
 
-def test_a_frame_is_that_of_the_first_output_that_says_something() -> None:
+def test_the_header_of_a_source_is_that_of_its_first_message() -> None:
     said = arrived(5).message
     assert first_header({"picture": None, "depth": said}) == said.header
     assert first_header({"picture": None}) == Header()
