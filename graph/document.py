@@ -24,19 +24,9 @@ class _CoreLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (name and type are PyYAML's)
     yaml_constructors: ClassVar[dict[str | None, Any]] = {  # no dates, bytes or sets: msgpack cannot send them
-        f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
-        for kind in ("str", "seq", "map")
-    } | {None: yaml.SafeLoader.construct_undefined}
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return a mapping given on the command line. As in a file, all keys are strings (also `1`) and unique."""
-        names: set[str] = set()
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            if key.value in names:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} appears twice", key.start_mark)
-            key.tag = "tag:yaml.org,2002:str"
-            names.add(key.value)
-        return super().construct_mapping(node, deep)
+        "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
+        None: yaml.SafeLoader.construct_undefined,
+    }
 
 
 _SCALARS = {
@@ -131,7 +121,7 @@ class Document:
         except yaml.YAMLError as exc:
             raise ConfigError(f"{self.path}:{_line(exc, text)}: not YAML: {_reason(exc)}") from exc
         except RecursionError as exc:
-            raise ConfigError(f"{self.path}: not a graph: nested too deeply") from exc
+            raise ConfigError(f"{self.path}: nested too deeply") from exc
 
     def _value(self, loader: _CoreLoader, node: yaml.Node, keys: Keys, ancestors: tuple[int, ...]) -> Any:
         self._lines.setdefault(keys, node.start_mark.line + 1)
@@ -162,7 +152,8 @@ class Document:
         for node in nodes:
             line = node.start_mark.line + 1
             if not isinstance(node, yaml.ScalarNode):
-                self._problems.append((line, f"{self.path}:{line}: {'.'.join(map(str, keys))}: a key must be a string"))
+                where = ".".join(map(str, keys)) or "top level"
+                self._problems.append((line, f"{self.path}:{line}: {where}: a key must be a string"))
             elif node.value in lines:
                 self._lines[*keys, node.value] = line
                 self.add((*keys, node.value), f"appears twice, first on line {lines[node.value]}")
@@ -195,16 +186,16 @@ def parse_value(text: str) -> Any:
     `a: b` are strings. Raises ConfigError if it is not YAML.
     """
     text = text.strip()
+    if text.startswith(("[", "{", '"', "'")):
+        document = Document(Path("value"), text)
+        document.raise_problems()
+        return document.data
     try:
         loader = _CoreLoader(text)
-        if text.startswith(("[", "{", '"', "'")):
-            return loader.get_single_data()
         tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
         return loader.construct_object(yaml.ScalarNode(tag, text))
     except yaml.YAMLError as exc:
         raise ConfigError(f"{text!r} is not YAML: {_reason(exc)}") from exc
-    except RecursionError as exc:
-        raise ConfigError(f"{brief(text)} is nested too deeply") from exc
 
 
 def _replaced(data: Any, keys: Keys, value: Any) -> Any:

@@ -43,9 +43,9 @@ def test_scalars_that_are_strings(word: str) -> None:
 
 @pytest.mark.parametrize("brackets", ["[\n", "{a:\n"])
 def test_input_that_is_nested_too_deeply(brackets: str) -> None:
-    with pytest.raises(ConfigError, match=r"g\.yaml: not a graph: nested too deeply"):
+    with pytest.raises(ConfigError, match=r"g\.yaml: nested too deeply"):
         Document(Path("g.yaml"), brackets * 5000)
-    with pytest.raises(ConfigError, match=r"' is nested too deeply"):
+    with pytest.raises(ConfigError, match="value: nested too deeply"):
         parse_value(brackets * 5000)
 
 

@@ -162,13 +162,13 @@ def test_wrong_setting(line: str, error: str) -> None:
         ("camera.=5", "is not of the form node.setting=value"),
         ("camera.width=", "is empty, expected int from 16 to 7680"),
         ("camera.width", "is not of the form node.setting=value"),
-        ("camera.crop=[!!int x, 1]", "'[!!int x, 1]' is not YAML: 'x' is not a valid int"),
-        ("camera.crop={a: 1, a: 2}", "'{a: 1, a: 2}' is not YAML: 'a' appears twice"),
-        ("camera.crop={[a]: 1}", "'{[a]: 1}' is not YAML: found unhashable key, while constructing a mapping"),
+        ("camera.crop=[!!int x, 1]", "value:1: not YAML: 'x' is not a valid int"),
+        ("camera.crop={a: 1, a: 2}", "value:1: a: appears twice, first on line 1"),
+        ("camera.crop={[a]: 1}", "value:1: top level: a key must be a string"),
         ("camera.uri=\udce4.mp4", r"'\udce4.mp4' is not YAML: invalid character '\udce4'"),
         (
             "camera.crop=[1",
-            "'[1' is not YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence",
+            "value:1: not YAML: expected ',' or ']', but got '<stream end>', while parsing a flow sequence",
         ),
     ],
 )
