@@ -129,9 +129,7 @@ def attach(
 
 @app.command()
 def launch(
-    line: Annotated[
-        list[str], typer.Argument(metavar="LINE", help='For example "capture uri=clip.mp4 ! detect ! ...".')
-    ],
+    line: Annotated[list[str], typer.Argument(metavar="LINE", help='For example "capture uri=0 ! window".')],
     only_print: Annotated[bool, typer.Option("--print", help="Only print the graph as YAML.")] = False,
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the graph.")] = "launch",
     overrides: Overrides = None,

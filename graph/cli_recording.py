@@ -39,9 +39,7 @@ def record(
     block: Annotated[
         bool, typer.Option("--block", help="If the disk is too slow, make the graph wait instead of dropping messages.")
     ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the graph to start, and record from its first frame.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the graph to start; record its first frame.")] = False,
     compression: Annotated[Literal["lz4", "zstd", "none"], typer.Option(help="zstd: smaller and slower.")] = "lz4",
 ) -> None:
     """Record ports of a running graph into an MCAP file until Ctrl-C or the end of the graph, without slowing it."""

@@ -154,15 +154,14 @@ class Stats:
 
     def _edge(self, name: str, edge: EdgeSpec | None) -> dict[str, Any]:
         source, _, target = name.partition(" -> ")
+        options = {key: getattr(edge, key, None) for key in ("policy", "queue", "join")}  # None: an attached reader
+        found = {"from": source, "to": target, **options}
         sender = self.nodes.get(source.partition(".")[0])
         if sender is None:  # another graph sends, and measures it
-            return {"from": source, "to": target, **_policy(edge), **_UNKNOWN}
+            return found | dict.fromkeys(("rate", "dropped", "dropped_per_s", "queued"))
         latest = sender.latest or {}
         lost = sender.rates("dropped").get(name, 0.0)
-        return {
-            "from": source,
-            "to": target,
-            **_policy(edge),
+        return found | {
             "rate": round(max(sender.rates("said").get(source.partition(".")[2], 0.0) - lost, 0.0), 2),
             "dropped": sender.dropped(name),
             "dropped_per_s": round(lost, 2),
@@ -174,16 +173,7 @@ class Stats:
         return {name: self.nodes[name].times_ms("age") for name in self.spec.sinks()}
 
 
-_UNKNOWN = dict.fromkeys(("rate", "dropped", "dropped_per_s", "queued"))
-
-
 def _sum(edges: list[dict[str, Any]], name: str) -> float | None:
     """Return a sum over edges; None if one of them comes from another graph, which alone knows its value."""
     values = [edge[name] for edge in edges]
     return None if None in values else round(sum(values), 2)
-
-
-def _policy(edge: EdgeSpec | None) -> dict[str, Any]:
-    if edge is None:  # to an attached reader
-        return {"policy": None, "queue": None, "join": None}
-    return {"policy": edge.policy, "queue": edge.queue, "join": edge.join}
