@@ -4,11 +4,11 @@ import ast
 import importlib
 import inspect
 import io
+import json
 import pkgutil
 import textwrap
 import tokenize
 from collections.abc import Mapping
-from dataclasses import MISSING
 from typing import Any
 
 from rich import box
@@ -19,7 +19,7 @@ from rich.text import Text
 
 from graph.errors import ConfigError
 from graph.node import Input, Node, Output
-from graph.settings import Setting, settings_of
+from graph.settings import settings_of
 from graph.spec import import_module, load_class, node_classes
 
 REPLAY = "graph.replay:Replay"
@@ -88,19 +88,11 @@ def _settings_table(node: type[Node]) -> RenderableType:
         table.add_column(title, ratio=ratio, overflow="fold")
     for name, setting in settings.items():
         changeable = Text.assemble((name, "bold"), ("*", "green")) if setting.changeable else Text(name, "bold")
-        table.add_row(changeable, Text(_default(setting)), Text(setting.expected()), Text(descriptions.get(name, "")))
+        default = "(required)" if setting.required else json.dumps(setting.written_default(), ensure_ascii=False)
+        table.add_row(changeable, Text(default), Text(setting.expected()), Text(descriptions.get(name, "")))
     if any(setting.changeable for setting in settings.values()):
         return Group(table, Text.assemble(("*", "green"), " can be changed while the graph runs"))
     return table
-
-
-def _default(setting: Setting) -> str:
-    if setting.default is MISSING:
-        return "(required)"
-    default = setting.written_default()
-    if isinstance(default, bool):
-        return str(default).lower()
-    return "null" if default is None else repr(default)
 
 
 def _words(node: type[Node]) -> str:

@@ -229,7 +229,7 @@ def test_node_in_detail(capsys: pytest.CaptureFixture[str]) -> None:
         "output picture Frame",
         "radius* 1.5 float of at least 0.0 a comment pixels; larger is softer",
         "size 3 int taps",
-        "mode 'gauss' str",
+        'mode "gauss" str',
         "* can be changed while the graph runs",
     ):
         assert line in said
