@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graph.endings import ENDINGS
 from graph.job import Job
 from graph.spec import NodeSpec, build
+from graph.stop_signals import STOP_SIGNALS
 
 logger = logging.getLogger("facegraph")
 
@@ -24,16 +24,16 @@ START_S = 30.0  # the same before the first one: Python and the node's libraries
 FAILED_S = 10.0  # how long a failed node may take to close, and nodes after it to take its last messages
 BOOTSTRAP = """\
 import os, signal, sys
-endings = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-for number in endings:
+stop_signals = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+for number in stop_signals:
     signal.signal(number, signal.SIG_IGN)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, endings)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals)
 sys.path[:] = os.environ["FACEGRAPH_PATH"].split(os.pathsep)
 from graph.process import main
 main()
 """
-"""Terminals and service managers send ENDINGS to the whole process group. The supervisor ends the nodes in order, so
-they ignore these signals; the signals are blocked until then, because Python takes a second to start."""
+"""Terminals and service managers send STOP_SIGNALS to the whole process group. The supervisor ends the nodes in order,
+so they ignore these signals; the signals are blocked until then, because Python takes a second to start."""
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """The processes run in parallel: BLAS thread pools in each of them would only wait for one another."""
 BACK_OFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -79,7 +79,7 @@ class Child:
         self.state, self.last_heard, self.done, self.kill_at = "NULL", time.monotonic(), False, math.inf
         self.unsent.clear()
         path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", BOOTSTRAP, f"{job.graph}/{job.node.name}"],

@@ -15,10 +15,10 @@ from typing import Any, Literal, Self
 
 from graph import recorded, wire
 from graph.attached import RunningGraph
-from graph.endings import heeding
 from graph.errors import ConfigError, GraphError
 from graph.messages import Header, Mark, Message
 from graph.receiver import type_name
+from graph.stop_signals import on_stop_signals
 
 Compression = Literal["lz4", "zstd", "none"]
 PROFILE = "facegraph"
@@ -191,7 +191,7 @@ def record(
     compression: Compression = "lz4",
     started: Callable[[], None] = lambda: None,
 ) -> Recorder:
-    """Record ports of a running graph until it ends, a signal of ENDINGS arrives, or `duration` seconds have passed.
+    """Record ports of a running graph until it ends, a stop signal arrives, or `duration` seconds have passed.
 
     `block` makes the graph wait if the disk is too slow; otherwise the oldest messages are dropped and counted as
     missing. `started` is called when every sender has answered. Messages sent before the end are still recorded if
@@ -205,7 +205,7 @@ def record(
     policy = "block" if block else "drop_oldest"
     stop = _Stop()
     with (
-        heeding(stop.request),
+        on_stop_signals(stop.request),
         Recorder(path, types, g.name, compression, g.ahead_ns) as recorder,
         contextlib.closing(g.listen(*ports, policy=policy, queue=QUEUE)) as stream,
     ):

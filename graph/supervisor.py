@@ -13,13 +13,13 @@ import zmq
 from graph.attached import check_inputs
 from graph.bus import Bus
 from graph.child import BACK_OFF_S, BACK_OFF_WINDOW_S, Child
-from graph.endings import heeding
 from graph.gateway import Gateway
 from graph.job import Job
 from graph.reports import Reports, Wanted
 from graph.rundir import RunDir
 from graph.service import Service
 from graph.spec import EdgeSpec, GraphSpec
+from graph.stop_signals import on_stop_signals
 
 logger = logging.getLogger("facegraph")
 
@@ -80,7 +80,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Run the graph; return the exit code."""
-        with heeding(self._interrupt):
+        with on_stop_signals(self._interrupt):
             self._run()
         if self.played is not None:
             self.reports.finish()

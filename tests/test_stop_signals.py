@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from graph.endings import ENDINGS, heeding
+from graph.stop_signals import STOP_SIGNALS, on_stop_signals
 
 pytestmark = pytest.mark.usefixtures("hangs_up")
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("hangs_up")
 )
 def test_how_often_they_count(sent: list[signal.Signals], count: int) -> None:
     asked: list[None] = []
-    with heeding(lambda: asked.append(None)):
+    with on_stop_signals(lambda: asked.append(None)):
         for number in sent:
             os.kill(os.getpid(), number)
     assert len(asked) == count
@@ -30,13 +30,13 @@ def test_how_often_they_count(sent: list[signal.Signals], count: int) -> None:
 
 def test_sighup_is_ignored_under_nohup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with heeding(lambda: pytest.fail("heard")):
+    with on_stop_signals(lambda: pytest.fail("heard")):
         os.kill(os.getpid(), signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_previous_handlers_are_restored() -> None:
-    before = [signal.getsignal(number) for number in ENDINGS]
-    with heeding(lambda: None):
-        assert not {signal.getsignal(number) for number in ENDINGS} & {*before}
-    assert [signal.getsignal(number) for number in ENDINGS] == before
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    with on_stop_signals(lambda: None):
+        assert not {signal.getsignal(number) for number in STOP_SIGNALS} & {*before}
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before

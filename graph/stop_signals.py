@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def heeding(callback: Callable[[], None]) -> Iterator[None]:
+def on_stop_signals(callback: Callable[[], None]) -> Iterator[None]:
     """Call `callback` for each of these signals within the context.
 
     SIGHUP only counts as the first signal, because both the shell and the kernel send it, and not under `nohup`.
@@ -22,7 +22,7 @@ def heeding(callback: Callable[[], None]) -> Iterator[None]:
             received = True
             callback()
 
-    before = {number: signal.getsignal(number) for number in ENDINGS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number, handler in before.items():
         if number != signal.SIGHUP or handler is not signal.SIG_IGN:
             signal.signal(number, handle)
