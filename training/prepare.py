@@ -55,6 +55,7 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
     """Write the prepared folder `out` (see `training.prepared`) from all sets below `data`; return the sets."""
     if not data.is_dir():
         raise SettingsError(f"{data}: no such folder")
+    held = Split(share, tests, data.resolve().name)
     sets = list(_merged(track(find_sets(data, people), "reading labels", console=console)))
     if not any(found.faces or found.pictures for found in sets):
         faults = [fault for found in sets for fault in found.faults]
@@ -63,7 +64,6 @@ def prepare(data: Path, out: Path, share: float, tests: str, people: dict[str, s
         raise SettingsError(f"{data}: no data set found; expected pictures with .pts files beside them, or another "
                             "layout listed in training/README.md")
     check_people(people, sets)
-    held = Split(share, tests, data.resolve().name)
     held.hold_out_one({(found.name, face.person) for found in sets for face in found.faces})
     held.hold_out_one({(found.name, unique_name(found, picture)) for found in sets for picture in found.pictures})
     with together(out) as folder:

@@ -307,6 +307,8 @@ def test_missing_data_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
     for wrong, text in (("mine", "--person mine: expected SET=PATTERN"), ("a=(", "--person a=(: not a valid pattern")):
         assert prepare.main([str(tmp_path / "empty"), "--person", wrong]) == 2
         assert text in caplog.text
+    assert prepare.main([str(tmp_path / "empty"), "--hold-out-sets", "("]) == 2
+    assert "--hold-out-sets (: not a valid pattern" in caplog.text
     with pytest.raises(SettingsError, match=r"faces.jsonl: No such file .* training.prepare writes it"):
         prepared.read_faces(tmp_path, "own")
 
