@@ -33,6 +33,13 @@ def share(text: str) -> float:
     return value
 
 
+def pixels(text: str) -> int:
+    """Parse the side of a picture on a command line. Raises argparse's error unless it is a whole number from 32."""
+    if not text.isdecimal() or int(text) < 32:
+        raise argparse.ArgumentTypeError(f"expected a whole number of pixels, 32 or more, found {text!r}")
+    return int(text)
+
+
 def run(work: Callable[[], object], stopped: str = "stopped; nothing was written", log: str = PLAIN) -> int:
     """Do the work of a command; return 0, 2 if a setting or file is wrong, `STOPPED` after Ctrl-C or SIGTERM.
 

@@ -122,15 +122,21 @@ def symmetric(shape: Doubles) -> Doubles:
     return (shape + shape[MIRROR[FIRST:] - FIRST] * [-1.0, 1.0, 1.0]) / 2
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Print the rigid points in the form of nodes/_pose.py."""
     parser = command.parser("head_shape", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="folders of .pts files, at any depth")
-    files = [file for folder in parser.parse_args().folders for file in sorted(folder.rglob("*.pts"))]
+    files = [file for folder in parser.parse_args(arguments).folders for file in sorted(folder.rglob("*.pts"))]
     if not files:
         parser.error("no .pts files there")
-    shape = head_shape(np.array([read_points(file) for file in files], np.float64))
-    print(f"# {len(files)} faces")
+    faces = []
+    for file in files:
+        try:
+            faces.append(read_points(file))
+        except ValueError as exc:
+            parser.error(f"{file}: {exc}")
+    shape = head_shape(np.array(faces, np.float64))
+    print(f"# {len(faces)} faces")
     for index in RIGID:
         x, y, z = shape[index - FIRST]
         print(f"{index}: ({x + 0.0:.1f}, {y:.1f}, {z:.1f}),")

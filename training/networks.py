@@ -71,7 +71,8 @@ def table(size: int = 160) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table."""
     parser = command.parser("networks", __doc__)
-    parser.add_argument("--size", type=int, default=160, help="side of the crop in pixels (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=160, choices=range(32, 257, 32), metavar="PIXELS",
+                        help="side of the crop, a multiple of 32 (default: %(default)s)")
     print(table(parser.parse_args(arguments).size))
     return 0
 

@@ -203,9 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
                         help="largest size of the file, in millions of bytes (default: %(default)s)")
     parser.add_argument("--backgrounds", default="backgrounds", metavar="FOLDER",
                         help="folder of pictures without faces, relative to the data (default: %(default)s)")
-    parser.add_argument("--face-side", type=int, default=CACHE_SIDE, metavar="PIXELS",
+    parser.add_argument("--face-side", type=command.pixels, default=CACHE_SIDE, metavar="PIXELS",
                         help="side of a cut-out face, which is 2.2 times as wide as the face (default: %(default)s)")
-    parser.add_argument("--picture-side", type=int, default=192, metavar="PIXELS",
+    parser.add_argument("--picture-side", type=command.pixels, default=192, metavar="PIXELS",
                         help="longer side of all other pictures; use 400 to train a detector (default: %(default)s)")
     options = parser.parse_args(arguments)
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from training import augmentation_page, evaluate, export, pack, prepare
+from training import augmentation_page, evaluate, export, head_shape, networks, pack, prepare
 from training.command import run
 from training.settings import SettingsError
 
@@ -38,6 +38,20 @@ def test_ctrl_c_ends_a_command_with_130(command: ModuleType, work: str, argument
     monkeypatch.setattr(command, work, lambda *_: raising(KeyboardInterrupt()))
     assert command.main(arguments) == 130
     assert caplog.text.count("stopped") == 1
+
+
+@pytest.mark.parametrize(("command", "arguments", "text"), [
+    (pack, ["data", "x.zip", "--face-side", "0"], "expected a whole number of pixels, 32 or more, found '0'"),
+    (pack, ["data", "x.zip", "--picture-side", "big"], "expected a whole number of pixels, 32 or more, found 'big'"),
+    (networks, ["--size", "33"], "argument --size: invalid choice: 33"), (head_shape, ["."], "a.pts: no { ... } block"),
+])
+def test_wrong_arguments_are_named(command: ModuleType, arguments: list[str], text: str, tmp_path: Path,
+                                   monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pts").write_text("")
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert text in capsys.readouterr().err
 
 
 def test_file_names_in_any_encoding_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
