@@ -64,12 +64,7 @@ def sheet(rows: list[tuple[str, list[Image]]], columns: int = 10) -> Image:
     for title, tiles in rows:
         bar = np.full((BAR, width, 3), 255, np.uint8)
         cv2.putText(bar, ascii(title)[1:-1], (4, BAR - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-        parts.append(bar)
-        for start in range(0, len(tiles), columns):
-            line = np.full((TILE, width, 3), 255, np.uint8)
-            for i, tile in enumerate(tiles[start : start + columns]):
-                line[:, i * TILE : (i + 1) * TILE] = tile
-            parts.append(line)
+        parts += [bar, grid(tiles, columns)] if tiles else [bar]
     return np.vstack(parts)
 
 
