@@ -139,7 +139,7 @@ def yolo_rows(picture: Picture, sides: NDArray[np.int_]) -> str:
 
 
 def encoded(image: Image, name: str, quality: int) -> bytes:
-    """Return a picture compressed in the format of its name's suffix: WebP, JPEG or a lossless one."""
+    """Return a picture compressed in the format of its name's suffix: WebP, JPEG or a lossless one; .pgm is grey."""
     flag = cv2.IMWRITE_WEBP_QUALITY if name.endswith(".webp") else cv2.IMWRITE_JPEG_QUALITY
     suffix = Path(name).suffix.lower()
     pixels = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if suffix == ".pgm" else image
@@ -204,7 +204,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--backgrounds", default="backgrounds", metavar="FOLDER",
                         help="folder of pictures without faces, relative to the data (default: %(default)s)")
     parser.add_argument("--face-side", type=command.pixels, default=CACHE_SIDE, metavar="PIXELS",
-                        help="side of a cut-out face, which is 2.2 times as wide as the face (default: %(default)s)")
+                        help="side of the crop of a face, which is 2.2 faces wide (default: %(default)s)")
     parser.add_argument("--picture-side", type=command.pixels, default=192, metavar="PIXELS",
                         help="longer side of all other pictures; use 400 to train a detector (default: %(default)s)")
     options = parser.parse_args(arguments)
