@@ -88,9 +88,9 @@ def test_fit_changes_less_with_fewer_examples():
                             .values())).all()
 
 
-def test_calibrate_reports_what_it_folds():
+def test_with_too_few_examples_only_the_tilt_is_folded():
     network = FaceNet().eval()
-    found = calibrate(network, one_cell(1.0, 0.0), [picture([])], (64, 64))  # too few examples: only the tilt
+    found = calibrate(network, one_cell(1.0, 0.0), [picture([])], (64, 64))
     assert found == [tilted(Score(), stride) for stride in (8, 16, 32)]
 
 

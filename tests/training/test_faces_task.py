@@ -116,6 +116,8 @@ def test_nothing_that_is_held_out_is_trained_with_or_calibrated_on(data, monkeyp
     task = FaceTask(settings_of(data).model_copy(update={"backgrounds": "many"}))
     names = {picture.name for picture in task.backgrounds}
     assert 0 < len(names) < 12 and not any(held_out(name, 0.5) for name in names)
+    assert not {p.name for p in task.training} & {p.name for p in task.held_out}
+    assert len(task.training) + len(task.held_out) == 24 and task.held_out
     fitted = []
 
     def calibrate(network, maps, pictures, size):
@@ -178,12 +180,6 @@ def test_boxes_and_points_have_the_weights_of_the_settings(data):
         total, parts = task.loss(task.network(), batch)
     assert parts["points"] > 0
     assert total.item() == pytest.approx((parts["score"] + 3 * parts["box"] + 7 * parts["points"]).item())
-
-
-def test_held_out_pictures_are_not_trained_with(data):
-    task = FaceTask(settings_of(data))
-    assert not {p.name for p in task.training} & {p.name for p in task.held_out}
-    assert len(task.training) + len(task.held_out) == 24 and task.held_out
 
 
 @pytest.mark.parametrize("name", ["pyramid", "slim"])
