@@ -6,6 +6,8 @@ pictures that were held out from its training.
 python -m training.evaluate nodes/models/landmarks ../data/landmarks/AFW/afw --out runs/evaluation
 python -m training.evaluate runs/landmarks/best.pt ../data/landmarks/AFW/afw
 python -m training.evaluate nodes/models/faces ../data --out runs/evaluation
+
+PATTERN is a regular expression.
 """
 
 import sys

@@ -116,7 +116,7 @@ def person_of(pattern: str) -> Callable[[str], str]:
     try:
         compiled = re.compile(pattern)
     except re.error as exc:
-        raise SettingsError(f"person: {pattern!r} is not a valid pattern ({exc})") from exc
+        raise SettingsError(f"person: {pattern!r} is not a valid regular expression ({exc})") from exc
     return lambda stem: found.group() if (found := compiled.match(stem)) else stem
 
 

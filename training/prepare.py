@@ -1,6 +1,8 @@
 """Read all face data sets below a folder, list their faults, and write an index, face crops and a contact sheet.
 
 python -m training.prepare ../data --out prepared
+
+SET and PATTERN are regular expressions.
 """
 
 import json
@@ -94,7 +96,7 @@ class Split:
         try:
             self.tests = re.compile(tests)
         except re.error as exc:
-            raise SettingsError(f"--hold-out-sets {tests}: not a valid pattern ({exc})") from exc
+            raise SettingsError(f"--hold-out-sets {tests}: not a valid regular expression ({exc})") from exc
 
     def __call__(self, name: str, person: str) -> bool:
         """Say whether a person of the set of this name is held out; the same on every machine."""
@@ -297,7 +299,7 @@ def read_people(texts: list[str]) -> dict[str, str]:
         try:
             _ = [re.compile(part) for part in text.split("=", 1)]
         except re.error as exc:
-            raise SettingsError(f"--person {text}: not a valid pattern ({exc})") from exc
+            raise SettingsError(f"--person {text}: not a valid regular expression ({exc})") from exc
         if "=" not in text:
             raise SettingsError(f"--person {text}: expected SET=PATTERN, as in 'mine.*=[^_]*'")
     return dict(text.split("=", 1) for text in texts)

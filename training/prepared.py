@@ -76,7 +76,7 @@ def _matching(lines: list[dict[str, Any]], sets: str, folder: Path) -> list[tupl
     try:
         pattern = re.compile(sets)
     except re.error as exc:
-        raise SettingsError(f"sets: {sets!r} is not a valid pattern ({exc})") from exc
+        raise SettingsError(f"sets: {sets!r} is not a valid regular expression ({exc})") from exc
     kept = [(row, line) for row, line in enumerate(lines) if pattern.fullmatch(line["set"])]
     if not kept:
         names = sorted({line["set"] for line in lines})

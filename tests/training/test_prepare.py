@@ -304,11 +304,11 @@ def test_missing_data_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture
     (tmp_path / "empty").mkdir()
     assert prepare.main([str(tmp_path / "empty")]) == 2
     assert "no data set found" in caplog.text
-    for wrong, text in (("mine", "--person mine: expected SET=PATTERN"), ("a=(", "--person a=(: not a valid pattern")):
+    for wrong, text in (("mine", "--person mine: expected SET=PATTERN"), ("a=(", "--person a=(: not a valid regular")):
         assert prepare.main([str(tmp_path / "empty"), "--person", wrong]) == 2
         assert text in caplog.text
     assert prepare.main([str(tmp_path / "empty"), "--hold-out-sets", "("]) == 2
-    assert "--hold-out-sets (: not a valid pattern" in caplog.text
+    assert "--hold-out-sets (: not a valid regular expression" in caplog.text
     with pytest.raises(SettingsError, match=r"faces.jsonl: No such file .* training.prepare writes it"):
         prepared.read_faces(tmp_path, "own")
 

@@ -161,7 +161,7 @@ def test_an_invalid_pattern_is_named(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert evaluate.main([released, str(tmp_path / "set"), "--person", "[", "--held-out", "0.5"]) == 2
     assert evaluate.main([released, str(tmp_path / "out"), "--sets", "["]) == 2
     assert [record.message.partition(" (")[0] for record in caplog.records if record.levelname == "ERROR"] == [
-        "person: '[' is not a valid pattern", "sets: '[' is not a valid pattern"]
+        "person: '[' is not a valid regular expression", "sets: '[' is not a valid regular expression"]
 
 
 def test_a_config_in_another_encoding_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
