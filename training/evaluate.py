@@ -77,7 +77,7 @@ def unused(options: Any, finds_faces: bool) -> Iterator[tuple[list[str], str]]:
     if not any(prepared):
         yield ["sets"], "none of the folders was written by training.prepare"
     if options.held_out == 1:
-        yield ["source", "person"], "they need --held-out, which they are part of"
+        yield ["source", "person"], "no effect without --held-out"
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     (["faces", "plain", "--sets", "x"], "--sets cannot be used here: a detector's card says which faces are measured"),
     (["landmarks", "prepared", "--held-out", "0.1"], "--held-out cannot be used here: in a prepared folder,"),
     (["landmarks", "plain", "--sets", "x"], "--sets cannot be used here: none of the folders was written by training"),
-    (["landmarks", "plain", "--person", "x"], "--person cannot be used here: they need --held-out"),
+    (["landmarks", "plain", "--person", "x"], "--person cannot be used here: no effect without --held-out"),
     (["a.pt", "plain", "--backend", "mnn"], "--backend cannot be used here: a checkpoint runs in torch"),
     (["landmarks", "plain", "prepared", "--sets", "x", "--held-out", "0.1", "--person", "x"], "plain: no such folder"),
 ])
