@@ -66,16 +66,18 @@ def test_diamond_that_blocks_matches_every_frame(tmp_path: Path) -> None:
     assert pairs(tmp_path) == [[seq, seq, seq % 251, seq] for seq in range(200)]
 
 
-def test_a_node_prepares_each_frame_once_while_an_input_is_late(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_node_prepares_each_frame_once_while_an_input_is_late(tmp_path: Path, every: int) -> None:
     nodes = {
         "source": node("Source", frames=20),
-        "late": node("AfterAhead", {"frame": "source.frame"}),
-        "ahead": node("Ahead", {"a": "source.frame", "b": "late.copied"}),
+        "some": node("Copy", {"frame": "source.frame"}, every=every),
+        "late": node("AfterAhead", {"frame": "some.copied"}),
+        "ahead": node("Ahead", {"a": "some.copied", "b": "late.copied"}),
         "write": node("WriteNumbers", {"numbers": "ahead.numbers"}),
     }
     with Graph(tmp_path, {"name": "ahead", "nodes": nodes}) as graph:
         assert graph.wait() == 0, graph.text()
-    assert rows(tmp_path / "numbers.jsonl") == [[seq, [1.0]] for seq in range(20)]
+    assert rows(tmp_path / "numbers.jsonl") == [[seq, [1.0]] for seq in range(0, 20, every)]
 
 
 @pytest.mark.parametrize("queue", [1, 4])

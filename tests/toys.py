@@ -230,6 +230,7 @@ class Ahead(Node):
 
     def prepare(self, a: Frame | None, b: Frame | None) -> None:
         if a is not None and b is None:
+            assert a.image[0, 0, 0] == a.seq % 251
             self.prepared[a.seq] += 1
             Path(f"prepared-{a.seq}").touch()
 
