@@ -174,9 +174,13 @@ def noise_ratio(difference: NDArray[Any], spread: NDArray[Any]) -> Doubles:
     return np.asarray(np.sort(squared, axis=1)[:, 34] / 1.386 / 2)
 
 
-def predict_by_flow(last: Memory, tracked: Sequence[Tracked], now: Found) -> tuple[Prediction, NDArray[np.bool_]]:
-    """Predict from the optical flow; also return of which faces (F,) it found enough points again."""
-    guess = similarity(last.raw, now.points, last.points)
+def predict_by_flow(
+    last: Memory, tracked: Sequence[Tracked], now: Found, guess: Doubles
+) -> tuple[Prediction, NDArray[np.bool_]]:
+    """Predict from the optical flow; also return of which faces (F,) it found enough points again.
+
+    `guess` (F, 68, 2) is where the last points would be if each face had moved as a whole, as the detections did.
+    """
     steps = np.array([one.crop.step for one in tracked])[:, None]
     error = np.array([one.error for one in tracked])
     beyond = (np.array([one.points for one in tracked]) - guess) / steps[..., None]

@@ -108,9 +108,9 @@ class Smooth(Node):
             self._blinks: dict[int, Blinks] = {}
         now, elapsed = found(raw), raw.pts - self._pts
         known, last = self._recall(now, elapsed)
-        tracked = self._track(frame, last, now.at(known), elapsed)
+        tracked: dict[int, Tracked] = {}
         if len(known):
-            known, last = self._steady(known, last, now, tracked, elapsed)
+            known, last, tracked = self._steady(frame, known, last, now.at(known), elapsed)
         if len(known) < len(now.ids):
             new = np.delete(np.arange(len(now.ids)), known)
             last = last.joined(begin(now.at(new)))
@@ -130,15 +130,15 @@ class Smooth(Node):
         near = touch(self._memory.boxes[remembered], now.boxes[known])
         return known[near], self._memory.at(remembered[near])
 
-    def _track(self, frame: Frame, last: Memory, now: Found, elapsed: float) -> dict[int, Tracked]:
-        """Return where the flow finds the known faces, by id; empty without flow.
+    def _track(
+        self, frame: Frame, last: Memory, now: Found, detected: NDArray[Any], elapsed: float
+    ) -> dict[int, Tracked]:
+        """Return where the flow finds the known faces, by id.
 
+        `detected` (F, 68, 2) is where the last points would be if each face had moved as a whole, as detected.
         See ASTRAY. The result is the same whether or not the frame has been prepared.
         """
-        if not (self.flow and self._crops and len(last.ids)):
-            return {}
         ids, ahead = last.ids.tolist(), self._ahead.get((frame.epoch, frame.seq), {})
-        detected = similarity(last.raw, now.points, last.points)
         boxes, guess = last.expected(elapsed)
         astray = np.linalg.norm(detected - guess, axis=2).max(1) > ASTRAY * now.sizes[:, 0]
         boxes[astray], guess[astray] = now.boxes[astray], detected[astray]
@@ -165,12 +165,17 @@ class Smooth(Node):
         return {id_: cut[row] if row in cut else tracked[id_].crop for row, id_ in enumerate(ids)}
 
     def _steady(
-        self, known: NDArray[np.intp], last: Memory, now: Found, tracked: dict[int, Tracked], elapsed: float
-    ) -> tuple[NDArray[np.intp], Memory]:
-        """Update the known faces; return those that the flow found again, and what is remembered of them now."""
-        now = now.at(known)
-        if tracked:
-            predicted, seen = predict_by_flow(last, [tracked[id_] for id_ in last.ids.tolist()], now)
+        self, frame: Frame, known: NDArray[np.intp], last: Memory, now: Found, elapsed: float
+    ) -> tuple[NDArray[np.intp], Memory, dict[int, Tracked]]:
+        """Update the known faces; return those that the flow found again, what is remembered of them, and the flow.
+
+        The flow is that of all known faces, by id; empty without flow.
+        """
+        tracked: dict[int, Tracked] = {}
+        if self.flow and self._crops:
+            detected = similarity(last.raw, now.points, last.points)
+            tracked = self._track(frame, last, now, detected, elapsed)
+            predicted, seen = predict_by_flow(last, list(tracked.values()), now, detected)
             if not seen.all():
                 rows = np.flatnonzero(seen)
                 known, last, now, predicted = known[rows], last.at(rows), now.at(rows), predicted.at(rows)
@@ -178,7 +183,7 @@ class Smooth(Node):
             predicted = predict_by_detection(last, now, elapsed)
         fuse(last, predicted, now, elapsed, self.strength, by_flow=bool(tracked))
         self._soften(last, now, elapsed)
-        return known, last
+        return known, last, tracked
 
     def _soften(self, faces: Memory, now: Found, elapsed: float) -> None:
         pose = turned(faces.pose, now.pose)

@@ -16,6 +16,7 @@ from nodes._fusion import (
     learn_noise,
     predict_by_detection,
     predict_by_flow,
+    similarity,
 )
 from tests.portrait import LANDMARKS, faces, still_picture
 
@@ -139,7 +140,7 @@ def predicted(
     """Predict one face from the flow between two pictures, looked for where it was."""
     old, new = (crop(image, face.boxes, [None]) for image in (before, now))
     tracked = list(map(Tracked, new, *track(old, new, last.points, last.points)))
-    return predict_by_flow(last, tracked, face)
+    return predict_by_flow(last, tracked, face, similarity(last.raw, face.points, last.points))
 
 
 def seen_again(before: NDArray[np.uint8], now: NDArray[np.uint8], points: NDArray[np.float32]) -> bool:
